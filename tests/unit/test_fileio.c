@@ -1,0 +1,130 @@
+#include "lib/fileio.h"
+#include "tests/unit/test.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static char *tmp_dir(void) {
+    char *dir = hai_strdup("/tmp/hai-test-fileio-XXXXXX");
+
+    CHECK(mkdtemp(dir) != NULL);
+    return dir;
+}
+
+TEST(replace_and_read)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *path = hai_asprintf("%s/file", dir);
+    _cleanup_(buf_free) struct buf got = {0};
+    struct stat st;
+
+    CHECK_EQ(fileio_replace(path, "old", 3, 0600, NULL), 0);
+    CHECK_EQ(fileio_replace(path, "newer", 5, 0644, NULL), 0);
+    CHECK_EQ(fileio_read_file(path, 5, &got, NULL), 0);
+    CHECK_STR(buf_cstr(&got), "newer");
+    CHECK_EQ(stat(path, &st), 0);
+    CHECK_EQ(st.st_mode & 07777, 0644);
+    CHECK_EQ(fileio_read_file(path, 4, &got, NULL), -EFBIG);
+    CHECK_EQ(got.n_bytes, 5);
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+    CHECK_EQ(fileio_read_file(path, 4, &got, NULL), -ENOENT);
+}
+
+TEST(failed_replace_leaves_nothing)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *path = hai_asprintf("%s/sub", dir);
+    _cleanup_free_ char *inner = hai_asprintf("%s/x", path);
+    struct hai_err err = {0};
+
+    CHECK_EQ(fileio_mkdir_p(path, 0700, NULL), 0);
+    CHECK_EQ(fileio_replace(inner, "x", 1, 0600, NULL), 0);
+    CHECK_EQ(fileio_replace(path, "x", 1, 0600, &err), -EISDIR); // a directory is in the way
+    CHECK(strstr(err.text, path) != NULL);
+    CHECK_EQ(fileio_remove_tree(path, NULL), 0);
+    CHECK_EQ(rmdir(dir), 0, "no temporary file is left");
+}
+
+TEST(mkdir_p)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *deep = hai_asprintf("%s/a//b/c/", dir);
+    _cleanup_free_ char *file = hai_asprintf("%s/a/file", dir);
+    _cleanup_free_ char *below = hai_asprintf("%s/a/file/x", dir);
+
+    CHECK_EQ(fileio_mkdir_p(deep, 0755, NULL), 0);
+    CHECK_EQ(fileio_mkdir_p(deep, 0755, NULL), 0);
+    CHECK_EQ(fileio_replace(file, "", 0, 0600, NULL), 0);
+    CHECK_EQ(fileio_mkdir_p(file, 0755, NULL), -ENOTDIR);
+    CHECK_EQ(fileio_mkdir_p(below, 0755, NULL), -ENOTDIR);
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+}
+
+TEST(remove_tree_does_not_follow_links)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *kept = hai_asprintf("%s/kept", dir);
+    _cleanup_free_ char *file = hai_asprintf("%s/kept/file", dir);
+    _cleanup_free_ char *tree = hai_asprintf("%s/tree/a/b", dir);
+    _cleanup_free_ char *root = hai_asprintf("%s/tree", dir);
+    _cleanup_free_ char *link = hai_asprintf("%s/tree/a/link", dir);
+
+    CHECK_EQ(fileio_mkdir_p(kept, 0755, NULL), 0);
+    CHECK_EQ(fileio_mkdir_p(tree, 0755, NULL), 0);
+    CHECK_EQ(fileio_replace(file, "x", 1, 0600, NULL), 0);
+    CHECK_EQ(symlink(kept, link), 0);
+    CHECK_EQ(fileio_remove_tree(root, NULL), 0);
+    CHECK_EQ(access(root, F_OK), -1);
+    CHECK_EQ(access(file, F_OK), 0);
+    CHECK_EQ(fileio_remove_tree(root, NULL), 0, "nothing there is fine");
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+}
+
+TEST(full_reads_and_writes)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *path = hai_asprintf("%s/file", dir);
+    _cleanup_(closep) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    char got[8] = "";
+
+    CHECK_EQ(fileio_write_full(fd, "abcdef", 6, 2, NULL), 0);
+    CHECK_EQ(fileio_read_full(fd, got, 4, 3, NULL), 0);
+    CHECK_STR(got, "bcde");
+    CHECK_EQ(fileio_read_full(fd, got, 8, 3, NULL), -ENODATA);
+    CHECK_EQ(fileio_read_full(fd, got, 8, FILEIO_HERE, NULL), 0);
+    CHECK_EQ(memcmp(got, "\0\0abcdef", 8), 0);
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+}
+
+TEST(lock_excludes_and_ends_with_the_process)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *path = hai_asprintf("%s/lock", dir);
+    _cleanup_(closep) int fd = -1;
+    int second = -1;
+    int ready[2];
+    int status;
+
+    CHECK_EQ(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int held = -1;
+        int r = fileio_lock(path, &held, NULL);
+        (void)!write(ready[1], r == 0 ? "y" : "n", 1);
+        pause();
+    }
+    char c = 0;
+    CHECK_EQ(fileio_read_full(ready[0], &c, 1, FILEIO_HERE, NULL), 0);
+    CHECK_EQ(c, 'y');
+    CHECK_EQ(fileio_lock(path, &fd, NULL), -EBUSY);
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    CHECK_EQ(fileio_lock(path, &fd, NULL), 0);
+    CHECK_EQ(fileio_lock(path, &second, NULL), -EBUSY);
+    CHECK_EQ(second, -1);
+    close(ready[0]);
+    close(ready[1]);
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+}
