@@ -1,0 +1,55 @@
+/* limits.h - the named maximum of everything that can grow; one home for all of hai.
+ *
+ * Pure: constants only. Texts are in bytes without a terminating zero.
+ */
+#pragma once
+#include <stdint.h>
+
+enum {
+    /* names */
+    JOB_NAME_MAX = 63,
+    NODE_NAME_MAX = 63,
+    ZONE_NAME_MAX = 31,
+    GROUP_NAME_MAX = 63,
+    USER_NAME_MAX = 63,
+    PATH_BYTES_MAX = 4095,
+    REASON_BYTES_MAX = 512,
+    IDEMPOTENCY_KEY_MAX = 128,
+
+    /* the cluster */
+    ZONES_MAX = 16,
+    NODES_MAX = 20000,
+    GROUPS_MAX = 256,
+    NODE_GPUS_MAX = 16,
+    NODE_CPUS_MAX = 4096,
+    NODE_RANKS_MAX = 4096, // ranks, or attempts, on one node at once
+
+    /* jobs */
+    JOB_NODES_MAX = 10000,
+    JOB_RANKS_MAX = 160000,
+    RESTARTS_MAX = 1000000,
+    SPEC_BYTES_MAX = 256 * 1024,
+    COMMAND_BYTES_MAX = 64 * 1024,
+    COMMAND_WORDS_MAX = 4096,
+    ENV_BYTES_MAX = 64 * 1024,
+    ENV_VARS_MAX = 4096,
+    SUBMIT_BATCH_MAX = 1000,
+    IDEMPOTENCY_KEYS_MAX = 1000000,
+    IDEMPOTENCY_KEEP_S = 24 * 3600,
+
+    /* streams and logs */
+    LOG_TAIL_BYTES = 64 * 1024,
+    STREAM_BYTES_MAX = 1024 * 1024,
+    RENDEZVOUS_BYTES_MAX = 4096, // one rank's value
+
+    /* HTTP */
+    HTTP_BODY_BYTES_MAX = 32 * 1024 * 1024,
+
+    /* ports handed out as MASTER_PORT */
+    MASTER_PORT_FIRST = 20000,
+    MASTER_PORT_LAST = 29999,
+};
+
+/* Longest duration anywhere: ten years. */
+#define DURATION_US_MAX (INT64_C(3653) * 24 * 3600 * 1000000)
+#define NODE_MEMORY_BYTES_MAX (INT64_C(1) << 50)
