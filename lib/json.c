@@ -20,6 +20,7 @@ struct json {
     int key_column;
     uint32_t key_bytes;
     char *key;
+    char *source; // of plain YAML scalars that are not text
     struct json *next;
     union {
         bool boolean;
@@ -68,6 +69,7 @@ void json_free(struct json *value) {
         free(value->list.index);
     }
     free(value->key);
+    free(value->source);
     free(value);
 }
 
@@ -151,6 +153,15 @@ void json_set_position(struct json *value, int line, int column) {
 void json_set_key_position(struct json *value, int line, int column) {
     value->key_line = line;
     value->key_column = column;
+}
+
+const char *json_source(const struct json *value) {
+    return value->type == JSON_KIND_STRING ? value->string.text : value->source;
+}
+
+void json_set_source(struct json *value, const char *source) {
+    if (value->type != JSON_KIND_STRING)
+        hai_strset(&value->source, source);
 }
 
 /* FNV-1a. Chosen keys could collide, but only make their sender's own request slow: a body is

@@ -80,6 +80,11 @@ int json_key_column(const struct json *value);
 void json_set_position(struct json *value, int line, int column);
 void json_set_key_position(struct json *value, int line, int column);
 
+/* How a plain YAML scalar was written ("1.10" of the number 1.1), for fields that take any scalar
+ * as text. A text is its own source; NULL for anything else. */
+const char *json_source(const struct json *value);
+void json_set_source(struct json *value, const char *source);
+
 /* Build values. Strings are copied; they must be UTF-8 without zero bytes. NULL gives null. */
 struct json *json_new_null(void);
 struct json *json_new_bool(bool value);
