@@ -1,0 +1,204 @@
+#include "engine/data/bpe.h"
+
+enum {
+    WORD_BYTES_MAX = 24,    // of remembered words
+    CACHE_WORDS = 1 << 14,  // a newer word takes the place of an older one
+    CACHE_WORD_TOKENS = 12, // words of more tokens are not remembered
+};
+
+struct merge {
+    int32_t left, right; // left -1: free
+    int32_t merged, rank;
+};
+
+struct word {
+    uint8_t n_bytes; // 0: free
+    uint8_t n_tokens;
+    uint8_t bytes[WORD_BYTES_MAX];
+    int32_t tokens[CACHE_WORD_TOKENS];
+};
+
+/* A token of the word being merged, linked to its neighbours; id -1: swallowed by the left one. */
+struct symbol {
+    int32_t id;
+    int32_t before, after; // -1: none
+};
+
+/* A merge that could be done at a symbol; out of date once that or its neighbour has changed. */
+struct candidate {
+    int32_t rank, at;
+    int32_t left, right, merged;
+};
+
+struct bpe {
+    int32_t bytes[256];
+    struct merge *merges; // hash table, at most half full
+    size_t n_merges, n_merges_max;
+    struct word *words;
+    struct symbol *symbols;
+    size_t n_symbols_max;
+    struct candidate *heap;
+    size_t n_heap, n_heap_max;
+};
+
+struct bpe *bpe_new(void) {
+    struct bpe *bpe = hai_new(struct bpe);
+
+    bpe->words = hai_new_array(struct word, CACHE_WORDS);
+    return bpe;
+}
+
+void bpe_free(struct bpe *bpe) {
+    if (!bpe)
+        return;
+    free(bpe->merges);
+    free(bpe->words);
+    free(bpe->symbols);
+    free(bpe->heap);
+    free(bpe);
+}
+
+void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id) {
+    bpe->bytes[byte] = id;
+}
+
+/* The place of a pair: where it is, or the free one where it would go. */
+static struct merge *merge_place(const struct bpe *bpe, int32_t left, int32_t right) {
+    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    size_t i = (size_t)(key * 0x9E3779B97F4A7C15u >> 20);
+
+    for (;; i++) {
+        struct merge *m = &bpe->merges[i & (bpe->n_merges_max - 1)];
+        if (m->left < 0 || (m->left == left && m->right == right))
+            return m;
+    }
+}
+
+static void merges_grow(struct bpe *bpe) {
+    struct merge *old = bpe->merges;
+    size_t n_old = bpe->n_merges_max;
+
+    bpe->n_merges_max = n_old ? 2 * n_old : 1024;
+    bpe->merges = hai_new_array(struct merge, bpe->n_merges_max);
+    for (size_t i = 0; i < bpe->n_merges_max; i++)
+        bpe->merges[i].left = -1;
+    for (size_t i = 0; i < n_old; i++)
+        if (old[i].left >= 0)
+            *merge_place(bpe, old[i].left, old[i].right) = old[i];
+    free(old);
+}
+
+void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank) {
+    assert(left >= 0);
+    assert(right >= 0);
+    if (2 * (bpe->n_merges + 1) > bpe->n_merges_max)
+        merges_grow(bpe);
+    struct merge *m = merge_place(bpe, left, right);
+    if (m->left >= 0)
+        return;
+    *m = (struct merge){left, right, merged, rank};
+    bpe->n_merges++;
+}
+
+static bool goes_before(const struct candidate *a, const struct candidate *b) {
+    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
+}
+
+static void heap_push(struct bpe *bpe, struct candidate c) {
+    if (bpe->n_heap == bpe->n_heap_max) {
+        bpe->n_heap_max = MAX((size_t)64, 2 * bpe->n_heap_max);
+        bpe->heap = hai_realloc_array(bpe->heap, bpe->n_heap_max, sizeof *bpe->heap);
+    }
+    size_t i = bpe->n_heap++;
+    for (; i && goes_before(&c, &bpe->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        bpe->heap[i] = bpe->heap[(i - 1) / 2];
+    bpe->heap[i] = c;
+}
+
+static struct candidate heap_pop(struct bpe *bpe) {
+    struct candidate first = bpe->heap[0], last = bpe->heap[--bpe->n_heap];
+    size_t i = 0;
+
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= bpe->n_heap)
+            break;
+        if (child + 1 < bpe->n_heap && goes_before(&bpe->heap[child + 1], &bpe->heap[child]))
+            child++;
+        if (!goes_before(&bpe->heap[child], &last))
+            break;
+        bpe->heap[i] = bpe->heap[child];
+        i = child;
+    }
+    bpe->heap[i] = last;
+    return first;
+}
+
+static void consider(struct bpe *bpe, int32_t at) {
+    if (at < 0 || bpe->symbols[at].after < 0 || !bpe->n_merges)
+        return;
+    int32_t left = bpe->symbols[at].id, right = bpe->symbols[bpe->symbols[at].after].id;
+    const struct merge *m = merge_place(bpe, left, right);
+    if (m->left >= 0)
+        heap_push(bpe, (struct candidate){m->rank, at, left, right, m->merged});
+}
+
+static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+                       struct token_list *ret) {
+    if (bpe->n_symbols_max < n_bytes) {
+        bpe->n_symbols_max = MAX(n_bytes, 2 * bpe->n_symbols_max);
+        bpe->symbols = hai_realloc_array(bpe->symbols, bpe->n_symbols_max, sizeof *bpe->symbols);
+    }
+    struct symbol *s = bpe->symbols;
+    for (size_t i = 0; i < n_bytes; i++)
+        s[i] = (struct symbol){bpe->bytes[word[i]], (int32_t)i - 1,
+                               i + 1 < n_bytes ? (int32_t)i + 1 : -1};
+    bpe->n_heap = 0;
+    for (size_t i = 0; i + 1 < n_bytes; i++)
+        consider(bpe, (int32_t)i);
+    while (bpe->n_heap) {
+        struct candidate c = heap_pop(bpe);
+        int32_t after = s[c.at].after;
+        if (s[c.at].id != c.left || after < 0 || s[after].id != c.right)
+            continue;
+        s[c.at].id = c.merged;
+        s[c.at].after = s[after].after;
+        s[after].id = -1;
+        if (s[after].after >= 0)
+            s[s[after].after].before = c.at;
+        consider(bpe, s[c.at].before);
+        consider(bpe, c.at);
+    }
+    for (int32_t i = 0; i >= 0; i = s[i].after)
+        token_list_add(ret, s[i].id);
+}
+
+static struct word *word_place(struct bpe *bpe, const uint8_t *word, size_t n_bytes) {
+    uint64_t h = 0xCBF29CE484222325u; // FNV-1a
+    for (size_t i = 0; i < n_bytes; i++)
+        h = (h ^ word[i]) * 0x100000001B3u;
+    return &bpe->words[(h ^ h >> 32) % CACHE_WORDS];
+}
+
+void bpe_encode(struct bpe *bpe, const uint8_t *word, size_t n_bytes, struct token_list *ret) {
+    if (!n_bytes)
+        return;
+    assert(n_bytes < INT32_MAX);
+    if (n_bytes > WORD_BYTES_MAX) {
+        merge_word(bpe, word, n_bytes, ret);
+        return;
+    }
+    struct word *w = word_place(bpe, word, n_bytes);
+    if (w->n_bytes == n_bytes && !memcmp(w->bytes, word, n_bytes)) {
+        token_list_add_n(ret, w->tokens, w->n_tokens);
+        return;
+    }
+    size_t first = ret->n;
+    merge_word(bpe, word, n_bytes, ret);
+    if (ret->n - first > CACHE_WORD_TOKENS)
+        return;
+    w->n_bytes = (uint8_t)n_bytes;
+    w->n_tokens = (uint8_t)(ret->n - first);
+    memcpy(w->bytes, word, n_bytes);
+    memcpy(w->tokens, ret->ids + first, (ret->n - first) * sizeof *ret->ids);
+}

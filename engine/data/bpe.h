@@ -1,0 +1,24 @@
+/* bpe.h - byte-pair merging of one word: the bytes' tokens, then the merge of lowest rank first.
+ *
+ * Splitting text into words and reading vocabularies is tokenizer.h's business.
+ * Source: Sennrich and others, 2016; order of merges as in Hugging Face's tokenizers: lowest rank,
+ * then leftmost.
+ */
+#pragma once
+#include "engine/data/token_list.h"
+
+struct bpe;
+
+struct bpe *bpe_new(void);
+void bpe_free(struct bpe *bpe);
+DEFINE_CLEANUP(struct bpe *, bpe_free)
+
+/* The token of a single byte. All 256 are set before the first bpe_encode. */
+void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id);
+
+/* left followed by right becomes merged; lower ranks go first. A pair given twice keeps the first.
+ */
+void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank);
+
+/* Append the tokens of one word. Time is n log n; words up to 24 bytes are remembered. */
+void bpe_encode(struct bpe *bpe, const uint8_t *word, size_t n_bytes, struct token_list *ret);
