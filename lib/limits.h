@@ -10,6 +10,11 @@ enum {
     JOB_NAME_MAX = 63,
     NODE_NAME_MAX = 63,
     ZONE_NAME_MAX = 31,
+    LEAF_NAME_MAX = 255,
+    LABEL_MAX = 63,     // kind of a job, version of a program, what a token is for
+    PRINCIPAL_MAX = 95, // "SCOPE:NAME" of a log entry
+    BOOT_ID_MAX = 64,
+    ADDRESS_MAX = 256,
     GROUP_NAME_MAX = 63,
     USER_NAME_MAX = 63,
     PATH_BYTES_MAX = 4095,
@@ -18,8 +23,9 @@ enum {
 
     /* the cluster */
     ZONES_MAX = 16,
+    LEAVES_MAX = 4096,
     NODES_MAX = 20000,
-    GROUPS_MAX = 256,
+    GROUPS_MAX = 64, // a set of groups is one 64-bit word
     NODE_GPUS_MAX = 16,
     NODE_CPUS_MAX = 4096,
     NODE_RANKS_MAX = 4096, // ranks, or attempts, on one node at once
@@ -33,9 +39,16 @@ enum {
     COMMAND_WORDS_MAX = 4096,
     ENV_BYTES_MAX = 64 * 1024,
     ENV_VARS_MAX = 4096,
+    JOBS_LIVE_MAX = 1000000, // not ended; more are refused
+    JOBS_ENDED_KEPT = 1000,  // ended ones the scheduler keeps in memory; SQL has all
+    JOB_AVOID_MAX = 16,      // nodes a job remembers to have failed on
     SUBMIT_BATCH_MAX = 1000,
     IDEMPOTENCY_KEYS_MAX = 1000000,
     IDEMPOTENCY_KEEP_S = 24 * 3600,
+    KEY_HASH_BYTES = 16,
+    DIGEST_BYTES = 32, // SHA-256
+    TOKENS_MAX = 100000,
+    USERS_MAX = 65536,
 
     /* streams and logs */
     LOG_TAIL_BYTES = 64 * 1024,
