@@ -1,5 +1,7 @@
+#include "lib/fileio.h"
 #include "tests/unit/test.h"
 #include "wire/messages.h"
+#include "wire/messages_doc.h"
 
 /* The list is what documentation and the API description are made from, so it must be complete:
  * every field says what it is, bounds are ordered and defaults lie within them. */
@@ -34,4 +36,19 @@ TEST(durations_are_named_for_their_unit)
             if (f->type == SCHEMA_SIZE)
                 CHECK(length > 6 && !strcmp(f->name + length - 6, "_bytes"), "%s", f->name);
         }
+}
+
+/* HAI_UPDATE_DOCS=1 in the environment writes the page anew instead. */
+TEST(the_page_in_docs_is_the_list)
+{
+    static const char path[] = "docs/messages.md";
+    _cleanup_(buf_free) struct buf page = {0};
+    _cleanup_(buf_free) struct buf found = {0};
+    struct hai_err err = {0};
+    messages_doc(&page);
+    if (getenv("HAI_UPDATE_DOCS"))
+        CHECK_EQ(fileio_replace(path, page.data, page.n_bytes, 0644, &err), 0, "%s", err.text);
+    CHECK(fileio_read_file(path, 1 << 20, &found, &err) >= 0, "%s", err.text);
+    CHECK_EQ(found.n_bytes, page.n_bytes, "run the test with HAI_UPDATE_DOCS=1");
+    CHECK(found.n_bytes == page.n_bytes && !memcmp(found.data, page.data, page.n_bytes));
 }
