@@ -234,7 +234,8 @@ static int compare_place(const void *a, const void *b) {
 static int check_cover(const struct safetensors *s, const struct file *f, size_t data_at,
                        size_t first, struct hai_err *err) {
     size_t n = s->n_tensors - first;
-    _cleanup_free_ const struct safetensors_tensor **order = hai_new_array(const struct safetensors_tensor *, n);
+    _cleanup_free_ const struct safetensors_tensor **order =
+        hai_new_array(const struct safetensors_tensor *, n);
     const uint8_t *end = f->bytes + data_at;
 
     for (size_t i = 0; i < n; i++)

@@ -1,9 +1,10 @@
-/* buf.h - an owned, growing run of bytes, and a cursor that reads one with bounds.
+/* buf.h - an owned, growing run of bytes; lib/pure/cursor.h reads one.
  *
  * Pure. Numbers are little-endian. Ownership: buf_free, or _cleanup_(buf_free).
  */
 #pragma once
 #include "lib/base.h"
+#include "lib/pure/cursor.h"
 
 struct buf {
     uint8_t *data;
@@ -23,19 +24,3 @@ void buf_add_varint(struct buf *b, uint64_t v); // LEB128, 1 to 10 bytes
 void buf_printf(struct buf *b, const char *format, ...) _printf_(2, 3);
 const char *buf_cstr(struct buf *b);          // zero-terminated view, valid until changed
 void buf_drop(struct buf *b, size_t n_bytes); // remove from the front
-
-/* A reader over bytes it does not own. Every read is 0, or -EBADMSG past the end. */
-struct cursor {
-    const uint8_t *data;
-    size_t n_bytes;
-    size_t at;
-};
-
-int cursor_u8(struct cursor *c, uint8_t *ret);
-int cursor_u32(struct cursor *c, uint32_t *ret);
-int cursor_u64(struct cursor *c, uint64_t *ret);
-int cursor_varint(struct cursor *c, uint64_t *ret); // refuses more than 64 bits, long forms too
-int cursor_bytes(struct cursor *c, size_t n_bytes, const uint8_t **ret);
-static inline size_t cursor_left(const struct cursor *c) {
-    return c->n_bytes - c->at;
-}

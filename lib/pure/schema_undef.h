@@ -1,4 +1,7 @@
-/* schema_undef.h - take the macros of schema_structs.h or schema_tables.h away again. */
+/* schema_undef.h - take the macros of schema_structs.h or schema_tables.h away again.
+ *
+ * Included without guard, after each of them.
+ */
 #undef SCHEMA
 #undef SCHEMA_F_
 #undef F_I64
