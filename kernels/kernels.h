@@ -111,6 +111,10 @@ struct k_ctx {
     void (*on_fallback)(void *userdata, const char *op, const char *path);
     void *userdata;
     uint64_t fallback_told; // bit per operator
+    // While measuring, operators check their arguments, raise measured_bytes to the workspace they
+    // would need, and do nothing: a pass over the largest shapes finds what to allocate.
+    bool measuring;
+    size_t measured_bytes;
 };
 
 /* Token ids to rows: y[t] = w[ids[t]]; a negative id gives a row of zeros. */
@@ -187,7 +191,7 @@ struct k_linear_dw {
 /* Rotary embedding in place: pair i of every head turns by the angle of `position`, whose cosine
  * and sine (times the attention factor of YaRN) are row position of the tables.
  * adjacent: pair i is elements (2i, 2i+1), else (i, i + d/2). inverse turns back: the gradient.
- * Source: Su et al., 2021. Tables: k_rope_table in kernels/rope.h. */
+ * Source: Su et al., 2021. Tables: kernels/rope.h. */
 struct k_rope {
     struct k_tensor x;        // [n_tokens, n_heads, d]
     struct k_tensor cosine;   // [n_positions, d / 2]
@@ -396,11 +400,10 @@ K_OPS(X)
 struct k_operand {
     enum k_op op;
     const char *name;
-    size_t offset;       // of the tensor in the operator's struct
-    const char *dims;    // a letter a dimension; the same letter is the same size, lower case: + 1
-    const char *dtypes;  // e.g. "F32 BF16"
-    uint32_t dtype_mask; // the same, 1 << dtype
-    bool optional;       // data may be NULL
+    size_t offset;      // of the tensor in the operator's struct
+    const char *dims;   // a letter a dimension; the same letter is the same size, lower case: + 1
+    const char *dtypes; // e.g. "F32 BF16"
+    bool optional;      // data may be NULL
 };
 
 const struct k_operand *k_operands(int *ret_n);

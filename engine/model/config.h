@@ -93,6 +93,9 @@ int64_t config_d_value(const struct model_config *config);
  * ln(factor) + 1)^2. Source: DeepSeek-V3, inference/model.py. */
 double config_attention_scale(const struct model_config *config);
 
+/* What cosines and sines are multiplied with: the quotient of YaRN's two mscale factors; else 1. */
+double config_rope_amplitude(const struct model_config *config);
+
 /* Floating point operations of one token's forward pass without attention scores; times three for a
  * training step. */
 double config_flops_per_token(const struct model_config *config);

@@ -57,7 +57,7 @@ struct params {
     int64_t n_counted;                        // parameters, each once, without padding and state
 };
 
-/* -EINVAL if the flat buffer would exceed PARAMS_ELEMENTS_MAX. */
+/* -EINVAL if the model has more than 2^40 parameters. */
 int params_new(const struct model_config *config, struct params **ret, struct hai_err *err);
 void params_free(struct params *params);
 DEFINE_CLEANUP(struct params *, params_free)

@@ -13,16 +13,16 @@
 
 struct layer;
 
-/* Packed sequences: sequence s is rows seq_start[s] up to seq_start[s+1]. Borrowed. */
+/* Packed sequences: sequence s is rows seq_start[s] up to seq_start[s+1]. Borrowed. Its keys are
+ * rows kv_start[s] up to kv_start[s] + kv_length[s], the new tokens' included and last: of the
+ * layer's cache if `cached`, of the batch otherwise. */
 struct layer_batch {
-    int64_t n_tokens;
-    int64_t n_seqs;
-    const int32_t *seq_start; // [n_seqs + 1]
-    const int32_t *position;  // [n_tokens], of each token in its sequence
-    // With a cache: the sequence's keys are rows kv_start up to kv_start + kv_length of it, the new
-    // tokens' included and last. NULL without.
-    const int32_t *kv_start;  // [n_seqs]
-    const int32_t *kv_length; // [n_seqs]
+    struct k_tensor seq_start; // [n_seqs + 1] i32
+    struct k_tensor position;  // [n_tokens] i32, of each token in its sequence
+    struct k_tensor kv_start;  // [n_seqs] i32
+    struct k_tensor kv_length; // [n_seqs] i32
+    int64_t n_tokens, n_seqs;
+    bool cached;
 };
 
 /* When the contents of a buffer are needed. */
@@ -30,6 +30,7 @@ enum layer_life {
     LAYER_SAVED,   // from forward until backward_weight
     LAYER_GRAD,    // from backward_input until backward_weight
     LAYER_SCRATCH, // within one call
+    LAYER_KEPT,    // until the layer's next forward, also without training
     LAYER_CACHE,   // as long as the key-value cache
     LAYER_LIFE_COUNT,
 };
@@ -39,15 +40,16 @@ struct layer_buffer {
     const char *name;
     enum layer_life life;
     enum k_dtype dtype;
-    bool recompute; // could be computed again from other saved buffers
     int64_t rows, columns;
     void *data; // bound by the model
 };
 
-/* One parameter: the values and their gradient (data NULL without training). */
+/* One parameter, or several that lie side by side and are read by one product. n_groups 0: a vector
+ * of n_out; else [n_groups, n_out, n_in]. */
 struct layer_param {
-    const char *name; // published name after the layer's prefix
-    struct k_tensor w, dw;
+    const char *name; // published name of the first tensor after "model.layers.N."
+    int64_t n_groups, n_out, n_in;
+    struct k_tensor w, dw; // bound by the model; dw.data is NULL without training
 };
 
 enum {
@@ -58,8 +60,7 @@ enum {
 /* What the largest batch and cache will be; buffers are declared for it. */
 struct layer_limits {
     int64_t n_tokens, n_seqs;
-    int64_t n_cache_tokens; // 0: no cache
-    bool training;
+    int64_t n_cache_rows; // slots times tokens of a slot; 0: no cache
 };
 
 /* Tables shared by all layers of a model. */
@@ -69,9 +70,9 @@ struct layer_shared {
 
 /* Kinds of layers. All functions return 0 or what the operator returned.
  *
- * x, y       [n_tokens, n_dim] the residual stream before and after; both are kept until
- *            backward_weight by the model when training
- * dy, dx     its gradient; the same memory
+ * x, y    [n_tokens, n_dim] the residual stream before and after; other memory
+ * dy, dx  its gradient after and before; other memory. When training the caller keeps x and dy
+ *         until backward_weight.
  */
 struct layer_type {
     const char *name;
@@ -79,10 +80,16 @@ struct layer_type {
     int (*forward)(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
                    const struct k_tensor *x, const struct k_tensor *y);
     int (*backward_input)(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
-                          const struct k_tensor *x, const struct k_tensor *dy);
+                          const struct k_tensor *x, const struct k_tensor *dy,
+                          const struct k_tensor *dx);
     int (*backward_weight)(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
-                           const struct k_tensor *x);
+                           const struct k_tensor *x, const struct k_tensor *dy);
 };
+
+extern const struct layer_type attn_layer; // norm, grouped-query attention, residual (attn.c)
+extern const struct layer_type mla_layer;  // norm, multi-head latent attention, residual (mla.c)
+extern const struct layer_type mlp_layer;  // norm, SwiGLU, residual (mlp.c)
+extern const struct layer_type moe_layer;  // norm, shared and routed experts, residual (moe.c)
 
 struct layer {
     const struct layer_type *type;
@@ -93,6 +100,53 @@ struct layer {
     int n_params;
     struct layer_buffer buffers[LAYER_BUFFERS_MAX];
     int n_buffers;
-    float balance_scale;  // of layers with experts: of the balance loss; 0: none
-    double *balance_loss; // added to, if not NULL
+    // Layers with experts, set by the model before a forward pass.
+    float balance_scale;  // alpha / sequences of the whole batch; 0: no balance loss
+    double *balance_loss; // added to
 };
+
+/* Declare a parameter or a buffer; the numbers given back count from 0 in order of the calls. */
+int layer_add_param(struct layer *l, const char *name, int64_t n_groups, int64_t n_out,
+                    int64_t n_in);
+int layer_add_buffer(struct layer *l, const char *name, enum layer_life life, enum k_dtype dtype,
+                     int64_t rows, int64_t columns);
+
+/* Views of a buffer's first n_rows rows: whole rows, a run of columns, or columns cut in heads. */
+struct k_tensor layer_rows(const struct layer *l, int buffer, int64_t n_rows);
+struct k_tensor layer_columns(const struct layer *l, int buffer, int64_t n_rows, int64_t first,
+                              int64_t n_columns);
+struct k_tensor layer_heads(const struct layer *l, int buffer, int64_t n_rows, int64_t first,
+                            int64_t n_heads, int64_t head_stride, int64_t d);
+struct k_tensor layer_vector(const struct layer *l, int buffer, int64_t n); // the first n elements
+
+/* Products with the layer's parameter number `param`. */
+int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
+                 struct k_tensor y, bool accumulate);
+int layer_linear_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
+                    struct k_tensor dx, bool accumulate);
+int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
+                    struct k_tensor dy);
+int layer_norm(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
+               struct k_tensor y, struct k_tensor scale, double eps);
+
+/* dx = residual + gradient of the norm by its input; residual may be NULL. dw of its weight. */
+int layer_norm_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
+                  struct k_tensor x, struct k_tensor scale, const struct k_tensor *residual,
+                  struct k_tensor dx);
+int layer_norm_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
+                  struct k_tensor x, struct k_tensor scale);
+
+/* y = x, before the layer's own product is added. */
+int layer_residual(struct k_ctx *ctx, const struct k_tensor *x, const struct k_tensor *y);
+
+/* Put the batch's new keys or values [n_tokens, n_heads, d] behind the sequences' older ones. */
+int layer_cache_append(struct k_ctx *ctx, const struct layer_batch *batch, struct k_tensor rows,
+                       struct k_tensor cache);
+
+/* Return the first failure of a run of operators. */
+#define LAYER_TRY(call)                                                                            \
+    do {                                                                                           \
+        int layer_r_ = (call);                                                                     \
+        if (layer_r_ < 0)                                                                          \
+            return layer_r_;                                                                       \
+    } while (0)

@@ -1,0 +1,94 @@
+#include "engine/model/load.h"
+
+#include "storage/safetensors.h"
+
+static float widen_bf16(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float f;
+
+    memcpy(&f, &wide, sizeof f);
+    return f;
+}
+
+static float widen_f16(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = (bits >> 10) & 31;
+    uint32_t fraction = bits & 0x3ff, wide;
+    float f;
+
+    if (exponent == 31) {
+        wide = sign | 0x7f800000 | fraction << 13;
+    } else if (exponent) {
+        wide = sign | (exponent + 112) << 23 | fraction << 13;
+    } else { /* zero or subnormal: fraction * 2^-24, exact in float32 */
+        f = (float)fraction * 0x1p-24f;
+        return sign ? -f : f;
+    }
+    memcpy(&f, &wide, sizeof f);
+    return f;
+}
+
+static int widen(const struct safetensors *files, const struct safetensors_tensor *t, int64_t n,
+                 float *ret, struct hai_err *err) {
+    const uint16_t *half = t->data;
+
+    switch (t->dtype) {
+    case SAFETENSORS_F32:
+        memcpy(ret, t->data, (size_t)n * sizeof *ret);
+        return 0;
+    case SAFETENSORS_BF16:
+        for (int64_t i = 0; i < n; i++)
+            ret[i] = widen_bf16(half[i]);
+        return 0;
+    case SAFETENSORS_F16:
+        for (int64_t i = 0; i < n; i++)
+            ret[i] = widen_f16(half[i]);
+        return 0;
+    default:
+        return hai_fail(err, -ENOTSUP, "%s: %s has type %s; expected F32, BF16 or F16",
+                        safetensors_path(files, t), t->name, safetensors_dtype_name(t->dtype));
+    }
+}
+
+static bool carries_nothing(const char *name) {
+    static const char end[] = ".rotary_emb.inv_freq";
+    size_t n = strlen(name);
+
+    return n >= sizeof end && strcmp(name + n - (sizeof end - 1), end) == 0;
+}
+
+static int check_names(const struct model *model, const struct safetensors *files,
+                       struct hai_err *err) {
+    for (size_t i = 0; i < safetensors_count(files); i++) {
+        const struct safetensors_tensor *t = safetensors_at(files, i);
+        int k = params_find(model_params(model), t->name);
+        if (k < 0 && !carries_nothing(t->name))
+            return hai_fail(err, -EINVAL, "%s: %s is no tensor of this model",
+                            safetensors_path(files, t), t->name);
+    }
+    return 0;
+}
+
+int load_model(struct model *model, const char *dir, struct hai_err *err) {
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+    const struct params *params = model_params(model);
+
+    int r = safetensors_open(dir, &files, err);
+    if (r < 0)
+        return r;
+    r = check_names(model, files, err);
+    if (r < 0)
+        return r;
+    for (int i = 0; i < params->n; i++) {
+        const struct param *p = &params->items[i];
+        const struct safetensors_tensor *t = NULL;
+        if (p->tie != i)
+            continue; /* a copy of its owner, where files have one */
+        r = safetensors_get(files, p->name, p->n_dims, p->shape, &t, err);
+        if (r < 0)
+            return r;
+        r = widen(files, t, p->n_elements, model_weights(model) + p->offset, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}

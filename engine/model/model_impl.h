@@ -1,0 +1,72 @@
+/* model_impl.h - the inside of struct model, shared by model.c and model_step.c only.
+ */
+#pragma once
+#include "engine/model/model.h"
+#include "engine/nn/layer.h"
+
+/* The multi-token module's own activations and gradients, [n_tokens, n_dim] unless noted. */
+struct model_mtp {
+    float *embedded, *embedded_scale;
+    float *joined; // [n_tokens, 2 n_dim]: norm of the embedding, norm of the hidden state
+    float *hidden_scale;
+    float *stream[3]; // after eh_proj, attention, experts
+    float *normed, *normed_scale;
+    float *joined_grad, *embedded_grad, *normed_grad;
+    int32_t *ids; // of the next position, -1 at the end of a sequence
+};
+
+struct model {
+    struct model_config config;
+    struct model_options options;
+    struct params *params;
+    struct k_ctx ctx;
+    void *memory; // everything below, one allocation; workspace_memory is the operators'
+    void *workspace_memory;
+    float *weights; // flat, see params.h
+    float *gradients;
+    struct layer *layers; // attention and feed-forward in turn; the multi-token module's two last
+    int n_layers;         // of them in the main model
+    int n_layers_all;
+    struct layer_shared shared;
+    float *
+        *stream; // residual stream before layer i, n_layers + 1; two places in turn if not training
+    float *normed, *normed_scale; // of the final norm
+    float *logits;                // [n_tokens_max, n_vocab]
+    float *stream_grad[2];
+    float *normed_grad;
+    struct model_mtp mtp;
+    int32_t *seq_start, *position, *kv_start, *kv_length, *targets;
+    int64_t *cache_length; // [n_cache_slots]
+    int64_t *expert_counts;
+    int n_expert_layers; // of the main model
+    double loss_sums[3]; // cross-entropy, multi-token, balance: where operators add
+};
+
+enum { MODEL_SUM_CE, MODEL_SUM_MTP, MODEL_SUM_BALANCE };
+
+/* Check a batch, fill positions and key ranges. */
+int model_batch_begin(struct model *m, const struct model_batch *batch, struct layer_batch *ret,
+                      struct hai_err *err);
+
+/* Embedding, all main layers, final norm. hidden as in model_forward. */
+int model_run(struct model *m, const struct model_batch *batch, const struct layer_batch *lb,
+              float *hidden);
+
+/* The multi-token module up to its last norm, after model_run. */
+int model_run_mtp(struct model *m, const struct model_batch *batch, const struct layer_batch *lb);
+
+/* logits = normed head^T for n rows. */
+int model_head(struct model *m, float *normed, int64_t n);
+
+/* normed_grad = gradient of the head by normed, whose logits' gradients lie in logits; and of its
+ * weights, added. */
+int model_head_backward(struct model *m, float *normed, float *normed_grad, int64_t n);
+
+/* A parameter by published name: values or gradients, as one matrix or vector. */
+struct k_tensor model_param(struct model *m, const char *name, bool gradient);
+
+/* The same for a name of the multi-token module, after "model.layers.N.". */
+struct k_tensor model_mtp_param(struct model *m, const char *name, bool gradient);
+
+/* [n, n_dim] */
+struct k_tensor model_rows(const struct model *m, float *data, int64_t n);

@@ -1,0 +1,120 @@
+#include "engine/nn/layer.h"
+
+/* y = x + o(attention(rope(q), rope(k), v)), q, k, v = one product of norm(x). */
+enum { NORM, QKV, O };
+
+enum { SCALE, H, QKV_OUT, OUT, LSE, DQKV, DH, DOUT, KEYS, VALUES };
+
+static void declare(struct layer *l, const struct layer_limits *limits) {
+    const struct model_config *c = l->config;
+    int64_t t = limits->n_tokens, d = c->n_dim, out = c->n_heads * c->d_head;
+    int64_t kv = c->n_kv_heads * c->d_head, qkv = out + 2 * kv;
+
+    layer_add_param(l, "input_layernorm.weight", 0, d, 0);
+    layer_add_param(l, "self_attn.q_proj.weight", 1, qkv, d);
+    layer_add_param(l, "self_attn.o_proj.weight", 1, d, out);
+    layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
+    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
+    layer_add_buffer(l, "qkv", LAYER_SAVED, K_F32, t, qkv);
+    layer_add_buffer(l, "attended", LAYER_SAVED, K_F32, t, out);
+    layer_add_buffer(l, "log_sum_exp", LAYER_SAVED, K_F32, t, c->n_heads);
+    layer_add_buffer(l, "qkv_grad", LAYER_GRAD, K_F32, t, qkv);
+    layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
+    layer_add_buffer(l, "attended_grad", LAYER_SCRATCH, K_F32, t, out);
+    layer_add_buffer(l, "keys", LAYER_CACHE, K_F32, limits->n_cache_rows, kv);
+    layer_add_buffer(l, "values", LAYER_CACHE, K_F32, limits->n_cache_rows, kv);
+}
+
+/* Queries (part 0), keys (1) or values (2) in a buffer of the fused product. */
+static struct k_tensor part(const struct layer *l, int buffer, int64_t n, int which) {
+    const struct model_config *c = l->config;
+    int64_t d = c->d_head;
+    int64_t first = which == 0 ? 0 : (c->n_heads + (which - 1) * c->n_kv_heads) * d;
+
+    return layer_heads(l, buffer, n, first, which == 0 ? c->n_heads : c->n_kv_heads, d, d);
+}
+
+static int rotate(struct k_ctx *ctx, const struct layer *l, const struct layer_batch *batch,
+                  struct k_tensor x, bool inverse) {
+    return k_rope(ctx, &(struct k_rope){.x = x,
+                                        .cosine = l->shared->rope_cos,
+                                        .sine = l->shared->rope_sin,
+                                        .position = batch->position,
+                                        .adjacent = l->config->rope.adjacent,
+                                        .inverse = inverse});
+}
+
+static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                   const struct k_tensor *x, const struct k_tensor *y) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, d = c->d_head;
+    struct k_tensor h = layer_rows(l, H, n);
+
+    LAYER_TRY(layer_norm(ctx, l, NORM, *x, h, layer_vector(l, SCALE, n), c->norm_eps));
+    LAYER_TRY(layer_linear(ctx, l, QKV, h, layer_rows(l, QKV_OUT, n), false));
+    /* Queries and keys lie side by side: one call turns both. */
+    LAYER_TRY(rotate(ctx, l, batch, layer_heads(l, QKV_OUT, n, 0, c->n_heads + c->n_kv_heads, d, d),
+                     false));
+    struct k_attention a = {
+        .y = layer_heads(l, OUT, n, 0, c->n_heads, d, d),
+        .q = part(l, QKV_OUT, n, 0),
+        .k = part(l, QKV_OUT, n, 1),
+        .v = part(l, QKV_OUT, n, 2),
+        .lse = layer_rows(l, LSE, n),
+        .q_start = batch->seq_start,
+        .kv_start = batch->kv_start,
+        .kv_length = batch->kv_length,
+        .scale = (float)config_attention_scale(c),
+    };
+    if (batch->cached) {
+        int64_t rows = l->buffers[KEYS].rows;
+        struct k_tensor keys = layer_heads(l, KEYS, rows, 0, c->n_kv_heads, d, d);
+        struct k_tensor values = layer_heads(l, VALUES, rows, 0, c->n_kv_heads, d, d);
+        LAYER_TRY(layer_cache_append(ctx, batch, a.k, keys));
+        LAYER_TRY(layer_cache_append(ctx, batch, a.v, values));
+        a.k = keys;
+        a.v = values;
+    }
+    LAYER_TRY(k_attention(ctx, &a));
+    LAYER_TRY(layer_residual(ctx, x, y));
+    return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
+}
+
+static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                          const struct k_tensor *x, const struct k_tensor *dy,
+                          const struct k_tensor *dx) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, d = c->d_head;
+    struct k_tensor dh = layer_rows(l, DH, n);
+
+    LAYER_TRY(layer_linear_dx(ctx, l, O, *dy, layer_rows(l, DOUT, n), false));
+    struct k_attention_dx a = {
+        .dq = part(l, DQKV, n, 0),
+        .dk = part(l, DQKV, n, 1),
+        .dv = part(l, DQKV, n, 2),
+        .dy = layer_heads(l, DOUT, n, 0, c->n_heads, d, d),
+        .y = layer_heads(l, OUT, n, 0, c->n_heads, d, d),
+        .q = part(l, QKV_OUT, n, 0),
+        .k = part(l, QKV_OUT, n, 1),
+        .v = part(l, QKV_OUT, n, 2),
+        .lse = layer_rows(l, LSE, n),
+        .q_start = batch->seq_start,
+        .scale = (float)config_attention_scale(c),
+    };
+    LAYER_TRY(k_attention_dx(ctx, &a));
+    LAYER_TRY(
+        rotate(ctx, l, batch, layer_heads(l, DQKV, n, 0, c->n_heads + c->n_kv_heads, d, d), true));
+    LAYER_TRY(layer_linear_dx(ctx, l, QKV, layer_rows(l, DQKV, n), dh, false));
+    return layer_norm_dx(ctx, l, NORM, dh, *x, layer_vector(l, SCALE, n), dy, *dx);
+}
+
+static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                           const struct k_tensor *x, const struct k_tensor *dy) {
+    int64_t n = batch->n_tokens;
+
+    LAYER_TRY(layer_linear_dw(ctx, l, O, layer_rows(l, OUT, n), *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, QKV, layer_rows(l, H, n), layer_rows(l, DQKV, n)));
+    return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
+}
+
+const struct layer_type attn_layer = {"attn", declare, forward, backward_input, backward_weight};

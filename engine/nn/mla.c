@@ -1,0 +1,267 @@
+#include "engine/nn/layer.h"
+
+/* Multi-head latent attention: queries (optionally) and keys with values come out of compressed,
+ * normed vectors; d_rope dimensions of every key are one rotated vector shared by all heads.
+ * Keys are formed for every head in training and inference alike, so one form of the scores serves
+ * every position. Source: DeepSeek-V2, section 2.1; DeepSeek-V3, inference/model.py. */
+enum { NORM, O, KV_A, KV_A_NORM, KV_B, Q, Q_A, Q_A_NORM };
+
+enum {
+    SCALE,
+    H,
+    QUERY,
+    CKV,
+    CKV_SCALE,
+    CKV_NORMED,
+    KV,
+    KEY,
+    OUT,
+    LSE,
+    DQUERY,
+    DCKV,
+    DCKV_NORMED,
+    DKV,
+    DH,
+    DKEY,
+    DOUT,
+    KEYS,
+    VALUES,
+    CQ,
+    CQ_SCALE,
+    CQ_NORMED,
+    DCQ,
+    DCQ_NORMED,
+};
+
+/* Of the norms on compressed vectors: fixed in the published code, whatever rms_norm_eps is. */
+static const double latent_eps = 1e-6;
+
+static void declare_latent_query(struct layer *l, const struct layer_limits *limits) {
+    const struct model_config *c = l->config;
+    int64_t t = limits->n_tokens, q = c->q_lora;
+
+    layer_add_param(l, "self_attn.q_a_proj.weight", 1, q, c->n_dim);
+    layer_add_param(l, "self_attn.q_a_layernorm.weight", 0, q, 0);
+    layer_add_buffer(l, "latent_query", LAYER_SAVED, K_F32, t, q);
+    layer_add_buffer(l, "latent_query_scale", LAYER_SAVED, K_F32, t, 1);
+    layer_add_buffer(l, "latent_query_normed", LAYER_SAVED, K_F32, t, q);
+    layer_add_buffer(l, "latent_query_grad", LAYER_GRAD, K_F32, t, q);
+    layer_add_buffer(l, "latent_query_normed_grad", LAYER_GRAD, K_F32, t, q);
+}
+
+static void declare(struct layer *l, const struct layer_limits *limits) {
+    const struct model_config *c = l->config;
+    int64_t t = limits->n_tokens, d = c->n_dim, h = c->n_heads, key = h * (c->d_nope + c->d_rope);
+    int64_t out = h * c->d_value, kv = h * (c->d_nope + c->d_value), latent = c->kv_lora;
+
+    layer_add_param(l, "input_layernorm.weight", 0, d, 0);
+    layer_add_param(l, "self_attn.o_proj.weight", 1, d, out);
+    layer_add_param(l, "self_attn.kv_a_proj_with_mqa.weight", 1, latent + c->d_rope, d);
+    layer_add_param(l, "self_attn.kv_a_layernorm.weight", 0, latent, 0);
+    layer_add_param(l, "self_attn.kv_b_proj.weight", 1, kv, latent);
+    layer_add_param(l, c->q_lora ? "self_attn.q_b_proj.weight" : "self_attn.q_proj.weight", 1, key,
+                    c->q_lora ? c->q_lora : d);
+    layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
+    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
+    layer_add_buffer(l, "query", LAYER_SAVED, K_F32, t, key);
+    layer_add_buffer(l, "latent", LAYER_SAVED, K_F32, t, latent + c->d_rope);
+    layer_add_buffer(l, "latent_scale", LAYER_SAVED, K_F32, t, 1);
+    layer_add_buffer(l, "latent_normed", LAYER_SAVED, K_F32, t, latent);
+    layer_add_buffer(l, "key_value", LAYER_SAVED, K_F32, t, kv);
+    layer_add_buffer(l, "key", LAYER_SAVED, K_F32, t, key);
+    layer_add_buffer(l, "attended", LAYER_SAVED, K_F32, t, out);
+    layer_add_buffer(l, "log_sum_exp", LAYER_SAVED, K_F32, t, h);
+    layer_add_buffer(l, "query_grad", LAYER_GRAD, K_F32, t, key);
+    layer_add_buffer(l, "latent_grad", LAYER_GRAD, K_F32, t, latent + c->d_rope);
+    layer_add_buffer(l, "latent_normed_grad", LAYER_GRAD, K_F32, t, latent);
+    layer_add_buffer(l, "key_value_grad", LAYER_GRAD, K_F32, t, kv);
+    layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
+    layer_add_buffer(l, "key_grad", LAYER_SCRATCH, K_F32, t, key);
+    layer_add_buffer(l, "attended_grad", LAYER_SCRATCH, K_F32, t, out);
+    layer_add_buffer(l, "keys", LAYER_CACHE, K_F32, limits->n_cache_rows, key);
+    layer_add_buffer(l, "values", LAYER_CACHE, K_F32, limits->n_cache_rows, out);
+    if (c->q_lora)
+        declare_latent_query(l, limits);
+}
+
+/* Heads of a buffer of queries or keys: all of them, the part not rotated, the rotated part. */
+enum part { WHOLE, NOPE, ROPE };
+
+static struct k_tensor key_part(const struct layer *l, int buffer, int64_t n, enum part part) {
+    const struct model_config *c = l->config;
+    int64_t width = c->d_nope + c->d_rope;
+
+    return layer_heads(l, buffer, n, part == ROPE ? c->d_nope : 0, c->n_heads, width,
+                       part == WHOLE  ? width
+                       : part == NOPE ? c->d_nope
+                                      : c->d_rope);
+}
+
+/* Of a buffer of the kv_b product: the keys' part, or the values. */
+static struct k_tensor kv_part(const struct layer *l, int buffer, int64_t n, bool values) {
+    const struct model_config *c = l->config;
+
+    return layer_heads(l, buffer, n, values ? c->d_nope : 0, c->n_heads, c->d_nope + c->d_value,
+                       values ? c->d_value : c->d_nope);
+}
+
+/* The shared rotated key in a buffer of the kv_a product, as `n_heads` equal heads. */
+static struct k_tensor shared_key(const struct layer *l, int buffer, int64_t n, int64_t n_heads) {
+    struct k_tensor t =
+        layer_heads(l, buffer, n, l->config->kv_lora, 1, l->config->d_rope, l->config->d_rope);
+
+    t.shape[1] = n_heads;
+    t.stride[1] = n_heads > 1 ? 0 : t.stride[1];
+    return t;
+}
+
+static int rotate(struct k_ctx *ctx, const struct layer *l, const struct layer_batch *batch,
+                  struct k_tensor x, bool inverse) {
+    return k_rope(ctx, &(struct k_rope){.x = x,
+                                        .cosine = l->shared->rope_cos,
+                                        .sine = l->shared->rope_sin,
+                                        .position = batch->position,
+                                        .adjacent = l->config->rope.adjacent,
+                                        .inverse = inverse});
+}
+
+static int copy(struct k_ctx *ctx, struct k_tensor x, struct k_tensor y) {
+    return k_copy(ctx, &(struct k_copy){.y = y, .x = x});
+}
+
+/* Queries, keys and values of the batch. */
+static int project(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens;
+    struct k_tensor h = layer_rows(l, H, n), query_in = h;
+
+    if (c->q_lora) {
+        query_in = layer_rows(l, CQ_NORMED, n);
+        LAYER_TRY(layer_linear(ctx, l, Q_A, h, layer_rows(l, CQ, n), false));
+        LAYER_TRY(layer_norm(ctx, l, Q_A_NORM, layer_rows(l, CQ, n), query_in,
+                             layer_vector(l, CQ_SCALE, n), latent_eps));
+    }
+    LAYER_TRY(layer_linear(ctx, l, Q, query_in, layer_rows(l, QUERY, n), false));
+    LAYER_TRY(rotate(ctx, l, batch, key_part(l, QUERY, n, ROPE), false));
+    LAYER_TRY(layer_linear(ctx, l, KV_A, h, layer_rows(l, CKV, n), false));
+    LAYER_TRY(rotate(ctx, l, batch, shared_key(l, CKV, n, 1), false));
+    LAYER_TRY(layer_norm(ctx, l, KV_A_NORM, layer_columns(l, CKV, n, 0, c->kv_lora),
+                         layer_rows(l, CKV_NORMED, n), layer_vector(l, CKV_SCALE, n), latent_eps));
+    LAYER_TRY(
+        layer_linear(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, KV, n), false));
+    LAYER_TRY(copy(ctx, kv_part(l, KV, n, false), key_part(l, KEY, n, NOPE)));
+    return copy(ctx, shared_key(l, CKV, n, c->n_heads), key_part(l, KEY, n, ROPE));
+}
+
+static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                   const struct k_tensor *x, const struct k_tensor *y) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, width = c->d_nope + c->d_rope;
+
+    LAYER_TRY(
+        layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n), c->norm_eps));
+    LAYER_TRY(project(ctx, l, batch));
+    struct k_attention a = {
+        .y = layer_heads(l, OUT, n, 0, c->n_heads, c->d_value, c->d_value),
+        .q = key_part(l, QUERY, n, WHOLE),
+        .k = key_part(l, KEY, n, WHOLE),
+        .v = kv_part(l, KV, n, true),
+        .lse = layer_rows(l, LSE, n),
+        .q_start = batch->seq_start,
+        .kv_start = batch->kv_start,
+        .kv_length = batch->kv_length,
+        .scale = (float)config_attention_scale(c),
+    };
+    if (batch->cached) {
+        int64_t rows = l->buffers[KEYS].rows;
+        struct k_tensor keys = layer_heads(l, KEYS, rows, 0, c->n_heads, width, width);
+        struct k_tensor values =
+            layer_heads(l, VALUES, rows, 0, c->n_heads, c->d_value, c->d_value);
+        LAYER_TRY(layer_cache_append(ctx, batch, a.k, keys));
+        LAYER_TRY(layer_cache_append(ctx, batch, a.v, values));
+        a.k = keys;
+        a.v = values;
+    }
+    LAYER_TRY(k_attention(ctx, &a));
+    LAYER_TRY(layer_residual(ctx, x, y));
+    return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
+}
+
+/* Gradients of queries, keys and values into those of the products that made them; dh written. */
+static int project_backward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                            struct k_tensor dh) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens;
+    struct k_tensor shared = layer_columns(l, DCKV, n, c->kv_lora, c->d_rope);
+
+    LAYER_TRY(copy(ctx, key_part(l, DKEY, n, NOPE), kv_part(l, DKV, n, false)));
+    LAYER_TRY(
+        k_sum_heads(ctx, &(struct k_sum_heads){.y = shared, .x = key_part(l, DKEY, n, ROPE)}));
+    LAYER_TRY(rotate(ctx, l, batch, shared_key(l, DCKV, n, 1), true));
+    LAYER_TRY(rotate(ctx, l, batch, key_part(l, DQUERY, n, ROPE), true));
+    LAYER_TRY(
+        layer_linear_dx(ctx, l, KV_B, layer_rows(l, DKV, n), layer_rows(l, DCKV_NORMED, n), false));
+    LAYER_TRY(layer_norm_dx(ctx, l, KV_A_NORM, layer_rows(l, DCKV_NORMED, n),
+                            layer_columns(l, CKV, n, 0, c->kv_lora), layer_vector(l, CKV_SCALE, n),
+                            NULL, layer_columns(l, DCKV, n, 0, c->kv_lora)));
+    LAYER_TRY(layer_linear_dx(ctx, l, KV_A, layer_rows(l, DCKV, n), dh, false));
+    if (!c->q_lora)
+        return layer_linear_dx(ctx, l, Q, layer_rows(l, DQUERY, n), dh, true);
+    LAYER_TRY(
+        layer_linear_dx(ctx, l, Q, layer_rows(l, DQUERY, n), layer_rows(l, DCQ_NORMED, n), false));
+    LAYER_TRY(layer_norm_dx(ctx, l, Q_A_NORM, layer_rows(l, DCQ_NORMED, n), layer_rows(l, CQ, n),
+                            layer_vector(l, CQ_SCALE, n), NULL, layer_rows(l, DCQ, n)));
+    return layer_linear_dx(ctx, l, Q_A, layer_rows(l, DCQ, n), dh, true);
+}
+
+static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                          const struct k_tensor *x, const struct k_tensor *dy,
+                          const struct k_tensor *dx) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, v = c->d_value;
+    struct k_tensor dh = layer_rows(l, DH, n);
+
+    LAYER_TRY(layer_linear_dx(ctx, l, O, *dy, layer_rows(l, DOUT, n), false));
+    struct k_attention_dx a = {
+        .dq = key_part(l, DQUERY, n, WHOLE),
+        .dk = key_part(l, DKEY, n, WHOLE),
+        .dv = kv_part(l, DKV, n, true),
+        .dy = layer_heads(l, DOUT, n, 0, c->n_heads, v, v),
+        .y = layer_heads(l, OUT, n, 0, c->n_heads, v, v),
+        .q = key_part(l, QUERY, n, WHOLE),
+        .k = key_part(l, KEY, n, WHOLE),
+        .v = kv_part(l, KV, n, true),
+        .lse = layer_rows(l, LSE, n),
+        .q_start = batch->seq_start,
+        .scale = (float)config_attention_scale(c),
+    };
+    LAYER_TRY(k_attention_dx(ctx, &a));
+    LAYER_TRY(project_backward(ctx, l, batch, dh));
+    return layer_norm_dx(ctx, l, NORM, dh, *x, layer_vector(l, SCALE, n), dy, *dx);
+}
+
+static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                           const struct k_tensor *x, const struct k_tensor *dy) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens;
+    struct k_tensor h = layer_rows(l, H, n);
+
+    LAYER_TRY(layer_linear_dw(ctx, l, O, layer_rows(l, OUT, n), *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, DKV, n)));
+    LAYER_TRY(layer_norm_dw(ctx, l, KV_A_NORM, layer_rows(l, DCKV_NORMED, n),
+                            layer_columns(l, CKV, n, 0, c->kv_lora),
+                            layer_vector(l, CKV_SCALE, n)));
+    LAYER_TRY(layer_linear_dw(ctx, l, KV_A, h, layer_rows(l, DCKV, n)));
+    if (c->q_lora) {
+        LAYER_TRY(
+            layer_linear_dw(ctx, l, Q, layer_rows(l, CQ_NORMED, n), layer_rows(l, DQUERY, n)));
+        LAYER_TRY(layer_norm_dw(ctx, l, Q_A_NORM, layer_rows(l, DCQ_NORMED, n),
+                                layer_rows(l, CQ, n), layer_vector(l, CQ_SCALE, n)));
+        LAYER_TRY(layer_linear_dw(ctx, l, Q_A, h, layer_rows(l, DCQ, n)));
+    } else {
+        LAYER_TRY(layer_linear_dw(ctx, l, Q, h, layer_rows(l, DQUERY, n)));
+    }
+    return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
+}
+
+const struct layer_type mla_layer = {"mla", declare, forward, backward_input, backward_weight};

@@ -1,0 +1,279 @@
+#include "engine/nn/moe.h"
+
+/* y = x + shared(h) + sum over the chosen experts of weight * expert(h), h = norm(x).
+ *
+ * Forward is three resumable parts (attention, before them, is a layer of its own): dispatch picks
+ * experts and sorts the rows, experts computes them, combine adds them up. Rows are sorted by
+ * (expert, token), so an expert's rows are one run of them. */
+enum { NORM, GATE, BIAS, EXPERT_IN, EXPERT_OUT, SHARED_IN, SHARED_OUT };
+
+enum {
+    SCALE,
+    H,
+    LOGITS,
+    SCORES,
+    EXPERTS,
+    WEIGHTS,
+    ROW_START,
+    ROW_TOKEN,
+    PAIR_ROW,
+    ROWS,
+    ROWS_IN,
+    ROWS_ACT,
+    ROWS_OUT,
+    SHARED_GU,
+    SHARED_ACT,
+    BALANCE_F,
+    DROWS_OUT,
+    DROWS_IN,
+    DLOGITS,
+    DSHARED_GU,
+    DH,
+    DROWS_ACT,
+    DROWS,
+    DWEIGHTS,
+    DSHARED_ACT,
+};
+
+static void declare(struct layer *l, const struct layer_limits *limits) {
+    const struct model_config *c = l->config;
+    int64_t t = limits->n_tokens, d = c->n_dim, f = c->n_dim_expert, e = c->n_experts;
+    int64_t k = c->n_expert_slots, r = t * k, fs = f * c->n_shared_experts;
+
+    layer_add_param(l, "post_attention_layernorm.weight", 0, d, 0);
+    layer_add_param(l, "mlp.gate.weight", 1, e, d);
+    layer_add_param(l, "mlp.gate.e_score_correction_bias", 0, e, 0);
+    layer_add_param(l, "mlp.experts.0.gate_proj.weight", e, 2 * f, d);
+    layer_add_param(l, "mlp.experts.0.down_proj.weight", e, d, f);
+    layer_add_param(l, "mlp.shared_experts.gate_proj.weight", 1, 2 * fs, d);
+    layer_add_param(l, "mlp.shared_experts.down_proj.weight", 1, d, fs);
+    layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
+    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
+    layer_add_buffer(l, "router_logits", LAYER_SCRATCH, K_F32, t, e);
+    layer_add_buffer(l, "router_scores", LAYER_SAVED, K_F32, t, e);
+    layer_add_buffer(l, "experts", LAYER_KEPT, K_I32, t, k);
+    layer_add_buffer(l, "expert_weights", LAYER_KEPT, K_F32, t, k);
+    layer_add_buffer(l, "row_start", LAYER_KEPT, K_I32, e + 1, 1);
+    layer_add_buffer(l, "row_token", LAYER_SAVED, K_I32, r, 1);
+    layer_add_buffer(l, "pair_row", LAYER_SAVED, K_I32, t, k);
+    layer_add_buffer(l, "rows", LAYER_SAVED, K_F32, r, d);
+    layer_add_buffer(l, "rows_gate_up", LAYER_SAVED, K_F32, r, 2 * f);
+    layer_add_buffer(l, "rows_activated", LAYER_SAVED, K_F32, r, f);
+    layer_add_buffer(l, "rows_out", LAYER_SAVED, K_F32, r, d);
+    layer_add_buffer(l, "shared_gate_up", LAYER_SAVED, K_F32, t, 2 * fs);
+    layer_add_buffer(l, "shared_activated", LAYER_SAVED, K_F32, t, fs);
+    layer_add_buffer(l, "balance_f", LAYER_SAVED, K_F32, limits->n_seqs, e);
+    layer_add_buffer(l, "rows_out_grad", LAYER_GRAD, K_F32, r, d);
+    layer_add_buffer(l, "rows_gate_up_grad", LAYER_GRAD, K_F32, r, 2 * f);
+    layer_add_buffer(l, "router_logits_grad", LAYER_GRAD, K_F32, t, e);
+    layer_add_buffer(l, "shared_gate_up_grad", LAYER_GRAD, K_F32, t, 2 * fs);
+    layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
+    layer_add_buffer(l, "rows_activated_grad", LAYER_SCRATCH, K_F32, r, f);
+    layer_add_buffer(l, "rows_grad", LAYER_SCRATCH, K_F32, r, d);
+    layer_add_buffer(l, "expert_weights_grad", LAYER_SCRATCH, K_F32, t, k);
+    layer_add_buffer(l, "shared_activated_grad", LAYER_SCRATCH, K_F32, t, fs);
+}
+
+static struct k_tensor row_start(const struct layer *l) {
+    return layer_vector(l, ROW_START, l->config->n_experts + 1);
+}
+
+/* Gate, choice, and the tokens' rows sorted by expert. */
+static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, rows = n * c->n_expert_slots;
+    struct k_tensor h = layer_rows(l, H, n), logits = layer_rows(l, LOGITS, n);
+
+    LAYER_TRY(layer_linear(ctx, l, GATE, h, logits, false));
+    LAYER_TRY(k_router(ctx, &(struct k_router){.experts = layer_rows(l, EXPERTS, n),
+                                               .weights = layer_rows(l, WEIGHTS, n),
+                                               .scores = layer_rows(l, SCORES, n),
+                                               .logits = logits,
+                                               .bias = l->params[BIAS].w,
+                                               .n_groups = (int)c->n_expert_groups,
+                                               .group_top = (int)c->n_expert_groups_top,
+                                               .normalise = c->normalise_slots,
+                                               .scaling = (float)c->routed_scaling}));
+    if (l->balance_scale != 0)
+        LAYER_TRY(k_balance(ctx, &(struct k_balance){.loss = k_tensor_1d(l->balance_loss, K_F64, 1),
+                                                     .f = layer_rows(l, BALANCE_F, batch->n_seqs),
+                                                     .scores = layer_rows(l, SCORES, n),
+                                                     .seq_start = batch->seq_start,
+                                                     .n_top = (int)c->n_expert_slots,
+                                                     .balance_scale = l->balance_scale}));
+    LAYER_TRY(
+        k_route_sort(ctx, &(struct k_route_sort){.row_start = row_start(l),
+                                                 .row_token = layer_vector(l, ROW_TOKEN, rows),
+                                                 .pair_row = layer_rows(l, PAIR_ROW, n),
+                                                 .experts = layer_rows(l, EXPERTS, n)}));
+    return k_gather(ctx, &(struct k_gather){.y = layer_rows(l, ROWS, rows),
+                                            .x = h,
+                                            .row_token = layer_vector(l, ROW_TOKEN, rows)});
+}
+
+/* The chosen experts on their rows. */
+static int experts(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    int64_t rows = batch->n_tokens * l->config->n_expert_slots, f = l->config->n_dim_expert;
+
+    LAYER_TRY(k_linear(ctx, &(struct k_linear){.y = layer_rows(l, ROWS_IN, rows),
+                                               .x = layer_rows(l, ROWS, rows),
+                                               .w = l->params[EXPERT_IN].w,
+                                               .row_start = row_start(l)}));
+    LAYER_TRY(k_swiglu(ctx, &(struct k_swiglu){.y = layer_rows(l, ROWS_ACT, rows),
+                                               .gate = layer_columns(l, ROWS_IN, rows, 0, f),
+                                               .up = layer_columns(l, ROWS_IN, rows, f, f)}));
+    return k_linear(ctx, &(struct k_linear){.y = layer_rows(l, ROWS_OUT, rows),
+                                            .x = layer_rows(l, ROWS_ACT, rows),
+                                            .w = l->params[EXPERT_OUT].w,
+                                            .row_start = row_start(l)});
+}
+
+/* y += weights times the experts' rows. */
+static int combine(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                   const struct k_tensor *y) {
+    int64_t n = batch->n_tokens, rows = n * l->config->n_expert_slots;
+
+    return k_combine(ctx, &(struct k_combine){.y = *y,
+                                              .x = layer_rows(l, ROWS_OUT, rows),
+                                              .pair_row = layer_rows(l, PAIR_ROW, n),
+                                              .weights = layer_rows(l, WEIGHTS, n)});
+}
+
+static int shared_forward(struct k_ctx *ctx, struct layer *l, int64_t n, const struct k_tensor *y) {
+    int64_t f = l->config->n_dim_expert * l->config->n_shared_experts;
+
+    LAYER_TRY(
+        layer_linear(ctx, l, SHARED_IN, layer_rows(l, H, n), layer_rows(l, SHARED_GU, n), false));
+    LAYER_TRY(k_swiglu(ctx, &(struct k_swiglu){.y = layer_rows(l, SHARED_ACT, n),
+                                               .gate = layer_columns(l, SHARED_GU, n, 0, f),
+                                               .up = layer_columns(l, SHARED_GU, n, f, f)}));
+    return layer_linear(ctx, l, SHARED_OUT, layer_rows(l, SHARED_ACT, n), *y, true);
+}
+
+static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                   const struct k_tensor *x, const struct k_tensor *y) {
+    int64_t n = batch->n_tokens;
+
+    LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
+                         l->config->norm_eps));
+    LAYER_TRY(dispatch(ctx, l, batch));
+    LAYER_TRY(layer_residual(ctx, x, y));
+    LAYER_TRY(shared_forward(ctx, l, n, y));
+    LAYER_TRY(experts(ctx, l, batch));
+    return combine(ctx, l, batch, y);
+}
+
+/* Gradients of the routed experts: dh is written, the slot weights' gradient left for the gate. */
+static int experts_backward(struct k_ctx *ctx, struct layer *l, int64_t n,
+                            const struct k_tensor *dy, struct k_tensor dh) {
+    int64_t rows = n * l->config->n_expert_slots, f = l->config->n_dim_expert;
+    struct k_tensor drows = layer_rows(l, DROWS, rows), dact = layer_rows(l, DROWS_ACT, rows);
+
+    LAYER_TRY(k_combine_dx(ctx, &(struct k_combine_dx){.dx = layer_rows(l, DROWS_OUT, rows),
+                                                       .dweights = layer_rows(l, DWEIGHTS, n),
+                                                       .dy = *dy,
+                                                       .x = layer_rows(l, ROWS_OUT, rows),
+                                                       .pair_row = layer_rows(l, PAIR_ROW, n),
+                                                       .weights = layer_rows(l, WEIGHTS, n)}));
+    LAYER_TRY(k_linear_dx(ctx, &(struct k_linear_dx){.dx = dact,
+                                                     .dy = layer_rows(l, DROWS_OUT, rows),
+                                                     .w = l->params[EXPERT_OUT].w,
+                                                     .row_start = row_start(l)}));
+    LAYER_TRY(
+        k_swiglu_dx(ctx, &(struct k_swiglu_dx){.dgate = layer_columns(l, DROWS_IN, rows, 0, f),
+                                               .dup = layer_columns(l, DROWS_IN, rows, f, f),
+                                               .dy = dact,
+                                               .gate = layer_columns(l, ROWS_IN, rows, 0, f),
+                                               .up = layer_columns(l, ROWS_IN, rows, f, f)}));
+    LAYER_TRY(k_linear_dx(ctx, &(struct k_linear_dx){.dx = drows,
+                                                     .dy = layer_rows(l, DROWS_IN, rows),
+                                                     .w = l->params[EXPERT_IN].w,
+                                                     .row_start = row_start(l)}));
+    LAYER_TRY(k_add(ctx, &(struct k_add){.y = layer_vector(l, DH, n * l->config->n_dim)}));
+    return k_combine(
+        ctx, &(struct k_combine){.y = dh, .x = drows, .pair_row = layer_rows(l, PAIR_ROW, n)});
+}
+
+static int gate_backward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                         struct k_tensor dh) {
+    int64_t n = batch->n_tokens;
+    struct k_router_dx a = {
+        .dlogits = layer_rows(l, DLOGITS, n),
+        .dweights = layer_rows(l, DWEIGHTS, n),
+        .experts = layer_rows(l, EXPERTS, n),
+        .scores = layer_rows(l, SCORES, n),
+        .normalise = l->config->normalise_slots,
+        .scaling = (float)l->config->routed_scaling,
+        .balance_scale = l->balance_scale,
+    };
+
+    if (l->balance_scale != 0) {
+        a.f = layer_rows(l, BALANCE_F, batch->n_seqs);
+        a.seq_start = batch->seq_start;
+    }
+    LAYER_TRY(k_router_dx(ctx, &a));
+    return layer_linear_dx(ctx, l, GATE, a.dlogits, dh, true);
+}
+
+static int shared_backward(struct k_ctx *ctx, struct layer *l, int64_t n, const struct k_tensor *dy,
+                           struct k_tensor dh) {
+    int64_t f = l->config->n_dim_expert * l->config->n_shared_experts;
+    struct k_tensor dact = layer_rows(l, DSHARED_ACT, n);
+
+    LAYER_TRY(layer_linear_dx(ctx, l, SHARED_OUT, *dy, dact, false));
+    LAYER_TRY(k_swiglu_dx(ctx, &(struct k_swiglu_dx){.dgate = layer_columns(l, DSHARED_GU, n, 0, f),
+                                                     .dup = layer_columns(l, DSHARED_GU, n, f, f),
+                                                     .dy = dact,
+                                                     .gate = layer_columns(l, SHARED_GU, n, 0, f),
+                                                     .up = layer_columns(l, SHARED_GU, n, f, f)}));
+    return layer_linear_dx(ctx, l, SHARED_IN, layer_rows(l, DSHARED_GU, n), dh, true);
+}
+
+static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                          const struct k_tensor *x, const struct k_tensor *dy,
+                          const struct k_tensor *dx) {
+    int64_t n = batch->n_tokens;
+    struct k_tensor dh = layer_rows(l, DH, n);
+
+    LAYER_TRY(experts_backward(ctx, l, n, dy, dh));
+    LAYER_TRY(gate_backward(ctx, l, batch, dh));
+    LAYER_TRY(shared_backward(ctx, l, n, dy, dh));
+    return layer_norm_dx(ctx, l, NORM, dh, *x, layer_vector(l, SCALE, n), dy, *dx);
+}
+
+static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                           const struct k_tensor *x, const struct k_tensor *dy) {
+    int64_t n = batch->n_tokens, rows = n * l->config->n_expert_slots;
+    struct k_tensor h = layer_rows(l, H, n);
+
+    LAYER_TRY(k_linear_dw(ctx, &(struct k_linear_dw){.dw = l->params[EXPERT_OUT].dw,
+                                                     .dy = layer_rows(l, DROWS_OUT, rows),
+                                                     .x = layer_rows(l, ROWS_ACT, rows),
+                                                     .row_start = row_start(l)}));
+    LAYER_TRY(k_linear_dw(ctx, &(struct k_linear_dw){.dw = l->params[EXPERT_IN].dw,
+                                                     .dy = layer_rows(l, DROWS_IN, rows),
+                                                     .x = layer_rows(l, ROWS, rows),
+                                                     .row_start = row_start(l)}));
+    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_OUT, layer_rows(l, SHARED_ACT, n), *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_IN, h, layer_rows(l, DSHARED_GU, n)));
+    LAYER_TRY(layer_linear_dw(ctx, l, GATE, h, layer_rows(l, DLOGITS, n)));
+    return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
+}
+
+void moe_choice(const struct layer *l, const int32_t **ret_experts, const float **ret_weights) {
+    *ret_experts = l->buffers[EXPERTS].data;
+    *ret_weights = l->buffers[WEIGHTS].data;
+}
+
+void moe_counts_add(const struct layer *l, int64_t *counts) {
+    const int32_t *start = l->buffers[ROW_START].data;
+
+    for (int64_t e = 0; e < l->config->n_experts; e++)
+        counts[e] += start[e + 1] - start[e];
+}
+
+float *moe_bias(const struct layer *l) {
+    return l->params[BIAS].w.data;
+}
+
+const struct layer_type moe_layer = {"moe", declare, forward, backward_input, backward_weight};

@@ -1,0 +1,142 @@
+/* Logits, hidden states, expert choices and greedy continuations of the reference models. */
+#include "tests/unit/golden.h"
+#include "tests/unit/test.h"
+
+static const char *const prompts[] = {"p0", "p1", "p2", "p3"};
+
+enum {
+    TOKENS_MAX = 160,
+    GREEDY_TOKENS = 32,
+};
+
+static struct model_batch one_sequence(const int32_t *ids, int64_t n, int32_t seq_start[2]) {
+    seq_start[0] = 0;
+    seq_start[1] = (int32_t)n;
+    return (struct model_batch){.n_tokens = n, .n_seqs = 1, .ids = ids, .seq_start = seq_start};
+}
+
+static void check_experts(const struct golden *g, struct model *m, const char *prompt, int64_t n) {
+    const struct safetensors_tensor *idx = golden_tensor(g, "%s.expert_idx", prompt);
+    const struct safetensors_tensor *weight = golden_tensor(g, "%s.expert_weight", prompt);
+    int64_t slots = g->config.n_expert_slots;
+
+    for (int i = 0; idx && i < idx->shape[0]; i++) {
+        const int32_t *experts = NULL;
+        const float *weights = NULL;
+        CHECK_EQ(model_expert_choice(m, i, &experts, &weights), 0, "%s", prompt);
+        for (int64_t k = 0; k < n * slots; k++)
+            CHECK_EQ(experts[k], ((const int32_t *)idx->data)[i * n * slots + k], "%s %d", prompt,
+                     i);
+        golden_compare(prompt, weights, (const float *)weight->data + i * n * slots, n * slots,
+                       golden_tolerance(g, "expert_weight_atol"), 0);
+    }
+}
+
+static void check_mtp(const struct golden *g, struct model *m, const struct model_batch *batch,
+                      const char *prompt) {
+    const struct safetensors_tensor *want = golden_tensor(g, "%s.mtp_logits", prompt);
+    struct hai_err err = {0};
+    struct k_tensor logits;
+
+    if (!want)
+        return;
+    CHECK_EQ(model_forward_mtp(m, batch, &logits, &err), 0, "%s", err.text);
+    /* Reference rows end with the last but one token's. */
+    int64_t first = batch->n_tokens - 1 - want->shape[0];
+    golden_compare("mtp logits", (const float *)logits.data + first * logits.stride[0], want->data,
+                   want->shape[0] * want->shape[1], golden_tolerance(g, "mtp_logits_atol"),
+                   golden_tolerance(g, "logits_rtol"));
+}
+
+static void check_prompt(const struct golden *g, struct model *m, const char *prompt) {
+    const struct safetensors_tensor *ids = golden_tensor(g, "%s.input_ids", prompt);
+    const struct safetensors_tensor *want = golden_tensor(g, "%s.logits", prompt);
+    const struct safetensors_tensor *hidden = golden_tensor(g, "%s.hidden", prompt);
+    int64_t n = ids->shape[0], first = n - want->shape[0];
+    _cleanup_free_ float *states =
+        hai_new_array(float, (size_t)(g->config.n_layers * n * g->config.n_dim));
+    struct hai_err err = {0};
+    int32_t seq_start[2];
+    struct k_tensor logits;
+
+    struct model_batch batch = one_sequence(ids->data, n, seq_start);
+    CHECK_EQ(model_forward(m, &batch, &logits, states, &err), 0, "%s", err.text);
+    golden_compare("logits", (const float *)logits.data + first * logits.stride[0], want->data,
+                   want->shape[0] * want->shape[1], golden_tolerance(g, "logits_atol"),
+                   golden_tolerance(g, "logits_rtol"));
+    if (hidden)
+        golden_compare("hidden", states, hidden->data, g->config.n_layers * n * g->config.n_dim,
+                       golden_tolerance(g, "hidden_atol"), golden_tolerance(g, "hidden_rtol"));
+    check_experts(g, m, prompt, n);
+    check_mtp(g, m, &batch, prompt);
+}
+
+static int32_t best(const float *row, int64_t n) {
+    int64_t at = 0;
+
+    for (int64_t i = 1; i < n; i++)
+        if (row[i] > row[at])
+            at = i;
+    return (int32_t)at;
+}
+
+/* Greedy ids through the cache, the prompt in two pieces, beside another sequence in slot 0. */
+static void check_greedy(const struct golden *g, struct model *m) {
+    const struct safetensors_tensor *ids = golden_tensor(g, "p1.input_ids");
+    const struct safetensors_tensor *want = golden_tensor(g, "greedy.from_p1");
+    int32_t seq_start[2], slot = 1, next = 0;
+    const int32_t *at = ids->data;
+    struct hai_err err = {0};
+    struct k_tensor logits;
+    int64_t left = ids->shape[0], n = 10;
+
+    for (int i = 0; i <= GREEDY_TOKENS; i++) {
+        struct model_batch batch = one_sequence(at, n, seq_start);
+        batch.slots = &slot;
+        CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+        left -= i < 2 ? n : 0;
+        if (i == 0) { /* the rest of the prompt */
+            at += n;
+            n = left;
+            continue;
+        }
+        next = best((const float *)logits.data + (n - 1) * logits.stride[0], logits.shape[1]);
+        CHECK_EQ(next, ((const int32_t *)want->data)[i - 1], "greedy token %d", i - 1);
+        at = &next;
+        n = 1;
+    }
+    CHECK_EQ(model_cache_length(m, 1), ids->shape[0] + GREEDY_TOKENS - 1, "");
+}
+
+static void check_model(const char *name) {
+    _cleanup_free_ char *dir = hai_asprintf("tests/fixtures/models/%s", name);
+    struct golden_path paths[4];
+    struct golden g;
+    int n_paths = golden_paths(paths);
+
+    golden_open(&g, dir);
+    for (int p = 0; p < n_paths; p++) {
+        struct model *m =
+            golden_model(&g, dir, paths[p].backend, paths[p].path, TOKENS_MAX, 1, false, 64);
+        for (size_t i = 0; i < ARRAY_SIZE(prompts); i++)
+            check_prompt(&g, m, prompts[i]);
+        check_greedy(&g, m);
+        model_free(m);
+    }
+    golden_close(&g);
+}
+
+TEST(llama_mha)
+{ check_model("llama_mha"); }
+
+TEST(llama_gqa)
+{ check_model("llama_gqa"); }
+
+TEST(llama_linear)
+{ check_model("llama_linear"); }
+
+TEST(llama3_rope)
+{ check_model("llama3_rope"); }
+
+TEST(dsv3)
+{ check_model("dsv3"); }
