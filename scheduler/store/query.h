@@ -1,0 +1,47 @@
+/* query.h - reading what the scheduler's memory no longer holds: ended jobs, events, last output.
+ *
+ * Every query is bounded by an index and a limit, so none stalls the loop.
+ */
+#pragma once
+#include "lib/pure/buf.h"
+#include "scheduler/store/rows.h"
+
+enum { QUERY_ROWS_MAX = 1000 };
+
+/* Which ended jobs; newest first. NULL, 0, and -1 (state): any. below: ids less than this one. */
+struct query_jobs {
+    const char *user;
+    const char *name;
+    int state;
+    int64_t since_us; // ended at or after
+    int64_t below;    // 0: no bound
+    int64_t limit;    // 1 ... QUERY_ROWS_MAX
+};
+
+/* Rows are valid during the call. */
+typedef void (*query_job_fn)(void *data, const struct rows_job *job);
+typedef void (*query_event_fn)(void *data, const struct rows_event *event);
+typedef void (*query_rank_fn)(void *data, const struct rows_rank *rank);
+
+/* Each returns how many rows it gave to fn, or a negative error. */
+int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn fn, void *data,
+               struct hai_err *err);
+int query_job(struct store *store, int64_t id, query_job_fn fn, void *data, struct hai_err *err);
+
+/* Events with an index above since, oldest first, of one job or (0) of all. All events of the last
+ * entry that comes within the limit are given. */
+int query_events(struct store *store, int64_t job, int64_t since, int64_t limit, query_event_fn fn,
+                 void *data, struct hai_err *err);
+
+/* The newest events before an index (0: no bound) of all, newest first. */
+int query_events_newest(struct store *store, int64_t before, int64_t limit, query_event_fn fn,
+                        void *data, struct hai_err *err);
+
+/* Ranks of an attempt, in order. */
+int query_ranks(struct store *store, int64_t job, int64_t attempt, query_rank_fn fn, void *data,
+                struct hai_err *err);
+
+/* Append the stored tail of a rank's output; ret_attempt is the attempt it is of. attempt 0: the
+ * newest stored. -ENOENT: none. */
+int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank, struct buf *ret,
+               int64_t *ret_attempt, struct hai_err *err);

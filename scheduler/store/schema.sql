@@ -1,0 +1,88 @@
+-- schema.sql - every table of the scheduler's store; the one home of their form.
+--
+-- `log` is the truth: state is what follows from it. All other tables are a projection of the log
+-- (job, event, rank: written one transaction later, up to meta.applied_index) or keep what is not
+-- state: the last output of ranks, who asked for what.
+-- A change of this file needs a higher schema_version and a step in migrate.c.
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,   -- schema_version, store_id, applied_index
+    value NOT NULL
+) WITHOUT ROWID;
+
+-- Entries in order, without gaps; the oldest may have been dropped (snapshots stand for them).
+CREATE TABLE log (
+    idx       INTEGER PRIMARY KEY,
+    term      INTEGER NOT NULL,
+    time_us   INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    kind      INTEGER NOT NULL,  -- enum entry_kind
+    version   INTEGER NOT NULL,
+    payload   BLOB NOT NULL
+);
+
+-- Jobs that ended. Live ones, and the newest ended ones, are in the scheduler's state.
+CREATE TABLE job (
+    id           INTEGER PRIMARY KEY,
+    user         TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    state        INTEGER NOT NULL,  -- enum job_state
+    submitted_us INTEGER NOT NULL,
+    ended_us     INTEGER NOT NULL,
+    idx          INTEGER NOT NULL,  -- entry that changed it last
+    record       BLOB NOT NULL      -- state_job of scheduler/core/records.def
+);
+CREATE INDEX job_by_user ON job (user, name, id);
+CREATE INDEX job_by_end ON job (ended_us);
+
+-- What happened; n counts within one entry.
+CREATE TABLE event (
+    idx       INTEGER NOT NULL,
+    n         INTEGER NOT NULL,
+    time_us   INTEGER NOT NULL,
+    kind      TEXT NOT NULL,
+    job       INTEGER,
+    attempt   INTEGER,
+    rank      INTEGER,
+    node      TEXT,
+    principal TEXT NOT NULL,
+    message   TEXT NOT NULL,
+    PRIMARY KEY (idx, n)
+) WITHOUT ROWID;
+CREATE INDEX event_by_job ON event (job, idx, n) WHERE job IS NOT NULL;
+
+-- How ranks ended.
+CREATE TABLE rank (
+    job      INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL,
+    rank     INTEGER NOT NULL,
+    node     TEXT NOT NULL,
+    code     INTEGER,
+    signal   INTEGER,
+    cause    TEXT NOT NULL,
+    ended_us INTEGER NOT NULL,
+    PRIMARY KEY (job, attempt, rank)
+) WITHOUT ROWID;
+
+-- The last output of ranks that ended, stored before their agent's report is acknowledged.
+CREATE TABLE tail (
+    job      INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL,
+    rank     INTEGER NOT NULL,
+    time_us  INTEGER NOT NULL,
+    data     BLOB NOT NULL,
+    PRIMARY KEY (job, attempt, rank)
+);
+CREATE INDEX tail_by_time ON tail (time_us);
+
+-- Every request that was denied or asked for a change.
+CREATE TABLE audit (
+    seq       INTEGER PRIMARY KEY,
+    time_us   INTEGER NOT NULL,
+    principal TEXT NOT NULL,   -- '' if the caller is not known
+    method    TEXT NOT NULL,
+    path      TEXT NOT NULL,
+    status    INTEGER NOT NULL,
+    detail    TEXT NOT NULL
+);
+CREATE INDEX audit_by_time ON audit (time_us);

@@ -1,0 +1,46 @@
+/* store.h - the scheduler's durable store: one SQLite file in a state directory.
+ *
+ * Opens it, checks and migrates its schema, and runs transactions. What is in the tables is the
+ * business of log_sqlite.h (the log), rows.h (the projection, writing) and query.h (reading);
+ * snapshots of the state are files beside it (snapshot.h). WAL with synchronous=FULL: a transaction
+ * that store_commit has returned 0 for survives kill -9 and power loss.
+ *
+ * One process writes at a time (a lock file); others may read a live store with `read_only`.
+ */
+#pragma once
+#include "lib/base.h"
+
+enum { STORE_SCHEMA_VERSION = 1, STORE_ID_BYTES = 33 };
+
+struct store;
+
+/* dir        state directory; DIR/schedd.db is the file
+ * vfs        SQLite VFS to use, NULL: the system's; tests lose power with one of their own
+ * create     make the store if there is none
+ * read_only  for replays and checks; takes no lock */
+struct store_options {
+    const char *dir;
+    const char *vfs;
+    bool create;
+    bool read_only;
+};
+
+/* -ENOENT: no store and not told to create one; -EBUSY: another scheduler has it; -EPROTO: written
+ * by a newer version, which the error names; -EBADMSG: no store of hai; -EIO. */
+int store_open(const struct store_options *options, struct store **ret, struct hai_err *err);
+void store_close(struct store *store); // NULL is fine; outstanding rows are rows.h's business
+DEFINE_CLEANUP(struct store *, store_close)
+
+/* 32 hexadecimal digits, drawn when the store was made; and the directory. */
+const char *store_id(const struct store *store);
+const char *store_dir(const struct store *store);
+
+/* One transaction at a time. After a failed store_commit nothing of it is there. */
+int store_begin(struct store *store, struct hai_err *err);
+int store_commit(struct store *store, struct hai_err *err);
+void store_rollback(struct store *store);
+
+/* Numbers of the table `meta`. Reading: fallback if there is none. */
+int store_meta_get(struct store *store, const char *key, int64_t fallback, int64_t *ret,
+                   struct hai_err *err);
+int store_meta_set(struct store *store, const char *key, int64_t value, struct hai_err *err);
