@@ -1,33 +1,33 @@
 #include "scheduler/store/log_sqlite.h"
 
 #include "lib/pure/schema.h"
-#include "scheduler/store/store_sql.h"
+#include "scheduler/store/db.h"
 
 struct log_sqlite {
     struct entry_log log;
-    struct store *store;
+    struct db *db;
     struct rows *rows;
     int64_t first;
     int64_t committed;
 };
 
-static int insert_entry(struct store *store, const struct entry *entry, struct hai_err *err) {
+static int insert_entry(struct db *db, const struct entry *entry, struct hai_err *err) {
     sqlite3_stmt *statement;
-    int r = store_sql(store,
-                      "INSERT INTO log (idx, term, time_us, principal, kind, version, payload)"
-                      " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                      &statement, err);
+    int r = db_sql(db,
+                   "INSERT INTO log (idx, term, time_us, principal, kind, version, payload)"
+                   " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                   &statement, err);
 
     if (r < 0)
         return r;
-    store_sql_int(statement, 1, entry->index);
-    store_sql_int(statement, 2, entry->term);
-    store_sql_int(statement, 3, entry->time_us);
-    store_sql_text(statement, 4, entry->principal);
-    store_sql_int(statement, 5, entry->kind);
-    store_sql_int(statement, 6, entry->version);
-    store_sql_blob(statement, 7, entry->payload, entry->payload_bytes);
-    return store_sql_run(store, statement, err);
+    db_int(statement, 1, entry->index);
+    db_int(statement, 2, entry->term);
+    db_int(statement, 3, entry->time_us);
+    db_text(statement, 4, entry->principal);
+    db_int(statement, 5, entry->kind);
+    db_int(statement, 6, entry->version);
+    db_blob(statement, 7, entry->payload, entry->payload_bytes);
+    return db_run(db, statement, err);
 }
 
 static int write_batch(struct log_sqlite *log, const struct entry *entries, size_t n,
@@ -35,7 +35,7 @@ static int write_batch(struct log_sqlite *log, const struct entry *entries, size
     int r = 0;
 
     for (size_t i = 0; i < n && r == 0; i++)
-        r = insert_entry(log->store, &entries[i], err);
+        r = insert_entry(log->db, &entries[i], err);
     if (r == 0 && log->rows)
         r = rows_write(log->rows, err);
     return r;
@@ -49,13 +49,13 @@ static void append(struct entry_log *base, const struct entry *entries, size_t n
     assert(n > 0);
     for (size_t i = 0; i < n; i++)
         assert(entries[i].index == log->committed + 1 + (int64_t)i);
-    int r = store_begin(log->store, &err);
+    int r = db_begin(log->db, &err);
     if (r == 0) {
         r = write_batch(log, entries, n, &err);
         if (r < 0)
-            store_rollback(log->store);
+            db_rollback(log->db);
         else
-            r = store_commit(log->store, &err);
+            r = db_commit(log->db, &err);
     }
     if (log->rows)
         rows_written(log->rows, r == 0);
@@ -88,22 +88,22 @@ static void read_row(sqlite3_stmt *statement, struct entry *ret) {
 static int read_log(struct entry_log *base, int64_t from, entry_log_read_fn fn, void *data,
                     struct hai_err *err) {
     struct log_sqlite *log = (struct log_sqlite *)base;
-    _cleanup_(store_sql_donep) sqlite3_stmt *statement = NULL;
+    _cleanup_(db_donep) sqlite3_stmt *statement = NULL;
     struct entry entry;
     int r;
 
     if (from < log->first)
         return hai_fail(err, -ENODATA, "log entry %lld was dropped; the oldest is %lld",
                         (long long)from, (long long)log->first);
-    r = store_sql(log->store,
-                  "SELECT idx, term, time_us, principal, kind, version, payload FROM log"
-                  " WHERE idx BETWEEN ? AND ? ORDER BY idx",
-                  &statement, err);
+    r = db_sql(log->db,
+               "SELECT idx, term, time_us, principal, kind, version, payload FROM log"
+               " WHERE idx BETWEEN ? AND ? ORDER BY idx",
+               &statement, err);
     if (r < 0)
         return r;
-    store_sql_int(statement, 1, from);
-    store_sql_int(statement, 2, log->committed);
-    while ((r = store_sql_step(log->store, statement, err)) > 0) {
+    db_int(statement, 1, from);
+    db_int(statement, 2, log->committed);
+    while ((r = db_step(log->db, statement, err)) > 0) {
         read_row(statement, &entry);
         if (entry.index != from)
             return hai_fail(err, -EBADMSG, "log entry %lld is missing", (long long)from);
@@ -126,11 +126,11 @@ static int truncate_before(struct entry_log *base, int64_t index, int64_t n_max,
 
     if (dropped <= 0)
         return 0;
-    int r = store_sql(log->store, "DELETE FROM log WHERE idx < ?", &statement, err);
+    int r = db_sql(log->db, "DELETE FROM log WHERE idx < ?", &statement, err);
     if (r < 0)
         return r;
-    store_sql_int(statement, 1, end);
-    r = store_sql_run(log->store, statement, err);
+    db_int(statement, 1, end);
+    r = db_run(log->db, statement, err);
     if (r < 0)
         return r;
     log->first = end;
@@ -138,17 +138,17 @@ static int truncate_before(struct entry_log *base, int64_t index, int64_t n_max,
 }
 
 static int read_range(struct log_sqlite *log, struct hai_err *err) {
-    _cleanup_(store_sql_donep) sqlite3_stmt *statement = NULL;
-    int r = store_sql(log->store, "SELECT (SELECT min(idx) FROM log), (SELECT max(idx) FROM log)",
-                      &statement, err);
+    _cleanup_(db_donep) sqlite3_stmt *statement = NULL;
+    int r = db_sql(log->db, "SELECT (SELECT min(idx) FROM log), (SELECT max(idx) FROM log)",
+                   &statement, err);
 
     if (r < 0)
         return r;
-    r = store_sql_step(log->store, statement, err);
+    r = db_step(log->db, statement, err);
     if (r < 0)
         return r;
-    int64_t low = store_sql_column_int(statement, 0);
-    int64_t high = store_sql_column_int(statement, 1);
+    int64_t low = db_column_int(statement, 0);
+    int64_t high = db_column_int(statement, 1);
     log->first = low == S_ABSENT ? 1 : low;
     log->committed = high == S_ABSENT ? 0 : high;
     return 0;
@@ -166,7 +166,7 @@ int log_sqlite_new(struct store *store, struct rows *rows, struct entry_log **re
     struct log_sqlite *log = hai_new(struct log_sqlite);
 
     log->log.ops = &ops;
-    log->store = store;
+    log->db = store_db(store);
     log->rows = rows;
     int r = read_range(log, err);
     if (r < 0) {

@@ -1,7 +1,6 @@
 #include "scheduler/store/migrate.h"
 
 #include "lib/pure/schema.h"
-#include "scheduler/store/store_sql.h"
 #include <unistd.h>
 
 const struct migrate_step *migrate_steps(int *ret_n) {
@@ -10,9 +9,8 @@ const struct migrate_step *migrate_steps(int *ret_n) {
     return NULL;
 }
 
-static int back_up(struct store *store, int64_t version, struct hai_err *err) {
-    _cleanup_free_ char *path =
-        hai_asprintf("%s/schedd.db.v%lld", store_dir(store), (long long)version);
+static int back_up(struct db *db, int64_t version, struct hai_err *err) {
+    _cleanup_free_ char *path = hai_asprintf("%s.v%lld", db_path(db), (long long)version);
     _cleanup_free_ char *sql = NULL;
     char *quoted = sqlite3_mprintf("VACUUM INTO %Q", path);
 
@@ -21,51 +19,51 @@ static int back_up(struct store *store, int64_t version, struct hai_err *err) {
     sqlite3_free(quoted);
     if (unlink(path) < 0 && errno != ENOENT)
         return hai_fail(err, -errno, "%s: %m", path);
-    return store_sql_exec(store, sql, err);
+    return db_exec(db, sql, err);
 }
 
-static int run_steps(struct store *store, int64_t version, int64_t target,
+static int run_steps(struct db *db, int64_t version, int64_t target,
                      const struct migrate_step *steps, int n_steps, struct hai_err *err) {
     for (int i = 0; i < n_steps; i++) {
         if (steps[i].to <= version || steps[i].to > target)
             continue;
-        int r = store_sql_exec(store, steps[i].sql, err);
+        int r = db_exec(db, steps[i].sql, err);
         if (r < 0)
             return hai_err_prefix(err,
                                   "migration to schema version %lld: ", (long long)steps[i].to);
         version = steps[i].to;
     }
     if (version != target)
-        return hai_fail(err, -EPROTO, "%s/schedd.db: no way from schema version %lld to %lld",
-                        store_dir(store), (long long)version, (long long)target);
-    return store_meta_set(store, "schema_version", target, err);
+        return hai_fail(err, -EPROTO, "%s: no way from schema version %lld to %lld", db_path(db),
+                        (long long)version, (long long)target);
+    return db_meta_set(db, "schema_version", target, err);
 }
 
-int migrate_run(struct store *store, int64_t target, const struct migrate_step *steps, int n_steps,
+int migrate_run(struct db *db, int64_t target, const struct migrate_step *steps, int n_steps,
                 bool read_only, struct hai_err *err) {
     int64_t version;
-    int r = store_meta_get(store, "schema_version", S_ABSENT, &version, err);
+    int r = db_meta_get(db, "schema_version", S_ABSENT, &version, err);
 
     if (r < 0)
         return r;
     if (version == S_ABSENT)
-        return hai_fail(err, -EBADMSG, "%s/schedd.db: not a store of hai", store_dir(store));
+        return hai_fail(err, -EBADMSG, "%s: not a store of hai", db_path(db));
     if (version > target || (read_only && version < target))
         return hai_fail_at(err, -EPROTO, "schema_version", NULL, NULL,
-                           "%s/schedd.db has schema version %lld; this hai-schedd (%s) knows %lld",
-                           store_dir(store), (long long)version, HAI_VERSION, (long long)target);
+                           "%s has schema version %lld; this hai-schedd (%s) knows %lld",
+                           db_path(db), (long long)version, HAI_VERSION, (long long)target);
     if (version == target)
         return 0;
-    r = back_up(store, version, err);
+    r = back_up(db, version, err);
     if (r < 0)
         return r;
-    r = store_begin(store, err);
+    r = db_begin(db, err);
     if (r < 0)
         return r;
-    r = run_steps(store, version, target, steps, n_steps, err);
+    r = run_steps(db, version, target, steps, n_steps, err);
     if (r < 0) {
-        store_rollback(store);
+        db_rollback(db);
         return r;
     }
-    return store_commit(store, err);
+    return db_commit(db, err);
 }

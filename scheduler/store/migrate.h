@@ -4,7 +4,7 @@
  * (schedd.db.v1, v1 being the old version). A store of a newer version is refused by name.
  */
 #pragma once
-#include "scheduler/store/store.h"
+#include "scheduler/store/db.h"
 
 struct migrate_step {
     int64_t to; // version that the SQL leads to, from the one before
@@ -16,5 +16,5 @@ const struct migrate_step *migrate_steps(int *ret_n);
 
 /* Bring a store to version `target`. read_only: refuse an older one too. Returns 0, -EPROTO for a
  * newer (or, read only, an older) store, -EIO, -ENOSPC, -EBADMSG. */
-int migrate_run(struct store *store, int64_t target, const struct migrate_step *steps, int n_steps,
+int migrate_run(struct db *db, int64_t target, const struct migrate_step *steps, int n_steps,
                 bool read_only, struct hai_err *err);

@@ -1,7 +1,7 @@
 #include "scheduler/store/query.h"
 
 #include "lib/pure/schema.h"
-#include "scheduler/store/store_sql.h"
+#include "scheduler/store/db.h"
 
 #define JOB_COLUMNS "id, user, name, state, submitted_us, ended_us, idx, record"
 #define EVENT_COLUMNS "idx, n, time_us, kind, job, attempt, rank, node, principal, message"
@@ -10,11 +10,11 @@ static const char *column_text(sqlite3_stmt *s, int column) {
     return (const char *)sqlite3_column_text(s, column);
 }
 
-static int give_jobs(struct store *store, sqlite3_stmt *s, query_job_fn fn, void *data,
+static int give_jobs(struct db *db, sqlite3_stmt *s, query_job_fn fn, void *data,
                      struct hai_err *err) {
     int n = 0, r;
 
-    while ((r = store_sql_step(store, s, err)) > 0) {
+    while ((r = db_step(db, s, err)) > 0) {
         struct rows_job job = {
             .id = sqlite3_column_int64(s, 0),
             .user = column_text(s, 1),
@@ -44,45 +44,45 @@ int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn
                                 " AND user = ?2 AND name = ?3"
                                 " AND (?4 < 0 OR state = ?4) AND ended_us >= ?5"
                                 " ORDER BY id DESC LIMIT ?6";
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
 
     assert(query->limit >= 1 && query->limit <= QUERY_ROWS_MAX);
-    int r = store_sql(store, query->user && query->name ? named : all, &s, err);
+    int r = db_sql(store_db(store), query->user && query->name ? named : all, &s, err);
     if (r < 0)
         return r;
-    store_sql_int(s, 1, query->below ? query->below : INT64_MAX);
-    store_sql_text(s, 2, query->user);
-    store_sql_text(s, 3, query->name);
-    store_sql_int(s, 4, query->state);
-    store_sql_int(s, 5, query->since_us);
-    store_sql_int(s, 6, query->limit);
-    return give_jobs(store, s, fn, data, err);
+    db_int(s, 1, query->below ? query->below : INT64_MAX);
+    db_text(s, 2, query->user);
+    db_text(s, 3, query->name);
+    db_int(s, 4, query->state);
+    db_int(s, 5, query->since_us);
+    db_int(s, 6, query->limit);
+    return give_jobs(store_db(store), s, fn, data, err);
 }
 
 int query_job(struct store *store, int64_t id, query_job_fn fn, void *data, struct hai_err *err) {
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
-    int r = store_sql(store, "SELECT " JOB_COLUMNS " FROM job WHERE id = ?", &s, err);
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_sql(store_db(store), "SELECT " JOB_COLUMNS " FROM job WHERE id = ?", &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, id);
-    return give_jobs(store, s, fn, data, err);
+    db_int(s, 1, id);
+    return give_jobs(store_db(store), s, fn, data, err);
 }
 
-static int give_events(struct store *store, sqlite3_stmt *s, int64_t limit, query_event_fn fn,
-                       void *data, struct hai_err *err) {
+static int give_events(struct db *db, sqlite3_stmt *s, int64_t limit, query_event_fn fn, void *data,
+                       struct hai_err *err) {
     int64_t last = 0;
     int n = 0, r;
 
-    while ((r = store_sql_step(store, s, err)) > 0) {
+    while ((r = db_step(db, s, err)) > 0) {
         struct rows_event event = {
             .index = sqlite3_column_int64(s, 0),
             .n = sqlite3_column_int64(s, 1),
             .time_us = sqlite3_column_int64(s, 2),
             .kind = column_text(s, 3),
-            .job = store_sql_column_int(s, 4),
-            .attempt = store_sql_column_int(s, 5),
-            .rank = store_sql_column_int(s, 6),
+            .job = db_column_int(s, 4),
+            .attempt = db_column_int(s, 5),
+            .rank = db_column_int(s, 6),
             .node = column_text(s, 7),
             .principal = column_text(s, 8),
             .message = column_text(s, 9),
@@ -102,75 +102,45 @@ int query_events(struct store *store, int64_t job, int64_t since, int64_t limit,
                                  " ORDER BY idx, n";
     static const char of_all[] = "SELECT " EVENT_COLUMNS " FROM event WHERE ?1 = 0 AND idx > ?2"
                                  " ORDER BY idx, n";
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
-    int r = store_sql(store, job ? of_job : of_all, &s, err);
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_sql(store_db(store), job ? of_job : of_all, &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, job);
-    store_sql_int(s, 2, since);
-    return give_events(store, s, limit, fn, data, err);
+    db_int(s, 1, job);
+    db_int(s, 2, since);
+    return give_events(store_db(store), s, limit, fn, data, err);
 }
 
 int query_events_newest(struct store *store, int64_t before, int64_t limit, query_event_fn fn,
                         void *data, struct hai_err *err) {
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
-    int r = store_sql(store,
-                      "SELECT " EVENT_COLUMNS " FROM event WHERE idx < ?"
-                      " ORDER BY idx DESC, n DESC",
-                      &s, err);
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_sql(store_db(store),
+                   "SELECT " EVENT_COLUMNS " FROM event WHERE idx < ?"
+                   " ORDER BY idx DESC, n DESC",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, before ? before : INT64_MAX);
-    return give_events(store, s, limit, fn, data, err);
-}
-
-int query_ranks(struct store *store, int64_t job, int64_t attempt, query_rank_fn fn, void *data,
-                struct hai_err *err) {
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
-    int n = 0;
-    int r = store_sql(store,
-                      "SELECT rank, node, code, signal, cause, ended_us FROM rank"
-                      " WHERE job = ? AND attempt = ? ORDER BY rank",
-                      &s, err);
-
-    if (r < 0)
-        return r;
-    store_sql_int(s, 1, job);
-    store_sql_int(s, 2, attempt);
-    while ((r = store_sql_step(store, s, err)) > 0) {
-        struct rows_rank rank = {
-            .job = job,
-            .attempt = attempt,
-            .rank = sqlite3_column_int64(s, 0),
-            .node = column_text(s, 1),
-            .code = store_sql_column_int(s, 2),
-            .signal = store_sql_column_int(s, 3),
-            .cause = column_text(s, 4),
-            .ended_us = sqlite3_column_int64(s, 5),
-        };
-        fn(data, &rank);
-        n++;
-    }
-    return r < 0 ? r : n;
+    db_int(s, 1, before ? before : INT64_MAX);
+    return give_events(store_db(store), s, limit, fn, data, err);
 }
 
 int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank, struct buf *ret,
                int64_t *ret_attempt, struct hai_err *err) {
-    _cleanup_(store_sql_donep) sqlite3_stmt *s = NULL;
-    int r = store_sql(store,
-                      "SELECT attempt, data FROM tail WHERE job = ?1 AND rank = ?3"
-                      " AND attempt BETWEEN ?2 AND ?4 ORDER BY attempt DESC LIMIT 1",
-                      &s, err);
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_sql(store_db(store),
+                   "SELECT attempt, data FROM tail WHERE job = ?1 AND rank = ?3"
+                   " AND attempt BETWEEN ?2 AND ?4 ORDER BY attempt DESC LIMIT 1",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, job);
-    store_sql_int(s, 2, attempt ? attempt : 1);
-    store_sql_int(s, 3, rank);
-    store_sql_int(s, 4, attempt ? attempt : INT64_MAX);
-    r = store_sql_step(store, s, err);
+    db_int(s, 1, job);
+    db_int(s, 2, attempt ? attempt : 1);
+    db_int(s, 3, rank);
+    db_int(s, 4, attempt ? attempt : INT64_MAX);
+    r = db_step(store_db(store), s, err);
     if (r < 0)
         return r;
     if (r == 0)

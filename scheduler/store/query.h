@@ -21,7 +21,6 @@ struct query_jobs {
 /* Rows are valid during the call. */
 typedef void (*query_job_fn)(void *data, const struct rows_job *job);
 typedef void (*query_event_fn)(void *data, const struct rows_event *event);
-typedef void (*query_rank_fn)(void *data, const struct rows_rank *rank);
 
 /* Each returns how many rows it gave to fn, or a negative error. */
 int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn fn, void *data,
@@ -36,10 +35,6 @@ int query_events(struct store *store, int64_t job, int64_t since, int64_t limit,
 /* The newest events before an index (0: no bound) of all, newest first. */
 int query_events_newest(struct store *store, int64_t before, int64_t limit, query_event_fn fn,
                         void *data, struct hai_err *err);
-
-/* Ranks of an attempt, in order. */
-int query_ranks(struct store *store, int64_t job, int64_t attempt, query_rank_fn fn, void *data,
-                struct hai_err *err);
 
 /* Append the stored tail of a rank's output; ret_attempt is the attempt it is of. attempt 0: the
  * newest stored. -ENOENT: none. */

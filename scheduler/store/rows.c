@@ -2,7 +2,7 @@
 
 #include "lib/pure/arena.h"
 #include "lib/pure/schema.h"
-#include "scheduler/store/store_sql.h"
+#include "scheduler/store/db.h"
 
 /* One growing array of outstanding rows of a kind. */
 #define ROW_LIST(type)                                                                             \
@@ -12,11 +12,10 @@
     }
 
 struct rows {
-    struct store *store;
+    struct db *db;
     struct arena texts; // of all outstanding rows; ends with them
     ROW_LIST(rows_job) jobs;
     ROW_LIST(rows_event) events;
-    ROW_LIST(rows_rank) ranks;
     ROW_LIST(rows_tail) tails;
     ROW_LIST(rows_audit) audits;
     int64_t applied; // rows of entries up to here were added
@@ -65,14 +64,6 @@ void rows_add_event(struct rows *rows, const struct rows_event *event) {
     PUSH(rows->events, copy);
 }
 
-void rows_add_rank(struct rows *rows, const struct rows_rank *rank) {
-    struct rows_rank copy = *rank;
-
-    copy.node = keep_text(rows, rank->node);
-    copy.cause = keep_text(rows, rank->cause);
-    PUSH(rows->ranks, copy);
-}
-
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail) {
     struct rows_tail copy = *tail;
 
@@ -90,120 +81,98 @@ void rows_add_audit(struct rows *rows, const struct rows_audit *audit) {
     PUSH(rows->audits, copy);
 }
 
-static int write_job(struct store *store, const struct rows_job *job, struct hai_err *err) {
+static int write_job(struct db *db, const struct rows_job *job, struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = store_sql(store,
-                      "INSERT OR REPLACE INTO job"
-                      " (id, user, name, state, submitted_us, ended_us, idx, record)"
-                      " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                      &s, err);
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO job"
+                   " (id, user, name, state, submitted_us, ended_us, idx, record)"
+                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, job->id);
-    store_sql_text(s, 2, job->user);
-    store_sql_text(s, 3, job->name);
-    store_sql_int(s, 4, job->state);
-    store_sql_int(s, 5, job->submitted_us);
-    store_sql_int(s, 6, job->ended_us);
-    store_sql_int(s, 7, job->index);
-    store_sql_blob(s, 8, job->record, job->record_bytes);
-    return store_sql_run(store, s, err);
+    db_int(s, 1, job->id);
+    db_text(s, 2, job->user);
+    db_text(s, 3, job->name);
+    db_int(s, 4, job->state);
+    db_int(s, 5, job->submitted_us);
+    db_int(s, 6, job->ended_us);
+    db_int(s, 7, job->index);
+    db_blob(s, 8, job->record, job->record_bytes);
+    return db_run(db, s, err);
 }
 
-static int write_event(struct store *store, const struct rows_event *event, struct hai_err *err) {
+static int write_event(struct db *db, const struct rows_event *event, struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = store_sql(store,
-                      "INSERT OR REPLACE INTO event"
-                      " (idx, n, time_us, kind, job, attempt, rank, node, principal, message)"
-                      " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                      &s, err);
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO event"
+                   " (idx, n, time_us, kind, job, attempt, rank, node, principal, message)"
+                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, event->index);
-    store_sql_int(s, 2, event->n);
-    store_sql_int(s, 3, event->time_us);
-    store_sql_text(s, 4, event->kind);
-    store_sql_int(s, 5, event->job);
-    store_sql_int(s, 6, event->attempt);
-    store_sql_int(s, 7, event->rank);
-    store_sql_text(s, 8, event->node);
-    store_sql_text(s, 9, event->principal);
-    store_sql_text(s, 10, event->message);
-    return store_sql_run(store, s, err);
+    db_int(s, 1, event->index);
+    db_int(s, 2, event->n);
+    db_int(s, 3, event->time_us);
+    db_text(s, 4, event->kind);
+    db_int(s, 5, event->job);
+    db_int(s, 6, event->attempt);
+    db_int(s, 7, event->rank);
+    db_text(s, 8, event->node);
+    db_text(s, 9, event->principal);
+    db_text(s, 10, event->message);
+    return db_run(db, s, err);
 }
 
-static int write_rank(struct store *store, const struct rows_rank *rank, struct hai_err *err) {
+static int write_tail(struct db *db, const struct rows_tail *tail, struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = store_sql(store,
-                      "INSERT OR REPLACE INTO rank"
-                      " (job, attempt, rank, node, code, signal, cause, ended_us)"
-                      " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                      &s, err);
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO tail (job, attempt, rank, time_us, data)"
+                   " VALUES (?, ?, ?, ?, ?)",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, rank->job);
-    store_sql_int(s, 2, rank->attempt);
-    store_sql_int(s, 3, rank->rank);
-    store_sql_text(s, 4, rank->node);
-    store_sql_int(s, 5, rank->code);
-    store_sql_int(s, 6, rank->signal);
-    store_sql_text(s, 7, rank->cause);
-    store_sql_int(s, 8, rank->ended_us);
-    return store_sql_run(store, s, err);
+    db_int(s, 1, tail->job);
+    db_int(s, 2, tail->attempt);
+    db_int(s, 3, tail->rank);
+    db_int(s, 4, tail->time_us);
+    db_blob(s, 5, tail->data, tail->n_bytes);
+    return db_run(db, s, err);
 }
 
-static int write_tail(struct store *store, const struct rows_tail *tail, struct hai_err *err) {
+static int write_audit(struct db *db, const struct rows_audit *audit, struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = store_sql(store,
-                      "INSERT OR REPLACE INTO tail (job, attempt, rank, time_us, data)"
-                      " VALUES (?, ?, ?, ?, ?)",
-                      &s, err);
+    int r = db_sql(db,
+                   "INSERT INTO audit (time_us, principal, method, path, status, detail)"
+                   " VALUES (?, ?, ?, ?, ?, ?)",
+                   &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, tail->job);
-    store_sql_int(s, 2, tail->attempt);
-    store_sql_int(s, 3, tail->rank);
-    store_sql_int(s, 4, tail->time_us);
-    store_sql_blob(s, 5, tail->data, tail->n_bytes);
-    return store_sql_run(store, s, err);
-}
-
-static int write_audit(struct store *store, const struct rows_audit *audit, struct hai_err *err) {
-    sqlite3_stmt *s;
-    int r = store_sql(store,
-                      "INSERT INTO audit (time_us, principal, method, path, status, detail)"
-                      " VALUES (?, ?, ?, ?, ?, ?)",
-                      &s, err);
-
-    if (r < 0)
-        return r;
-    store_sql_int(s, 1, audit->time_us);
-    store_sql_text(s, 2, audit->principal);
-    store_sql_text(s, 3, audit->method);
-    store_sql_text(s, 4, audit->path);
-    store_sql_int(s, 5, audit->status);
-    store_sql_text(s, 6, audit->detail);
-    return store_sql_run(store, s, err);
+    db_int(s, 1, audit->time_us);
+    db_text(s, 2, audit->principal);
+    db_text(s, 3, audit->method);
+    db_text(s, 4, audit->path);
+    db_int(s, 5, audit->status);
+    db_text(s, 6, audit->detail);
+    return db_run(db, s, err);
 }
 
 #define WRITE_ALL(list, write)                                                                     \
     for (size_t i = 0; r == 0 && i < (list).n; i++)                                                \
-    r = write(rows->store, &(list).items[i], err)
+    r = write(rows->db, &(list).items[i], err)
 
 int rows_write(struct rows *rows, struct hai_err *err) {
     int r = 0;
 
     WRITE_ALL(rows->jobs, write_job);
     WRITE_ALL(rows->events, write_event);
-    WRITE_ALL(rows->ranks, write_rank);
     WRITE_ALL(rows->tails, write_tail);
     WRITE_ALL(rows->audits, write_audit);
     if (r == 0 && rows->applied != rows->written)
-        r = store_meta_set(rows->store, "applied_index", rows->applied, err);
+        r = db_meta_set(rows->db, "applied_index", rows->applied, err);
     return r;
 }
 
@@ -211,24 +180,24 @@ void rows_written(struct rows *rows, bool committed) {
     if (!committed)
         return; // kept for the next transaction
     rows->written = rows->applied;
-    rows->jobs.n = rows->events.n = rows->ranks.n = rows->tails.n = rows->audits.n = 0;
+    rows->jobs.n = rows->events.n = rows->tails.n = rows->audits.n = 0;
     arena_clear(&rows->texts);
 }
 
 size_t rows_outstanding(const struct rows *rows) {
-    return rows->jobs.n + rows->events.n + rows->ranks.n + rows->tails.n + rows->audits.n;
+    return rows->jobs.n + rows->events.n + rows->tails.n + rows->audits.n;
 }
 
 int rows_flush(struct rows *rows, struct hai_err *err) {
     if (!rows_outstanding(rows) && rows->applied == rows->written)
         return 0;
-    int r = store_begin(rows->store, err);
+    int r = db_begin(rows->db, err);
     if (r == 0) {
         r = rows_write(rows, err);
         if (r < 0)
-            store_rollback(rows->store);
+            db_rollback(rows->db);
         else
-            r = store_commit(rows->store, err);
+            r = db_commit(rows->db, err);
     }
     rows_written(rows, r == 0);
     return r;
@@ -252,17 +221,17 @@ void rows_outstanding_events(const struct rows *rows, int64_t job, int64_t since
     }
 }
 
-static int expire(struct store *store, const char *sql, int64_t before_us, int64_t n_max,
+static int expire(struct db *db, const char *sql, int64_t before_us, int64_t n_max,
                   struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = store_sql(store, sql, &s, err);
+    int r = db_sql(db, sql, &s, err);
 
     if (r < 0)
         return r;
-    store_sql_int(s, 1, before_us);
-    store_sql_int(s, 2, n_max);
-    r = store_sql_run(store, s, err);
-    return r < 0 ? r : sqlite3_changes(store_db(store));
+    db_int(s, 1, before_us);
+    db_int(s, 2, n_max);
+    r = db_run(db, s, err);
+    return r < 0 ? r : sqlite3_changes(db_sqlite(db));
 }
 
 int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, int64_t n_max,
@@ -272,10 +241,7 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
         const char *sql;
         bool tails;
     } steps[] = {
-        {"DELETE FROM rank WHERE (job, attempt, rank) IN (SELECT job, attempt, rank FROM rank"
-         " WHERE job IN (SELECT id FROM job WHERE ended_us < ?) LIMIT ?)",            false},
-        {"DELETE FROM job WHERE id IN (SELECT id FROM job WHERE ended_us < ? AND NOT EXISTS"
-         " (SELECT 1 FROM rank WHERE rank.job = job.id) LIMIT ?)",                    false},
+        {"DELETE FROM job WHERE id IN (SELECT id FROM job WHERE ended_us < ? LIMIT ?)",        false},
         {"DELETE FROM event WHERE time_us < ?1 AND idx IN (SELECT idx FROM event"
          " ORDER BY idx, n LIMIT ?2)",                                                false},
         {"DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time_us < ? LIMIT ?)",   false},
@@ -285,8 +251,8 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
     int total = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
-        int r = expire(rows->store, steps[i].sql, steps[i].tails ? tails_before_us : before_us,
-                       n_max, err);
+        int r = expire(rows->db, steps[i].sql, steps[i].tails ? tails_before_us : before_us, n_max,
+                       err);
         if (r < 0)
             return r;
         total += r;
@@ -296,12 +262,12 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
 
 int rows_new(struct store *store, struct rows **ret, struct hai_err *err) {
     int64_t applied;
-    int r = store_meta_get(store, "applied_index", 0, &applied, err);
+    int r = db_meta_get(store_db(store), "applied_index", 0, &applied, err);
 
     if (r < 0)
         return r;
     struct rows *rows = hai_new(struct rows);
-    rows->store = store;
+    rows->db = store_db(store);
     rows->applied = rows->written = applied;
     *ret = rows;
     return 0;
@@ -313,7 +279,6 @@ void rows_free(struct rows *rows) {
     arena_free(&rows->texts);
     free(rows->jobs.items);
     free(rows->events.items);
-    free(rows->ranks.items);
     free(rows->tails.items);
     free(rows->audits.items);
     free(rows);

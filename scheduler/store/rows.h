@@ -39,17 +39,6 @@ struct rows_event {
     const char *message;
 };
 
-struct rows_rank {
-    int64_t job;
-    int64_t attempt;
-    int64_t rank;
-    const char *node;
-    int64_t code;   // or S_ABSENT
-    int64_t signal; // or S_ABSENT
-    const char *cause;
-    int64_t ended_us;
-};
-
 struct rows_tail {
     int64_t job;
     int64_t attempt;
@@ -76,7 +65,6 @@ DEFINE_CLEANUP(struct rows *, rows_free)
 /* Collect a row; everything is copied. */
 void rows_add_job(struct rows *rows, const struct rows_job *job);
 void rows_add_event(struct rows *rows, const struct rows_event *event);
-void rows_add_rank(struct rows *rows, const struct rows_rank *rank);
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail);
 void rows_add_audit(struct rows *rows, const struct rows_audit *audit);
 

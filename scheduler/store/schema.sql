@@ -1,7 +1,7 @@
 -- schema.sql - every table of the scheduler's store; the one home of their form.
 --
 -- `log` is the truth: state is what follows from it. All other tables are a projection of the log
--- (job, event, rank: written one transaction later, up to meta.applied_index) or keep what is not
+-- (job, event: written one transaction later, up to meta.applied_index) or keep what is not
 -- state: the last output of ranks, who asked for what.
 -- A change of this file needs a higher schema_version and a step in migrate.c.
 
@@ -50,19 +50,6 @@ CREATE TABLE event (
     PRIMARY KEY (idx, n)
 ) WITHOUT ROWID;
 CREATE INDEX event_by_job ON event (job, idx, n) WHERE job IS NOT NULL;
-
--- How ranks ended.
-CREATE TABLE rank (
-    job      INTEGER NOT NULL,
-    attempt  INTEGER NOT NULL,
-    rank     INTEGER NOT NULL,
-    node     TEXT NOT NULL,
-    code     INTEGER,
-    signal   INTEGER,
-    cause    TEXT NOT NULL,
-    ended_us INTEGER NOT NULL,
-    PRIMARY KEY (job, attempt, rank)
-) WITHOUT ROWID;
 
 -- The last output of ranks that ended, stored before their agent's report is acknowledged.
 CREATE TABLE tail (

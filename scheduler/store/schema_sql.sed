@@ -1,6 +1,6 @@
-# Turns schema.sql into the C header schema_sql.h: one string, without the comments.
+# Turns schema.sql into the C file schema_sql.c: one string, without the comments.
 s/--.*//
 s/["\\]/\\&/g
 s/.*/    "&\\n"/
-1i static const char SCHEMA_SQL[] =
+1i #include "scheduler/store/schema_sql.h"\nconst char schema_sql_text[] =
 $a\    ;

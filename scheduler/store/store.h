@@ -1,9 +1,8 @@
 /* store.h - the scheduler's durable store: one SQLite file in a state directory.
  *
- * Opens it, checks and migrates its schema, and runs transactions. What is in the tables is the
- * business of log_sqlite.h (the log), rows.h (the projection, writing) and query.h (reading);
- * snapshots of the state are files beside it (snapshot.h). WAL with synchronous=FULL: a transaction
- * that store_commit has returned 0 for survives kill -9 and power loss.
+ * Opens it, makes or migrates its tables. What is in the tables is the business of log_sqlite.h
+ * (the log), rows.h (the projection, writing) and query.h (reading); snapshots of the state are
+ * files beside it (snapshot.h).
  *
  * One process writes at a time (a lock file); others may read a live store with `read_only`.
  */
@@ -13,6 +12,7 @@
 enum { STORE_SCHEMA_VERSION = 1, STORE_ID_BYTES = 33 };
 
 struct store;
+struct db;
 
 /* dir        state directory; DIR/schedd.db is the file
  * vfs        SQLite VFS to use, NULL: the system's; tests lose power with one of their own
@@ -35,12 +35,5 @@ DEFINE_CLEANUP(struct store *, store_close)
 const char *store_id(const struct store *store);
 const char *store_dir(const struct store *store);
 
-/* One transaction at a time. After a failed store_commit nothing of it is there. */
-int store_begin(struct store *store, struct hai_err *err);
-int store_commit(struct store *store, struct hai_err *err);
-void store_rollback(struct store *store);
-
-/* Numbers of the table `meta`. Reading: fallback if there is none. */
-int store_meta_get(struct store *store, const char *key, int64_t fallback, int64_t *ret,
-                   struct hai_err *err);
-int store_meta_set(struct store *store, const char *key, int64_t value, struct hai_err *err);
+/* The connection, for the files of this folder. */
+struct db *store_db(const struct store *store);

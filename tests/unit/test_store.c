@@ -1,10 +1,10 @@
 #include "lib/fileio.h"
 #include "lib/pure/schema.h"
+#include "scheduler/store/db.h"
 #include "scheduler/store/log_sqlite.h"
 #include "scheduler/store/migrate.h"
 #include "scheduler/store/query.h"
 #include "scheduler/store/snapshot.h"
-#include "scheduler/store/store_sql.h"
 #include "tests/unit/power_vfs.h"
 #include "tests/unit/test.h"
 
@@ -290,13 +290,13 @@ TEST(migration)
     make_dir(&f);
     CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
     _cleanup_free_ char *backup = hai_asprintf("%s/schedd.db.v1", f.dir);
-    CHECK_EQ(migrate_run(f.store, 4, steps, ARRAY_SIZE(steps), false, &err), -EIO);
+    CHECK_EQ(migrate_run(store_db(f.store), 4, steps, ARRAY_SIZE(steps), false, &err), -EIO);
     CHECK(strstr(err.text, "schema version 4"), "%s", err.text);
-    CHECK_EQ(store_meta_get(f.store, "schema_version", 0, &version, NULL), 0);
+    CHECK_EQ(db_meta_get(store_db(f.store), "schema_version", 0, &version, NULL), 0);
     CHECK_EQ(version, 1, "all steps or none");
-    CHECK_EQ(migrate_run(f.store, 3, steps, ARRAY_SIZE(steps), false, &err), 0);
+    CHECK_EQ(migrate_run(store_db(f.store), 3, steps, ARRAY_SIZE(steps), false, &err), 0);
     CHECK_EQ(access(backup, F_OK), 0);
-    CHECK_EQ(store_sql_exec(f.store, "UPDATE added SET x = 8 WHERE x = 7", NULL), 0);
+    CHECK_EQ(db_exec(store_db(f.store), "UPDATE added SET x = 8 WHERE x = 7", NULL), 0);
     close_store(&f);
     CHECK_EQ(open_with(&f, NULL, false, &err), -EPROTO, "a newer store is refused by name");
     CHECK(strstr(err.text, "schema version 3"), "%s", err.text);
@@ -345,7 +345,7 @@ static int64_t run_until_loss(struct fixture *f) {
     if (open_with(f, "power", true, NULL) < 0)
         return 0;
     /* Small, so that pages move from the WAL into the database within the test. */
-    store_sql_exec(f->store, "PRAGMA wal_autocheckpoint = 4", NULL);
+    db_exec(store_db(f->store), "PRAGMA wal_autocheckpoint = 4", NULL);
     for (int i = 0; i < 12 && !power_vfs_failed(); i++) {
         if (append(f, i % 3 + 1) == 0)
             acknowledged = entry_log_committed(f->log);
