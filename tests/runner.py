@@ -177,7 +177,7 @@ class Runner:
                 print(f"              log: {os.path.relpath(result.log, ROOT)}", flush=True)
 
     def run(self, jobs):
-        """Run jobs, N_PARALLEL at a time, those that want the machine alone last. True: all held."""
+        """Run jobs, N_PARALLEL at a time, then those that want the machine alone. True: all held."""
         jobs = [job for job in jobs if self.wants(job.name)]
         first = len(self.results)
         queue = collections.deque(job for job in jobs if not job.alone)
@@ -203,7 +203,7 @@ class Runner:
 
 
 def build_job(kind, targets=()):
-    """Configure and build build-tests/KIND, and install it below build-tests/KIND/stage for end-to-end tests.
+    """Configure and build build-tests/KIND, and install it below its stage/ for end-to-end tests.
 
     meson's files are older than a change of options would be, so a broken folder is made anew.
     """
@@ -248,7 +248,8 @@ def scripts(folder, kind, timeout_s, prefix="test_"):
     """Executable files tests/FOLDER/test_*, run against the programs of build-tests/KIND."""
     path = os.path.join(ROOT, "tests", folder)
     stage = os.path.join(BUILD, kind, "stage", "usr", "local")
-    env = {"HAI_PREFIX": stage, "PATH": f"{stage}/bin:{os.environ['PATH']}", "HAI_BUILD_KIND": kind}
+    env = {"HAI_PREFIX": stage, "HAI_BUILD_DIR": os.path.join(BUILD, kind),
+           "HAI_BUILD_KIND": kind, "PATH": f"{stage}/bin:{os.environ['PATH']}"}
     factor = SANITIZER_FACTOR if kind != "release" else 1
     names = sorted(os.listdir(path)) if os.path.isdir(path) else []
     jobs = []

@@ -33,7 +33,8 @@ BODY = '#include "scheduler/core/feasible.h"\n\n'
 
 # rule, file, its text (None: text appended to the clean file), what the finding says
 PLANTED = [
-    ("check_includes", "cli/verb.c", '#include "scheduler/core/feasible.h"\n', "may not be included"),
+    ("check_includes", "cli/verb.c", '#include "scheduler/core/feasible.h"\n',
+     "may not be included"),
     ("check_includes", "agent/core/plan.c", '#include "lib/text.h"\n', "may not be included"),
     ("check_includes", "wire/post.c", '#include "text.h"\n', "not a path from the root"),
     ("check_includes", "odd/post.c", "", "STYLE table does not know"),

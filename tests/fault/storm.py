@@ -1,0 +1,271 @@
+"""storm.py - kill -9 of the scheduler, and of agents, in a storm of submissions and stops.
+
+Clients submit jobs and stop some of them as fast as they are answered, and write down what was
+acknowledged before they ask again. Every round kills the scheduler at a random moment, sometimes
+twice, sometimes with an agent. What was acknowledged must be there afterwards and end as it must;
+the ranks themselves (lock_rank.c) find out whether a job or a GPU was given out twice.
+"""
+
+import argparse
+import collections
+import http.client
+import os
+import random
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import cluster  # noqa: E402
+
+N_CLIENTS = 6
+ROUNDS_A_CHECK = 10
+BACKLOG_MAX = 400
+STOP_SHARE = 0.15
+
+Acked = collections.namedtuple("Acked", "name ranks milliseconds")
+
+
+def lock_rank():
+    folder = os.environ.get("HAI_BUILD_DIR") or os.path.join(
+        os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build")
+    path = os.path.join(folder, "tests", "fault", "lock_rank")
+    if not os.access(path, os.X_OK):
+        raise SystemExit(f"{path} is not built; HAI_BUILD_DIR names the build")
+    return path
+
+
+class Client(threading.Thread):
+    """Submits and stops until told to end; everything it records was answered."""
+
+    def __init__(self, storm, number):
+        super().__init__(daemon=True)
+        self.storm = storm
+        self.rng = random.Random(f"{storm.seed} client {number}")
+        self.number = number
+        self.api = storm.api()
+        self.jobs = {}
+        self.stopped = set()
+        self.n_sent = 0
+        self.refused = []
+        self.record = open(os.path.join(storm.dir, f"acked-{number}"), "a", buffering=1)
+
+    def persist(self, method, path, body, headers=None):
+        """Ask until there is an answer that is not "come back later"."""
+        while not self.storm.abort.is_set():
+            try:
+                status, answer = self.api.call(method, path, body, headers)
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.02)
+                continue
+            if status != 503:
+                return status, answer
+            time.sleep(0.02)
+        return None, None
+
+    def submit(self):
+        self.n_sent += 1
+        name = f"s{self.number}-{self.storm.tag}-{self.n_sent}"
+        nodes, gpus = self.rng.choice([(1, 0), (1, 1), (1, 1), (1, 2), (2, 1), (2, 2)])
+        ms = self.rng.randrange(0, 150)
+        spec = {"version": 3, "name": name, "workdir": "/", "grace_s": 1,
+                "command": [self.storm.program, self.storm.dir, str(ms)],
+                "resources": {"nodes": nodes, "gpus_per_node": gpus, "cpus": 1}}
+        key = f"{name}-{self.rng.getrandbits(64):x}"
+        status, answer = self.persist("POST", "/api/v1/jobs", spec, {"Idempotency-Key": key})
+        if status in (200, 201):
+            self.record.write(f"job {answer['id']} {name}\n")
+            self.jobs[answer["id"]] = Acked(name, nodes * max(gpus, 1), ms)
+        elif status is not None:
+            self.refused.append(f"submission {name}: {status} {answer}")
+
+    def stop(self):
+        job = self.rng.choice(list(self.jobs)[-30:])
+        status, answer = self.persist("POST", f"/api/v1/jobs/{job}/stop",
+                                      {"force": self.rng.random() < 0.5})
+        if status == 200:
+            self.record.write(f"stop {job}\n")
+            self.stopped.add(job)
+        elif status is not None and status != 409:
+            self.refused.append(f"stop of {job}: {status} {answer}")
+
+    def run(self):
+        while not self.storm.ending.is_set():
+            if not self.storm.flowing.wait(0.1):
+                continue
+            if self.jobs and self.rng.random() < STOP_SHARE:
+                self.stop()
+            else:
+                self.submit()
+        self.api.close()
+        self.record.close()
+
+
+class Storm:
+    def __init__(self, live, directory, seed):
+        self.cluster = live
+        self.dir = directory
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.tag = f"{seed:x}"
+        self.program = lock_rank()
+        self.ending = threading.Event()
+        self.flowing = threading.Event()
+        self.abort = threading.Event()
+        self.checked = set()
+        self.problems = []
+        self.n_kills = self.n_agent_kills = 0
+        self.back_s = []
+        self.clients = []
+
+    def api(self):
+        return self.cluster.api(timeout_s=10)
+
+    def settled(self, api):
+        """None while jobs run; the list of all jobs once all have ended."""
+        try:
+            jobs = api.get("/api/v1/jobs?all=1&limit=1000000")
+        except (OSError, http.client.HTTPException, cluster.Refused):
+            return None
+        return jobs if all(job["state"] in cluster.ENDED for job in jobs) else None
+
+    def backlog(self, api):
+        try:
+            return len(api.get("/api/v1/queue"))
+        except (OSError, http.client.HTTPException, cluster.Refused):
+            return 0
+
+    def round(self, api):
+        self.flowing.set()
+        time.sleep(self.rng.uniform(0.05, 0.6))
+        if self.rng.random() < 0.4:
+            agent = self.cluster.agent_pid(self.rng.choice(self.cluster.node_names()))
+            if agent and cluster.kill(agent):
+                self.n_agent_kills += 1
+        for _ in range(1 + (self.rng.random() < 0.2)):
+            pid = cluster.wait_for("scheduler", self.cluster.schedd_pid, 15, 0.01)
+            # A second blow falls into the recovery from the first.
+            time.sleep(self.rng.uniform(0, 0.05))
+            started = time.monotonic()
+            if cluster.kill(pid):
+                self.n_kills += 1
+        cluster.wait_for("service", lambda: self.alive(api), 30, 0.005)
+        self.back_s.append(time.monotonic() - started)
+        if self.backlog(api) > BACKLOG_MAX:
+            self.flowing.clear()
+            cluster.wait_for("shorter queue", lambda: self.backlog(api) < BACKLOG_MAX // 4, 120)
+
+    @staticmethod
+    def alive(api):
+        try:
+            return api.call("GET", "/healthz")[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def check(self, api):
+        """Everything acknowledged so far is there, once, and ended as it must."""
+        jobs = cluster.wait_for("end of all jobs", lambda: self.settled(api), 180, 0.2)
+        by_id = {job["id"]: job for job in jobs}
+        names = collections.Counter(job["name"] for job in jobs)
+        self.problems += [f"{name}: submitted once, {n} jobs" for name, n in names.items() if n > 1]
+        starts = self.starts()
+        for client in self.clients:
+            self.problems += client.refused
+            client.refused = []
+            for job, acked in list(client.jobs.items()):
+                if job not in self.checked:
+                    self.checked.add(job)
+                    self.check_job(job, acked, by_id.get(job), starts, job in client.stopped)
+        with open(os.path.join(self.dir, "violations"), "a+") as f:
+            f.seek(0)
+            self.problems += [f"violation: {line.strip()}" for line in f]
+
+    def check_job(self, job, acked, view, starts, stopped):
+        if view is None or view["name"] != acked.name:
+            self.problems.append(f"job {job} ({acked.name}): acknowledged and lost")
+            return
+        allowed = ("stopped", "succeeded", "failed") if stopped else ("succeeded",)
+        if view["state"] not in allowed:
+            self.problems.append(f"job {job}: {view['state']} ({view['message']}), not {allowed}")
+        if view["attempt"] > 1:
+            self.problems.append(f"job {job}: started {view['attempt']} times without a fault")
+        counts = [starts[(job, rank)] for rank in range(acked.ranks)]
+        if view["state"] == "succeeded" and counts != [1] * acked.ranks:
+            self.problems.append(f"job {job}: succeeded with {counts} starts of its ranks")
+        elif max(counts) > 1:
+            self.problems.append(f"job {job}: {counts} starts of its ranks")
+
+    def starts(self):
+        counts = collections.Counter()
+        try:
+            with open(os.path.join(self.dir, "ranks")) as f:
+                for line in f:
+                    job, rank, _, what = line.split()[:4]
+                    counts[(int(job), int(rank))] += what == "start"
+        except FileNotFoundError:
+            pass
+        return counts
+
+    def run(self, rounds, minutes):
+        self.clients = [Client(self, number) for number in range(N_CLIENTS)]
+        for client in self.clients:
+            client.start()
+        api = self.api()
+        deadline = time.monotonic() + minutes * 60 if minutes else None
+        done = 0
+        try:
+            while not self.problems and (done < rounds if rounds else True) and \
+                    (deadline is None or time.monotonic() < deadline):
+                self.round(api)
+                done += 1
+                if done % ROUNDS_A_CHECK == 0:
+                    self.flowing.clear()
+                    time.sleep(0.2)
+                    self.check(api)
+                    print(f"  {done} rounds, {len(self.checked)} jobs", flush=True)
+        finally:
+            self.ending.set()
+            for client in self.clients:
+                client.join(20)
+            self.abort.set()
+        self.check(api)
+        return done
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="storm")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=0)
+    parser.add_argument("--seed", type=int)
+    args = parser.parse_args(argv)
+    if not args.rounds and not args.minutes:
+        args.rounds = 8
+    seed = cluster.seed_of(args.seed)
+    print(f"seed {seed}")
+    with cluster.Cluster() as live:
+        directory = os.path.join(live.dir, "storm")
+        os.mkdir(directory)
+        os.chmod(directory, 0o777)
+        storm = Storm(live, directory, seed)
+        try:
+            done = storm.run(args.rounds, args.minutes)
+        except (cluster.Timeout, cluster.Refused, OSError) as problem:
+            storm.problems.append(f"{type(problem).__name__}: {problem}")
+            done = 0
+        n_stops = sum(len(client.stopped) for client in storm.clients)
+        print(f"rounds {done}, kills of the scheduler {storm.n_kills}, of agents "
+              f"{storm.n_agent_kills}, jobs acknowledged {len(storm.checked)}, stops {n_stops}")
+        if storm.back_s:
+            print(f"back in service after {cluster.percentile(storm.back_s, 0.5):.3f} s (median), "
+                  f"{max(storm.back_s):.3f} s (longest)")
+        for problem in storm.problems[:20]:
+            print(f"FAILED {problem}")
+        if storm.problems:
+            print(live.tails())
+    print(f"problems {len(storm.problems)}")
+    print(f"{int(not storm.problems)} passed, {int(bool(storm.problems))} failed, 0 skipped")
+    return 1 if storm.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
