@@ -150,11 +150,17 @@ static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
         bpe->symbols = hai_realloc_array(bpe->symbols, bpe->n_symbols_max, sizeof *bpe->symbols);
     }
     struct symbol *s = bpe->symbols;
+    size_t n = 0;
     for (size_t i = 0; i < n_bytes; i++)
-        s[i] = (struct symbol){bpe->bytes[word[i]], (int32_t)i - 1,
-                               i + 1 < n_bytes ? (int32_t)i + 1 : -1};
+        if (bpe->bytes[word[i]] >= 0) {
+            s[n] = (struct symbol){bpe->bytes[word[i]], (int32_t)n - 1, (int32_t)n + 1};
+            n++;
+        }
+    if (!n)
+        return;
+    s[n - 1].after = -1;
     bpe->n_heap = 0;
-    for (size_t i = 0; i + 1 < n_bytes; i++)
+    for (size_t i = 0; i + 1 < n; i++)
         consider(bpe, (int32_t)i);
     while (bpe->n_heap) {
         struct candidate c = heap_pop(bpe);

@@ -13,7 +13,8 @@ struct bpe *bpe_new(void);
 void bpe_free(struct bpe *bpe);
 DEFINE_CLEANUP(struct bpe *, bpe_free)
 
-/* The token of a single byte. All 256 are set before the first bpe_encode. */
+/* The token of a single byte; -1: it has none and is dropped. All 256 are set before the first
+ * bpe_encode. */
 void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id);
 
 /* left followed by right becomes merged; lower ranks go first. A pair given twice keeps the first.

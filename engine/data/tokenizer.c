@@ -1,6 +1,7 @@
 #include "engine/data/tokenizer.h"
 #include "engine/data/bpe.h"
 #include "engine/data/utf8.h"
+#include "lib/digest.h"
 #include "lib/fileio.h"
 #include "lib/json.h"
 #include "lib/regex.h"
@@ -36,6 +37,7 @@ struct tokenizer {
     struct token *tokens;
     int32_t n_vocab;
     int32_t begin, end;
+    uint64_t digest;
     struct bpe *bpe;                // NULL: bytes
     struct regex *steps[STEPS_MAX]; // each cuts what the one before left into words
     int n_steps;
@@ -90,6 +92,11 @@ struct tokenizer *tokenizer_new_bytes(void) {
  * Source: bytes_to_unicode of OpenAI's GPT-2 encoder.py. */
 static bool byte_is_printed(int byte) {
     return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+}
+
+/* Bytes that no UTF-8 text has: published vocabularies lack some of them. */
+static bool byte_is_never_utf8(int byte) {
+    return byte == 0xC0 || byte == 0xC1 || byte >= 0xF5;
 }
 
 static void byte_table(int16_t from_char[512], uint32_t to_char[256]) {
@@ -230,7 +237,7 @@ static int read_vocab(const struct reader *x, const struct json *vocab) {
         char text[5] = {0};
         utf8_write(to_char[i], text);
         int64_t id = json_get_int(vocab, text, -1);
-        if (id < 0)
+        if (id < 0 && !byte_is_never_utf8(i))
             return malformed(x, "model.vocab: a byte has no token");
         bpe_set_byte(t->bpe, (uint8_t)i, (int32_t)id);
     }
@@ -329,10 +336,13 @@ static int count_vocab(const struct reader *x, const struct json *root) {
     return (int)n;
 }
 
-static int read_json(const char *path, struct json **ret, struct hai_err *err) {
+/* Read a file; digest is taken on from its value. */
+static int read_json(const char *path, struct json **ret, uint64_t *digest, struct hai_err *err) {
     _cleanup_(buf_free) struct buf text = {0};
     int r = fileio_read_file(path, FILE_BYTES_MAX, &text, err);
 
+    if (r == 0)
+        *digest = *digest * 31 + digest_xxh3(text.data, text.n_bytes);
     return r < 0 ? r : json_parse(text.data, text.n_bytes, path, ret, err);
 }
 
@@ -360,7 +370,7 @@ static int read_bpe(const char *path, const struct json *config, struct tokenize
                     struct hai_err *err) {
     _cleanup_(json_freep) struct json *root = NULL;
     const struct reader x = {t, path, err};
-    int r = read_json(path, &root, err);
+    int r = read_json(path, &root, &t->digest, err);
 
     if (r < 0)
         return r;
@@ -381,6 +391,7 @@ static int read_bpe(const char *path, const struct json *config, struct tokenize
 
 int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err) {
     _cleanup_(json_freep) struct json *config = NULL;
+    uint64_t digest = 0;
     int r;
 
     if (hai_streq(dir, "bytes")) {
@@ -389,7 +400,7 @@ int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err)
     }
     _cleanup_free_ char *path = hai_asprintf("%s/tokenizer.json", dir);
     _cleanup_free_ char *config_path = hai_asprintf("%s/tokenizer_config.json", dir);
-    if (access(config_path, F_OK) == 0 && (r = read_json(config_path, &config, err)) < 0)
+    if (access(config_path, F_OK) == 0 && (r = read_json(config_path, &config, &digest, err)) < 0)
         return r;
     if (hai_streq(json_get_string(config, "tokenizer_class", ""), "bytes")) {
         *ret = tokenizer_new_bytes();
@@ -397,6 +408,7 @@ int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err)
     }
     _cleanup_(tokenizer_freep) struct tokenizer *t = hai_new(struct tokenizer);
     t->dir = hai_strdup(dir);
+    t->digest = digest;
     r = read_bpe(path, config, t, err);
     if (r < 0)
         return r;
@@ -406,6 +418,10 @@ int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err)
 
 int32_t tokenizer_n_vocab(const struct tokenizer *t) {
     return t->n_vocab;
+}
+
+uint64_t tokenizer_digest(const struct tokenizer *t) {
+    return t->digest;
 }
 
 int32_t tokenizer_begin(const struct tokenizer *t) {

@@ -21,6 +21,9 @@ DEFINE_CLEANUP(struct tokenizer *, tokenizer_free)
 /* Ids are below this number. */
 int32_t tokenizer_n_vocab(const struct tokenizer *t);
 
+/* Tells tokenizers apart: XXH3-64 of what makes it. */
+uint64_t tokenizer_digest(const struct tokenizer *t);
+
 /* Special ids; -1: none. begin is -1 also where the configuration says not to add it. */
 int32_t tokenizer_begin(const struct tokenizer *t);
 int32_t tokenizer_end(const struct tokenizer *t);
