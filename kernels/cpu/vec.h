@@ -1,0 +1,182 @@
+/* vec.h - vectors of float32 as wide as the file's compile flags allow: one source, two paths.
+ *
+ * Included only by the bodies that cpu_avx2.c and cpu_avx512.c compile. A tail of fewer than VEC
+ * elements is loaded with zeros behind it and stored without touching what lies behind.
+ */
+#pragma once
+#include "lib/base.h"
+#include <immintrin.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#ifdef __AVX512F__
+typedef __m512 vf;
+enum { VEC = 16 };
+
+ALWAYS_INLINE vf v_zero(void) {
+    return _mm512_setzero_ps();
+}
+ALWAYS_INLINE vf v_set(float x) {
+    return _mm512_set1_ps(x);
+}
+ALWAYS_INLINE vf v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+ALWAYS_INLINE void v_store(float *p, vf v) {
+    _mm512_storeu_ps(p, v);
+}
+ALWAYS_INLINE vf v_load_n(const float *p, int64_t n) {
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+ALWAYS_INLINE void v_store_n(float *p, vf v, int64_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+}
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) {
+    return _mm512_fnmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf v_add(vf a, vf b) {
+    return _mm512_add_ps(a, b);
+}
+ALWAYS_INLINE vf v_sub(vf a, vf b) {
+    return _mm512_sub_ps(a, b);
+}
+ALWAYS_INLINE vf v_mul(vf a, vf b) {
+    return _mm512_mul_ps(a, b);
+}
+ALWAYS_INLINE vf v_div(vf a, vf b) {
+    return _mm512_div_ps(a, b);
+}
+ALWAYS_INLINE vf v_max(vf a, vf b) {
+    return _mm512_max_ps(a, b);
+}
+ALWAYS_INLINE vf v_min(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+}
+ALWAYS_INLINE vf v_sqrt(vf a) {
+    return _mm512_sqrt_ps(a);
+}
+ALWAYS_INLINE vf v_round(vf a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* 2^n for whole n from -126 to 127. */
+ALWAYS_INLINE vf v_power_of_two(vf n) {
+    __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+}
+ALWAYS_INLINE __m256 v_low(vf a) {
+    return _mm512_castps512_ps256(a);
+}
+ALWAYS_INLINE __m256 v_high(vf a) {
+    return _mm512_extractf32x8_ps(a, 1);
+}
+#else
+typedef __m256 vf;
+enum { VEC = 8 };
+
+ALWAYS_INLINE vf v_zero(void) {
+    return _mm256_setzero_ps();
+}
+ALWAYS_INLINE vf v_set(float x) {
+    return _mm256_set1_ps(x);
+}
+ALWAYS_INLINE vf v_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+ALWAYS_INLINE void v_store(float *p, vf v) {
+    _mm256_storeu_ps(p, v);
+}
+ALWAYS_INLINE __m256i v_mask(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ALWAYS_INLINE vf v_load_n(const float *p, int64_t n) {
+    return _mm256_maskload_ps(p, v_mask(n));
+}
+ALWAYS_INLINE void v_store_n(float *p, vf v, int64_t n) {
+    _mm256_maskstore_ps(p, v_mask(n), v);
+}
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) {
+    return _mm256_fnmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf v_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+ALWAYS_INLINE vf v_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+ALWAYS_INLINE vf v_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+ALWAYS_INLINE vf v_div(vf a, vf b) {
+    return _mm256_div_ps(a, b);
+}
+ALWAYS_INLINE vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+ALWAYS_INLINE vf v_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
+ALWAYS_INLINE vf v_sqrt(vf a) {
+    return _mm256_sqrt_ps(a);
+}
+ALWAYS_INLINE vf v_round(vf a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+ALWAYS_INLINE vf v_power_of_two(vf n) {
+    __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+}
+#endif
+
+/* Sum and maximum of eight lanes, in one fixed order. */
+ALWAYS_INLINE float sum_8(__m256 a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+ALWAYS_INLINE float max_8(__m256 a) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+#ifdef __AVX512F__
+ALWAYS_INLINE float v_sum(vf a) {
+    return sum_8(_mm256_add_ps(v_low(a), v_high(a)));
+}
+ALWAYS_INLINE float v_max_all(vf a) {
+    return max_8(_mm256_max_ps(v_low(a), v_high(a)));
+}
+#else
+ALWAYS_INLINE float v_sum(vf a) {
+    return sum_8(a);
+}
+ALWAYS_INLINE float v_max_all(vf a) {
+    return max_8(a);
+}
+#endif
+
+/* e^x to about 1 unit in the last place; 0 is approached below -87, +inf is not reached. */
+ALWAYS_INLINE vf v_exp(vf x) {
+    x = v_min(v_max(x, v_set(-87.3f)), v_set(88.3f));
+    vf n = v_round(v_mul(x, v_set(0x1.715476p+0f)));
+    vf r = v_fnma(n, v_set(0x1.62e4p-1f), x);
+    r = v_fnma(n, v_set(0x1.7f7d1cp-20f), r);
+    vf p = v_set(0x1.a01a02p-13f); /* 1/5040, 1/720, ..., Taylor: |r| < 0.347 */
+    p = v_fma(p, r, v_set(0x1.6c16c2p-10f));
+    p = v_fma(p, r, v_set(0x1.111112p-7f));
+    p = v_fma(p, r, v_set(0x1.555556p-5f));
+    p = v_fma(p, r, v_set(0x1.555556p-3f));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_add(v_fma(v_mul(r, r), p, r), v_set(1));
+    return v_mul(p, v_power_of_two(n));
+}
