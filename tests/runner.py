@@ -177,7 +177,7 @@ class Runner:
                 print(f"              log: {os.path.relpath(result.log, ROOT)}", flush=True)
 
     def run(self, jobs):
-        """Run jobs, N_PARALLEL at a time, then those that want the machine alone. True: all held."""
+        """Run jobs, N_PARALLEL at a time, then those that want to be alone. True: all held."""
         jobs = [job for job in jobs if self.wants(job.name)]
         first = len(self.results)
         queue = collections.deque(job for job in jobs if not job.alone)
