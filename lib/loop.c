@@ -168,6 +168,26 @@ void loop_source_free(struct loop_source *source) {
     free(source);
 }
 
+static int on_defer(sd_event_source *s, void *data) {
+    struct loop_source *source = data;
+
+    source->timer(source->data);
+    return 0;
+}
+
+struct loop_source *loop_defer_new(struct loop *loop, void (*fn)(void *data), void *data) {
+    struct loop_source *source = source_new(data);
+
+    source->timer = fn;
+    must(sd_event_add_defer(loop->event, &source->source, on_defer, source));
+    must(sd_event_source_set_enabled(source->source, SD_EVENT_OFF));
+    return source;
+}
+
+void loop_defer_arm(struct loop_source *defer) {
+    must(sd_event_source_set_enabled(defer->source, SD_EVENT_ONESHOT));
+}
+
 static int on_io(sd_event_source *s, int fd, uint32_t events, void *data) {
     struct loop_source *source = data;
 

@@ -54,6 +54,11 @@ void loop_set_turn_end(struct loop *loop, void (*fn)(void *data), void *data);
 /* Call fn once, in this turn or the next, not from within the caller. */
 void loop_post(struct loop *loop, void (*fn)(void *data), void *data);
 
+/* The same with a source of its own, fired once for each time it is armed: costs no allocation, and
+ * ends with the source. */
+struct loop_source *loop_defer_new(struct loop *loop, void (*fn)(void *data), void *data);
+void loop_defer_arm(struct loop_source *defer);
+
 struct loop_stats loop_stats(const struct loop *loop);
 
 /* Call fn while fd is ready for events (EPOLLIN | EPOLLOUT ..., level-triggered). The descriptor

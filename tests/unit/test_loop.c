@@ -134,6 +134,21 @@ TEST(posts_left_behind_are_freed)
     CHECK_STR(seen.order, "");
 }
 
+TEST(defers_fire_once_for_each_arming) {
+    _cleanup_(loop_freep) struct loop *loop = loop_make();
+    struct seen seen = {0};
+    _cleanup_(loop_source_freep) struct loop_source *defer = loop_defer_new(loop, on_post, &seen);
+
+    CHECK_EQ(loop_turn(loop, 0), 0);
+    loop_defer_arm(defer);
+    loop_defer_arm(defer);
+    CHECK_EQ(loop_turn(loop, 0), 1);
+    CHECK_EQ(loop_turn(loop, 0), 0);
+    loop_defer_arm(defer);
+    CHECK_EQ(loop_turn(loop, 0), 1);
+    CHECK_STR(seen.order, "pp");
+}
+
 static void on_child(pid_t pid, int code, int status, void *data) {
     struct seen *seen = data;
 
