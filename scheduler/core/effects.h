@@ -2,7 +2,8 @@
  *
  * Pure. The shell gives one struct effects to all apply_entry calls of a turn, then projects the
  * touched jobs to rows, wakes watchers, sends changed desired sets, and calls effects_clear. It is
- * no part of the state: a replay that needs no rows passes NULL.
+ * no part of the state: a replay that needs no rows passes NULL. A state has at most one struct
+ * effects in its life, because jobs and nodes are marked with its batch number.
  */
 #pragma once
 #include "scheduler/core/state.h"
@@ -11,7 +12,7 @@
     X(P, SUBMITTED, "submitted")                                                                   \
     X(P, PLACED, "placed")                                                                         \
     X(P, RUNNING, "running")                                                                       \
-    X(P, RANK_STATE_EXITED, "rank_exited")                                                         \
+    X(P, RANK_EXITED, "rank_exited")                                                         \
     X(P, FAULT, "fault")                                                                           \
     X(P, RESTART, "restart")                                                                       \
     X(P, STOP, "stop")                                                                             \

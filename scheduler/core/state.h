@@ -5,8 +5,8 @@
  * apply.h changes a state. Everybody else reads it, through `const struct state *`.
  *
  * Jobs are named by id, nodes, zones, leaves and groups by number (their position). A job owns its
- * live attempt: `allocs` (one a node, in rank order) and `ranks`. It has at most one, and it is
- * gone from the job when the last rank is surely gone.
+ * newest attempt: `allocs` (one a node, in rank order) and `ranks`. The attempt is live until every
+ * allocation is gone (surely none of its ranks runs); only then may the next one be placed.
  */
 #pragma once
 #include "lib/pure/map.h"
@@ -77,6 +77,9 @@ struct job {
     int group;               // number, -1: the group is no longer described
     uint64_t zones;          // set of zone numbers where it may run
     int64_t cpus_per_node;   // with the default filled in
+    size_t n_left;           // allocations that are not gone; 0: no live attempt
+    size_t n_assigned;       // ranks not yet reported to run
+    bool spans;              // its live attempt spans zones
     bool queued;             // in a queue of its group: waits for nodes, may be placed now
     struct timer timer;      // what happens next by itself
     struct job *next, *prev; // all jobs, ascending ids
@@ -110,8 +113,9 @@ struct group {
 
     /* derived */
     struct job_queue queues[PRIORITY_COUNT]; // highest priority first
-    int64_t n_queued;
-    uint64_t freed; // grows when nodes of the group can take more than before; see decide.c
+    /* For decide.c, which remembers that a group is blocked until one of these grows: */
+    uint64_t freed;   // nodes of the group may take more than before
+    uint64_t ordered; // its queue changed elsewhere than at the end
 };
 
 struct state {
@@ -119,7 +123,7 @@ struct state {
     struct state_zone *zones;
     struct state_leaf *leaves;
     struct group *groups;
-    struct node *nodes;
+    struct node **nodes; // allocated one by one: timers point into them
     int n_zones, n_leaves, n_groups, n_nodes;
     struct job *jobs_first, *jobs_last; // ascending ids
     struct keys keys;                   // idempotency keys
@@ -139,7 +143,6 @@ struct state {
     struct timers timers;
     uint64_t cluster_seq; // grows when nodes or groups are described anew
     uint16_t ports_used[MASTER_PORT_LAST - MASTER_PORT_FIRST + 1]; // attempts using a master port
-    struct state_fit *fits;                                        // cache of state_fits
 };
 
 struct state *state_new(void);
@@ -170,9 +173,9 @@ static inline bool state_node_usable(const struct node *node) {
     return node->r.state == NODE_STATE_UP && !node->r.drained && !node->r.removed;
 }
 
-/* Has the job an attempt, that is GPUs held or ranks that may run? */
+/* May ranks of the job run somewhere? */
 static inline bool state_job_live(const struct job *job) {
-    return job->r.allocs.n > 0;
+    return job->n_left > 0;
 }
 
 static inline bool state_job_ended(const struct job *job) {
@@ -184,9 +187,27 @@ static inline bool state_job_ended(const struct job *job) {
 struct job *state_queue_first(const struct group *group);
 struct job *state_queue_next(const struct group *group, const struct job *job);
 
+/* GPUs of a node that are there and not held. */
+static inline uint32_t state_gpus_free(const struct node *node) {
+    return (uint32_t)((UINT64_C(1) << node->r.gpus) - 1) & ~node->gpus_held;
+}
+
 /* The queue number of a priority, or -EINVAL if it is none of PRIORITIES. */
 int state_priority_level(int64_t priority);
 
 /* Ids of all jobs that wait for nodes, in the order in which they are tried (priority, then id,
  * over all groups). The caller frees *ret. Returns how many. */
 size_t state_queue(const struct state *state, int64_t **ret);
+
+/* Compute a job's group, zones and CPUs from its spec and the cluster (state_decode and apply). */
+void state_job_resolve(const struct state *state, struct job *job);
+
+/* Is job a tried before job b? */
+bool state_queue_before(const struct job *a, const struct job *b);
+
+/* For apply and state_decode. state_token_at: where the token with this id is, or would be;
+ * state_token_name: the key of token_by_hash, 2 * DIGEST_BYTES + 1 bytes. */
+void state_job_free(struct job *job);
+void state_cluster_free(struct state *state); // zones, leaves and groups
+size_t state_token_at(const struct state *state, int64_t id);
+void state_token_name(const uint8_t *hash, char *ret);

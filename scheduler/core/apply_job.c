@@ -1,0 +1,333 @@
+#include "scheduler/core/apply_job.h"
+#include "lib/pure/idset.h"
+#include "scheduler/core/attempt.h"
+#include "scheduler/core/place.h"
+
+static int refuse_ended(struct change *c, const struct job *job) {
+    return hai_fail_at(&c->reply->err, -EINVAL, "ended", NULL, NULL, "job %lld has ended (%s)",
+                       (long long)job->r.id, job_state_text(job->r.state));
+}
+
+/* The same (user, key) before: the same answer for the same body, a conflict for another. */
+static int check_key(struct change *c, const struct entry_job_submit *in, bool *ret_done) {
+    *ret_done = false;
+    if (!in->key_hash.n_bytes)
+        return 0;
+    if (in->key_hash.n_bytes != KEY_HASH_BYTES || in->body_digest.n_bytes != KEY_HASH_BYTES)
+        return hai_fail(&c->reply->err, -EBADMSG, "key_hash and body_digest have %d bytes",
+                        KEY_HASH_BYTES);
+    const struct key *key = keys_find(&c->state->keys, in->key_hash.data);
+    if (!key)
+        return 0;
+    if (memcmp(key->digest, in->body_digest.data, KEY_HASH_BYTES) != 0)
+        return hai_fail_at(&c->reply->err, -EEXIST, "conflict", "Idempotency-Key",
+                           "use a new key for a new request",
+                           "this Idempotency-Key came before with another body (job %lld)",
+                           (long long)key->job);
+    c->reply->id = key->job;
+    c->reply->repeated = true;
+    *ret_done = true;
+    return 0;
+}
+
+static int check_priority(struct change *c, int64_t priority) {
+    if (state_priority_level(priority) >= 0)
+        return 0;
+    return hai_fail_at(&c->reply->err, -ERANGE, "out_of_range", "priority", NULL,
+                       "priority is %lld; expected 50, 40, 30, 20, 10, 8, 5, 0 or auto",
+                       (long long)priority);
+}
+
+/* Can the cluster ever run it, with all its nodes in service and idle? */
+static int check_possible(struct change *c, const struct job *job) {
+    const struct state *state = c->state;
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    if (job->group < 0)
+        return hai_fail_at(&c->reply->err, -EINVAL, "unknown_group", "resources.group", NULL,
+                           "there is no group %s", spec->group);
+    for (size_t i = 0; i < spec->zones.n; i++)
+        if (state_zone_find(state, spec->zones.items[i]) < 0)
+            return hai_fail_at(&c->reply->err, -EINVAL, "unknown_zone", "resources.zones", NULL,
+                               "there is no zone %s", spec->zones.items[i]);
+    if (spec->nodes * spec->ranks_per_node > JOB_RANKS_MAX)
+        return hai_fail_at(&c->reply->err, -ERANGE, "too_many", "resources.ranks", NULL,
+                           "%lld nodes with %lld ranks each; expected at most %d ranks",
+                           (long long)spec->nodes, (long long)spec->ranks_per_node, JOB_RANKS_MAX);
+    struct place_need need = place_need_of(job);
+    return place_possible(state, &need, &c->reply->err);
+}
+
+static void add_job(struct change *c, struct job *job) {
+    struct state *state = c->state;
+
+    job->prev = state->jobs_last;
+    if (job->prev)
+        job->prev->next = job;
+    else
+        state->jobs_first = job;
+    state->jobs_last = job;
+    state->n_jobs++;
+    map_put(&state->job_by_id, job->r.id, job);
+    change_enter(state, job);
+    change_follow(c, job);
+}
+
+static int check_submit(struct change *c, const struct job *job) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    int r = change_need(c, SCOPE_SUBMIT, "submitting a job");
+    if (r < 0)
+        return r;
+    if (c->scope < SCOPE_OPERATE && !hai_streq(c->name, spec->user))
+        return hai_fail_at(&c->reply->err, -EACCES, "denied", "user", NULL,
+                           "%s may not submit a job of %s", c->name, spec->user);
+    if (c->state->n_jobs - c->state->n_ended >= JOBS_LIVE_MAX)
+        return hai_fail_at(&c->reply->err, -E2BIG, "too_many", NULL, NULL,
+                           "%d jobs have not ended; no more are taken", JOBS_LIVE_MAX);
+    r = check_priority(c, spec->priority);
+    return r < 0 ? r : check_possible(c, job);
+}
+
+int apply_job_submit(struct change *c, struct entry_job_submit *in) {
+    bool done;
+    struct key key;
+
+    int r = check_key(c, in, &done);
+    if (r < 0 || done)
+        return r;
+    struct job *job = hai_new(struct job);
+    schema_init(state_job_schema(), &job->r);
+    job->r.spec = in->job;
+    memset(&in->job, 0, sizeof in->job);
+    state_job_resolve(c->state, job);
+    r = check_submit(c, job);
+    if (r < 0) {
+        state_job_free(job);
+        return r;
+    }
+    const struct entry_job_spec *spec = &job->r.spec;
+    job->r.id = c->state->r.next_job++;
+    job->timer.key = job->r.id;
+    job->r.priority = spec->priority;
+    job->r.time_limit_us = spec->time_limit_us != S_ABSENT
+                               ? spec->time_limit_us
+                               : c->state->groups[job->group].r.time_limit_us;
+    job->r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
+    job->r.reason = spec->held ? REASON_HELD : REASON_NONE;
+    job->r.submitted_us = job->r.since_us = c->entry->time_us;
+    add_job(c, job);
+    if (in->key_hash.n_bytes) {
+        memcpy(key.hash, in->key_hash.data, KEY_HASH_BYTES);
+        memcpy(key.digest, in->body_digest.data, KEY_HASH_BYTES);
+        key.job = job->r.id;
+        key.time_us = c->entry->time_us;
+        keys_add(&c->state->keys, &key);
+    }
+    effects_event(c->fx, c->entry, EVENT_SUBMITTED, job, -1, -1, "%s: %lld node%s, %lld GPUs each",
+                  spec->name, (long long)spec->nodes, spec->nodes == 1 ? "" : "s",
+                  (long long)spec->gpus_per_node);
+    c->reply->id = job->r.id;
+    c->reply->changed = true;
+    return 0;
+}
+
+/* The attempt ends because somebody, or the time limit, wants it. */
+static void end_wanted(struct change *c, struct job *job, enum job_state to, enum reason reason,
+                       bool force, int64_t kill_at_us, const char *text) {
+    if (force)
+        attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
+    else
+        attempt_end(c, job, DESIRED_PHASE_TERM, kill_at_us);
+    if (to == JOB_STATE_SUSPENDING) {
+        change_state(c, job, to, reason, "%s", text);
+        return;
+    }
+    job->r.outcome = to;
+    if (job->r.state != JOB_STATE_STOPPING)
+        change_state(c, job, JOB_STATE_STOPPING, reason, "%s", text);
+}
+
+/* Being taken down because of its own failure: how it ends is decided by that, not by the stop. */
+static bool fails_already(const struct job *job) {
+    return job->r.state == JOB_STATE_STOPPING && job->r.fault != FAULT_NONE;
+}
+
+int apply_job_stop(struct change *c, const struct entry_job_stop *in) {
+    int r;
+    struct job *job = change_own_job(c, in->job, &r);
+
+    if (!job)
+        return r;
+    if (state_job_ended(job))
+        return 0;
+    bool repeated = job->r.wanted == WANTED_STOP || (int)job->r.outcome >= 0;
+    bool kills = in->force && state_job_live(job) && job->r.phase != DESIRED_PHASE_KILL;
+    if (repeated && !kills)
+        return 0;
+    job->r.wanted = WANTED_STOP;
+    _cleanup_free_ char *text = hai_asprintf("stopped by %s%s%s", c->name, in->reason ? ": " : "",
+                                             in->reason ? in->reason : "");
+    effects_event(c->fx, c->entry, kills ? EVENT_KILL : EVENT_STOP, job, -1, -1, "%s", text);
+    c->reply->changed = true;
+    if (!state_job_live(job))
+        change_state(c, job, JOB_STATE_STOPPED, REASON_USER, "%s", text);
+    else if (repeated || fails_already(job))
+        attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
+    else
+        end_wanted(c, job, JOB_STATE_STOPPED, REASON_USER, in->force,
+                   c->entry->time_us + job->r.spec.grace_us, text);
+    return 0;
+}
+
+int apply_job_suspend(struct change *c, const struct entry_job_suspend *in) {
+    int r;
+    struct job *job = change_own_job(c, in->job, &r);
+
+    if (!job)
+        return r;
+    if (state_job_ended(job))
+        return refuse_ended(c, job);
+    if (job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_STOPPING)
+        return hai_fail_at(&c->reply->err, -EINVAL, "conflict", NULL, NULL, "job %lld is %s",
+                           (long long)in->job, job_state_text(job->r.state));
+    if (job->r.wanted == WANTED_SUSPEND)
+        return 0;
+    job->r.wanted = WANTED_SUSPEND;
+    c->reply->changed = true;
+    _cleanup_free_ char *text = hai_asprintf("suspended by %s", c->name);
+    effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
+    if (!state_job_live(job)) {
+        job->r.not_before_us = S_ABSENT;
+        change_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", text);
+    } else if (job->r.state == JOB_STATE_SUSPENDING) {
+        hai_strset(&job->r.message, text);
+        effects_touch_job(c->fx, job);
+    } else {
+        end_wanted(c, job, JOB_STATE_SUSPENDING, REASON_USER, false,
+                   c->entry->time_us + job->r.spec.grace_us, text);
+    }
+    return 0;
+}
+
+int apply_job_resume(struct change *c, const struct entry_job_resume *in) {
+    int r;
+    struct job *job = change_own_job(c, in->job, &r);
+
+    if (!job)
+        return r;
+    if (state_job_ended(job))
+        return refuse_ended(c, job);
+    bool waits = job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED;
+    if (!waits && !(job->r.state == JOB_STATE_SUSPENDING && job->r.wanted == WANTED_SUSPEND))
+        return 0;
+    job->r.wanted = WANTED_RUN;
+    c->reply->changed = true;
+    effects_event(c->fx, c->entry, EVENT_RESUME, job, -1, -1, "resumed by %s", c->name);
+    if (waits)
+        change_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
+    else
+        effects_touch_job(c->fx, job);
+    return 0;
+}
+
+/* The job as it would be, in a group of its choice, must be possible there. */
+static int set_group(struct change *c, struct job *job, const char *group) {
+    if (state_job_live(job))
+        return hai_fail_at(&c->reply->err, -EINVAL, "conflict", "group", NULL,
+                           "job %lld holds nodes; only a waiting job can change its group",
+                           (long long)job->r.id);
+    struct place_need need = place_need_of(job);
+    need.group = state_group_find(c->state, group);
+    if (need.group < 0)
+        return hai_fail_at(&c->reply->err, -EINVAL, "unknown_group", "group", NULL,
+                           "there is no group %s", group);
+    return place_possible(c->state, &need, &c->reply->err);
+}
+
+int apply_job_set(struct change *c, const struct entry_job_set *in) {
+    int r;
+    struct job *job = change_own_job(c, in->job, &r);
+
+    if (!job)
+        return r;
+    if (state_job_ended(job))
+        return refuse_ended(c, job);
+    r = in->priority == S_ABSENT ? 0 : check_priority(c, in->priority);
+    if (r == 0 && in->group)
+        r = set_group(c, job, in->group);
+    if (r < 0)
+        return r;
+    change_dequeue(c->state, job);
+    if (in->priority != S_ABSENT)
+        job->r.priority = in->priority;
+    if (in->time_limit_us != S_ABSENT)
+        job->r.time_limit_us = in->time_limit_us;
+    if (in->group) {
+        hai_strset(&job->r.spec.group, in->group);
+        state_job_resolve(c->state, job);
+    }
+    change_follow(c, job);
+    effects_event(c->fx, c->entry, EVENT_CHANGED, job, -1, -1, "priority %lld, group %s",
+                  (long long)job->r.priority, job->r.spec.group);
+    c->reply->changed = true;
+    return 0;
+}
+
+static int stale(struct change *c, const struct job *job, const char *why) {
+    return hai_fail_at(&c->reply->err, -ESTALE, "stale", NULL, NULL, "job %lld: %s",
+                       (long long)job->r.id, why);
+}
+
+int apply_job_place(struct change *c, const struct entry_place *in) {
+    struct state *state = c->state;
+
+    int r = change_need(c, SCOPE_SYSTEM, "placing a job");
+    if (r < 0)
+        return r;
+    c->reply->id = in->job;
+    struct job *job = state_job_find(state, in->job);
+    if (!job)
+        return hai_fail(&c->reply->err, -ESTALE, "job %lld is gone", (long long)in->job);
+    if (!job->queued || job->r.epoch != in->epoch)
+        return stale(c, job, "it does not wait any more");
+    if ((int64_t)in->nodes.n != job->r.spec.nodes)
+        return stale(c, job, "another number of nodes");
+    struct place_need need = place_need_of(job);
+    _cleanup_(idset_free) struct idset nodes = {0};
+    uint64_t zones = 0;
+    for (size_t i = 0; i < in->nodes.n; i++) {
+        int node = state_node_find(state, in->nodes.items[i].node);
+        if (node < 0 || !place_fits(state, &need, node, (uint32_t)in->nodes.items[i].gpus))
+            return stale(c, job, "a node has changed");
+        if (!idset_add(&nodes, node))
+            return stale(c, job, "a node twice");
+        zones |= UINT64_C(1) << state->nodes[node]->zone;
+    }
+    bool spans = zones & (zones - 1);
+    if (spans && (!job->r.spec.cross_zones || state->n_cross_zone >= state->r.cross_zone_jobs))
+        return stale(c, job, "it may not span zones now");
+    attempt_begin(c, job, in);
+    c->reply->changed = true;
+    return 0;
+}
+
+void apply_job_due(struct change *c, struct job *job) {
+    int64_t now_us = c->entry->time_us;
+
+    if (!state_job_live(job)) { // its delay is over
+        change_follow(c, job);
+        return;
+    }
+    if (job->r.phase == DESIRED_PHASE_TERM) {
+        effects_event(c->fx, c->entry, EVENT_KILL, job, -1, -1, "the grace is over");
+        attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
+        return;
+    }
+    int64_t warn_us = job->r.spec.warn_us;
+    int64_t kill_at_us = now_us + (warn_us ? warn_us : job->r.spec.grace_us);
+    _cleanup_free_ char *text = hai_asprintf("its time limit of %lld s is over",
+                                             (long long)(job->r.time_limit_us / 1000000));
+    effects_event(c->fx, c->entry, EVENT_STOP, job, -1, -1, "%s", text);
+    end_wanted(c, job, JOB_STATE_TIMED_OUT, REASON_TIME_LIMIT, false, kill_at_us, text);
+}

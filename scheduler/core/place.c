@@ -1,0 +1,401 @@
+#include "scheduler/core/place.h"
+
+#include <stdio.h>
+
+struct place_candidate {
+    int node;
+    int zone;
+    int leaf;
+    int left; // GPUs that stay free
+    uint32_t free;
+};
+
+struct place_need place_need_of(const struct job *job) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    return (struct place_need){
+        .group = job->group,
+        .zones = job->zones,
+        .nodes = spec->nodes,
+        .gpus_per_node = spec->gpus_per_node,
+        .cpus_per_node = job->cpus_per_node,
+        .memory_per_node_bytes = spec->memory_per_node_bytes,
+        .cross_zones = spec->cross_zones,
+        .avoid = job->r.avoid.items,
+        .n_avoid = job->r.avoid.n,
+    };
+}
+
+void place_scratch_free(struct place_scratch *scratch) {
+    free(scratch->nodes);
+    free(scratch->candidates);
+    free(scratch->in_leaf);
+    *scratch = (struct place_scratch){0};
+}
+
+static void scratch_fit(struct place_scratch *scratch, const struct state *state) {
+    if (scratch->n_max < state->n_nodes) {
+        scratch->n_max = state->n_nodes;
+        scratch->nodes =
+            hai_realloc_array(scratch->nodes, (size_t)state->n_nodes, sizeof *scratch->nodes);
+        scratch->candidates = hai_realloc_array(scratch->candidates, (size_t)state->n_nodes,
+                                                sizeof *scratch->candidates);
+    }
+    if (scratch->n_leaves_max < state->n_leaves) {
+        free(scratch->in_leaf);
+        scratch->n_leaves_max = state->n_leaves;
+        scratch->in_leaf = hai_new_array(int64_t, (size_t)state->n_leaves);
+    }
+}
+
+/* The lowest n bits of a set. */
+static uint32_t lowest(uint32_t set, int64_t n) {
+    uint32_t r = 0;
+
+    for (; n > 0; n--) {
+        uint32_t bit = set & -set;
+        r |= bit;
+        set &= ~bit;
+    }
+    return r;
+}
+
+static bool in_zones(const struct place_need *need, const struct node *node) {
+    return need->zones & UINT64_C(1) << node->zone;
+}
+
+/* Room for one node of the gang besides what is held and taken? *ret_free: its free GPUs. */
+static bool has_room(const struct state *state, const struct place_need *need,
+                     const struct place_taken *taken, int number, uint32_t *ret_free) {
+    const struct node *node = state->nodes[number];
+    uint32_t free_gpus = state_gpus_free(node);
+    int64_t cpus = node->cpus_free;
+    int64_t memory = node->memory_free;
+
+    if (taken && taken->gpus) {
+        free_gpus &= ~taken->gpus[number];
+        cpus -= taken->cpus[number];
+        memory -= taken->memory[number];
+    }
+    *ret_free = free_gpus;
+    return state_node_usable(node) && in_zones(need, node) &&
+           __builtin_popcount(free_gpus) >= need->gpus_per_node && cpus >= need->cpus_per_node &&
+           (!node->r.memory_bytes || memory >= need->memory_per_node_bytes);
+}
+
+static bool avoided(const struct place_need *need, int node) {
+    for (size_t i = 0; i < need->n_avoid; i++)
+        if (need->avoid[i] == node)
+            return true;
+    return false;
+}
+
+bool place_fits(const struct state *state, const struct place_need *need, int number,
+                uint32_t gpus) {
+    uint32_t free_gpus;
+
+    return has_room(state, need, NULL, number, &free_gpus) && !(gpus & ~free_gpus) &&
+           __builtin_popcount(gpus) == need->gpus_per_node &&
+           (state->nodes[number]->groups & UINT64_C(1) << need->group);
+}
+
+static int find_one(const struct state *state, const struct place_need *need,
+                    const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+    const struct state_group *group = &state->groups[need->group].r;
+    int64_t best_key = INT64_MAX;
+
+    for (size_t i = 0; i < group->nodes.n; i++) {
+        int number = (int)group->nodes.items[i];
+        const struct node *node = state->nodes[number];
+        uint32_t free_gpus;
+        if (!has_room(state, need, taken, number, &free_gpus) || (avoid && avoided(need, number)))
+            continue;
+        int64_t cpus = node->cpus_free - (taken && taken->cpus ? taken->cpus[number] : 0);
+        int64_t key = need->gpus_per_node
+                          ? __builtin_popcount(free_gpus)
+                          : (node->r.gpus ? 2 * NODE_CPUS_MAX : NODE_CPUS_MAX) - cpus;
+        if (key < best_key) {
+            best_key = key;
+            scratch->nodes[0] = (struct place_node){number, lowest(free_gpus, need->gpus_per_node)};
+        }
+    }
+    return best_key == INT64_MAX ? -ENOSPC : 0;
+}
+
+/* Zone, leaf, fullest first, number. */
+static int compare_candidates(const void *pa, const void *pb) {
+    const struct place_candidate *a = pa, *b = pb;
+
+    if (a->zone != b->zone)
+        return a->zone < b->zone ? -1 : 1;
+    if (a->leaf != b->leaf)
+        return a->leaf < b->leaf ? -1 : 1;
+    if (a->left != b->left)
+        return a->left < b->left ? -1 : 1;
+    return a->node < b->node ? -1 : a->node > b->node;
+}
+
+static size_t collect(const struct state *state, const struct place_need *need,
+                      const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+    const struct state_group *group = &state->groups[need->group].r;
+    size_t n = 0;
+
+    for (size_t i = 0; i < group->nodes.n; i++) {
+        int number = (int)group->nodes.items[i];
+        const struct node *node = state->nodes[number];
+        uint32_t free_gpus;
+        if (!has_room(state, need, taken, number, &free_gpus) || (avoid && avoided(need, number)))
+            continue;
+        scratch->candidates[n++] = (struct place_candidate){
+            .node = number,
+            .zone = node->zone,
+            .leaf = (int)node->r.leaf,
+            .left = __builtin_popcount(free_gpus) - (int)need->gpus_per_node,
+            .free = free_gpus,
+        };
+    }
+    return n;
+}
+
+/* How a gang would lie in one zone. */
+struct zone_fit {
+    int leaves;   // leaves it spans
+    int64_t room; // candidates left over in the last of them
+};
+
+static int best_leaf(const struct state *state, int zone, const int64_t *in_leaf,
+                     const int64_t *take, int64_t least, bool smallest) {
+    int best = -1;
+
+    for (int leaf = 0; leaf < state->n_leaves; leaf++) {
+        if (state->leaves[leaf].zone != zone || take[leaf] || in_leaf[leaf] < least)
+            continue;
+        if (best < 0 || (smallest ? in_leaf[leaf] < in_leaf[best] : in_leaf[leaf] > in_leaf[best]))
+            best = leaf;
+    }
+    return best;
+}
+
+/* Largest leaves first until the rest fits in one: then the smallest that takes it. take[leaf] says
+ * how many of each leaf. */
+static struct zone_fit fit_zone(const struct state *state, int zone, const int64_t *in_leaf,
+                                int64_t n, int64_t *take) {
+    struct zone_fit fit = {0};
+
+    while (n > 0) {
+        int leaf = best_leaf(state, zone, in_leaf, take, n, true);
+        if (leaf < 0)
+            leaf = best_leaf(state, zone, in_leaf, take, 1, false);
+        assert(leaf >= 0);
+        take[leaf] = MIN(n, in_leaf[leaf]);
+        fit.room = in_leaf[leaf] - take[leaf];
+        fit.leaves++;
+        n -= take[leaf];
+    }
+    return fit;
+}
+
+static void clear_zone(const struct state *state, int zone, int64_t *take) {
+    for (int leaf = 0; leaf < state->n_leaves; leaf++)
+        if (state->leaves[leaf].zone == zone)
+            take[leaf] = 0;
+}
+
+/* The zone that takes the whole gang best; take is filled for it. -1: none does. */
+static int choose_zone(const struct state *state, const int64_t *in_zone, const int64_t *in_leaf,
+                       int64_t n, int64_t *take) {
+    struct zone_fit best = {0};
+    int chosen = -1;
+
+    for (int zone = 0; zone < state->n_zones; zone++) {
+        if (in_zone[zone] < n)
+            continue;
+        struct zone_fit fit = fit_zone(state, zone, in_leaf, n, take);
+        bool better =
+            chosen < 0 || fit.leaves < best.leaves ||
+            (fit.leaves == best.leaves && fit.room < best.room) ||
+            (fit.leaves == best.leaves && fit.room == best.room && in_zone[zone] < in_zone[chosen]);
+        int loser = better ? chosen : zone;
+        if (loser >= 0)
+            clear_zone(state, loser, take);
+        if (better) {
+            best = fit;
+            chosen = zone;
+        }
+    }
+    return chosen;
+}
+
+/* Largest zones first until the rest fits in one: then the smallest that takes it. */
+static bool cross_zones(const struct state *state, int64_t *in_zone, const int64_t *in_leaf,
+                        int64_t n, int64_t *take) {
+    while (n > 0) {
+        int last = -1, largest = -1;
+        for (int zone = 0; zone < state->n_zones; zone++) {
+            if (in_zone[zone] >= n && (last < 0 || in_zone[zone] < in_zone[last]))
+                last = zone;
+            if (in_zone[zone] && (largest < 0 || in_zone[zone] > in_zone[largest]))
+                largest = zone;
+        }
+        int zone = last >= 0 ? last : largest;
+        if (zone < 0)
+            return false;
+        int64_t part = MIN(n, in_zone[zone]);
+        fit_zone(state, zone, in_leaf, part, take);
+        n -= part;
+        in_zone[zone] = 0;
+    }
+    return true;
+}
+
+static int compare_nodes(const void *pa, const void *pb) {
+    const struct place_candidate *a = pa, *b = pb;
+
+    if (a->zone != b->zone)
+        return a->zone < b->zone ? -1 : 1;
+    if (a->leaf != b->leaf)
+        return a->leaf < b->leaf ? -1 : 1;
+    return a->node < b->node ? -1 : a->node > b->node;
+}
+
+/* The fullest candidates of each chosen leaf, in rank order. */
+static void answer(const struct place_need *need, size_t n, int64_t *take,
+                   struct place_scratch *scratch) {
+    size_t n_chosen = 0;
+
+    qsort(scratch->candidates, n, sizeof *scratch->candidates, compare_candidates);
+    for (size_t i = 0; i < n; i++) {
+        struct place_candidate *candidate = &scratch->candidates[i];
+        if (take[candidate->leaf] > 0) {
+            take[candidate->leaf]--;
+            scratch->candidates[n_chosen++] = *candidate;
+        }
+    }
+    assert((int64_t)n_chosen == need->nodes);
+    qsort(scratch->candidates, n_chosen, sizeof *scratch->candidates, compare_nodes);
+    for (size_t i = 0; i < n_chosen; i++)
+        scratch->nodes[i] = (struct place_node){
+            scratch->candidates[i].node, lowest(scratch->candidates[i].free, need->gpus_per_node)};
+}
+
+static int find_many(const struct state *state, const struct place_need *need,
+                     const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+    int64_t in_zone[ZONES_MAX] = {0};
+    bool may_cross = need->cross_zones &&
+                     state->n_cross_zone + (taken ? taken->cross : 0) < state->r.cross_zone_jobs;
+
+    size_t n = collect(state, need, taken, avoid, scratch);
+    if ((int64_t)n < need->nodes)
+        return -ENOSPC;
+    for (size_t i = 0; i < n; i++) {
+        scratch->in_leaf[scratch->candidates[i].leaf]++;
+        in_zone[scratch->candidates[i].zone]++;
+    }
+    _cleanup_free_ int64_t *take = hai_new_array(int64_t, (size_t)state->n_leaves);
+    bool found = choose_zone(state, in_zone, scratch->in_leaf, need->nodes, take) >= 0 ||
+                 (may_cross && cross_zones(state, in_zone, scratch->in_leaf, need->nodes, take));
+    for (size_t i = 0; i < n; i++)
+        scratch->in_leaf[scratch->candidates[i].leaf] = 0;
+    if (!found)
+        return -ENOSPC;
+    answer(need, n, take, scratch);
+    return 0;
+}
+
+int place_find(const struct state *state, const struct place_need *need,
+               const struct place_taken *taken, struct place_scratch *scratch) {
+    int r = -ENOSPC;
+
+    scratch_fit(scratch, state);
+    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--)
+        r = need->nodes == 1 ? find_one(state, need, taken, avoid, scratch)
+                             : find_many(state, need, taken, avoid, scratch);
+    return r;
+}
+
+bool place_node_free(const struct state *state, const struct place_need *need, int number,
+                     char *ret, size_t size) {
+    const struct node *node = state->nodes[number];
+    int free_gpus = __builtin_popcount(state_gpus_free(node));
+
+    ret[0] = 0;
+    if (node->r.state != NODE_STATE_UP)
+        (void)snprintf(ret, size, "is %s", node_state_text(node->r.state));
+    else if (node->r.drained)
+        (void)snprintf(ret, size, "is drained");
+    else if (free_gpus < need->gpus_per_node && free_gpus)
+        (void)snprintf(ret, size, "has %d free", free_gpus);
+    else if (free_gpus < need->gpus_per_node)
+        (void)snprintf(ret, size, "is full");
+    else if (node->cpus_free < need->cpus_per_node)
+        (void)snprintf(ret, size, "has %lld CPUs free", (long long)MAX(node->cpus_free, 0));
+    else if (node->r.memory_bytes && node->memory_free < need->memory_per_node_bytes)
+        (void)snprintf(ret, size, "has %lld MiB of memory free",
+                       (long long)(MAX(node->memory_free, 0) >> 20));
+    return !ret[0];
+}
+
+/* Is the node large enough when it is idle? */
+static bool large_enough(const struct place_need *need, const struct node *node) {
+    return !node->r.removed && in_zones(need, node) && node->r.gpus >= need->gpus_per_node &&
+           node->r.cpus >= need->cpus_per_node &&
+           (!node->r.memory_bytes || node->r.memory_bytes >= need->memory_per_node_bytes);
+}
+
+static int64_t count_large(const struct state *state, const struct place_need *need, bool usable,
+                           int64_t *in_zone) {
+    const struct state_group *group = &state->groups[need->group].r;
+    int64_t n = 0;
+
+    for (size_t i = 0; i < group->nodes.n; i++) {
+        const struct node *node = state->nodes[group->nodes.items[i]];
+        if (!large_enough(need, node) || (usable && !state_node_usable(node)))
+            continue;
+        in_zone[node->zone]++;
+        n++;
+    }
+    return n;
+}
+
+static bool enough(const struct state *state, const struct place_need *need, int64_t n,
+                   const int64_t *in_zone) {
+    if (need->cross_zones && state->r.cross_zone_jobs > 0)
+        return n >= need->nodes;
+    for (int zone = 0; zone < state->n_zones; zone++)
+        if (in_zone[zone] >= need->nodes)
+            return true;
+    return false;
+}
+
+bool place_could(const struct state *state, const struct place_need *need, bool usable) {
+    int64_t in_zone[ZONES_MAX] = {0};
+    int64_t n = count_large(state, need, usable, in_zone);
+
+    return enough(state, need, n, in_zone);
+}
+
+int place_possible(const struct state *state, const struct place_need *need, struct hai_err *err) {
+    int64_t in_zone[ZONES_MAX] = {0};
+    const struct state_group *group = &state->groups[need->group].r;
+    char what[128] = "";
+
+    int64_t n = count_large(state, need, false, in_zone);
+    if (enough(state, need, n, in_zone))
+        return 0;
+    if (need->gpus_per_node)
+        (void)snprintf(what, sizeof what, " with %lld GPU%s", (long long)need->gpus_per_node,
+                       need->gpus_per_node == 1 ? "" : "s");
+    size_t used = strlen(what);
+    (void)snprintf(what + used, sizeof what - used, " and %lld CPU%s",
+                   (long long)need->cpus_per_node, need->cpus_per_node == 1 ? "" : "s");
+    if (n >= need->nodes)
+        return hai_fail_at(err, -EINVAL, "impossible", "resources.nodes",
+                           "cross_zones: true lets one run span zones",
+                           "needs %lld nodes%s in one zone; group %s has %lld over all zones",
+                           (long long)need->nodes, what, group->name, (long long)n);
+    return hai_fail_at(err, -EINVAL, "impossible", "resources", NULL,
+                       "needs %lld node%s%s%s; group %s has %lld such node%s%s",
+                       (long long)need->nodes, need->nodes == 1 ? "" : "s", what,
+                       need->nodes == 1 ? "" : " each", group->name, (long long)n,
+                       n == 1 ? "" : "s", need->zones == UINT64_MAX ? "" : " in these zones");
+}

@@ -1,0 +1,70 @@
+/* place.h - on which nodes a gang would run.
+ *
+ * Pure and reading only. All nodes of a gang or none. One node: the one that is left with the
+ * fewest free GPUs (jobs without GPUs: nodes without GPUs first, then the most free CPUs). More:
+ * the zone where the gang spans the fewest leaves, then leaves the least room in the last of them;
+ * within a leaf the fullest nodes. It spans zones only if it may and no zone has room: then the
+ * fewest zones. Nodes come in rank order (zone, leaf, number), so neighbours in rank order are
+ * neighbours in the network and each zone border is crossed once. All ties end at the number.
+ */
+#pragma once
+#include "scheduler/core/state.h"
+
+/* What a gang asks for. */
+struct place_need {
+    int group;
+    uint64_t zones; // set of zone numbers
+    int64_t nodes;
+    int64_t gpus_per_node;
+    int64_t cpus_per_node;
+    int64_t memory_per_node_bytes;
+    bool cross_zones;
+    const int64_t *avoid; // nodes taken only if it does not fit without them
+    size_t n_avoid;
+};
+
+struct place_need place_need_of(const struct job *job);
+
+/* What proposals made in this turn take, on top of the state. Zeroed arrays of n_nodes, or NULL for
+ * none. */
+struct place_taken {
+    uint32_t *gpus;
+    int64_t *cpus;
+    int64_t *memory;
+    int64_t cross; // gangs that span zones
+};
+
+struct place_node {
+    int node;
+    uint32_t gpus; // set
+};
+
+/* Room to work in and the answer; start from {0}. */
+struct place_scratch {
+    struct place_node *nodes; // the answer: as many as the need has, in rank order
+    struct place_candidate *candidates;
+    int64_t *in_leaf; // candidates by leaf; all zero between calls
+    int n_max;
+    int n_leaves_max;
+};
+
+void place_scratch_free(struct place_scratch *scratch);
+
+/* Find nodes. taken may be NULL. Returns 0 with the answer in scratch->nodes, or -ENOSPC. */
+int place_find(const struct state *state, const struct place_need *need,
+               const struct place_taken *taken, struct place_scratch *scratch);
+
+/* Are exactly these GPUs and the CPUs and memory of the need free on a node that may take it? */
+bool place_fits(const struct state *state, const struct place_need *need, int node, uint32_t gpus);
+
+/* Has the node room for one node of the gang now? ret: if not, why, as a short phrase for people
+ * ("has 1 free", "is drained"); else empty. */
+bool place_node_free(const struct state *state, const struct place_need *need, int node, char *ret,
+                     size_t size);
+
+/* Would it start if nothing else ran: on all described nodes (usable false), or on those in
+ * service now (true)? */
+bool place_could(const struct state *state, const struct place_need *need, bool usable);
+
+/* 0 if the cluster as described can run it; else -EINVAL with the reason, code "impossible". */
+int place_possible(const struct state *state, const struct place_need *need, struct hai_err *err);

@@ -1,0 +1,211 @@
+#include "scheduler/core/state.h"
+
+DEFINE_ENUM(node_state, NODE_STATE, NODE_STATES);
+DEFINE_ENUM(rank_state, RANK_STATE, RANK_STATES);
+DEFINE_ENUM(job_wanted, WANTED, WANTED_LIST);
+DEFINE_ENUM(fault, FAULT, FAULTS);
+DEFINE_ENUM(reason, REASON, REASONS);
+
+// clang-format off
+#include "lib/pure/schema_tables.h"
+RECORD_SCHEMAS
+#include "lib/pure/schema_undef.h"
+// clang-format on
+
+struct state *state_new(void) {
+    struct state *state = hai_new(struct state);
+
+    schema_init(state_head_schema(), &state->r);
+    state->r.next_job = 1;
+    state->r.next_token = 1;
+    return state;
+}
+
+void state_job_free(struct job *job) {
+    schema_free(state_job_schema(), &job->r);
+    free(job);
+}
+
+void state_cluster_free(struct state *state) {
+    for (int i = 0; i < state->n_zones; i++)
+        schema_free(state_zone_schema(), &state->zones[i]);
+    for (int i = 0; i < state->n_leaves; i++)
+        schema_free(state_leaf_schema(), &state->leaves[i]);
+    for (int i = 0; i < state->n_groups; i++)
+        schema_free(state_group_schema(), &state->groups[i].r);
+    free(state->zones);
+    free(state->leaves);
+    free(state->groups);
+    state->zones = NULL;
+    state->leaves = NULL;
+    state->groups = NULL;
+    state->n_zones = state->n_leaves = state->n_groups = 0;
+}
+
+void state_free(struct state *state) {
+    if (!state)
+        return;
+    while (state->jobs_first) {
+        struct job *job = state->jobs_first;
+        state->jobs_first = job->next;
+        state_job_free(job);
+    }
+    state_cluster_free(state);
+    for (int i = 0; i < state->n_nodes; i++) {
+        schema_free(state_node_schema(), &state->nodes[i]->r);
+        free(state->nodes[i]->jobs);
+        free(state->nodes[i]);
+    }
+    free(state->nodes);
+    for (size_t i = 0; i < state->n_users; i++)
+        schema_free(state_user_schema(), &state->users[i]);
+    free(state->users);
+    for (size_t i = 0; i < state->n_tokens; i++)
+        schema_free(state_token_schema(), &state->tokens[i]);
+    free(state->tokens);
+    keys_free(&state->keys);
+    map_free(&state->job_by_id);
+    map_free(&state->node_by_name);
+    map_free(&state->user_by_name);
+    map_free(&state->token_by_hash);
+    timers_free(&state->timers);
+    schema_free(state_head_schema(), &state->r);
+    free(state);
+}
+
+struct job *state_job_find(const struct state *state, int64_t id) {
+    return map_get(&state->job_by_id, id);
+}
+
+int state_node_find(const struct state *state, const char *name) {
+    return (int)(intptr_t)map_get_text(&state->node_by_name, name) - 1;
+}
+
+int state_group_find(const struct state *state, const char *name) {
+    for (int i = 0; i < state->n_groups; i++)
+        if (!strcmp(state->groups[i].r.name, name))
+            return i;
+    return -1;
+}
+
+int state_zone_find(const struct state *state, const char *name) {
+    for (int i = 0; i < state->n_zones; i++)
+        if (!strcmp(state->zones[i].name, name))
+            return i;
+    return -1;
+}
+
+const struct state_user *state_user_find(const struct state *state, const char *name) {
+    intptr_t number = (intptr_t)map_get_text(&state->user_by_name, name);
+
+    return number ? &state->users[number - 1] : NULL;
+}
+
+void state_token_name(const uint8_t *hash, char *ret) {
+    static const char digits[] = "0123456789abcdef";
+
+    for (int i = 0; i < DIGEST_BYTES; i++) {
+        ret[2 * i] = digits[hash[i] >> 4];
+        ret[2 * i + 1] = digits[hash[i] & 15];
+    }
+    ret[2 * DIGEST_BYTES] = 0;
+}
+
+size_t state_token_at(const struct state *state, int64_t id) {
+    size_t low = 0, high = state->n_tokens;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (state->tokens[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+const struct state_token *state_token_find(const struct state *state, const uint8_t *hash) {
+    char name[2 * DIGEST_BYTES + 1];
+
+    state_token_name(hash, name);
+    int64_t id = (intptr_t)map_get_text(&state->token_by_hash, name);
+    return id ? &state->tokens[state_token_at(state, id)] : NULL;
+}
+
+int64_t state_next_wakeup(const struct state *state) {
+    const struct timer *timer = timers_first(&state->timers);
+
+    return timer ? timer->at_us : INT64_MAX;
+}
+
+int state_priority_level(int64_t priority) {
+#define LEVEL_(value) value,
+    static const int64_t levels[] = {PRIORITIES(LEVEL_)};
+#undef LEVEL_
+    _Static_assert(ARRAY_SIZE(levels) == PRIORITY_COUNT, "PRIORITIES");
+
+    for (int i = 0; i < PRIORITY_COUNT; i++)
+        if (levels[i] == priority)
+            return i;
+    return -EINVAL;
+}
+
+static struct job *first_from(const struct group *group, int level) {
+    for (; level < PRIORITY_COUNT; level++)
+        if (group->queues[level].first)
+            return group->queues[level].first;
+    return NULL;
+}
+
+struct job *state_queue_first(const struct group *group) {
+    return first_from(group, 0);
+}
+
+struct job *state_queue_next(const struct group *group, const struct job *job) {
+    if (job->queue_next)
+        return job->queue_next;
+    return first_from(group, state_priority_level(job->r.priority) + 1);
+}
+
+bool state_queue_before(const struct job *a, const struct job *b) {
+    return a->r.priority > b->r.priority || (a->r.priority == b->r.priority && a->r.id < b->r.id);
+}
+
+size_t state_queue(const struct state *state, int64_t **ret) {
+    _cleanup_free_ struct job **heads = hai_new_array(struct job *, (size_t)state->n_groups);
+    size_t n = 0, n_max = 0;
+    int64_t *ids = NULL;
+
+    for (int g = 0; g < state->n_groups; g++)
+        heads[g] = state_queue_first(&state->groups[g]);
+    for (;;) {
+        int best = -1;
+        for (int g = 0; g < state->n_groups; g++)
+            if (heads[g] && (best < 0 || state_queue_before(heads[g], heads[best])))
+                best = g;
+        if (best < 0)
+            break;
+        if (n == n_max) {
+            n_max = MAX(2 * n_max, (size_t)64);
+            ids = hai_realloc_array(ids, n_max, sizeof *ids);
+        }
+        ids[n++] = heads[best]->r.id;
+        heads[best] = state_queue_next(&state->groups[best], heads[best]);
+    }
+    *ret = ids;
+    return n;
+}
+
+void state_job_resolve(const struct state *state, struct job *job) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    job->group = state_group_find(state, spec->group);
+    job->cpus_per_node =
+        spec->cpus_per_node == S_ABSENT ? spec->ranks_per_node : spec->cpus_per_node;
+    job->zones = spec->zones.n ? 0 : UINT64_MAX;
+    for (size_t i = 0; i < spec->zones.n; i++) {
+        int zone = state_zone_find(state, spec->zones.items[i]);
+        if (zone >= 0)
+            job->zones |= UINT64_C(1) << zone;
+    }
+}

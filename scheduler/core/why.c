@@ -1,0 +1,280 @@
+#include "scheduler/core/why.h"
+#include "scheduler/core/place.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { NODES_NAMED = 4 };
+
+/* A sentence that grows; what does not fit is left out. */
+struct text {
+    char *at;
+    size_t left;
+};
+
+static void say(struct text *t, const char *format, ...) _printf_(2, 3);
+static void say(struct text *t, const char *format, ...) {
+    va_list ap;
+
+    va_start(ap, format);
+    int n = vsnprintf(t->at, t->left, format, ap);
+    va_end(ap);
+    size_t used = MIN((size_t)MAX(n, 0), t->left - 1);
+    t->at += used;
+    t->left -= used;
+}
+
+static void code(struct why *ret, const char *word) {
+    (void)snprintf(ret->code, sizeof ret->code, "%s", word);
+}
+
+static void say_need(struct text *t, const struct state *state, const struct job *job) {
+    const struct entry_job_spec *spec = &job->r.spec;
+    const char *each = spec->nodes == 1 ? "" : " each";
+
+    say(t, "needs %lld node%s with ", (long long)spec->nodes, spec->nodes == 1 ? "" : "s");
+    if (spec->gpus_per_node)
+        say(t, "%lld free GPU%s%s", (long long)spec->gpus_per_node,
+            spec->gpus_per_node == 1 ? "" : "s", each);
+    else
+        say(t, "%lld free CPU%s%s", (long long)job->cpus_per_node,
+            job->cpus_per_node == 1 ? "" : "s", each);
+    say(t, " in group %s", spec->group);
+    for (size_t i = 0; i < spec->zones.n; i++)
+        say(t, "%s%s", i ? " or " : ", zone ", spec->zones.items[i]);
+    if (spec->nodes > 1 && !spec->cross_zones && state->n_zones > 1)
+        say(t, ", all in one zone");
+}
+
+/* "; b1 has 1 free, b2 is drained, 3 more are full": nodes that say more than "is full" first. */
+static void say_nodes(struct text *t, const struct state *state, const struct place_need *need,
+                      bool out_only) {
+    const struct state_group *group = &state->groups[need->group].r;
+    int n_named = 0, n_fit = 0, n_full = 0, n_other = 0;
+    char phrase[64];
+
+    for (size_t i = 0; i < group->nodes.n; i++) {
+        int number = (int)group->nodes.items[i];
+        const struct node *node = state->nodes[number];
+        if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)))
+            continue;
+        if (place_node_free(state, need, number, phrase, sizeof phrase))
+            n_fit++;
+        else if (!strcmp(phrase, "is full"))
+            n_full++;
+        else if (n_named == NODES_NAMED)
+            n_other++;
+        else
+            say(t, "%s%s %s", n_named++ ? ", " : "; ", node->r.name, phrase);
+    }
+    if (n_fit)
+        say(t, "%s%d %s free", n_named++ ? ", " : "; ", n_fit,
+            n_fit == 1 ? "node is" : "nodes are");
+    if (n_full)
+        say(t, "%s%d %s full", n_named++ ? ", " : "; ", n_full,
+            n_full == 1 ? "node is" : "nodes are");
+    if (n_other)
+        say(t, ", %d more cannot take it", n_other);
+}
+
+static const char *first_node(const struct state *state, const struct place_scratch *scratch) {
+    return state->nodes[scratch->nodes[0].node]->r.name;
+}
+
+/* The smallest change of the wish that would start it now. */
+static void say_sooner(struct why *ret, const struct state *state, const struct place_need *need) {
+    _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
+    struct text t = {ret->sooner, sizeof ret->sooner};
+
+    for (int64_t gpus = need->gpus_per_node - 1; gpus > 0; gpus--) {
+        struct place_need less = *need;
+        less.gpus_per_node = gpus;
+        if (place_find(state, &less, NULL, &scratch) == 0) {
+            say(&t, "with --gpus-per-node %lld it starts now on %s%s", (long long)gpus,
+                first_node(state, &scratch), need->nodes > 1 ? " and others" : "");
+            return;
+        }
+    }
+    int64_t low = 0, high = need->nodes; // low fits, high does not
+    while (high - low > 1) {
+        struct place_need less = *need;
+        less.nodes = low + (high - low) / 2;
+        if (place_find(state, &less, NULL, &scratch) == 0)
+            low = less.nodes;
+        else
+            high = less.nodes;
+    }
+    if (low)
+        say(&t, "with --nodes %lld it starts now", (long long)low);
+}
+
+/* The first job of the group's queue that blocks those behind it, if that is not the job itself. */
+static const struct job *blocker(const struct state *state, const struct job *job) {
+    const struct group *group = &state->groups[job->group];
+
+    for (struct job *ahead = state_queue_first(group); ahead && ahead != job;
+         ahead = state_queue_next(group, ahead)) {
+        struct place_need need = place_need_of(ahead);
+        if (place_could(state, &need, true))
+            return ahead;
+    }
+    return NULL;
+}
+
+static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
+    _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
+    struct text t = {ret->message, sizeof ret->message};
+    struct text sooner = {ret->sooner, sizeof ret->sooner};
+    struct place_need need = place_need_of(job);
+    const struct job *ahead = blocker(state, job);
+
+    ret->ahead = ahead ? ahead->r.id : 0;
+    if (!place_could(state, &need, true)) {
+        code(ret, "nodes_out");
+        say_need(&t, state, job);
+        say(&t, "; not enough are in service");
+        say_nodes(&t, state, &need, true);
+        say(&sooner, "returning nodes: hai undrain, hai nodes");
+    } else if (place_find(state, &need, NULL, &scratch) < 0) {
+        code(ret, "resources");
+        say_need(&t, state, job);
+        say_nodes(&t, state, &need, false);
+        if (!ahead)
+            say_sooner(ret, state, &need);
+    } else if (ahead) {
+        code(ret, "behind");
+        say(&t, "job %lld (%s, priority %lld) is ahead of it in group %s and needs %lld node%s",
+            (long long)ahead->r.id, ahead->r.spec.user, (long long)ahead->r.priority,
+            job->r.spec.group, (long long)ahead->r.spec.nodes, ahead->r.spec.nodes == 1 ? "" : "s");
+        if (job->r.priority == ahead->r.priority)
+            say(&sooner, "with a higher priority it goes first");
+    } else {
+        code(ret, "starts_now");
+        say(&t, "starts now on %s", first_node(state, &scratch));
+    }
+}
+
+/* Old ranks that may still run: where, and what is waited for. */
+static void why_old_ranks(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    struct text sooner = {ret->sooner, sizeof ret->sooner};
+    int n_named = 0, n_more = 0;
+    bool lost = false;
+
+    say(&t, "waits until its ranks are surely gone:");
+    for (size_t i = 0; i < job->r.allocs.n; i++) {
+        const struct node *node = state->nodes[job->r.allocs.items[i].node];
+        bool silent = node->r.state == NODE_STATE_LOST;
+        if (job->r.allocs.items[i].gone)
+            continue;
+        if (n_named == NODES_NAMED)
+            n_more++;
+        else
+            say(&t, "%s %s %s", n_named++ ? "," : "", node->r.name,
+                silent ? "is lost" : "ends them");
+        if (!silent)
+            continue;
+        lost = true;
+        ret->at_us = MAX(ret->at_us, node->r.hold_until_us);
+    }
+    if (n_more)
+        say(&t, ", and %d more", n_more);
+    code(ret, lost ? "node_lease" : "ending");
+    if (lost && state->r.fence)
+        say(&sooner, "when the node is fenced");
+    else if (lost)
+        say(&sooner, "fencing the node (no fence: is set in the cluster file)");
+    else
+        ret->at_us = job->r.kill_at_us;
+}
+
+static void why_starting(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+
+    code(ret, "starting");
+    say(&t, "attempt %lld: %zu of %zu ranks run", (long long)job->r.attempt,
+        job->r.ranks.n - job->n_assigned, job->r.ranks.n);
+    for (size_t i = 0; i < job->r.allocs.n; i++) {
+        const struct state_rank *first = &job->r.ranks.items[i * job->r.spec.ranks_per_node];
+        if (first->state != RANK_STATE_ASSIGNED)
+            continue;
+        say(&t, "; waits for %s", state->nodes[job->r.allocs.items[i].node]->r.name);
+        return;
+    }
+}
+
+static void why_running(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    size_t n = job->r.allocs.n;
+
+    code(ret, "running");
+    say(&t, "runs on %s", state->nodes[job->r.allocs.items[0].node]->r.name);
+    for (size_t i = 1; i < MIN(n, (size_t)NODES_NAMED); i++)
+        say(&t, ", %s", state->nodes[job->r.allocs.items[i].node]->r.name);
+    if (n > NODES_NAMED)
+        say(&t, " and %zu more", n - NODES_NAMED);
+    if (job->r.attempt > 1)
+        say(&t, ", attempt %lld%s%s", (long long)job->r.attempt, job->r.last_fault ? ": " : "",
+            job->r.last_fault ? job->r.last_fault : "");
+}
+
+static void why_recovering(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+
+    if (state_job_live(job) && job->r.phase != DESIRED_PHASE_RUN) {
+        why_old_ranks(state, job, ret);
+    } else if (state_job_live(job)) {
+        why_starting(state, job, ret);
+    } else if (job->r.not_before_us != S_ABSENT && !job->queued) {
+        code(ret, "backoff");
+        say(&t, "%s; restart %lld of at most %lld waits a moment",
+            job->r.last_fault ? job->r.last_fault : "a fault", (long long)job->r.restarts,
+            (long long)job->r.spec.restart_max);
+        ret->at_us = job->r.not_before_us;
+    } else {
+        why_queued(state, job, ret);
+    }
+}
+
+void why_job(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    struct text sooner = {ret->sooner, sizeof ret->sooner};
+
+    *ret = (struct why){.at_us = S_ABSENT};
+    bool waits = job->r.state == JOB_STATE_QUEUED ||
+                 (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job));
+    if (waits && job->group < 0) {
+        code(ret, "unknown_group");
+        say(&t, "group %s is no longer in the cluster file", job->r.spec.group);
+        say(&sooner, "another group: hai set %lld group=G", (long long)job->r.id);
+        return;
+    }
+    switch (job->r.state) {
+    case JOB_STATE_HELD:
+    case JOB_STATE_SUSPENDED:
+        code(ret, job->r.state == JOB_STATE_HELD ? "held" : "suspended");
+        say(&t, "%s; it waits for hai resume %lld",
+            job->r.message ? job->r.message : "it was submitted held", (long long)job->r.id);
+        return;
+    case JOB_STATE_QUEUED:
+        why_queued(state, job, ret);
+        return;
+    case JOB_STATE_STARTING:
+        why_starting(state, job, ret);
+        return;
+    case JOB_STATE_RUNNING:
+        why_running(state, job, ret);
+        return;
+    case JOB_STATE_RECOVERING:
+        why_recovering(state, job, ret);
+        return;
+    case JOB_STATE_SUSPENDING:
+    case JOB_STATE_STOPPING:
+        why_old_ranks(state, job, ret);
+        return;
+    default:
+        code(ret, job->r.reason == REASON_NONE ? job_state_text(job->r.state)
+                                               : reason_text(job->r.reason));
+        say(&t, "%s", job->r.message ? job->r.message : "all ranks ended with exit status 0");
+    }
+}
