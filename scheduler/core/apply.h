@@ -10,21 +10,7 @@
  */
 #pragma once
 #include "scheduler/core/effects.h"
-
-/* The answer to whoever asked.
- *
- * id        job_submit, token_create: the id; else the job that the entry was about
- * repeated  job_submit: the same key and body came before, id is the first's; nothing new
- * changed   the entry changed something (a second stop does not)
- * err       why it was refused; code is a word of UX.md's errors: not_found, denied, ended,
- *           conflict, stale, impossible, unknown_group, unknown_zone, out_of_range, too_many, ...
- */
-struct apply_reply {
-    int64_t id;
-    bool repeated;
-    bool changed;
-    struct hai_err err;
-};
+#include "scheduler/core/reply.h"
 
 /* Apply an entry. ret is always set; fx may be NULL. Returns 0, or why it was refused:
  * -EBADMSG payload, -EACCES not allowed, -ENOENT no such thing, -EEXIST conflict (409), -ESTALE old

@@ -4,7 +4,8 @@
  * counts, revisions) in step with the records.
  */
 #pragma once
-#include "scheduler/core/apply.h"
+#include "scheduler/core/effects.h"
+#include "scheduler/core/reply.h"
 
 struct change {
     struct state *state;

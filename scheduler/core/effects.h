@@ -12,7 +12,7 @@
     X(P, SUBMITTED, "submitted")                                                                   \
     X(P, PLACED, "placed")                                                                         \
     X(P, RUNNING, "running")                                                                       \
-    X(P, RANK_EXITED, "rank_exited")                                                         \
+    X(P, RANK_EXITED, "rank_exited")                                                               \
     X(P, FAULT, "fault")                                                                           \
     X(P, RESTART, "restart")                                                                       \
     X(P, STOP, "stop")                                                                             \
