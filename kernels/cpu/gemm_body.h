@@ -183,7 +183,8 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const fl
     }
 TILE(1)
 TILE(2)
-TILE(3) TILE(4) TILE(5) TILE(6)
+TILE(3)
+TILE(4) TILE(5) TILE(6)
 #ifdef __AVX512F__
     TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
 #endif

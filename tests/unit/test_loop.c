@@ -134,7 +134,8 @@ TEST(posts_left_behind_are_freed)
     CHECK_STR(seen.order, "");
 }
 
-TEST(defers_fire_once_for_each_arming) {
+TEST(defers_fire_once_for_each_arming)
+{
     _cleanup_(loop_freep) struct loop *loop = loop_make();
     struct seen seen = {0};
     _cleanup_(loop_source_freep) struct loop_source *defer = loop_defer_new(loop, on_post, &seen);
