@@ -1,0 +1,172 @@
+/* Every operator of every CPU path against ref over generated shapes, with one tolerance. Bits are
+ * compared between one and three threads, and between rows computed alone and together. Times of
+ * the same cases: tests/bench/bench_kernels.c. */
+#include "kernels/kmath.h"
+#include "kernels/philox.h"
+#include "tests/unit/kernel_cases.h"
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+/* |a - b| <= tolerance * (|b| + rms of b). */
+static const double tolerance = 3e-5;
+
+static double value(const struct k_tensor *t, int64_t i) {
+    if (t->dtype == K_F64)
+        return ((const double *)t->data)[i];
+    return t->dtype == K_I32 ? ((const int32_t *)t->data)[i] : (double)((const float *)t->data)[i];
+}
+
+static void compare(const char *name, const char *path, int size, const struct k_tensor *got,
+                    const struct k_tensor *want) {
+    int64_t n = k_tensor_n_elements(want);
+    double square = 0, worst = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        square += value(want, i) * value(want, i);
+    double rms = sqrt(square / (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs(value(got, i) - value(want, i)) / (fabs(value(want, i)) + rms + 1e-30);
+        worst = d <= worst ? worst : d;
+    }
+    CHECK(worst <= (want->dtype == K_I32 ? 0 : tolerance), "%s %s size %d: off by %.3g", path, name,
+          size, worst);
+}
+
+static const char *const paths[] = {"avx2", "avx512"};
+
+/* Prepare and run a case; false if the path does not run here. */
+static bool begin(struct kernel_bench *b, const char *path, int n_threads, int number, int size) {
+    int r = kernel_cases_begin(b, path, n_threads, number, size);
+
+    if (r == -ENOTSUP)
+        return false;
+    CHECK_EQ(r, 0, "%s %s", path ? path : "ref", kernel_cases_name(number));
+    CHECK_EQ(kernel_cases_prepare(b), 0, "%s", kernel_cases_name(number));
+    CHECK_EQ(kernel_cases_run(b), 0, "%s %s", path ? path : "ref", kernel_cases_name(number));
+    return true;
+}
+
+TEST(against_ref)
+{
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
+        for (int c = 0; c < kernel_cases_count(); c++)
+            for (int size = 0; size < KERNEL_SIZES; size++) {
+                struct kernel_bench ref, b;
+                if (!begin(&b, paths[p], 1, c, size))
+                    continue;
+                begin(&ref, NULL, 1, c, size);
+                for (int i = 0; i < ref.made.n_outputs; i++)
+                    compare(kernel_cases_name(c), paths[p], size, b.made.outputs[i],
+                            ref.made.outputs[i]);
+                kernel_cases_end(&ref);
+                kernel_cases_end(&b);
+            }
+}
+
+TEST(bits_do_not_depend_on_threads)
+{
+    for (int c = 0; c < kernel_cases_count(); c++) {
+        struct kernel_bench one, three;
+        if (!begin(&one, "avx2", 1, c, 2))
+            SKIP("no AVX2");
+        begin(&three, "avx2", 3, c, 2);
+        for (int i = 0; i < one.made.n_outputs; i++) {
+            const struct k_tensor *t = one.made.outputs[i];
+            CHECK(memcmp(t->data, three.made.outputs[i]->data,
+                         (size_t)k_tensor_n_elements(t) * k_dtype_bytes(t->dtype)) == 0,
+                  "%s output %d", kernel_cases_name(c), i);
+        }
+        kernel_cases_end(&one);
+        kernel_cases_end(&three);
+    }
+}
+
+/* A row of a product alone has the bits it has among others, on both paths. */
+TEST(bits_do_not_depend_on_rows)
+{
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++) {
+        struct kernel_bench b;
+        if (!begin(&b, paths[p], 1, 0, 2)) /* the first case is linear */
+            continue;
+        const struct k_linear a = *(const struct k_linear *)b.made.arg;
+        const struct k_tensor *y = &a.y;
+        float alone[1024];
+        for (int64_t r = 0; r < y->shape[0]; r += 17) {
+            struct k_linear row = a;
+            row.x.shape[0] = row.y.shape[0] = 1;
+            row.x.data = (float *)a.x.data + r * a.x.stride[0];
+            row.y.data = alone;
+            CHECK_EQ(k_linear(&b.ctx, &row), 0, "");
+            CHECK(memcmp(alone, (float *)y->data + r * y->stride[0],
+                         (size_t)y->shape[1] * sizeof(float)) == 0,
+                  "%s row %lld", paths[p], (long long)r);
+        }
+        kernel_cases_end(&b);
+    }
+}
+
+TEST(refusals)
+{
+    float x[8] = {0};
+    struct k_ctx ctx;
+    struct hai_err err = {0};
+    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2),
+                         .w = k_tensor_3d(x, K_F32, 1, 2, 2),
+                         .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
+
+    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CUDA, NULL, &err), -ENOTSUP, "");
+    CHECK_STR(err.text, "backend cuda: not built", "");
+    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CPU, "neon", &err), -ENOTSUP, "");
+    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, &err), 0, "");
+    CHECK_EQ(k_linear(&ctx, &a), 0, "");
+    a.y.shape[1] = 3;
+    CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong width");
+    a.y.shape[1] = 2;
+    a.x.dtype = K_BF16;
+    CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong type");
+    a.x.dtype = K_F32;
+    a.w.data = NULL;
+    CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "no weights");
+}
+
+TEST(kmath_against_libm)
+{
+    for (int i = -2000; i <= 2000; i++) {
+        double x = i * 0.3531, s, c;
+        CHECK(fabs(kmath_exp(x) / exp(x) - 1) < 5e-16 || exp(x) == 0 || isinf(exp(x)), "exp %g", x);
+        kmath_sincos(x * 40, &s, &c);
+        CHECK(fabs(s - sin(x * 40)) < 4e-16, "sin %g", x * 40);
+        CHECK(fabs(c - cos(x * 40)) < 4e-16, "cos %g", x * 40);
+        if (i > 0)
+            CHECK(fabs(kmath_log(x) - log(x)) <= 4e-16 * fmax(1, fabs(log(x))), "log %g", x);
+    }
+    CHECK(kmath_exp(-1000) == 0, "");
+    CHECK(isinf(kmath_exp(710)), "");
+    CHECK(isnan(kmath_exp(NAN)), "");
+    CHECK(fabs(kmath_exp(-744) / 5e-324 - 2) < 1, "subnormal");
+}
+
+/* Known answers of the reference implementation (Random123, kat_vectors). */
+TEST(philox_known_answers)
+{
+    static const struct {
+        uint32_t counter[4];
+        uint64_t key;
+        uint32_t words[4];
+    } known[] = {
+        {{0, 0, 0, 0},                                     0,     {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+        {{~0u, ~0u, ~0u, ~0u},                             ~0ull, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         0x299f31d0a4093822ull,                                   {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+        struct philox_counter counter;
+        uint32_t words[4];
+        memcpy(counter.word, known[i].counter, sizeof counter.word);
+        philox_words(known[i].key, &counter, words);
+        for (int k = 0; k < 4; k++)
+            CHECK_EQ(words[k], known[i].words[k], "%zu", i);
+    }
+}
