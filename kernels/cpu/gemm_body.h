@@ -94,18 +94,29 @@ ALWAYS_INLINE void pack_across(const void *src, int64_t stride, int64_t n_rows, 
     }
 }
 
-/* dst[k * width + i] = src[k * stride + i] for i < n, 0 behind. */
+/* VEC numbers, zero from n on. */
+ALWAYS_INLINE vf load_up_to(const void *p, int64_t at, int64_t n, bool bf16) {
+    float wide[VEC] = {0};
+
+    if (!bf16)
+        return n >= VEC ? v_load((const float *)p + at) : v_load_n((const float *)p + at, n);
+    for (int64_t i = 0; i < MIN(n, (int64_t)VEC); i++)
+        wide[i] = load_1(p, at + i, true);
+    return v_load(wide);
+}
+
+/* dst[k * width + i] = src[k * stride + i] for i < n, 0 behind; width is VEC or twice that. */
 ALWAYS_INLINE void pack_along(const void *src, int64_t stride, int64_t n, int64_t n_k, float *dst,
                               int64_t width, bool bf16) {
-    for (int64_t k = 0; k < n_k; k++, dst += width) {
-        int64_t i = 0;
-        for (; i + 8 <= n; i += 8)
-            _mm256_storeu_ps(dst + i, load_8(src, k * stride + i, bf16));
-        for (; i < n; i++)
-            dst[i] = load_1(src, k * stride + i, bf16);
-        for (; i < width; i++)
-            dst[i] = 0;
+    if (n == width && !bf16) {
+        for (int64_t k = 0; k < n_k; k++, dst += width)
+            for (int64_t i = 0; i < width; i += VEC)
+                v_store(dst + i, v_load((const float *)src + k * stride + i));
+        return;
     }
+    for (int64_t k = 0; k < n_k; k++, dst += width)
+        for (int64_t i = 0; i < width; i += VEC)
+            v_store(dst + i, i < n ? load_up_to(src, k * stride + i, n - i, bf16) : v_zero());
 }
 
 static void pack_b(const struct gemm *g, int64_t column, int64_t n, int64_t k, int64_t n_k,
