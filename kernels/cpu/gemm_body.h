@@ -195,16 +195,25 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const fl
 TILE(1)
 TILE(2)
 TILE(3)
-TILE(4) TILE(5) TILE(6)
+TILE(4)
+TILE(5)
+TILE(6)
 #ifdef __AVX512F__
-    TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+TILE(7)
+TILE(8)
+TILE(9)
+TILE(10)
+TILE(11)
+TILE(12)
+TILE(13)
+TILE(14)
 #endif
 
-        static void (*const tiles[])(int vectors, int64_t n_k, const float *a, const float *b,
-                                     float *c, int64_t c_row, int64_t last, bool load) = {
-            NULL,   tile_1, tile_2, tile_3,  tile_4,  tile_5,  tile_6,
+static void (*const tiles[])(int vectors, int64_t n_k, const float *a, const float *b, float *c,
+                             int64_t c_row, int64_t last, bool load) = {
+    NULL,   tile_1, tile_2, tile_3,  tile_4,  tile_5,  tile_6,
 #ifdef __AVX512F__
-            tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14,
+    tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14,
 #endif
 };
 
