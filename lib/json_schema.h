@@ -1,7 +1,7 @@
 /* json_schema.h - JSON and YAML trees into structs and back, by the descriptions of
  * lib/pure/schema.h.
  *
- * Three forms differ in how numbers with units look:
+ * Two forms differ in how numbers with units look:
  *   wire  JSON between programs: `time_limit_us` is "time_limit_s": 259200, sizes are numbers
  *   file  job and cluster files: `time_limit: 3d`, `memory: 80GiB`; a bare number is an error
  * Times are ISO 8601 in both. Absent is null, and null is absent. A tree of bad fields gives all of
@@ -49,11 +49,6 @@ int json_schema_parse(const struct schema *schema, const void *text, size_t n_by
 
 /* Append a struct as one line of JSON, wire form; absent fields are null. */
 void json_schema_dump(const struct schema *schema, const void *value, struct buf *ret);
-
-/* The same as a tree: file form for `hai describe`, where absent fields and empty blocks are left
- * out. */
-struct json *json_schema_encode(const struct schema *schema, const void *value,
-                                enum json_schema_form form);
 
 /* The name of a field in a form: `time_limit_us` -> "time_limit_s" or "time_limit". ret has room
  * for strlen(field->name) + 1 bytes. */
