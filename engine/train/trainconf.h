@@ -1,0 +1,48 @@
+/* trainconf.h - the file that hai-train reads: one training run.
+ *
+ * YAML, described key by key in etc/examples/train.yaml. Every key and value is checked before
+ * anything starts: an unknown key, a value of the wrong kind or outside its bounds is an error with
+ * file, line and column, and the nearest name. Paths are relative to where the program runs.
+ */
+#pragma once
+#include "engine/train/schedule.h"
+#include "kernels/kernels.h"
+
+struct trainconf {
+    char *model;     // config.json, or a folder with one
+    char *out;       // folder for the trained model; NULL: none is written
+    char *log;       // per-step losses with all their bits; NULL: OUT/steps.log, or none
+    char *tokenizer; // "bytes" or a folder
+    char **files;    // files, folders and patterns of text
+    size_t n_files;
+    int64_t max_bytes; // of text; 0: no limit
+    int64_t steps;
+    int64_t batch;       // sequences of a step, over all ranks
+    int64_t micro_batch; // sequences a rank works on at once; 0: its whole share
+    int64_t seq;         // tokens
+    int64_t seed;
+    int64_t threads;
+    enum k_backend backend;
+    bool exact; // required: refuse to resume with another numeric identity
+    struct schedule schedule;
+    double beta1, beta2, eps, weight_decay, clip;
+    double mtp_weight, bias_rate;
+    double balance_alpha; // negative: the model's own
+    char *ckpt_dir;       // NULL: $HAI_CKPT_DIR, else OUT/ckpt
+    int64_t ckpt_every;   // steps; 0: only at the end and when told to stop
+    int64_t ckpt_keep;
+};
+
+/* Defaults: what etc/examples/train.yaml says of a key that is left out. */
+void trainconf_init(struct trainconf *conf);
+void trainconf_free(struct trainconf *conf);
+
+/* Read a file over the defaults. -EINVAL: err->where is file:line:column. */
+int trainconf_read(const char *path, struct trainconf *conf, struct hai_err *err);
+
+/* Put command-line options over what was read: NULL and 0 leave it. Texts are copied. */
+void trainconf_set(struct trainconf *conf, const char *model, const char *out,
+                   const char *const *files, size_t n_files);
+
+/* What must hold between the fields once command-line options have had their say. */
+int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err);

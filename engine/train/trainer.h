@@ -1,0 +1,63 @@
+/* trainer.h - one training run on one rank: data, model, optimizer, checkpoints, step by step.
+ *
+ * Every rank holds the whole model (data parallel): it adds up the gradients of its share of the
+ * batch, all ranks add theirs in the fixed order of engine/coll, and all make the same optimizer
+ * step. The state after step N is a function of the configuration, the data and the numeric
+ * identity alone, so a run that is resumed from any checkpoint comes to the same bits. Talking to
+ * people and to the node's agent is the program's business (jobs/hai-train.c).
+ */
+#pragma once
+#include "engine/coll/coll.h"
+#include "engine/train/trainconf.h"
+
+struct trainer;
+
+/* What the run stands on. Borrowed until trainer_free.
+ * note: told, on rank 0, what a person should know: which checkpoint, why one was passed over. */
+struct trainer_place {
+    struct coll *coll;
+    const char *ckpt_dir; // NULL: no checkpoints
+    int64_t epoch;        // fencing number, part of the folders' names
+    void (*note)(void *userdata, const char *text);
+    void *userdata;
+};
+
+/* Everything up to the first step: reads and tokenises, makes the model, finds the newest
+ * checkpoint. -ESTALE: the checkpoint is of other data, or has another numeric identity and
+ * conf->exact; -EINVAL and so on for bad files. */
+int trainer_open(const struct trainconf *conf, const struct trainer_place *place,
+                 struct trainer **ret, struct hai_err *err);
+void trainer_free(struct trainer *trainer);
+DEFINE_CLEANUP(struct trainer *, trainer_free)
+
+int64_t trainer_step_number(const struct trainer *trainer); // steps done
+int64_t trainer_tokens_per_step(const struct trainer *trainer);
+
+/* What the run is made of, for a line at its start. */
+struct trainer_size {
+    int64_t parameters;
+    int64_t tokens, documents; // of data
+    const char *kernel_path;
+};
+void trainer_size(const struct trainer *trainer, struct trainer_size *ret);
+
+struct trainer_report {
+    int64_t step; // that was done
+    double loss;  // of the whole batch, the same bits on all ranks
+    double norm;  // of the gradient, before clipping
+    double rate;
+    bool stop; // some rank asked to stop: all ranks see it after the same step
+};
+
+/* One step. stop_wanted: this rank was told to end. -ECONNRESET: another rank is gone; -EDOM: the
+ * loss is not a number. */
+int trainer_step(struct trainer *trainer, bool stop_wanted, struct trainer_report *ret,
+                 struct hai_err *err);
+
+/* Save on rank 0; nothing to do on the others. Returns 1 if something was saved: *ret_path is the
+ * folder (caller frees), ret_digest its manifest's SHA-256; 0 on other ranks. */
+int trainer_save(struct trainer *trainer, char **ret_path, char ret_digest[65],
+                 struct hai_err *err);
+
+/* Write the model as a folder in Hugging Face layout, on rank 0. */
+int trainer_export(struct trainer *trainer, const char *dir, struct hai_err *err);

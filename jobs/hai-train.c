@@ -1,0 +1,348 @@
+/* hai-train - train a model from a YAML file, alone, on ranks started by hand, or as a job of hai.
+ *
+ * What the run is stands in engine/train; here are the command line, signals, the node's agent, the
+ * progress line and the log of losses.
+ */
+#include "engine/train/trainer.h"
+#include "jobs/jobexit.h"
+#include "lib/fileio.h"
+#include "lib/timefmt.h"
+#include "rank/rank.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define NAME "hai-train"
+
+enum {
+    EXIT_TERMINATED = 128 + SIGTERM,
+    AGENT_WAIT_US = 30 * 1000000, // for the agent to answer
+    LOAD_S = 3600,                // before the first step: data is made, weights are read
+    SAVE_S = 1800,                // for a checkpoint
+    PEER_LOST_S = 900,            // to be ended by the agent once another rank is gone
+    LINE_MS = 100,                // between progress lines
+};
+
+static const char usage[] =
+    "usage: " NAME " CONFIG.yaml [--model PATH] [--data PATH]... [--out DIR]\n"
+    "Train a model; the file's keys are described in etc/examples/train.yaml.\n"
+    "  --model PATH  config.json or its folder, instead of 'model'\n"
+    "  --data PATH   text, instead of 'data.files'; may be repeated\n"
+    "  --out DIR     where the trained model goes, instead of 'out'\n"
+    "Ranks: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, NODE_RANK as for PyTorch.\n"
+    "Checkpoints: $HAI_CKPT_DIR, else 'checkpoint.dir', else DIR/ckpt; the newest is resumed.\n"
+    "SIGTERM saves a checkpoint and ends with status 143.\n";
+
+struct run {
+    struct trainconf conf;
+    struct rank *rank; // NULL by hand
+    struct coll *coll;
+    struct trainer *trainer;
+    int signals;     // signalfd
+    int log;         // per-step losses; -1: none
+    bool stop;       // told to end
+    double step_s;   // smoothed time of a step; 0: not known yet
+    int64_t line_us; // when the last progress line was printed
+};
+
+static bool is_first(const struct run *run) {
+    return coll_rank(run->coll) == 0;
+}
+
+static void say(void *userdata, const char *text) {
+    fprintf(stderr, NAME ": %s\n", text);
+}
+
+struct gathering {
+    struct rank *rank;
+    int world;
+    int64_t timeout_s;
+};
+
+/* The rank contract's all-gather, as rendezvous wants it. */
+static int gather(void *userdata, const char *value, char (*ret)[RENDEZVOUS_VALUE_BYTES],
+                  struct hai_err *err) {
+    const struct gathering *g = userdata;
+    struct rank_value *values = hai_new_array(struct rank_value, (size_t)g->world);
+    int r = rank_gather(g->rank, "coll", value, strlen(value), g->timeout_s * 1000000, g->world,
+                        values, err);
+
+    if (r >= 0) {
+        for (int i = 0; i < g->world; i++)
+            memcpy(ret[i], values[i].data,
+                   MIN(values[i].n_bytes, (size_t)RENDEZVOUS_VALUE_BYTES - 1));
+        rank_values_free(values, g->world);
+    }
+    free(values);
+    return MIN(r, 0);
+}
+
+static int join(struct run *run, struct hai_err *err) {
+    struct rendezvous meet;
+    int r = rank_open(AGENT_WAIT_US, &run->rank, err);
+
+    if (r >= 0)
+        r = rendezvous_from_env(&meet, err);
+    if (r < 0)
+        return r;
+    struct gathering gathering = {run->rank, meet.world, meet.timeout_s};
+    if (run->rank) {
+        meet.secret = (struct peerlink_secret){rank_secret(run->rank), RANK_SECRET_BYTES};
+        meet.allgather = gather;
+        meet.userdata = &gathering;
+    }
+    return coll_open(&meet, &run->coll, err);
+}
+
+/* SIGTERM and SIGINT come as something to read, between steps: a step is never cut. */
+static int catch_signals(struct run *run, struct hai_err *err) {
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 ||
+        (run->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
+        return hai_fail(err, -errno, "signalfd: %m");
+    return 0;
+}
+
+/* What the agent and the signals said since the last look. */
+static void listen_outside(struct run *run) {
+    struct signalfd_siginfo signal;
+    struct rank_event event;
+
+    while (read(run->signals, &signal, sizeof signal) == sizeof signal)
+        run->stop = true;
+    while (rank_next(run->rank, &event) > 0)
+        switch (event.kind) {
+        case RANK_EVENT_TERMINATE:
+        case RANK_EVENT_SUSPEND:
+            run->stop = true;
+            break;
+        case RANK_EVENT_REFUSED:
+            fprintf(stderr, NAME ": checkpoint of step %" PRId64 " was not recorded: %s\n",
+                    event.step, event.text);
+            break;
+        default:
+            break;
+        }
+}
+
+/* One line of the log: step, loss and gradient norm with all their bits. Appended, never rewritten:
+ * a step that is computed again after a restart is there again, to be compared. */
+static int log_step(const struct run *run, const struct trainer_report *report,
+                    struct hai_err *err) {
+    char line[128];
+    int n = snprintf(line, sizeof line, "%" PRId64 " %a %a\n", report->step, report->loss,
+                     report->norm);
+
+    return run->log < 0 ? 0 : fileio_write_full(run->log, line, (size_t)n, FILEIO_HERE, err);
+}
+
+static void tell(struct run *run, const struct trainer_report *report, int64_t from_us) {
+    int64_t now_us = peerlink_now_us();
+    double s = (double)(now_us - from_us) * 1e-6;
+    char left[TIMEFMT_ISO_BYTES];
+
+    run->step_s = run->step_s > 0 ? 0.9 * run->step_s + 0.1 * s : s;
+    double rate = (double)trainer_tokens_per_step(run->trainer) / run->step_s;
+    int64_t left_us = (int64_t)((double)(run->conf.steps - report->step) * run->step_s * 1e6);
+    rank_progress(run->rank, &(struct rank_progress){report->step, run->conf.steps, report->loss,
+                                                     rate, "tokens/s", left_us});
+    bool last = report->step == run->conf.steps || report->stop;
+    if (!is_first(run) || (!last && now_us - run->line_us < LINE_MS * 1000))
+        return;
+    run->line_us = now_us;
+    timefmt_duration(left_us, left);
+    printf("step %" PRId64 "/%" PRId64 " loss %.3f %.0f tokens/s %s left\n", report->step,
+           run->conf.steps, report->loss, rate, left);
+    fflush(stdout);
+}
+
+static int save(struct run *run, struct hai_err *err) {
+    _cleanup_free_ char *path = NULL;
+    char digest[65];
+
+    rank_phase(run->rank, "save", SAVE_S);
+    int r = trainer_save(run->trainer, &path, digest, err);
+    if (r > 0)
+        r = rank_commit(run->rank, trainer_step_number(run->trainer), path, digest, err);
+    rank_phase(run->rank, "train", 0);
+    return MIN(r, 0);
+}
+
+static bool due(const struct run *run, const struct trainer_report *report) {
+    return report->stop || report->step == run->conf.steps ||
+           (run->conf.ckpt_every && report->step % run->conf.ckpt_every == 0);
+}
+
+/* Returns 1 if the run was told to stop, 0 at its end. */
+static int train(struct run *run, struct hai_err *err) {
+    while (trainer_step_number(run->trainer) < run->conf.steps) {
+        struct trainer_report report;
+        int64_t from_us = peerlink_now_us();
+        listen_outside(run);
+        int r = trainer_step(run->trainer, run->stop, &report, err);
+        if (r == 0)
+            r = log_step(run, &report, err);
+        if (r < 0)
+            return r;
+        tell(run, &report, from_us);
+        r = due(run, &report) ? save(run, err) : 0;
+        if (r < 0)
+            return r;
+        if (report.stop && report.step < run->conf.steps)
+            return 1;
+    }
+    return 0;
+}
+
+static int open_log(struct run *run, struct hai_err *err) {
+    const struct trainconf *c = &run->conf;
+    _cleanup_free_ char *path = c->log   ? hai_strdup(c->log)
+                                : c->out ? hai_asprintf("%s/steps.log", c->out)
+                                         : NULL;
+
+    if (!is_first(run) || !path)
+        return 0;
+    int r = c->out && !c->log ? fileio_mkdir_p(c->out, 0777, err) : 0;
+    if (r < 0)
+        return r;
+    run->log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return run->log < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+}
+
+static void introduce(const struct run *run) {
+    struct trainer_size size;
+
+    trainer_size(run->trainer, &size);
+    if (is_first(run))
+        fprintf(stderr,
+                NAME ": %" PRId64 " parameters, %" PRId64 " tokens of %" PRId64
+                     " documents, %d ranks on %d nodes, kernels %s\n",
+                size.parameters, size.tokens, size.documents, coll_world(run->coll),
+                coll_nodes(run->coll), size.kernel_path);
+}
+
+/* From rendezvous to the exported model. */
+static int run_all(struct run *run, const char *config, struct hai_err *err) {
+    const char *env_dir = getenv("HAI_CKPT_DIR");
+    int r = catch_signals(run, err);
+
+    if (r == 0)
+        r = join(run, err);
+    if (r == 0)
+        r = trainconf_check(&run->conf, coll_world(run->coll), err);
+    if (r == -EINVAL && !err->where[0])
+        snprintf(err->where, sizeof err->where, "%s", config);
+    if (r == 0)
+        r = open_log(run, err);
+    if (r < 0)
+        return r;
+    _cleanup_free_ char *dir = env_dir && env_dir[0] ? hai_strdup(env_dir)
+                               : run->conf.ckpt_dir  ? hai_strdup(run->conf.ckpt_dir)
+                               : run->conf.out       ? hai_asprintf("%s/ckpt", run->conf.out)
+                                                     : NULL;
+    const struct trainer_place place = {run->coll, dir, run->rank ? rank_epoch(run->rank) : 0, say,
+                                        NULL};
+    rank_phase(run->rank, "load", LOAD_S);
+    r = trainer_open(&run->conf, &place, &run->trainer, err);
+    if (r < 0)
+        return r;
+    introduce(run);
+    rank_phase(run->rank, "train", 0);
+    r = train(run, err);
+    if (r == 0 && run->conf.out)
+        r = trainer_export(run->trainer, run->conf.out, err);
+    return r;
+}
+
+/* Another rank is gone. Under hai its end is the one that counts, and this rank is about to be
+ * ended by the agent: an exit of its own would look like a second failure. By hand there is no one
+ * to wait for. */
+static void wait_for_end(struct run *run) {
+    struct pollfd p = {run->signals, POLLIN, 0};
+
+    if (run->rank && !run->stop)
+        poll(&p, 1, PEER_LOST_S * 1000);
+}
+
+static int finish(struct run *run, int r, const struct hai_err *err) {
+    int status = JOBEXIT_DONE;
+
+    if (r < 0) {
+        status = jobexit_report(NAME, err);
+        // Only the sockets and locks: the others learn of it while this rank waits.
+        if (r == -ECONNRESET) {
+            coll_close(TAKE_PTR(run->coll));
+            wait_for_end(run);
+        }
+    } else if (r > 0) {
+        status = EXIT_TERMINATED;
+    } else if (is_first(run) && run->conf.out) {
+        fprintf(stderr,
+                NAME ": done; try: hai-generate --model %s --prompt TEXT --max-tokens 100\n",
+                run->conf.out);
+    }
+    trainer_free(run->trainer);
+    coll_close(run->coll);
+    rank_close(run->rank);
+    trainconf_free(&run->conf);
+    if (run->log >= 0)
+        close(run->log);
+    if (run->signals >= 0)
+        close(run->signals);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    static const struct option options[] = {
+        {"model",            required_argument, NULL, 'm'},
+        {"data",              required_argument, NULL, 'd'},
+        {"out",                  required_argument, NULL, 'o'},
+        {"help",no_argument, NULL, 'h'},
+        {0              },
+    };
+    struct run run = {.signals = -1, .log = -1};
+    struct hai_err err = {0};
+    const char *model = NULL, *out = NULL;
+    _cleanup_free_ const char **data = hai_new_array(const char *, (size_t)argc);
+    size_t n_data = 0;
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
+        switch (c) {
+        case 'm':
+            model = optarg;
+            break;
+        case 'd':
+            data[n_data++] = optarg;
+            break;
+        case 'o':
+            out = optarg;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            return JOBEXIT_DONE;
+        default:
+            fputs(usage, stderr);
+            return JOBEXIT_USAGE;
+        }
+    if (optind != argc - 1)
+        return jobexit_usage(NAME, "expected one configuration file");
+    trainconf_init(&run.conf);
+    int r = trainconf_read(argv[optind], &run.conf, &err);
+    if (r < 0)
+        return finish(&run, r, &err);
+    trainconf_set(&run.conf, model, out, data, n_data);
+    r = run_all(&run, argv[optind], &err);
+    return finish(&run, r, &err);
+}
