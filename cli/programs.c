@@ -1,0 +1,60 @@
+#include "cli/programs.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char *try_folder(const char *folder, size_t n, const char *name) {
+    char *path = n ? hai_asprintf("%.*s/%s", (int)n, folder, name) : NULL;
+
+    if (path && access(path, X_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+static char *try_list(const char *list, const char *name) {
+    char *found = NULL;
+
+    while (list && *list && !found) {
+        size_t n = strcspn(list, ":");
+        found = try_folder(list, n, name);
+        list += n + (list[n] == ':');
+    }
+    return found;
+}
+
+char *programs_find(const char *name) {
+    static const char *const beside[] = {".", "../scheduler", "../agent", "../jobs", "../sim"};
+    char self[PATH_MAX];
+    char *found = try_list(getenv("HAI_PROGRAMS"), name);
+
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0 && !found) {
+        self[n] = '\0';
+        *strrchr(self, '/') = '\0';
+        for (size_t i = 0; i < ARRAY_SIZE(beside) && !found; i++) {
+            _cleanup_free_ char *folder =
+                i ? hai_asprintf("%s/%s", self, beside[i]) : hai_strdup(self);
+            found = try_folder(folder, strlen(folder), name);
+        }
+    }
+    return found ? found : try_list(getenv("PATH"), name);
+}
+
+int programs_run(const char *path, char *const *argv) {
+    int status;
+    pid_t pid = fork();
+
+    if (pid < 0)
+        return -errno;
+    if (pid == 0) {
+        execv(path, argv);
+        _exit(127);
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}

@@ -1,0 +1,22 @@
+/* hai bash: run a shell script on every node, as HAI Platform does. */
+#include "cli/hosted.h"
+#include "cli/verbs.h"
+
+static int run(struct cli *cli) {
+    static const char *const before[] = {"bash", NULL};
+
+    return hosted_run(cli, before);
+}
+
+const struct verb verb_bash = {
+    .name = "bash",
+    .group = "submit",
+    .args = "FILE ARGS -- [options]",
+    .help = "run a shell script, one process a node",
+    .examples = "  hai bash FILE --epochs 3 -- -n 2 -p 30 --name try\n",
+    .words_min = 1,
+    .words_max = -1,
+    .rest = true,
+    .literal = true,
+    .run = run,
+};

@@ -1,0 +1,22 @@
+/* hai python: run a Python script on every node, as HAI Platform does. */
+#include "cli/hosted.h"
+#include "cli/verbs.h"
+
+static int run(struct cli *cli) {
+    static const char *const before[] = {"python3", "-u", NULL};
+
+    return hosted_run(cli, before);
+}
+
+const struct verb verb_python = {
+    .name = "python",
+    .group = "submit",
+    .args = "FILE ARGS -- [options]",
+    .help = "run a Python script, one process a node",
+    .examples = "  hai python FILE --epochs 3 -- -n 2 -p 30 --name try\n",
+    .words_min = 1,
+    .words_max = -1,
+    .rest = true,
+    .literal = true,
+    .run = run,
+};

@@ -1,0 +1,152 @@
+/* hai status: one job now, with its ranks. */
+#include "cli/table.h"
+#include "cli/verbs.h"
+#include "cli/view.h"
+#include "lib/timefmt.h"
+#include <stdio.h>
+
+enum { RANKS_SHOWN_MAX = 256 };
+
+static void add_row(struct table *table, const struct json *rank) {
+    _cleanup_(buf_free) struct buf text = {0};
+    const struct json *gpus = json_get(rank, "gpus");
+    const char *state = json_get_string(rank, "state", NULL);
+    int64_t code = json_get_int(rank, "exit_code", -1);
+    int64_t signal = json_get_int(rank, "signal", -1);
+
+    table_add(table, "%lld", (long long)json_get_int(rank, "rank", 0));
+    table_add_text(table, json_get_string(rank, "node", NULL));
+    for (const struct json *g = json_first(gpus); g; g = json_next(g))
+        buf_printf(&text, "%s%lld", text.n_bytes ? "," : "", (long long)json_as_int(g));
+    table_add_text(table, buf_cstr(&text));
+    buf_clear(&text);
+    buf_add_str(&text, state ? state : "-");
+    if (signal > 0)
+        buf_printf(&text, " (signal %lld)", (long long)signal);
+    else if (code >= 0)
+        buf_printf(&text, " (exit %lld)", (long long)code);
+    table_add_text(table, buf_cstr(&text));
+    table_add(table, "%lld", (long long)json_get_int(rank, "restarts", 0));
+    if (json_get_int(rank, "step", -1) >= 0)
+        table_add(table, "%lld", (long long)json_get_int(rank, "step", 0));
+    else
+        table_add_text(table, NULL);
+}
+
+static void print_ranks(const struct json *ranks, struct buf *out) {
+    static const char *const headings[] = {"RANK", "NODE", "GPU", "STATE", ">RESTARTS", ">STEP"};
+    _cleanup_(table_freep) struct table *table = table_new(headings, ARRAY_SIZE(headings));
+    size_t shown = 0;
+
+    if (json_count(ranks) == 0)
+        return;
+    for (const struct json *rank = json_first(ranks); rank && shown < RANKS_SHOWN_MAX;
+         rank = json_next(rank), shown++)
+        add_row(table, rank);
+    table_print(table, view_color(), out);
+    if (json_count(ranks) > shown)
+        buf_printf(out, "and %zu more ranks: --json shows all\n", json_count(ranks) - shown);
+}
+
+/* "gpt-small (42) running for 18m02s, attempt 1, alice, team nlp, priority 30, group default" */
+static void print_head(struct cli *cli, const struct json *job, struct buf *out) {
+    const char *state = json_get_string(job, "state", "?");
+    const char *team = json_get_string(job, "team", NULL);
+    const char *reason = json_get_string(job, "reason", NULL);
+    char text[VIEW_TEXT_BYTES];
+
+    buf_printf(out, "%s (%lld) %s", json_get_string(job, "name", "job"),
+               (long long)json_get_int(job, "id", 0), state);
+    if (json_get_string(job, "started_at", NULL)) {
+        view_seconds(job, "ran_s", text);
+        if (strcmp(text, "-") != 0)
+            buf_printf(out, "%s%s", view_ended(state) ? " after " : " for ", text);
+    } else {
+        view_time(cli, json_get_string(job, "submitted_at", NULL), text);
+        buf_printf(out, ", submitted %s", text);
+    }
+    if (view_ended(state) && reason && strcmp(reason, state) != 0)
+        buf_printf(out, " (%s)", reason);
+    if (json_get_int(job, "attempt", 0) > 0)
+        buf_printf(out, ", attempt %lld", (long long)json_get_int(job, "attempt", 0));
+    buf_printf(out, ", %s", json_get_string(job, "user", "?"));
+    if (team)
+        buf_printf(out, ", team %s", team);
+    buf_printf(out, ", priority %lld, group %s\n", (long long)json_get_int(job, "priority", 0),
+               json_get_string(job, "group", "default"));
+}
+
+static void print_used(const struct json *job, struct buf *out) {
+    const struct json *ran = json_get(job, "ran_s");
+    int64_t gpus = json_get_int(job, "nodes", 1) * json_get_int(job, "gpus_per_node", 0);
+
+    if (gpus == 0 || !ran || json_kind(ran) == JSON_KIND_NULL)
+        return;
+    buf_printf(out, "used        %.2f GPU-hours\n", json_as_real(ran) * (double)gpus / 3600);
+}
+
+static void print_checkpoint(const struct json *ckpt, struct buf *out) {
+    char age[TIMEFMT_ISO_BYTES];
+    int64_t at_us;
+
+    if (json_get_int(ckpt, "step", -1) < 0)
+        return;
+    buf_printf(out, "checkpoint  step %lld", (long long)json_get_int(ckpt, "step", 0));
+    if (timefmt_iso_parse(json_get_string(ckpt, "at", ""), &at_us) == 0) {
+        timefmt_duration(timefmt_now_us() - at_us, age);
+        buf_printf(out, ", %s ago", age);
+    }
+    if (json_get_string(ckpt, "dir", NULL))
+        buf_printf(out, ": disk %s", json_get_string(ckpt, "dir", NULL));
+    buf_add_str(out, "\n");
+}
+
+static void print_job(struct cli *cli, const struct json *job) {
+    _cleanup_(buf_free) struct buf out = {0}, progress = {0};
+    const char *state = json_get_string(job, "state", "");
+    const char *message = json_get_string(job, "message", NULL);
+    const char *fault = json_get_string(job, "last_fault", NULL);
+    int64_t restarts = json_get_int(job, "restarts", 0);
+
+    print_head(cli, job, &out);
+    if (message && message[0] && strcmp(state, "running") != 0)
+        buf_printf(&out, "%-11s %s\n", view_ended(state) ? "end" : "waits", message);
+    view_progress(json_get(job, "progress"), " of ", true, &progress);
+    if (progress.n_bytes)
+        buf_printf(&out, "progress    %s\n", buf_cstr(&progress));
+    print_checkpoint(json_get(job, "checkpoint"), &out);
+    print_used(job, &out);
+    if (fault || restarts)
+        buf_printf(&out, "faults      %lld%s%s\n", (long long)restarts, fault ? ": " : "",
+                   fault ? fault : "");
+    print_ranks(json_get(job, "rank_list"), &out);
+    view_print(&out);
+}
+
+static int run(struct cli *cli) {
+    _cleanup_(buf_free) struct buf target = {0};
+    _cleanup_(json_freep) struct json *job = NULL;
+    struct hai_err err = {0};
+
+    cli_job_target(cli->n_words ? cli->words[0] : NULL, "?ranks=1", &target);
+    int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &job, &err);
+    if (r < 0)
+        return cli_fail(cli, r, &err);
+    if (cli->json)
+        cli_print_json(job);
+    else if (cli->quiet)
+        printf("%s\n", json_get_string(job, "state", "?"));
+    else
+        print_job(cli, job);
+    return CLI_OK;
+}
+
+const struct verb verb_status = {
+    .name = "status",
+    .group = "watch",
+    .args = "[JOB]",
+    .help = "state of a job and its ranks now",
+    .examples = "  hai status\n  hai status 42\n  hai status -q gpt-small      # one word\n",
+    .words_max = 1,
+    .run = run,
+};

@@ -1,0 +1,230 @@
+/* hai submit: queue jobs of files, of a stream, or of a command line. */
+#include "cli/follow.h"
+#include "cli/jobopts.h"
+#include "cli/submitter.h"
+#include "cli/verbs.h"
+#include "cli/view.h"
+#include <stdio.h>
+
+static const struct option options[] = {
+    {0,     "dry-run", NULL, "when would it start; nothing is submitted"},
+    {0},
+};
+
+/* What becomes of the jobs of this call. */
+struct run {
+    struct cli *cli;
+    struct job_spec *specs; // of files, which are all read before the first is sent
+    size_t n_specs;
+    struct submitter *submitter; // of a stream
+    struct json *all;            // --json
+    struct hai_err err;
+    size_t n_submitted;
+    size_t n_refused;
+    int64_t last_id;
+};
+
+static void print_one(struct cli *cli, const struct json *submitted) {
+    _cleanup_(buf_free) struct buf shape = {0};
+    const char *message = json_get_string(submitted, "message", NULL);
+    int64_t id = json_get_int(submitted, "id", 0);
+
+    if (cli->json) {
+        cli_print_json(submitted);
+        return;
+    }
+    if (cli->quiet) {
+        if (id)
+            printf("%lld\n", (long long)id);
+        return;
+    }
+    view_shape(submitted, &shape);
+    if (id)
+        printf("job %lld (%s): %s\n", (long long)id, json_get_string(submitted, "name", "job"),
+               buf_cstr(&shape));
+    else
+        printf("%s: %s\n", json_get_string(submitted, "name", "job"), buf_cstr(&shape));
+    if (message)
+        printf("%s\n", message);
+    if (id && !cli_has(cli, "follow"))
+        cli_note(cli, "  hai logs -f %lld    hai status %lld    hai stop %lld", (long long)id,
+                 (long long)id, (long long)id);
+}
+
+static int submit_one(struct cli *cli, const struct job_spec *spec) {
+    _cleanup_(json_freep) struct json *submitted = NULL;
+    struct hai_err err = {0};
+
+    int r = submitter_one(cli, spec, cli_has(cli, "dry-run"), &submitted, &err);
+    if (r < 0) {
+        int status = cli_fail(cli, r, &err);
+        return r == -EINVAL || r == -EFBIG ? CLI_USAGE : status;
+    }
+    print_one(cli, submitted);
+    if (!cli_has(cli, "follow") || cli_has(cli, "dry-run"))
+        return CLI_OK;
+    return follow_job(cli, json_get_int(submitted, "id", 0), FOLLOW_PREFIX);
+}
+
+static void take_result(void *context, const struct json *submitted) {
+    struct run *run = context;
+    const char *error = json_get_string(submitted, "error", NULL);
+    int64_t id = json_get_int(submitted, "id", 0);
+
+    if (error || !id) {
+        run->n_refused++;
+        fprintf(stderr, "hai: job %zu of this call: %s\n", run->n_submitted + run->n_refused,
+                error ? error : "refused");
+    } else {
+        run->n_submitted++;
+        run->last_id = id;
+    }
+    if (run->cli->json)
+        json_append(run->all, json_new_int(id));
+    else if (id && run->cli->quiet)
+        printf("%lld\n", (long long)id);
+    else if (id)
+        printf("job %lld (%s)\n", (long long)id, json_get_string(submitted, "name", "job"));
+}
+
+static int keep_spec(void *context, struct job_spec *spec) {
+    struct run *run = context;
+
+    if ((run->n_specs & (run->n_specs - 1)) == 0)
+        run->specs =
+            hai_realloc_array(run->specs, run->n_specs ? 2 * run->n_specs : 1, sizeof *run->specs);
+    run->specs[run->n_specs++] = *spec;
+    return 0;
+}
+
+static int send_spec(void *context, struct job_spec *spec) {
+    struct run *run = context;
+    int r = submitter_add(run->submitter, spec, &run->err);
+
+    schema_free(job_spec_schema(), spec);
+    return r < 0 ? -EIO : 0;
+}
+
+static int nothing(const struct cli *cli) {
+    if (!cli->json)
+        fprintf(stderr, "nothing was submitted\n");
+    return CLI_USAGE;
+}
+
+/* After the last job of many went out. r: what reading or sending gave. */
+static int close_many(struct run *run, int r) {
+    struct cli *cli = run->cli;
+    int status = CLI_OK;
+
+    if (r != -EIO) {
+        int end = submitter_finish(run->submitter, &run->err);
+        r = end < 0 ? -EIO : r;
+    }
+    if (r == -EIO)
+        status = cli_fail(cli, run->err.r, &run->err);
+    else if (r < 0)
+        status = CLI_USAGE;
+    else if (run->n_refused)
+        status = CLI_FAILED;
+    if (cli->json)
+        cli_print_json(run->all);
+    if (run->n_submitted == 0 && status)
+        (void)nothing(cli);
+    else
+        cli_note(cli, "%zu job%s submitted%s", run->n_submitted, run->n_submitted == 1 ? "" : "s",
+                 status ? "; the rest was not" : "");
+    return status;
+}
+
+static int submit_many(struct run *run, const char *stream) {
+    int r = 0;
+
+    if (cli_has(run->cli, "dry-run") || cli_has(run->cli, "follow"))
+        return cli_usage(run->cli, "--dry-run and --follow take one job");
+    run->submitter = submitter_new(run->cli, take_result, run);
+    run->all = json_new_array();
+    if (stream)
+        r = jobopts_read_file(run->cli, stream, send_spec, run);
+    for (size_t i = 0; i < run->n_specs && r >= 0; i++)
+        r = submitter_add(run->submitter, &run->specs[i], &run->err) < 0 ? -EIO : 0;
+    int status = close_many(run, r);
+    submitter_free(run->submitter);
+    json_free(run->all);
+    return status;
+}
+
+/* A file whose `--` gives arguments: they follow the command's last word. */
+static void add_arguments(struct cli *cli, struct job_spec *spec) {
+    bool shell = spec->command.n == 3 && strcmp(spec->command.items[1], "-c") == 0;
+
+    // sh -c TEXT NAME ARGS: the text finds them as "$@", and gets them at its end.
+    if (shell && cli->n_rest) {
+        char *text = hai_asprintf("%s \"$@\"", spec->command.items[2]);
+        free(spec->command.items[2]);
+        spec->command.items[2] = text;
+        *LIST_ADD(&spec->command) = hai_strdup("sh");
+    }
+    for (int i = 0; i < cli->n_rest; i++)
+        *LIST_ADD(&spec->command) = hai_strdup(cli->rest[i]);
+}
+
+static int submit_files(struct cli *cli) {
+    struct run run = {.cli = cli};
+    int status = CLI_OK;
+    bool bad = false;
+
+    if (cli->n_words == 1 && strcmp(cli->words[0], "-") == 0 && !cli_has(cli, "dry-run") &&
+        !cli_has(cli, "follow"))
+        return submit_many(&run, "-");
+    for (int i = 0; i < cli->n_words; i++)
+        bad |= jobopts_read_file(cli, cli->words[i], keep_spec, &run) < 0;
+    if (bad) {
+        status = nothing(cli);
+    } else if (run.n_specs == 1) {
+        add_arguments(cli, &run.specs[0]);
+        status = submit_one(cli, &run.specs[0]);
+    } else if (cli->n_rest) {
+        status = cli_usage(cli, "arguments after -- need a file with one job");
+    } else {
+        status = submit_many(&run, NULL);
+    }
+    for (size_t i = 0; i < run.n_specs; i++)
+        schema_free(job_spec_schema(), &run.specs[i]);
+    free(run.specs);
+    return status;
+}
+
+static int run(struct cli *cli) {
+    struct job_spec spec;
+    int status = CLI_USAGE;
+
+    if (cli->n_words)
+        return submit_files(cli);
+    if (cli->n_rest == 0)
+        return cli_usage(cli, "no job; usage: hai submit FILE... or hai submit [options] -- CMD");
+    jobopts_of_command(cli->rest, cli->n_rest, &spec);
+    if (jobopts_apply(cli, &spec) == 0) {
+        jobopts_defaults(&spec, cli->rest[0]);
+        status = submit_one(cli, &spec);
+    }
+    schema_free(job_spec_schema(), &spec);
+    return status;
+}
+
+const struct verb verb_submit = {
+    .name = "submit",
+    .group = "submit",
+    .args = "FILE... | - | -- CMD",
+    .help = "queue jobs and return their ids",
+    .detail = "A file may hold several jobs separated by `---`; - reads them from standard input "
+              "as they\ncome. Options override the file. Arguments after -- follow the file's "
+              "command.",
+    .examples = "  hai submit train.yaml\n  hai submit -n 2 --gpus-per-node 2 -- python3 train.py\n"
+                "  hai submit *.yaml\n  id=$(hai submit -q train.yaml)\n"
+                "  hai submit --dry-run train.yaml\n",
+    .options = options,
+    .more = jobopts_table,
+    .words_max = -1,
+    .rest = true,
+    .run = run,
+};

@@ -1,0 +1,149 @@
+#include "cli/view.h"
+
+#include "lib/pure/terms.h"
+#include "lib/timefmt.h"
+#include <stdio.h>
+#include <unistd.h>
+
+void view_time(const struct cli *cli, const char *iso, char ret[static VIEW_TEXT_BYTES]) {
+    int64_t us;
+
+    if (!iso)
+        (void)snprintf(ret, VIEW_TEXT_BYTES, "-");
+    else if (timefmt_iso_parse(iso, &us) < 0)
+        (void)snprintf(ret, VIEW_TEXT_BYTES, "%s", iso);
+    else
+        timefmt_local(us, timefmt_now_us(), cli->utc, ret);
+}
+
+void view_seconds(const struct json *object, const char *key, char ret[static VIEW_TEXT_BYTES]) {
+    const struct json *value = json_get(object, key);
+
+    if (!value || (json_kind(value) != JSON_KIND_INT && json_kind(value) != JSON_KIND_REAL))
+        (void)snprintf(ret, VIEW_TEXT_BYTES, "-");
+    else
+        timefmt_duration((int64_t)(json_as_real(value) * 1e6), ret);
+}
+
+static bool number(const struct json *object, const char *key, double *ret) {
+    const struct json *value = json_get(object, key);
+
+    if (!value || (json_kind(value) != JSON_KIND_INT && json_kind(value) != JSON_KIND_REAL))
+        return false;
+    *ret = json_as_real(value);
+    return true;
+}
+
+void view_progress(const struct json *progress, const char *between, bool rate, struct buf *ret) {
+    const char *comma = "";
+    double value;
+    int64_t step = json_get_int(progress, "step", -1);
+    int64_t steps = json_get_int(progress, "steps", -1);
+
+    if (step >= 0) {
+        buf_printf(ret, "step %lld", (long long)step);
+        if (steps > 0)
+            buf_printf(ret, "%s%lld", between, (long long)steps);
+        comma = ", ";
+    }
+    if (number(progress, "loss", &value)) {
+        buf_printf(ret, "%sloss %.3g", comma, value);
+        comma = ", ";
+    }
+    if (rate && number(progress, "rate", &value)) {
+        const char *unit = json_get_string(progress, "rate_unit", "steps");
+        buf_printf(ret, value < 100 ? "%s%.3g %s/s" : "%s%.0f %s/s", comma, value, unit);
+        comma = ", ";
+    }
+    if (number(progress, "left_s", &value)) {
+        char left[TIMEFMT_ISO_BYTES];
+        timefmt_duration((int64_t)(value * 1e6), left);
+        // Nobody needs the seconds of a guess: 12m left, not 12m03s left.
+        char *m = value >= 60 ? strchr(left, 'm') : NULL;
+        if (m)
+            m[1] = '\0';
+        buf_printf(ret, "%s%s left", comma, left);
+    }
+}
+
+bool view_ended(const char *state) {
+    int value = schema_enum_parse(&job_state_enum, state);
+
+    return value >= 0 && job_state_ended((enum job_state)value);
+}
+
+void view_note(const struct cli *cli, const struct json *job, struct buf *ret) {
+    const char *state = json_get_string(job, "state", "");
+    const char *message = json_get_string(job, "message", "");
+    const char *start_at = json_get_string(job, "start_at", NULL);
+    const struct json *progress = json_get(job, "progress");
+    size_t before = ret->n_bytes;
+
+    if (strcmp(state, "running") == 0)
+        view_progress(progress, "/", false, ret);
+    if (ret->n_bytes == before && message[0])
+        buf_add_str(ret, message);
+    if (ret->n_bytes == before && start_at && !view_ended(state)) {
+        char at[VIEW_TEXT_BYTES];
+        view_time(cli, start_at, at);
+        buf_printf(ret, "starts about %s", at);
+    }
+    if (ret->n_bytes == before && view_ended(state) && json_get_int(job, "exit_code", -1) >= 0)
+        buf_printf(ret, "exit %lld", (long long)json_get_int(job, "exit_code", 0));
+}
+
+static const char *plural(int64_t n) {
+    return n == 1 ? "" : "s";
+}
+
+void view_shape(const struct json *submitted, struct buf *ret) {
+    int64_t nodes = json_get_int(submitted, "nodes", 1);
+    int64_t gpus = json_get_int(submitted, "gpus_per_node", 0);
+    int64_t ranks = json_get_int(submitted, "ranks", 1);
+
+    buf_printf(ret, "%lld node%s", (long long)nodes, plural(nodes));
+    if (gpus)
+        buf_printf(ret, " x %lld GPU%s", (long long)gpus, plural(gpus));
+    buf_printf(ret, ", %lld rank%s, priority %lld, group %s", (long long)ranks, plural(ranks),
+               (long long)json_get_int(submitted, "priority", 30),
+               json_get_string(submitted, "group", "default"));
+}
+
+int view_exit_code(const struct json *job) {
+    const char *state = json_get_string(job, "state", "");
+    int64_t code = json_get_int(job, "exit_code", -1);
+    int64_t signal = json_get_int(job, "signal", 0);
+
+    if (strcmp(state, "timed_out") == 0)
+        return CLI_JOB_TIME_LIMIT;
+    if (strcmp(state, "stopped") == 0)
+        return CLI_JOB_STOPPED;
+    if (strcmp(state, "succeeded") == 0)
+        return CLI_OK;
+    if (code > 0)
+        return (int)(code & 0xff);
+    return signal > 0 ? CLI_SIGNAL + (int)signal : CLI_JOB_LOST;
+}
+
+bool view_color(void) {
+    const char *no = getenv("NO_COLOR");
+
+    return isatty(STDOUT_FILENO) && !(no && no[0]);
+}
+
+void view_print(const struct buf *text) {
+    fwrite(text->data, 1, text->n_bytes, stdout);
+}
+
+void view_add_shape(struct table *table, const struct json *job) {
+    int64_t nodes = json_get_int(job, "nodes", 1);
+
+    table_add(table, "%lld", (long long)json_get_int(job, "priority", 0));
+    table_add(table, "%lld", (long long)nodes);
+    table_add(table, "%lld", (long long)(nodes * json_get_int(job, "gpus_per_node", 0)));
+}
+
+void view_print_ids(const struct json *jobs) {
+    for (const struct json *job = json_first(jobs); job; job = json_next(job))
+        printf("%lld\n", (long long)json_get_int(job, "id", 0));
+}
