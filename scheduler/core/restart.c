@@ -49,10 +49,8 @@ static void avoid(struct job *job, int64_t node) {
             job->r.avoid.items[n++] = job->r.avoid.items[i];
     if (n == JOB_AVOID_MAX)
         memmove(job->r.avoid.items, job->r.avoid.items + 1, --n * sizeof *job->r.avoid.items);
-    if (!job->r.avoid.items)
-        job->r.avoid.items = hai_new_array(int64_t, JOB_AVOID_MAX);
-    job->r.avoid.items[n++] = node;
     job->r.avoid.n = n;
+    *LIST_ADD(&job->r.avoid) = node;
 }
 
 static void again(struct change *c, struct job *job) {

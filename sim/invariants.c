@@ -1,0 +1,167 @@
+#include "sim/invariants.h"
+
+#define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
+
+static int check_job(const struct state *state, const struct job *job, uint32_t *gpus,
+                     int64_t *cpus, struct hai_err *err) {
+    int64_t id = job->r.id;
+    size_t n_left = 0, n_assigned = 0;
+
+    for (size_t i = 0; i < job->r.allocs.n; i++) {
+        const struct state_alloc *alloc = &job->r.allocs.items[i];
+        n_left += !alloc->gone;
+        if (alloc->released && !alloc->gone)
+            FAIL("job %lld released a node that is not gone", (long long)id);
+        if (alloc->released)
+            continue;
+        if (gpus[alloc->node] & alloc->gpus)
+            FAIL("a GPU of %s is held twice, once by job %lld", state->nodes[alloc->node]->r.name,
+                 (long long)id);
+        gpus[alloc->node] |= (uint32_t)alloc->gpus;
+        cpus[alloc->node] += job->cpus_per_node;
+    }
+    for (size_t i = 0; i < job->r.ranks.n; i++)
+        n_assigned += job->r.ranks.items[i].state == RANK_STATE_ASSIGNED;
+    if (n_left != job->n_left || n_assigned != job->n_assigned)
+        FAIL("job %lld counts its ranks wrongly", (long long)id);
+    if (n_left && (job->queued || state_job_ended(job)))
+        FAIL("job %lld is %s with ranks left", (long long)id, job_state_text(job->r.state));
+    if (!n_left && (job->r.state == JOB_STATE_STARTING || job->r.state == JOB_STATE_RUNNING ||
+                    job->r.state == JOB_STATE_STOPPING || job->r.state == JOB_STATE_SUSPENDING))
+        FAIL("job %lld is %s without ranks", (long long)id, job_state_text(job->r.state));
+    if (n_left && job->r.allocs.n != (size_t)job->r.spec.nodes)
+        FAIL("job %lld has %zu nodes, not all", (long long)id, job->r.allocs.n);
+    return 0;
+}
+
+int invariants_explained(const struct state *state, struct hai_err *err) {
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        struct why why;
+        why_job(state, job, &why);
+        if (!why.code[0] || !why.message[0])
+            FAIL("job %lld is %s without a reason", (long long)job->r.id,
+                 job_state_text(job->r.state));
+    }
+    return 0;
+}
+
+static int check_queues(const struct state *state, struct hai_err *err) {
+    int64_t n_queued = 0, n_waiting = 0;
+
+    for (int g = 0; g < state->n_groups; g++) {
+        const struct job *last = NULL;
+        for (const struct job *job = state_queue_first(&state->groups[g]); job;
+             job = state_queue_next(&state->groups[g], job)) {
+            if (!job->queued || (last && !state_queue_before(last, job)))
+                FAIL("job %lld stands wrongly in its queue", (long long)job->r.id);
+            last = job;
+            n_queued++;
+        }
+    }
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        n_waiting += job->queued;
+        if (job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued)
+            FAIL("job %lld is queued in no queue", (long long)job->r.id);
+        if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
+            job->group >= 0 && !job->timer.position)
+            FAIL("job %lld recovers and nothing will start it", (long long)job->r.id);
+    }
+    if (n_queued != n_waiting)
+        FAIL("%lld jobs in queues, %lld marked so", (long long)n_queued, (long long)n_waiting);
+    return 0;
+}
+
+int invariants_state(const struct state *state, struct hai_err *err) {
+    _cleanup_free_ uint32_t *gpus = hai_new_array(uint32_t, (size_t)state->n_nodes);
+    _cleanup_free_ int64_t *cpus = hai_new_array(int64_t, (size_t)state->n_nodes);
+
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        int r = check_job(state, job, gpus, cpus, err);
+        if (r < 0)
+            return r;
+    }
+    for (int i = 0; i < state->n_nodes; i++) {
+        const struct node *node = state->nodes[i];
+        if (gpus[i] != node->gpus_held || node->cpus_free + cpus[i] != node->r.cpus)
+            FAIL("%s: held and free do not add up", node->r.name);
+        if (node->r.state == NODE_STATE_LOST && node->n_jobs && !node->timer.position)
+            FAIL("%s is lost and its ranks are held for ever", node->r.name);
+    }
+    return check_queues(state, err);
+}
+
+/* Is a rank of one held attempt running that runs in the other, too? */
+static bool same_rank(const struct agents_held *a, const struct agents_held *b) {
+    if (a->job != b->job)
+        return false;
+    for (int64_t i = 0; i < a->n_ranks; i++) {
+        int64_t k = a->first_rank + i - b->first_rank;
+        if (a->running[i] && k >= 0 && k < b->n_ranks && b->running[k])
+            return true;
+    }
+    return false;
+}
+
+static bool runs(const struct agents_held *held) {
+    for (int64_t i = 0; i < held->n_ranks; i++)
+        if (held->running[i])
+            return true;
+    return false;
+}
+
+static int check_pair(const struct agents *agents, int na, const struct agents_held *a, int nb,
+                      const struct agents_held *b, struct hai_err *err) {
+    const char *name = agents->world->state->nodes[nb]->r.name;
+
+    if (a == b)
+        return 0;
+    if (same_rank(a, b))
+        FAIL("a rank of job %lld runs twice, once on %s", (long long)a->job, name);
+    if (a->job == b->job && a->epoch != b->epoch && runs(a) && runs(b))
+        FAIL("two attempts of job %lld run, one on %s", (long long)a->job, name);
+    if (na == nb && (a->gpus & b->gpus) && runs(a) && runs(b))
+        FAIL("a GPU of %s runs jobs %lld and %lld", name, (long long)a->job, (long long)b->job);
+    return 0;
+}
+
+int invariants_nodes(const struct agents *agents, struct hai_err *err) {
+    for (int na = 0; na < agents->n_nodes; na++)
+        for (size_t i = 0; i < agents->nodes[na].n_held; i++)
+            for (int nb = na; nb < agents->n_nodes; nb++)
+                for (size_t k = 0; k < agents->nodes[nb].n_held; k++) {
+                    int r = check_pair(agents, na, &agents->nodes[na].held[i], nb,
+                                       &agents->nodes[nb].held[k], err);
+                    if (r < 0)
+                        return r;
+                }
+    return 0;
+}
+
+static bool same(const struct buf *a, const struct buf *b) {
+    return a->n_bytes == b->n_bytes && !memcmp(a->data, b->data, a->n_bytes);
+}
+
+int invariants_replay(const struct world *w, struct hai_err *err) {
+    _cleanup_(buf_free) struct buf live = {0};
+    _cleanup_(buf_free) struct buf read = {0};
+    _cleanup_(buf_free) struct buf replayed = {0};
+    _cleanup_(state_freep) struct state *copy = NULL;
+
+    state_encode(w->state, &live);
+    int r = state_decode(live.data, live.n_bytes, &copy, err);
+    if (r < 0)
+        return r;
+    r = invariants_state(copy, err);
+    if (r < 0)
+        return r;
+    state_encode(copy, &read);
+    if (!same(&live, &read))
+        FAIL("a snapshot read back has other bytes");
+    if (state_next_wakeup(copy) != state_next_wakeup(w->state))
+        FAIL("a snapshot read back wakes at another time");
+    _cleanup_(state_freep) struct state *other = world_replay(w->log, w->n_log);
+    state_encode(other, &replayed);
+    if (!same(&live, &replayed))
+        FAIL("a replay of the log has other bytes");
+    return 0;
+}

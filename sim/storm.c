@@ -1,0 +1,362 @@
+#include "sim/storm.h"
+#include "sim/invariants.h"
+
+#include <stdio.h>
+
+#define SECOND INT64_C(1000000)
+#define SILENCE_US (10 * SECOND)
+#define POLL_US (2 * SECOND)
+
+struct storm {
+    struct world world;
+    struct rng rng;
+    struct agents agents;
+    int64_t *seen_us;    // by node: its agent was last heard of
+    int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
+    int64_t *polled_us;  // by node
+    bool calm;           // no more faults and requests
+    struct storm_result result;
+    struct hai_err *err;
+    int r;
+};
+
+static bool chance(struct storm *s, int64_t n) {
+    return rng_once_in(&s->rng, n);
+}
+
+/* ---- entries ---- */
+
+static void check(struct storm *s) {
+    if (s->r == 0)
+        s->r = invariants_state(s->world.state, s->err);
+}
+
+static int append(struct storm *s, const char *principal, enum entry_kind kind,
+                  const void *payload) {
+    int r = world_append(&s->world, principal, kind, payload);
+
+    check(s);
+    return r;
+}
+
+static void take_report(void *userdata, const struct agents_report *report) {
+    struct storm *s = userdata;
+    char principal[PRINCIPAL_MAX + 1];
+    char *name = s->world.state->nodes[report->node]->r.name;
+
+    (void)snprintf(principal, sizeof principal, "node:%s", name);
+    struct entry_ranks_started started = {report->body.job, report->body.epoch, name};
+    struct entry_ranks_gone gone = {report->body.job, report->body.epoch, name, NULL};
+    if (report->kind == ENTRY_RANKS_STARTED)
+        append(s, principal, report->kind, &started);
+    else if (report->kind == ENTRY_RANKS_GONE)
+        append(s, principal, report->kind, &gone);
+    else
+        append(s, principal, report->kind, &report->body);
+}
+
+/* ---- what the shell does ---- */
+
+/* An agent that can be reached polls: it says hello first, and gets its set once that is applied.
+ */
+static void poll_node(struct storm *s, int number) {
+    struct node *node = s->world.state->nodes[number];
+    char boot_id[32];
+
+    s->polled_us[number] = s->world.now_us;
+    s->seen_us[number] = s->world.now_us;
+    agents_boot_id(&s->agents, number, boot_id);
+    if (node->r.state != NODE_STATE_UP || !hai_streq(node->r.boot_id, boot_id)) {
+        struct entry_node_up up = {.node = node->r.name, .boot_id = boot_id};
+        append(s, "system:hai", ENTRY_NODE_UP, &up);
+    }
+    s->granted_us[number] = s->world.now_us;
+    agents_send(&s->agents, number);
+}
+
+static void watch_nodes(struct storm *s) {
+    for (int i = 0; i < s->agents.n_nodes; i++) {
+        const struct agents_node *node = &s->agents.nodes[i];
+        struct node *known = s->world.state->nodes[i];
+        if (!node->down && !node->cut && s->world.now_us >= s->polled_us[i] + POLL_US) {
+            poll_node(s, i);
+        } else if (known->r.state == NODE_STATE_UP &&
+                   s->world.now_us > s->seen_us[i] + SILENCE_US) {
+            struct entry_node_lost lost = {known->r.name, s->granted_us[i], NULL};
+            append(s, "system:hai", ENTRY_NODE_LOST, &lost);
+        }
+    }
+}
+
+/* Changed desired sets go out at once to those who wait for them. */
+static void push_sets(struct storm *s) {
+    for (size_t i = 0; i < s->world.fx->n_nodes; i++) {
+        int number = s->world.fx->nodes[i];
+        const struct agents_node *node = &s->agents.nodes[number];
+        const struct node *known = s->world.state->nodes[number];
+        char boot_id[32];
+        agents_boot_id(&s->agents, number, boot_id);
+        if (node->down || node->cut || known->r.state != NODE_STATE_UP ||
+            !hai_streq(known->r.boot_id, boot_id))
+            continue;
+        s->granted_us[number] = s->world.now_us;
+        agents_send(&s->agents, number);
+    }
+    world_clear(&s->world);
+}
+
+static void restart_scheduler(struct storm *s) {
+    s->result.faults++;
+    world_restart(&s->world, chance(s, 2));
+    for (int i = 0; i < s->agents.n_nodes; i++) {
+        s->seen_us[i] = s->world.now_us; // a fresh full lease
+        s->granted_us[i] = S_ABSENT;
+    }
+    if (s->r == 0)
+        s->r = invariants_replay(&s->world, s->err);
+}
+
+/* ---- people ---- */
+
+static void submit_some(struct storm *s) {
+    static const int64_t levels[] = {50, 30, 30, 30, 10};
+    struct entry_job_spec spec = world_spec();
+
+    spec.nodes = chance(s, 2) ? 1 : 1 + rng_below(&s->rng, 5);
+    spec.gpus_per_node = rng_below(&s->rng, 5);
+    spec.ranks_per_node = 1 + rng_below(&s->rng, 2);
+    spec.priority = levels[rng_below(&s->rng, ARRAY_SIZE(levels))];
+    spec.cross_zones = chance(s, 3);
+    spec.held = chance(s, 20);
+    spec.grace_us = 1 + rng_below(&s->rng, 20 * SECOND);
+    spec.restart_when = chance(s, 4) ? RESTART_ALL : RESTART_FAULTS;
+    spec.restart_max = rng_below(&s->rng, 20);
+    if (chance(s, 5))
+        spec.time_limit_us = (5 + rng_below(&s->rng, 60)) * SECOND;
+    if (chance(s, 10))
+        spec.warn_us = rng_below(&s->rng, 5 * SECOND);
+    s->result.jobs += world_submit(&s->world, &spec) > 0;
+    check(s);
+}
+
+static int64_t any_job(struct storm *s) {
+    return 1 + rng_below(&s->rng, MAX(s->world.state->r.next_job, 1));
+}
+
+static void ask(struct storm *s) {
+    int64_t id = any_job(s);
+    struct entry_job_stop stop = {id, chance(s, 3), NULL};
+    struct entry_job_suspend suspend = {id};
+    struct entry_job_resume resume = {id};
+    struct entry_job_set set = {id, 20, S_ABSENT, NULL};
+
+    switch (rng_below(&s->rng, 5)) {
+    case 0:
+        append(s, "submit:alice", ENTRY_JOB_STOP, &stop);
+        break;
+    case 1:
+        append(s, "operate:root", ENTRY_JOB_SUSPEND, &suspend);
+        break;
+    case 2:
+    case 3:
+        append(s, "submit:alice", ENTRY_JOB_RESUME, &resume);
+        break;
+    default:
+        append(s, "submit:alice", ENTRY_JOB_SET, &set);
+    }
+}
+
+/* ---- the nodes ---- */
+
+/* A whole gang ends well, or one rank of it badly. */
+static void end_some(struct storm *s) {
+    int number = (int)rng_below(&s->rng, s->agents.n_nodes);
+    struct agents_node *node = &s->agents.nodes[number];
+    bool well = s->calm || chance(s, 2);
+
+    if (!node->n_held)
+        return;
+    size_t at = (size_t)rng_below(&s->rng, (int64_t)node->n_held);
+    int64_t job = node->held[at].job;
+    if (!well) {
+        int64_t rank = rng_below(&s->rng, node->held[at].n_ranks);
+        s->result.faults++;
+        if (chance(s, 3))
+            agents_end_rank(&s->agents, number, at, rank, 3, 0, EXIT_CAUSE_SELF);
+        else
+            agents_end_rank(&s->agents, number, at, rank, 0, 9, EXIT_CAUSE_SELF);
+        return;
+    }
+    for (int n = 0; n < s->agents.n_nodes; n++)
+        for (size_t h = 0; h < s->agents.nodes[n].n_held; h++)
+            for (int64_t rank = 0;
+                 s->agents.nodes[n].held[h].job == job && rank < s->agents.nodes[n].held[h].n_ranks;
+                 rank++)
+                agents_end_rank(&s->agents, n, h, rank, 0, 0, EXIT_CAUSE_SELF);
+}
+
+static void fence(struct storm *s, int number) {
+    struct node *known = s->world.state->nodes[number];
+    char boot_id[32];
+
+    agents_boot_id(&s->agents, number, boot_id);
+    struct entry_node_fenced fenced = {known->r.name, NULL, boot_id};
+    agents_crash(&s->agents, number);
+    append(s, "operate:upd", ENTRY_NODE_FENCED, &fenced);
+}
+
+static void break_some(struct storm *s) {
+    int number = (int)rng_below(&s->rng, s->agents.n_nodes);
+    struct agents_node *node = &s->agents.nodes[number];
+    struct node *known = s->world.state->nodes[number];
+    struct entry_node_drain drain = {known->r.name, NULL};
+
+    s->result.faults++;
+    switch (rng_below(&s->rng, 6)) {
+    case 0:
+        agents_crash(&s->agents, number);
+        break;
+    case 1:
+    case 2:
+        node->cut = true;
+        break;
+    case 3:
+        agents_restart_agent(&s->agents, number);
+        break;
+    case 4:
+        if (known->r.state == NODE_STATE_LOST)
+            fence(s, number);
+        break;
+    default:
+        append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
+    }
+}
+
+static void mend_some(struct storm *s, int number) {
+    struct agents_node *node = &s->agents.nodes[number];
+    struct entry_node_undrain undrain = {s->world.state->nodes[number]->r.name};
+
+    node->cut = false;
+    if (node->down)
+        agents_boot(&s->agents, number);
+    if (s->world.state->nodes[number]->r.drained)
+        append(s, "operate:root", ENTRY_NODE_UNDRAIN, &undrain);
+}
+
+/* ---- the run ---- */
+
+static void step(struct storm *s) {
+    int64_t due_us = state_next_wakeup(s->world.state);
+
+    s->world.now_us += 1000 + rng_below(&s->rng, chance(s, 10) ? 5 * SECOND : SECOND / 2);
+    if (!s->calm) {
+        if (chance(s, 4))
+            submit_some(s);
+        if (chance(s, 6))
+            ask(s);
+        if (chance(s, 25))
+            break_some(s);
+        if (chance(s, 200))
+            restart_scheduler(s);
+    }
+    if (chance(s, 2))
+        end_some(s);
+    if (chance(s, 30))
+        mend_some(s, (int)rng_below(&s->rng, s->agents.n_nodes));
+    agents_step(&s->agents, take_report, s);
+    watch_nodes(s);
+    if (due_us <= s->world.now_us) {
+        struct entry_tick tick = {due_us};
+        append(s, "system:hai", ENTRY_TICK, &tick);
+    }
+    s->result.placements += (int64_t)world_decide(&s->world);
+    check(s);
+    push_sets(s);
+    if (s->r == 0)
+        s->r = invariants_nodes(&s->agents, s->err);
+    if (s->r == 0 && chance(s, 20))
+        s->r = invariants_explained(s->world.state, s->err);
+}
+
+/* Faults cease: whatever is not held or suspended must end. */
+static bool all_done(const struct storm *s) {
+    for (const struct job *job = s->world.state->jobs_first; job; job = job->next)
+        if (!state_job_ended(job) && job->r.state != JOB_STATE_HELD &&
+            job->r.state != JOB_STATE_SUSPENDED)
+            return false;
+    return true;
+}
+
+static void calm_down(struct storm *s, int n_steps) {
+    s->calm = true;
+    for (int i = 0; i < s->agents.n_nodes; i++)
+        mend_some(s, i);
+    for (int i = 0; i < n_steps && s->r == 0 && !all_done(s); i++)
+        step(s);
+    if (s->r)
+        return;
+    for (const struct job *job = s->world.state->jobs_first; job; job = job->next)
+        if (!state_job_ended(job) && job->r.state != JOB_STATE_HELD &&
+            job->r.state != JOB_STATE_SUSPENDED) {
+            struct why why;
+            why_job(s->world.state, job, &why);
+            s->r = hai_fail(s->err, -EINVAL, "job %lld is still %s at the end: %s",
+                            (long long)job->r.id, job_state_text(job->r.state), why.message);
+            return;
+        }
+}
+
+static uint64_t digest(const struct state *state) {
+    _cleanup_(buf_free) struct buf bytes = {0};
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+    state_encode(state, &bytes);
+    for (size_t i = 0; i < bytes.n_bytes; i++)
+        h = (h ^ bytes.data[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+static void prepare(struct storm *s, uint64_t seed) {
+    struct world_cluster cluster = {.fence = true};
+
+    s->rng.state = seed;
+    cluster.n_zones = 1 + (int)rng_below(&s->rng, 3);
+    cluster.leaves_per_zone = 1 + (int)rng_below(&s->rng, 2);
+    cluster.nodes_per_leaf = 1 + (int)rng_below(&s->rng, 4);
+    cluster.gpus = 4;
+    cluster.cpus = 8;
+    world_init(&s->world);
+    world_cluster(&s->world, &cluster);
+    agents_init(&s->agents, &s->world, &s->rng);
+    size_t n = (size_t)s->agents.n_nodes;
+    s->seen_us = hai_new_array(int64_t, n);
+    s->granted_us = hai_new_array(int64_t, n);
+    s->polled_us = hai_new_array(int64_t, n);
+    for (size_t i = 0; i < n; i++) {
+        s->seen_us[i] = s->world.now_us;
+        s->granted_us[i] = S_ABSENT;
+    }
+}
+
+int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct hai_err *err) {
+    struct storm s = {.err = err};
+
+    prepare(&s, seed);
+    for (int i = 0; i < n_steps && s.r == 0; i++)
+        step(&s);
+    if (s.r == 0)
+        calm_down(&s, 20 * n_steps + 2000);
+    if (s.r == 0)
+        s.r = invariants_replay(&s.world, err);
+    s.result.entries = (int64_t)s.world.n_log;
+    s.result.digest = digest(s.world.state);
+    *ret = s.result;
+    if (s.r < 0)
+        hai_err_prefix(err, "seed %llu, entry %zu: ", (unsigned long long)seed, s.world.n_log);
+    free(s.seen_us);
+    free(s.granted_us);
+    free(s.polled_us);
+    agents_free(&s.agents);
+    world_free(&s.world);
+    return s.r;
+}

@@ -1,0 +1,20 @@
+/* storm.h - one seeded run of the scheduler's core among simulated nodes and everything that can
+ * go wrong, with the invariants checked all along.
+ *
+ * Submissions, stops, suspensions; ranks that end well and badly; nodes cut off, crashed, fenced,
+ * drained; agents and the scheduler killed; messages late, repeated and out of order. At the end
+ * the faults cease, and every job must end or wait for a person.
+ */
+#pragma once
+#include "lib/base.h"
+
+struct storm_result {
+    int64_t entries;
+    int64_t jobs;
+    int64_t placements;
+    int64_t faults;  // of nodes, agents, ranks and the scheduler
+    uint64_t digest; // of the final state
+};
+
+/* Run a seed. Returns 0, or -EINVAL with what was violated and the time. */
+int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct hai_err *err);
