@@ -4,14 +4,15 @@
 #include "kernels/pool.h"
 
 enum {
-    ARENA_BYTES = 1 << 27,
+    ARENA_BYTES = 1 << 23, // of one case
+    ARENA_BENCH_BYTES = 1 << 27,
 };
 
 static void *take(struct kernel_made *s, size_t n_bytes) {
     void *p = s->memory + s->n_bytes;
 
     s->n_bytes += (n_bytes + 63) / 64 * 64;
-    assert(s->n_bytes <= ARENA_BYTES);
+    assert(s->n_bytes <= s->n_bytes_max);
     return p;
 }
 
@@ -625,7 +626,8 @@ int kernel_cases_begin(struct kernel_bench *b, const char *path, int n_threads, 
         if (r < 0)
             return r;
     }
-    b->made.memory = hai_alloc(ARENA_BYTES);
+    b->made.n_bytes_max = size == KERNEL_SIZE_BENCH ? ARENA_BENCH_BYTES : ARENA_BYTES;
+    b->made.memory = hai_alloc(b->made.n_bytes_max);
     b->ctx.measuring = true;
     r = kernel_cases_prepare(b);
     r = r < 0 ? r : kernel_cases_run(b);

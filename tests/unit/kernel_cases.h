@@ -16,7 +16,7 @@ enum {
 /* One prepared call: what it writes, what it costs. */
 struct kernel_made {
     char *memory;
-    size_t n_bytes;
+    size_t n_bytes, n_bytes_max;
     uint64_t seed;
     const struct k_tensor *outputs[KERNEL_OUTPUTS_MAX];
     int n_outputs;

@@ -1,0 +1,268 @@
+/* The model's own promises: initialisation, the cache's bits, splitting a batch, refusals. */
+#include "engine/model/load.h"
+#include "engine/model/model.h"
+#include "lib/fileio.h"
+#include "storage/safetensors.h"
+#include "tests/unit/golden.h"
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+static const char llama_dir[] = "tests/fixtures/models/llama_gqa";
+static const char v3_dir[] = "tests/fixtures/models/dsv3";
+
+enum {
+    TOKENS = 40,
+};
+
+static struct model *new_model(const char *dir, bool training, int n_threads) {
+    struct model_config config;
+    struct model *model = NULL;
+    struct hai_err err = {0};
+    struct model_options options = {.backend = K_BACKEND_CPU,
+                                    .n_threads = n_threads,
+                                    .n_tokens_max = TOKENS,
+                                    .n_seqs_max = 4,
+                                    .training = training,
+                                    .n_cache_slots = training ? 0 : 3,
+                                    .n_cache_tokens = training ? 0 : 2 * TOKENS};
+
+    CHECK_EQ(config_read(dir, &config, &err), 0, "%s", err.text);
+    CHECK_EQ(model_new(&config, &options, &model, &err), 0, "%s", err.text);
+    return model;
+}
+
+static void make_ids(int32_t *ids, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = (int32_t)((i * 37 + i * i * 11 + 5) % 500);
+}
+
+TEST(init_depends_on_seed_alone)
+{
+    struct model *a = new_model(v3_dir, false, 1), *b = new_model(v3_dir, true, 2);
+    const struct params *p = model_params(a);
+    size_t n_bytes = (size_t)p->n_elements * sizeof(float);
+    double sum = 0, square = 0;
+
+    model_init(a, 17);
+    model_init(b, 17);
+    CHECK(memcmp(model_weights(a), model_weights(b), n_bytes) == 0, "");
+    model_init(b, 18);
+    CHECK(memcmp(model_weights(a), model_weights(b), n_bytes) != 0, "");
+    const struct param *e = &p->items[params_find(p, "model.embed_tokens.weight")];
+    for (int64_t i = 0; i < e->n_elements; i++) {
+        double x = (double)model_weights(a)[e->offset + i];
+        sum += x;
+        square += x * x;
+    }
+    double n = (double)e->n_elements;
+    CHECK(fabs(sum / n) < 4 * 0.02 / sqrt(n), "mean %g", sum / n);
+    CHECK(fabs(sqrt(square / n) / 0.02 - 1) < 0.02, "deviation %g", sqrt(square / n));
+    model_free(a);
+    model_free(b);
+}
+
+/* Logits of the last token: in one piece, token by token, in chunks beside another sequence. */
+static void check_cache(const char *dir) {
+    struct model *m = new_model(dir, false, 1);
+    int64_t n_vocab = model_config_of(m)->n_vocab;
+    _cleanup_free_ float *whole = hai_new_array(float, (size_t)n_vocab);
+    int32_t ids[TOKENS], two[2 * TOKENS], seq_start[3] = {0, TOKENS, 0}, slots[2] = {1, 2};
+    size_t row_bytes = (size_t)n_vocab * sizeof(float);
+    struct hai_err err = {0};
+    struct k_tensor logits;
+
+    CHECK_EQ(load_model(m, dir, &err), 0, "%s", err.text);
+    make_ids(ids, TOKENS);
+    struct model_batch batch = {
+        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .seq_start = seq_start};
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+    memcpy(whole, (float *)logits.data + (TOKENS - 1) * n_vocab, row_bytes);
+    batch =
+        (struct model_batch){.n_tokens = 1, .n_seqs = 1, .seq_start = seq_start, .slots = slots};
+    seq_start[1] = 1;
+    for (int i = 0; i < TOKENS; i++) {
+        batch.ids = &ids[i];
+        CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+    }
+    CHECK(memcmp(whole, logits.data, row_bytes) == 0, "%s: token by token", dir);
+
+    model_cache_cut(m, 1, 7); /* keep seven tokens, go on from there in chunks of 11 */
+    for (int at = 7; at < TOKENS; at += 11) {
+        int n = MIN(11, TOKENS - at);
+        memcpy(two, ids, 3 * sizeof *two);
+        memcpy(two + 3, ids + at, (size_t)n * sizeof *two);
+        batch = (struct model_batch){
+            .n_tokens = n + 3,
+            .n_seqs = 2,
+            .ids = two,
+            .seq_start = (int32_t[]){0, 3, 3 + n},
+            .slots = (int32_t[]){2, 1 }
+        };
+        CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+        CHECK(memcmp(whole, (float *)logits.data + (n + 2) * n_vocab, row_bytes) == 0 ||
+                  at + n < TOKENS,
+              "%s: in chunks", dir);
+    }
+    CHECK_EQ(model_cache_length(m, 1), TOKENS, "");
+    model_free(m);
+}
+
+TEST(cache_bits_llama)
+{ check_cache(llama_dir); }
+
+TEST(cache_bits_v3)
+{ check_cache(v3_dir); }
+
+/* Two micro-batches with the counts of both give the losses and gradients of one. */
+static void check_split(const char *dir) {
+    struct model *m = new_model(dir, true, 1);
+    int64_t n = model_params(m)->n_trained;
+    _cleanup_free_ float *whole = hai_new_array(float, (size_t)n);
+    struct model_rules rules = {.mtp_weight = model_config_of(m)->n_mtp ? 0.3 : 0,
+                                .balance_alpha = 0.01};
+    struct model_losses all, part[2];
+    struct model_counts total;
+    int32_t ids[TOKENS], labels[TOKENS], seq_start[3] = {0, 15, TOKENS};
+    struct hai_err err = {0};
+    double worst = 0, largest = 0;
+
+    CHECK_EQ(load_model(m, dir, &err), 0, "%s", err.text);
+    make_ids(ids, TOKENS);
+    memcpy(labels, ids, sizeof labels);
+    labels[3] = labels[20] = -100;
+    struct model_batch batch = {
+        .n_tokens = TOKENS, .n_seqs = 2, .ids = ids, .labels = labels, .seq_start = seq_start};
+    model_gradients_clear(m);
+    model_count(m, &batch, &total);
+    CHECK_EQ(total.labels, TOKENS - 2 - 2, "");
+    CHECK_EQ(model_train(m, &batch, &total, &rules, &all, &err), 0, "%s", err.text);
+    memcpy(whole, model_gradients(m), (size_t)n * sizeof *whole);
+    model_gradients_clear(m);
+    for (int i = 0; i < 2; i++) {
+        int32_t length = seq_start[i + 1] - seq_start[i];
+        batch = (struct model_batch){
+            .n_tokens = length,
+            .n_seqs = 1,
+            .ids = ids + seq_start[i],
+            .labels = labels + seq_start[i],
+            .seq_start = (int32_t[]){0, length}
+        };
+        CHECK_EQ(model_train(m, &batch, &total, &rules, &part[i], &err), 0, "%s", err.text);
+    }
+    CHECK(fabs(part[0].total + part[1].total - all.total) < 1e-6, "%s: %g + %g, %g", dir,
+          part[0].total, part[1].total, all.total);
+    for (int64_t i = 0; i < n; i++) {
+        worst = fmax(worst, fabs((double)model_gradients(m)[i] - (double)whole[i]));
+        largest = fmax(largest, fabs((double)whole[i]));
+    }
+    CHECK(worst < 1e-5 * largest, "%s: gradients differ by %g of %g", dir, worst, largest);
+    model_free(m);
+}
+
+TEST(split_batch_llama)
+{ check_split(llama_dir); }
+
+TEST(split_batch_v3)
+{ check_split(v3_dir); }
+
+TEST(bits_do_not_depend_on_threads)
+{
+    struct model *m[2] = {new_model(v3_dir, true, 1), new_model(v3_dir, true, 3)};
+    int32_t ids[TOKENS], seq_start[2] = {0, TOKENS};
+    struct model_rules rules = {.mtp_weight = 0.3, .balance_alpha = 0.01};
+    struct model_losses losses[2];
+    struct model_counts total;
+    struct hai_err err = {0};
+
+    make_ids(ids, TOKENS);
+    struct model_batch batch = {
+        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .labels = ids, .seq_start = seq_start};
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(load_model(m[i], v3_dir, &err), 0, "%s", err.text);
+        model_gradients_clear(m[i]);
+        model_count(m[i], &batch, &total);
+        CHECK_EQ(model_train(m[i], &batch, &total, &rules, &losses[i], &err), 0, "%s", err.text);
+    }
+    CHECK(losses[0].total == losses[1].total, "%.17g %.17g", losses[0].total, losses[1].total);
+    CHECK(memcmp(model_gradients(m[0]), model_gradients(m[1]),
+                 (size_t)model_params(m[0])->n_trained * sizeof(float)) == 0,
+          "");
+    model_free(m[0]);
+    model_free(m[1]);
+}
+
+TEST(batch_refusals)
+{
+    struct model *m = new_model(llama_dir, false, 1);
+    int32_t ids[TOKENS] = {0}, seq_start[3] = {0, TOKENS, 0}, slot = 1;
+    struct hai_err err = {0};
+    struct k_tensor logits;
+
+    model_init(m, 1);
+    struct model_batch good = {
+        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .seq_start = seq_start, .slots = &slot};
+    struct model_batch batch = good;
+    ids[3] = 512;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "");
+    CHECK_STR(err.text, "token id 512; the vocabulary has 512", "");
+    ids[3] = -1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "");
+    ids[3] = 3;
+    batch.n_tokens = TOKENS + 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "too many tokens");
+    batch = good;
+    seq_start[1] = TOKENS - 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "not covered");
+    seq_start[1] = TOKENS;
+    slot = 3;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "no such slot");
+    slot = 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -ENOSPC, "full");
+    CHECK_EQ(model_cache_length(m, 1), 2 * TOKENS, "");
+    CHECK_EQ(model_forward_mtp(m, &batch, &logits, &err), -ENOTSUP, "");
+    model_free(m);
+}
+
+static int load_with(const char *dir, const struct safetensors_tensor *tensors, size_t n,
+                     struct hai_err *err) {
+    struct model *m = new_model(llama_dir, false, 1);
+    _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", dir);
+
+    CHECK_EQ(safetensors_write(path, tensors, n, NULL, err), 0, "%s", err->text);
+    int r = load_model(m, dir, err);
+    model_free(m);
+    return r;
+}
+
+TEST(load_refusals)
+{
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+    char dir[] = "/tmp/hai-test-model-XXXXXX";
+    struct hai_err err = {0};
+
+    CHECK(mkdtemp(dir) != NULL, "");
+    CHECK_EQ(safetensors_open(llama_dir, &files, &err), 0, "%s", err.text);
+    size_t n = safetensors_count(files);
+    _cleanup_free_ struct safetensors_tensor *t = hai_new_array(struct safetensors_tensor, n + 1);
+    for (size_t i = 0; i < n; i++)
+        t[i] = *safetensors_at(files, i);
+    CHECK_EQ(load_with(dir, t, n, &err), 0, "%s", err.text);
+    CHECK_EQ(load_with(dir, t + 1, n - 1, &err), -ENOENT, "one is missing");
+    CHECK(strstr(err.text, t[0].name) != NULL, "%s", err.text);
+    int64_t rows = t[0].shape[0];
+    t[0].shape[0] = t[0].shape[1];
+    t[0].shape[1] = rows;
+    CHECK_EQ(load_with(dir, t, n, &err), -EINVAL, "transposed");
+    CHECK(strstr(err.text, t[0].name) != NULL, "%s", err.text);
+    t[0] = *safetensors_at(files, 0);
+    t[n] = t[0];
+    t[n].name = "model.layers.0.self_attn.q_proj.bias";
+    CHECK_EQ(load_with(dir, t, n + 1, &err), -EINVAL, "unknown tensor");
+    CHECK(strstr(err.text, t[n].name) != NULL, "%s", err.text);
+    t[0].dtype = SAFETENSORS_I16;
+    CHECK_EQ(load_with(dir, t, n, &err), -ENOTSUP, "whole numbers");
+    CHECK_EQ(fileio_remove_tree(dir, &err), 0, "%s", err.text);
+}
