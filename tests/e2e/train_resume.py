@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""hai-train by hand on 1, 2 and 4 ranks: kill -9 of a rank at a random step, a torn checkpoint,
+SIGTERM; the resumed run's losses must be those of an undisturbed run, bit for bit.
+
+usage: train_resume.py HAI_TRAIN [SEED [MODEL_DIR]]
+"""
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+STEPS = 40
+EVERY = 6
+
+CONFIG = """
+model: {model}
+out: {out}
+data: {{files: [tests/fixtures/README.md, tests/fixtures/tokenizer], tokenizer: tests/fixtures/tokenizer/tiny}}
+steps: {steps}
+batch: 8
+micro_batch: 1
+seq: 48
+seed: 7
+optimizer: {{lr: 0.003}}
+schedule: {{kind: multi_step, warmup: 5, at: [0.6, 0.8]}}
+checkpoint: {{every: {every}, keep: 2}}
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Run:
+    """One attempt: `nodes` nodes of world/nodes ranks each."""
+
+    def __init__(self, program, config, world, nodes):
+        port = free_port()
+        self.ranks = []
+        for rank in range(world):
+            env = {k: v for k, v in os.environ.items() if not k.startswith("HAI_")}
+            env.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
+                       MASTER_PORT=str(port), NODE_RANK=str(rank * nodes // world))
+            self.ranks.append(subprocess.Popen([program, config], env=env,
+                                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+
+    def wait(self, timeout=120):
+        """Exit statuses; whoever is left after the time-out is killed and counts as None."""
+        end = time.time() + timeout
+        codes = []
+        self.messages = ""
+        for p in self.ranks:
+            try:
+                self.messages += p.communicate(timeout=max(end - time.time(), 0.1))[1].decode()
+                codes.append(p.returncode)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.communicate()
+                codes.append(None)
+        return codes
+
+
+def steps(out):
+    """(step, loss and norm) of every line of the log, computed twice or not."""
+    try:
+        with open(out + "/steps.log") as f:
+            return [(int(w[0]), w[1:]) for w in (line.split() for line in f) if len(w) == 3]
+    except FileNotFoundError:
+        return []
+
+
+def wait_step(out, step, run):
+    while not any(s >= step for s, _ in steps(out)):
+        if all(p.poll() is not None for p in run.ranks):
+            raise SystemExit("run ended before step %d: %s" % (step, run.wait()))
+        time.sleep(0.005)
+
+
+def newest(out):
+    names = [n for n in os.listdir(out + "/ckpt") if n.startswith("step-")]
+    return out + "/ckpt/" + max(names, key=lambda n: int(n[5:].split(".")[0]))
+
+
+class Tester:
+    def __init__(self, program, model, seed, scratch):
+        self.program, self.model, self.scratch = program, model, scratch
+        self.random = random.Random(seed)
+        self.failures = 0
+
+    def check(self, ok, text):
+        if not ok:
+            self.failures += 1
+            print("FAILED:", text)
+
+    def config(self, name):
+        out = "%s/%s" % (self.scratch, name)
+        path = out + ".yaml"
+        with open(path, "w") as f:
+            f.write(CONFIG.format(model=self.model, out=out, steps=STEPS, every=EVERY))
+        return path, out
+
+    def finish(self, config, world, nodes, label):
+        run = Run(self.program, config, world, nodes)
+        codes = run.wait()
+        self.check(codes == [0] * world, "%s: exits %s\n%s" % (label, codes, run.messages))
+        return run.messages
+
+    def compare(self, label, control, out):
+        wanted = dict(steps(control))
+        seen = steps(out)
+        differ = sum(1 for s, bits in seen if wanted[s] != bits)
+        missing = set(wanted) - {s for s, _ in seen}
+        again = len(seen) - len({s for s, _ in seen})
+        print("%s: steps whose loss differs: %d (of %d; %d computed again)"
+              % (label, differ, len(wanted), again))
+        self.check(differ == 0 and not missing and len(wanted) == STEPS, label + ": losses")
+
+    def layout(self, world, nodes):
+        label = "%d ranks on %d nodes" % (world, nodes)
+        control_config, control = self.config("control-%d-%d" % (world, nodes))
+        self.finish(control_config, world, nodes, label + " undisturbed")
+
+        config, out = self.config("killed-%d-%d" % (world, nodes))
+        for _ in range(2):
+            done = max([s for s, _ in steps(out)], default=0)
+            run = Run(self.program, config, world, nodes)
+            wait_step(out, min(done + self.random.randint(2, 14), STEPS - 2), run)
+            victim = self.random.randrange(world)
+            run.ranks[victim].send_signal(signal.SIGKILL)
+            start = time.time()
+            codes = run.wait(20)
+            took = time.time() - start
+            self.check(all(c == (-9 if i == victim else 1) for i, c in enumerate(codes)),
+                       "%s: after kill -9 of rank %d: exits %s" % (label, victim, codes))
+            self.check(took < 5, "%s: the others took %.1f s to notice" % (label, took))
+        if os.path.isdir(out + "/ckpt") and len(os.listdir(out + "/ckpt")) > 1:
+            torn = newest(out)
+            with open(torn + "/part-00000.safetensors", "r+b") as f:
+                f.truncate(10000)
+            messages = self.finish(config, world, nodes, label + " resumed")
+            self.check("passed over " + torn in messages, label + ": the torn checkpoint: " + messages)
+        else:
+            self.finish(config, world, nodes, label + " resumed")
+        self.compare(label + ", kill -9", control, out)
+
+        config, out = self.config("stopped-%d-%d" % (world, nodes))
+        run = Run(self.program, config, world, nodes)
+        wait_step(out, 9, run)
+        for p in run.ranks:
+            p.send_signal(signal.SIGTERM)
+        codes = run.wait(20)
+        self.check(codes == [143] * world, "%s: SIGTERM: exits %s" % (label, codes))
+        last = max(s for s, _ in steps(out))
+        self.check(newest(out).endswith("/step-%d.E0" % last), label + ": SIGTERM saves")
+        self.finish(config, world, nodes, label + " after SIGTERM")
+        self.compare(label + ", SIGTERM", control, out)
+        model = open(control + "/model.safetensors", "rb").read()
+        self.check(model == open(out + "/model.safetensors", "rb").read(), label + ": exported model")
+        return steps(control)
+
+
+def main():
+    program = os.path.abspath(sys.argv[1])
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
+    model = sys.argv[3] if len(sys.argv) > 3 else "tests/fixtures/models/llama_mha"
+    print("seed", seed)
+    with tempfile.TemporaryDirectory(prefix="hai-e2e-") as scratch:
+        t = Tester(program, model, seed, scratch)
+        t.layout(1, 1)
+        t.layout(2, 1)
+        t.layout(4, 2)
+    print("failed" if t.failures else "ok")
+    return 1 if t.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
