@@ -131,6 +131,15 @@ static void tell_fallback(struct k_ctx *ctx, enum k_op op) {
 K_OPS(X)
 #undef X
 
+uint16_t k_bf16(float x) {
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 int k_backend_parse(const char *text, enum k_backend *ret, struct hai_err *err) {
     for (int i = 0; i < K_BACKEND_COUNT; i++)
         if (hai_streq(text, backend_names[i])) {

@@ -411,6 +411,9 @@ const char *k_op_name(enum k_op op);
 const char *k_dtype_name(enum k_dtype dtype);
 size_t k_dtype_bytes(enum k_dtype dtype);
 
+/* The nearest bf16, ties to even; NaN stays one. */
+uint16_t k_bf16(float x);
+
 /* A context without workspace or threads. path picks one of the forms of `cpu` ("avx2",
  * "avx512"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not
  * available here. */

@@ -27,26 +27,35 @@ static float widen_f16(uint16_t bits) {
     return f;
 }
 
-static int widen(const struct safetensors *files, const struct safetensors_tensor *t, int64_t n,
-                 float *ret, struct hai_err *err) {
-    const uint16_t *half = t->data;
-
+/* Element i of a tensor of a floating type. */
+static float element(const struct safetensors_tensor *t, int64_t i) {
     switch (t->dtype) {
-    case SAFETENSORS_F32:
-        memcpy(ret, t->data, (size_t)n * sizeof *ret);
-        return 0;
     case SAFETENSORS_BF16:
-        for (int64_t i = 0; i < n; i++)
-            ret[i] = widen_bf16(half[i]);
-        return 0;
+        return widen_bf16(((const uint16_t *)t->data)[i]);
     case SAFETENSORS_F16:
-        for (int64_t i = 0; i < n; i++)
-            ret[i] = widen_f16(half[i]);
-        return 0;
+        return widen_f16(((const uint16_t *)t->data)[i]);
     default:
+        return ((const float *)t->data)[i];
+    }
+}
+
+/* Values of a file into the type they are kept in. */
+static int convert(const struct safetensors *files, const struct safetensors_tensor *t,
+                   struct k_tensor to, struct hai_err *err) {
+    int64_t n = k_tensor_n_elements(&to);
+    float *wide = to.data;
+    uint16_t *narrow = to.data;
+
+    if (t->dtype != SAFETENSORS_F32 && t->dtype != SAFETENSORS_BF16 && t->dtype != SAFETENSORS_F16)
         return hai_fail(err, -ENOTSUP, "%s: %s has type %s; expected F32, BF16 or F16",
                         safetensors_path(files, t), t->name, safetensors_dtype_name(t->dtype));
-    }
+    if (to.dtype == K_BF16)
+        for (int64_t i = 0; i < n; i++)
+            narrow[i] = k_bf16(element(t, i));
+    else
+        for (int64_t i = 0; i < n; i++)
+            wide[i] = element(t, i);
+    return 0;
 }
 
 static bool carries_nothing(const char *name) {
@@ -86,7 +95,7 @@ int load_model(struct model *model, const char *dir, struct hai_err *err) {
         r = safetensors_get(files, p->name, p->n_dims, p->shape, &t, err);
         if (r < 0)
             return r;
-        r = widen(files, t, p->n_elements, model_weights(model) + p->offset, err);
+        r = convert(files, t, model_values(model, i), err);
         if (r < 0)
             return r;
     }

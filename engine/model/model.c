@@ -21,16 +21,39 @@ struct k_tensor model_rows(const struct model *m, float *data, int64_t n) {
     return k_tensor_2d(data, K_F32, n, m->config.n_dim);
 }
 
+/* Where the values of a parameter lie, and as what. */
+static void *values_at(struct model *m, const struct param *p, enum k_dtype *ret_dtype) {
+    bool narrow = p->offset < m->first_weight;
+
+    *ret_dtype = narrow ? K_BF16 : K_F32;
+    return narrow ? (void *)(m->matrices + p->offset)
+                  : (void *)(m->weights + (p->offset - m->first_weight));
+}
+
+static void *gradient_at(struct model *m, const struct param *p) {
+    return m->gradients && p->trained ? m->gradients + p->offset : NULL;
+}
+
+static struct k_tensor shaped(const struct param *p, void *data, enum k_dtype dtype) {
+    return p->n_dims == 1 ? k_tensor_1d(data, dtype, p->shape[0])
+                          : k_tensor_2d(data, dtype, p->shape[0], p->shape[1]);
+}
+
+struct k_tensor model_values(struct model *m, int i) {
+    enum k_dtype dtype;
+
+    assert(i >= 0);
+    assert(i < m->params->n);
+    void *data = values_at(m, &m->params->items[i], &dtype);
+    return shaped(&m->params->items[i], data, dtype);
+}
+
 struct k_tensor model_param(struct model *m, const char *name, bool gradient) {
     int i = params_find(m->params, name);
 
     assert(i >= 0);
     const struct param *p = &m->params->items[i];
-    float *data = gradient ? m->gradients : m->weights;
-    if (data)
-        data += p->offset;
-    return p->n_dims == 1 ? k_tensor_1d(data, K_F32, p->shape[0])
-                          : k_tensor_2d(data, K_F32, p->shape[0], p->shape[1]);
+    return gradient ? shaped(p, gradient_at(m, p), K_F32) : model_values(m, i);
 }
 
 struct k_tensor model_mtp_param(struct model *m, const char *name, bool gradient) {
@@ -48,16 +71,14 @@ static void bind_param(struct model *m, struct layer *l, struct layer_param *p) 
     int i = params_find(m->params, name);
     assert(i >= 0);
     const struct param *param = &m->params->items[i];
-    float *data[2] = {m->weights + param->offset,
-                      m->gradients && param->trained ? m->gradients + param->offset : NULL};
-    for (int k = 0; k < 2; k++) {
-        struct k_tensor t = p->n_groups
-                                ? k_tensor_3d(data[k], K_F32, p->n_groups, p->n_out, p->n_in)
-                                : k_tensor_1d(data[k], K_F32, p->n_out);
-        if (k == 0)
-            p->w = t;
-        else
-            p->dw = t;
+    enum k_dtype dtype;
+    void *values = values_at(m, param, &dtype), *gradient = gradient_at(m, param);
+    if (p->n_groups) {
+        p->w = k_tensor_3d(values, dtype, p->n_groups, p->n_out, p->n_in);
+        p->dw = k_tensor_3d(gradient, K_F32, p->n_groups, p->n_out, p->n_in);
+    } else {
+        p->w = k_tensor_1d(values, dtype, p->n_out);
+        p->dw = k_tensor_1d(gradient, K_F32, p->n_out);
     }
 }
 
@@ -118,7 +139,8 @@ static void place(struct model *m, struct plan *plan) {
             half = c->kind == MODEL_LLAMA ? c->d_head / 2 : c->d_rope / 2;
     int64_t n_positions = MIN(c->n_position, MAX(t, o->n_cache_tokens));
 
-    m->weights = plan_floats(plan, m->params->n_elements);
+    m->matrices = plan_take(plan, (size_t)m->first_weight * sizeof *m->matrices);
+    m->weights = plan_floats(plan, m->params->n_elements - m->first_weight);
     m->shared.rope_cos =
         k_tensor_2d(plan_floats(plan, n_positions * half), K_F32, n_positions, half);
     m->shared.rope_sin =
@@ -241,6 +263,10 @@ int model_new(const struct model_config *config, const struct model_options *opt
     int r = params_new(config, &m->params, err);
     if (r < 0)
         return r;
+    if (options->dtype != K_F32 && (options->dtype != K_BF16 || options->training))
+        return hai_fail(err, -ENOTSUP, "weights as %s%s: expected F32, or BF16 without training",
+                        k_dtype_name(options->dtype), options->training ? " for training" : "");
+    m->first_weight = options->dtype == K_BF16 ? m->params->n_decayed : 0;
     r = k_ctx_init(&m->ctx, options->backend, options->path, err);
     if (r < 0)
         return r;
@@ -287,29 +313,34 @@ struct k_ctx *model_ctx(struct model *m) {
 }
 
 float *model_weights(struct model *m) {
-    return m->weights;
+    return m->first_weight ? NULL : m->weights;
 }
 
 float *model_gradients(struct model *m) {
     return m->gradients;
 }
 
+static float draw(const struct model *m, const struct param *p, int row, uint64_t seed, int64_t k) {
+    uint32_t words[4];
+
+    if (p->init != PARAM_INIT_NORMAL)
+        return p->init == PARAM_INIT_ONE;
+    struct philox_counter at =
+        philox_at(PHILOX_INIT, (uint32_t)((uint64_t)k >> 32), (uint32_t)row, (uint32_t)k);
+    philox_words(seed, &at, words);
+    return (float)(m->config.init_std * philox_normal(words[0], words[1]));
+}
+
 void model_init(struct model *m, uint64_t seed) {
     for (int i = 0; i < m->params->n; i++) {
         const struct param *p = &m->params->items[i];
-        float *w = m->weights + p->offset;
-        if (p->tie != i)
-            continue;
-        for (int64_t k = 0; k < p->n_elements; k++) {
-            uint32_t words[4];
-            if (p->init == PARAM_INIT_NORMAL) {
-                struct philox_counter at =
-                    philox_at(PHILOX_INIT, (uint32_t)((uint64_t)k >> 32), (uint32_t)i, (uint32_t)k);
-                philox_words(seed, &at, words);
-                w[k] = (float)(m->config.init_std * philox_normal(words[0], words[1]));
-            } else {
-                w[k] = p->init == PARAM_INIT_ONE;
-            }
+        struct k_tensor t = model_values(m, i);
+        for (int64_t k = 0; p->tie == i && k < p->n_elements; k++) {
+            float x = draw(m, p, i, seed, k);
+            if (t.dtype == K_BF16)
+                ((uint16_t *)t.data)[k] = k_bf16(x);
+            else
+                ((float *)t.data)[k] = x;
         }
     }
 }

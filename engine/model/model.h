@@ -23,6 +23,7 @@ struct model_options {
     int64_t n_tokens_max;   // of one call
     int64_t n_seqs_max;     // of one call
     bool training;          // with gradients and saved activations
+    enum k_dtype dtype;     // matrices are kept as K_F32 or, without training, K_BF16
     int64_t n_cache_slots;  // sequences the key-value cache holds; 0: none
     int64_t n_cache_tokens; // of each slot
 };
@@ -69,8 +70,11 @@ DEFINE_CLEANUP(struct model *, model_free)
 const struct model_config *model_config_of(const struct model *model);
 const struct params *model_params(const struct model *model);
 struct k_ctx *model_ctx(struct model *model);
-float *model_weights(struct model *model);   // params.n_elements; state included
+float *model_weights(struct model *model);   // params.n_elements; NULL if matrices are bf16
 float *model_gradients(struct model *model); // params.n_trained; NULL without training
+
+/* Values of row i of the table, a vector or a matrix, in the type they are kept in. */
+struct k_tensor model_values(struct model *model, int i);
 
 /* Draw all parameters: Philox keyed by seed, counter (parameter's row in the table, element). */
 void model_init(struct model *model, uint64_t seed);

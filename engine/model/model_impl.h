@@ -22,7 +22,9 @@ struct model {
     struct k_ctx ctx;
     void *memory; // everything below, one allocation; workspace_memory is the operators'
     void *workspace_memory;
-    float *weights; // flat, see params.h
+    float *weights; // flat from element first_weight on, see params.h
+    int64_t first_weight;
+    uint16_t *matrices; // elements before first_weight as bf16; NULL if first_weight is 0
     float *gradients;
     struct layer *layers; // attention and feed-forward in turn; the multi-token module's two last
     int n_layers;         // of them in the main model
