@@ -1,0 +1,152 @@
+#include "tests/unit/core_steps.h"
+
+static int submit_key(struct world *w, char key, char digest) {
+    uint8_t hash[KEY_HASH_BYTES], body[KEY_HASH_BYTES];
+    struct entry_job_submit in;
+
+    memset(hash, key, sizeof hash);
+    memset(body, digest, sizeof body);
+    in = (struct entry_job_submit){
+        .job = world_spec(), .key_hash = {hash, sizeof hash},
+             .body_digest = {body, sizeof body}
+    };
+    in.job.user = (char *)"alice";
+    in.job.name = (char *)"job";
+    in.job.group = (char *)"default";
+    return world_append(w, "submit:alice", ENTRY_JOB_SUBMIT, &in);
+}
+
+TEST(a_repeated_submission_is_one_job)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 1);
+    CHECK_EQ(submit_key(&w, 'k', 'b'), 0);
+    int64_t id = w.reply.id;
+    CHECK(!w.reply.repeated);
+    CHECK_EQ(submit_key(&w, 'k', 'b'), 0);
+    CHECK(w.reply.repeated);
+    CHECK_EQ(w.reply.id, id);
+    CHECK_EQ(submit_key(&w, 'k', 'c'), -EEXIST);
+    CHECK_STR(w.reply.err.code, "conflict");
+    CHECK_EQ(submit_key(&w, 'l', 'c'), 0);
+    CHECK_EQ(w.state->n_jobs, 2);
+    check_same(&w);
+    world_restart(&w, true);
+    CHECK_EQ(submit_key(&w, 'k', 'b'), 0);
+    CHECK_EQ(w.reply.id, id);
+    w.now_us += KEYS_KEPT_US; // a day later it is a new one
+    CHECK_EQ(submit_key(&w, 'k', 'c'), 0);
+    CHECK(!w.reply.repeated);
+    world_free(&w);
+}
+
+TEST(keys_are_bounded_and_the_oldest_go)
+{
+    struct keys keys = {0};
+    struct key key = {0};
+
+    for (int64_t i = 1; i <= IDEMPOTENCY_KEYS_MAX + 10; i++) {
+        memcpy(key.hash, &i, sizeof i);
+        key.job = i;
+        key.time_us = i;
+        keys_add(&keys, &key);
+    }
+    CHECK_EQ(keys.n, IDEMPOTENCY_KEYS_MAX);
+    for (int64_t i = 9; i <= 12; i++) {
+        memcpy(key.hash, &i, sizeof i);
+        const struct key *found = keys_find(&keys, key.hash);
+        CHECK_EQ(found ? found->job : 0, i <= 10 ? 0 : i);
+    }
+    keys_expire(&keys, KEYS_KEPT_US + 1000);
+    CHECK_EQ(keys.n, IDEMPOTENCY_KEYS_MAX + 10 - 1000);
+    keys_free(&keys);
+}
+
+static int make_token(struct world *w, const char *principal, const char *owner, enum scope scope,
+                      char fill) {
+    uint8_t hash[DIGEST_BYTES];
+    struct entry_token_create in = {
+        {hash, sizeof hash},
+        (char *)owner, scope, S_ABSENT, (char *)"test"
+    };
+
+    memset(hash, fill, sizeof hash);
+    return world_append(w, principal, ENTRY_TOKEN_CREATE, &in);
+}
+
+TEST(tokens_are_made_found_and_revoked)
+{
+    uint8_t hash[DIGEST_BYTES];
+    struct world w;
+
+    world_init(&w);
+    CHECK_EQ(make_token(&w, "admin:root", "alice", SCOPE_SUBMIT, 1), 0);
+    CHECK_EQ(w.reply.id, 1);
+    CHECK_EQ(make_token(&w, "admin:root", "alice", SCOPE_SUBMIT, 1), -EEXIST);
+    CHECK_EQ(make_token(&w, "submit:alice", "alice", SCOPE_READ, 2), 0);
+    CHECK_EQ(make_token(&w, "submit:alice", "alice", SCOPE_OPERATE, 3), -EACCES);
+    CHECK_EQ(make_token(&w, "submit:alice", "bob", SCOPE_READ, 3), -EACCES);
+    CHECK_EQ(make_token(&w, "submit:alice", "a1", SCOPE_NODE, 3), -EACCES);
+    CHECK_EQ(make_token(&w, "admin:root", "a1", SCOPE_NODE, 3), 0);
+    CHECK_EQ(make_token(&w, "admin:root", "a1", SCOPE_SYSTEM, 4), -EINVAL);
+    memset(hash, 2, sizeof hash);
+    CHECK_STR(state_token_find(w.state, hash)->owner, "alice");
+    check_same(&w);
+    struct entry_token_revoke revoke = {2};
+    CHECK_EQ(world_append(&w, "submit:bob", ENTRY_TOKEN_REVOKE, &revoke), -EACCES);
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_TOKEN_REVOKE, &revoke), 0);
+    CHECK(!state_token_find(w.state, hash));
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_TOKEN_REVOKE, &revoke), -ENOENT);
+    memset(hash, 3, sizeof hash);
+    CHECK_EQ(state_token_find(w.state, hash)->id, 3);
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(users_are_set_by_admins)
+{
+    struct entry_user_set in = {(char *)"alice", 1000, 1000, SCOPE_OPERATE, false};
+    struct world w;
+
+    world_init(&w);
+    CHECK_EQ(world_append(&w, "operate:bob", ENTRY_USER_SET, &in), -EACCES);
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &in), 0);
+    in.disabled = true;
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &in), 0);
+    CHECK_EQ(w.state->n_users, 1);
+    CHECK(state_user_find(w.state, "alice")->disabled);
+    CHECK(!state_user_find(w.state, "bob"));
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(damaged_snapshots_and_entries_are_refused)
+{
+    _cleanup_(buf_free) struct buf bytes = {0};
+    struct state *state;
+    struct world w;
+
+    small_cluster(&w, 2, 1);
+    submit(&w, 1, 1, 1);
+    world_decide(&w);
+    state_encode(w.state, &bytes);
+    for (size_t n = 1; n < bytes.n_bytes; n++)
+        if (state_decode(bytes.data, n, &state, NULL) == 0)
+            state_free(state);
+    for (size_t i = 0; i < bytes.n_bytes; i++) {
+        bytes.data[i] ^= 0x15;
+        if (state_decode(bytes.data, bytes.n_bytes, &state, NULL) == 0)
+            state_free(state);
+        bytes.data[i] ^= 0x15;
+    }
+    struct apply_reply reply;
+    struct entry entry = {
+        w.state->r.index + 1, 1, w.state->r.time_us + 1, "system:hai", 999, 1, "", 0};
+    CHECK_EQ(apply_entry(w.state, &entry, NULL, &reply), -EBADMSG);
+    entry = (struct entry){
+        w.state->r.index + 1, 1, w.state->r.time_us + 1, "system:hai", ENTRY_NODE_UP, 1,
+        "\xff\xff",           2};
+    CHECK_EQ(apply_entry(w.state, &entry, NULL, &reply), -EBADMSG);
+    world_free(&w);
+}
