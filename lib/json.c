@@ -50,7 +50,7 @@ static const char *const kind_names[JSON_KIND_COUNT] = {
 };
 
 static bool is_container(const struct json *value) {
-    return value->type == JSON_KIND_ARRAY || value->type == JSON_KIND_OBJECT;
+    return value && (value->type == JSON_KIND_ARRAY || value->type == JSON_KIND_OBJECT);
 }
 
 void json_free(struct json *value) {

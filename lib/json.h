@@ -54,7 +54,7 @@ int64_t json_as_int(const struct json *value);
 double json_as_real(const struct json *value);
 const char *json_as_string(const struct json *value);
 size_t json_as_string_bytes(const struct json *value);
-size_t json_count(const struct json *value); // elements of an array, members of an object, else 0
+size_t json_count(const struct json *value); // elements or members; else, also for NULL, 0
 
 /* The member with this key, or NULL: also when value is NULL or no object. Constant time in large
  * objects, which is why it may touch an index inside a const tree. */
@@ -67,7 +67,7 @@ int64_t json_get_int(const struct json *value, const char *key, int64_t fallback
 bool json_get_bool(const struct json *value, const char *key, bool fallback);
 
 /* Walk an array or object in order:  for (v = json_first(o); v; v = json_next(v)) json_key(v) */
-struct json *json_first(const struct json *value); // NULL when empty or not a container
+struct json *json_first(const struct json *value); // NULL when empty, no container or NULL
 struct json *json_next(const struct json *value);
 const char *json_key(const struct json *value); // NULL outside objects
 size_t json_key_bytes(const struct json *value);
