@@ -1,6 +1,6 @@
 #include "cli/cli.h"
 
-#include "cli/config.h"
+#include "cli/clientconf.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -319,11 +319,11 @@ bool cli_confirm(const struct cli *cli, const char *format, ...) {
 /* Requests */
 
 int cli_connect(struct cli *cli, struct hai_err *err) {
-    struct config config = {0};
+    struct clientconf config = {0};
 
     if (cli->http)
         return 0;
-    int r = config_read(cli->server, &config, err);
+    int r = clientconf_read(cli->server, &config, err);
     if (r == 0)
         r = http_sync_open(config.server, config.token, &cli->http, err);
     if (r == -EINVAL)
@@ -333,7 +333,7 @@ int cli_connect(struct cli *cli, struct hai_err *err) {
         cli->server_from = TAKE_PTR(config.from);
         cli->token = TAKE_PTR(config.token);
     }
-    config_free(&config);
+    clientconf_free(&config);
     return r;
 }
 

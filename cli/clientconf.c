@@ -1,4 +1,4 @@
-#include "cli/config.h"
+#include "cli/clientconf.h"
 
 #include "lib/fileio.h"
 #include "lib/json.h"
@@ -9,20 +9,20 @@
 
 enum { FILE_BYTES_MAX = 1 << 16 };
 
-void config_free(struct config *config) {
+void clientconf_free(struct clientconf *config) {
     free(config->server);
     free(config->token);
     free(config->from);
-    *config = (struct config){0};
+    *config = (struct clientconf){0};
 }
 
-void config_user_free(struct config_user *user) {
+void clientconf_user_free(struct clientconf_user *user) {
     free(user->name);
     free(user->home);
-    *user = (struct config_user){0};
+    *user = (struct clientconf_user){0};
 }
 
-void config_caller(struct config_user *ret) {
+void clientconf_caller(struct clientconf_user *ret) {
     const char *sudo_uid = getenv("SUDO_UID");
     bool sudo = geteuid() == 0 && sudo_uid && atoi(sudo_uid) > 0;
     uid_t uid = sudo ? (uid_t)atoi(sudo_uid) : geteuid();
@@ -40,7 +40,7 @@ void config_caller(struct config_user *ret) {
     ret->home = hai_strdup(pw && (sudo || !home || !home[0]) ? pw->pw_dir : home ? home : "/");
 }
 
-char *config_path(void) {
+char *clientconf_path(void) {
     const char *path = getenv("HAI_CONFIG");
     const char *xdg = getenv("XDG_CONFIG_HOME");
 
@@ -52,12 +52,12 @@ char *config_path(void) {
     return hai_asprintf("%s/.config/hai/config.yaml", home ? home : "");
 }
 
-char *config_up_dir(void) {
-    struct config_user user = {0};
+char *clientconf_up_dir(void) {
+    struct clientconf_user user = {0};
 
-    config_caller(&user);
+    clientconf_caller(&user);
     char *dir = hai_asprintf("%s/.local/share/hai", user.home);
-    config_user_free(&user);
+    clientconf_user_free(&user);
     return dir;
 }
 
@@ -111,7 +111,7 @@ static int check_keys(const struct json *tree, const char *path, struct hai_err 
     return 0;
 }
 
-static int read_file(const char *path, struct config *config, struct hai_err *err) {
+static int read_file(const char *path, struct clientconf *config, struct hai_err *err) {
     _cleanup_(buf_free) struct buf text = {0};
     _cleanup_(json_freep) struct json *tree = NULL;
 
@@ -133,9 +133,9 @@ static int read_file(const char *path, struct config *config, struct hai_err *er
     return 0;
 }
 
-static int read_files(struct config *config, struct hai_err *err) {
-    _cleanup_free_ char *own = config_path();
-    _cleanup_free_ char *up_dir = config_up_dir();
+static int read_files(struct clientconf *config, struct hai_err *err) {
+    _cleanup_free_ char *own = clientconf_path();
+    _cleanup_free_ char *up_dir = clientconf_up_dir();
     _cleanup_free_ char *up = hai_asprintf("%s/client.yaml", up_dir);
 
     int r = read_file(own, config, err);
@@ -147,8 +147,8 @@ static int read_files(struct config *config, struct hai_err *err) {
     return r == -ENOENT ? 0 : r;
 }
 
-int config_read(const char *server, struct config *ret, struct hai_err *err) {
-    struct config config = {0};
+int clientconf_read(const char *server, struct clientconf *ret, struct hai_err *err) {
+    struct clientconf config = {0};
     const char *env_server = getenv("HAI_SERVER");
     const char *env_token = getenv("HAI_TOKEN");
     const char *env_token_file = getenv("HAI_TOKEN_FILE");
@@ -170,7 +170,7 @@ int config_read(const char *server, struct config *ret, struct hai_err *err) {
                         "hai up starts a cluster here; hai init URL uses another",
                         "no cluster is configured");
     if (r < 0)
-        config_free(&config);
+        clientconf_free(&config);
     else
         *ret = config;
     return r;

@@ -1,4 +1,4 @@
-#include "cli/change.h"
+#include "cli/each.h"
 
 #include <stdio.h>
 
@@ -29,7 +29,7 @@ static int change_one(struct cli *cli, const char *prefix, const char *word, con
     return CLI_OK;
 }
 
-int change_each(struct cli *cli, const char *prefix, const char *action, const char *done,
+int each_change(struct cli *cli, const char *prefix, const char *action, const char *done,
                 const char *body) {
     _cleanup_(json_freep) struct json *answers = json_new_array();
     int status = CLI_OK;

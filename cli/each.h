@@ -1,4 +1,4 @@
-/* change.h - requests that change jobs or nodes, one after another, with the question before more
+/* each.h - requests that change jobs or nodes, one after another, with the question before more
  * than one (UX.md: verbs that change something take several and ask).
  */
 #pragma once
@@ -13,5 +13,5 @@
  * Every one is tried; returns the status of the first failure. With --json the answers are printed,
  * as an array when there are several words.
  */
-int change_each(struct cli *cli, const char *prefix, const char *action, const char *done,
+int each_change(struct cli *cli, const char *prefix, const char *action, const char *done,
                 const char *body);

@@ -117,14 +117,14 @@ static int write_cluster(const char *dir, const struct local_shape *shape, bool 
 }
 
 /* Under sudo the folder itself is the calling user's, who finds client.yaml there. */
-static int give_to(const char *path, const struct config_user *user, struct hai_err *err) {
+static int give_to(const char *path, const struct clientconf_user *user, struct hai_err *err) {
     if (geteuid() == 0 && chown(path, user->uid, user->gid) < 0)
         return hai_fail(err, -errno, "%s: %m", path);
     return 0;
 }
 
 int local_prepare(const char *dir, const struct local_shape *shape, bool shape_given, int port,
-                  const struct config_user *user, int *ret_port, struct hai_err *err) {
+                  const struct clientconf_user *user, int *ret_port, struct hai_err *err) {
     static const char *const folders[] = {"log", "nodes", "schedd"};
     _cleanup_(buf_free) struct buf schedd = {0};
     _cleanup_free_ char *jobs = hai_asprintf("%s/jobs", dir);
@@ -221,7 +221,7 @@ static int write_agent(const char *dir, int port, const char *name, const struct
     return write_text(folder, "agentd.yaml", &text, 0644, err);
 }
 
-static int write_client(const char *dir, int port, const struct config_user *user,
+static int write_client(const char *dir, int port, const struct clientconf_user *user,
                         struct hai_err *err) {
     _cleanup_(buf_free) struct buf token = {0}, text = {0};
     _cleanup_free_ char *path = hai_asprintf("%s/client.yaml", dir);
@@ -237,7 +237,7 @@ static int write_client(const char *dir, int port, const struct config_user *use
     return r < 0 ? r : give_to(path, user, err);
 }
 
-int local_configure(const char *dir, int port, const struct config_user *user,
+int local_configure(const char *dir, int port, const struct clientconf_user *user,
                     struct hai_err *err) {
     _cleanup_free_ char *tokens = hai_asprintf("%s/schedd/tokens", dir);
     _cleanup_(buf_free) struct buf text = {0};

@@ -4,7 +4,7 @@
  * nodes/NAME/ (agentd.yaml, state, run), jobs/ (output of ranks). hai-upd supervises the daemons.
  */
 #pragma once
-#include "cli/config.h"
+#include "cli/clientconf.h"
 
 struct local_shape {
     int64_t nodes, gpus, zones;
@@ -14,11 +14,12 @@ struct local_shape {
 /* Make or complete DIR. port 0: the one of an earlier start, else any free one; ret_port receives
  * it. -EEXIST: another cluster lies there; -EADDRINUSE: the port is taken. */
 int local_prepare(const char *dir, const struct local_shape *shape, bool shape_given, int port,
-                  const struct config_user *user, int *ret_port, struct hai_err *err);
+                  const struct clientconf_user *user, int *ret_port, struct hai_err *err);
 
 /* After `hai-schedd init`: an agentd.yaml for every node that has a token, and client.yaml. Returns
  * the number of nodes. */
-int local_configure(const char *dir, int port, const struct config_user *user, struct hai_err *err);
+int local_configure(const char *dir, int port, const struct clientconf_user *user,
+                    struct hai_err *err);
 
 /* The supervisor of DIR: its pid, or 0 when none runs. */
 int local_supervisor(const char *dir);

@@ -1,5 +1,5 @@
 /* hai doctor: look over this machine and the connection, and say what to mend. */
-#include "cli/config.h"
+#include "cli/clientconf.h"
 #include "cli/local.h"
 #include "cli/programs.h"
 #include "cli/verbs.h"
@@ -107,7 +107,7 @@ static void check_namespaces(struct doctor *d) {
 }
 
 static void check_disk(struct doctor *d) {
-    _cleanup_free_ char *dir = config_up_dir();
+    _cleanup_free_ char *dir = clientconf_up_dir();
     char *end = dir + strlen(dir);
     struct statvfs st;
 
@@ -134,7 +134,7 @@ static void check_time(struct doctor *d) {
 }
 
 static void check_port(struct doctor *d) {
-    _cleanup_free_ char *dir = config_up_dir();
+    _cleanup_free_ char *dir = clientconf_up_dir();
 
     if (local_supervisor(dir))
         tell(d, FINDING_OK, "cluster", NULL, "hai up runs in %s, port %d", dir, local_port(dir));

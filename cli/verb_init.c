@@ -1,5 +1,5 @@
 /* hai init: use a cluster from this machine. */
-#include "cli/config.h"
+#include "cli/clientconf.h"
 #include "cli/verbs.h"
 #include "lib/fileio.h"
 #include <stdio.h>
@@ -64,7 +64,7 @@ static int write_config(const char *path, const char *url, const char *token, st
 
 static int run(struct cli *cli) {
     const char *url = cli->words[0];
-    _cleanup_free_ char *path = config_path();
+    _cleanup_free_ char *path = clientconf_path();
     _cleanup_(buf_free) struct buf token = {0};
     _cleanup_(json_freep) struct json *me = NULL;
     struct hai_err err = {0};

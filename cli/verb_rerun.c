@@ -1,9 +1,9 @@
 /* hai rerun: start again as new jobs. */
-#include "cli/change.h"
+#include "cli/each.h"
 #include "cli/verbs.h"
 
 static int run(struct cli *cli) {
-    return change_each(cli, "/api/v1/jobs", "rerun", "submitted", "{}");
+    return each_change(cli, "/api/v1/jobs", "rerun", "submitted", "{}");
 }
 
 const struct verb verb_rerun = {

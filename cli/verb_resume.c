@@ -1,9 +1,9 @@
 /* hai resume: let suspended or held jobs go on. */
-#include "cli/change.h"
+#include "cli/each.h"
 #include "cli/verbs.h"
 
 static int run(struct cli *cli) {
-    return change_each(cli, "/api/v1/jobs", "resume", "queued", "{}");
+    return each_change(cli, "/api/v1/jobs", "resume", "queued", "{}");
 }
 
 const struct verb verb_resume = {

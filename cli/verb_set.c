@@ -1,5 +1,5 @@
 /* hai set: change priority, time limit or group of a waiting or running job. */
-#include "cli/change.h"
+#include "cli/each.h"
 #include "cli/verbs.h"
 #include "lib/pure/buf.h"
 #include "lib/timefmt.h"
@@ -57,7 +57,7 @@ static int run(struct cli *cli) {
     if (json_count(change) == 0)
         return cli_usage(cli, "nothing to set; usage: hai set JOB... priority=20");
     json_dump(change, 0, &body);
-    return change_each(cli, "/api/v1/jobs", "set", "changed", buf_cstr(&body));
+    return each_change(cli, "/api/v1/jobs", "set", "changed", buf_cstr(&body));
 }
 
 const struct verb verb_set = {

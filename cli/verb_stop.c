@@ -1,5 +1,5 @@
 /* hai stop: end jobs: SIGTERM, after the grace SIGKILL. */
-#include "cli/change.h"
+#include "cli/each.h"
 #include "cli/verbs.h"
 
 static const struct option options[] = {
@@ -16,7 +16,7 @@ static int run(struct cli *cli) {
     if (cli_option(cli, "reason"))
         json_add_string(change, "reason", cli_option(cli, "reason"));
     json_dump(change, 0, &body);
-    return change_each(cli, "/api/v1/jobs", "stop", "stopping", buf_cstr(&body));
+    return each_change(cli, "/api/v1/jobs", "stop", "stopping", buf_cstr(&body));
 }
 
 const struct verb verb_stop = {

@@ -1,9 +1,9 @@
 /* hai suspend: give their GPUs back; hai resume goes on. */
-#include "cli/change.h"
+#include "cli/each.h"
 #include "cli/verbs.h"
 
 static int run(struct cli *cli) {
-    return change_each(cli, "/api/v1/jobs", "suspend", "suspending", "{}");
+    return each_change(cli, "/api/v1/jobs", "suspend", "suspending", "{}");
 }
 
 const struct verb verb_suspend = {

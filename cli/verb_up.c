@@ -33,7 +33,8 @@ static void show_log_tail(const char *dir, const char *name) {
 }
 
 /* hai-schedd init makes the store and the tokens; it may be repeated. */
-static int init_scheduler(const char *dir, const struct config_user *user, struct hai_err *err) {
+static int init_scheduler(const char *dir, const struct clientconf_user *user,
+                          struct hai_err *err) {
     _cleanup_free_ char *program = programs_find("hai-schedd");
     _cleanup_free_ char *state = hai_asprintf("%s/schedd", dir);
     _cleanup_free_ char *cluster = hai_asprintf("%s/cluster.yaml", dir);
@@ -124,11 +125,11 @@ static void tell(struct cli *cli, const char *dir, int port, int n_nodes, int64_
 
 static int start(struct cli *cli, const char *dir, const struct local_shape *shape,
                  bool shape_given, int port, struct hai_err *err) {
-    _cleanup_(config_user_free) struct config_user user = {0};
+    _cleanup_(clientconf_user_free) struct clientconf_user user = {0};
     _cleanup_free_ char *upd = programs_find("hai-upd");
     int64_t started_us = timefmt_monotonic_us();
 
-    config_caller(&user);
+    clientconf_caller(&user);
     if (!upd)
         return hai_fail_at(err, -ENOENT, NULL, NULL, "meson install puts them side by side",
                            "the program hai-upd is not beside hai and not in PATH");
@@ -162,7 +163,7 @@ char *verb_up_dir(const struct cli *cli, bool make, struct hai_err *err) {
     char real[PATH_MAX];
 
     if (!given)
-        return config_up_dir();
+        return clientconf_up_dir();
     if (make && fileio_mkdir_p(given, 0755, err) < 0)
         return NULL;
     if (!realpath(given, real)) {
