@@ -1,7 +1,6 @@
 """quickstart.py - the steps of etc/quickstart, in the order in which a person sees them."""
 
 import argparse
-import json
 import os
 import random
 import re
@@ -14,47 +13,12 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import cluster  # noqa: E402
+import training  # noqa: E402
 
 BUILD = os.path.join(ROOT, "build-quickstart")
 STEPS = 240
-N_RANKS = 4
 PROMPTS = ["The ", "import "]
-
-# 1.7 million parameters over bytes: small enough to train in two minutes on two cores.
-MODEL = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 258,
-    "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-    "rope_scaling": None, "attention_bias": False, "attention_dropout": 0.0,
-    "tie_word_embeddings": False, "initializer_range": 0.02, "torch_dtype": "float32",
-    "bos_token_id": 256, "eos_token_id": 257,
-}
-TRAIN = """\
-model: {dir}/model/config.json
-steps: {steps}
-batch: 8
-seq: 128
-seed: {seed}
-threads: 1
-exact: required
-data:
-  files: [{files}]
-  tokenizer: bytes
-  max: 8MiB
-optimizer: {{lr: 0.004, weight_decay: 0.1, clip: 1.0}}
-schedule: {{kind: cosine, warmup: 20, final: 0.1}}
-checkpoint: {{every: 10, keep: 3}}
-"""
-JOB = """\
-version: 3
-name: {name}
-kind: train
-workdir: {dir}
-resources: {{nodes: 2, gpus_per_node: 2}}
-restart: {{max: 100}}
-train: {{config: {dir}/train.yaml, out: {dir}/{name}}}
-"""
+LAST = 10  # steps whose mean is the final loss: single batches differ
 
 
 class Failed(Exception):
@@ -141,62 +105,14 @@ def text_folders(directory):
 
 
 def write_files(directory, seed):
-    os.makedirs(os.path.join(directory, "model"))
-    with open(os.path.join(directory, "model", "config.json"), "w") as f:
-        json.dump(MODEL, f, indent=1)
-    with open(os.path.join(directory, "train.yaml"), "w") as f:
-        f.write(TRAIN.format(dir=directory, steps=STEPS, seed=seed,
-                             files=", ".join(text_folders(directory))))
+    training.write(directory, training.model(), text_folders(directory), STEPS, seed)
     for name in ("undisturbed", "disturbed"):
-        with open(os.path.join(directory, name + ".yaml"), "w") as f:
-            f.write(JOB.format(dir=directory, name=name))
+        training.write_job(directory, name)
     # Under sudo ranks run as the calling user.
     if os.getuid() == 0 and int(os.environ.get("SUDO_UID", 0)):
         for folder, _, names in os.walk(directory):
             for path in [folder] + [os.path.join(folder, name) for name in names]:
                 os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
-
-
-class Steps:
-    """The log of a run's steps: a line for each step that was made, also for those made again."""
-
-    def __init__(self, path):
-        self.path = path
-        self.lines = []  # (step, loss and gradient norm with all their bits)
-        self.times = []
-        self.rest = ""
-        self.offset = 0
-
-    def read(self):
-        """Take in what is new; returns the number of lines so far."""
-        try:
-            with open(self.path) as f:
-                f.seek(self.offset)
-                text = f.read()
-        except FileNotFoundError:
-            return 0
-        self.offset += len(text)
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            step, bits = line.split(" ", 1)
-            self.lines.append((int(step), bits))
-            self.times.append(time.time())
-        return len(self.lines)
-
-    def last(self):
-        return self.lines[-1][0] if self.lines else 0
-
-    def loss(self, at):
-        return float.fromhex(self.lines[at][1].split()[0])
-
-
-def differing(run, control):
-    """How many steps have another loss than the control run's, or none, in any of their lines."""
-    wanted = dict(control.lines)
-    seen = {}
-    for step, bits in run.lines:
-        seen.setdefault(step, set()).add(bits)
-    return sum(seen.get(step) != {wanted.get(step)} for step in range(1, STEPS + 1))
 
 
 class Run:
@@ -205,7 +121,7 @@ class Run:
     def __init__(self, screen, live, directory, name):
         self.screen, self.live, self.name = screen, live, name
         self.api = live.api()
-        self.steps = Steps(os.path.join(directory, name, "steps.log"))
+        self.steps = training.Steps(directory, name)
         self.submitted = time.time()
         done = live.hai("submit", "-q", os.path.join(directory, name + ".yaml"), check=False)
         if done.returncode != 0:
@@ -309,13 +225,16 @@ def closing(screen, control, run, loss, n_differ):
     rows = [
         ("time to first step", f"{run.steps.times[0] - run.submitted:.2f} s",
          "from hai submit to the end of step 1, 4 ranks on 2 nodes"),
-        ("time to detect", f"{loss['detect_s']:.2f} s", f"from the kill to: {loss['node']} is lost"),
+        ("time to detect", f"{loss['detect_s']:.2f} s",
+         f"from the kill to: {loss['node']} is lost"),
         ("time to resume", f"{loss['resume_s']:.2f} s", "from the kill to the end of a new step"),
         ("steps recomputed", f"{loss['last'] - loss['first'] + 1}",
          f"of {STEPS}: {loss['first']} to {loss['last']}"),
-        ("final loss", f"{run.steps.loss(-1):.4f}",
-         f"first {run.steps.loss(0):.4f}; undisturbed run {control.steps.loss(-1):.4f}"),
-        ("whole run", f"{time.monotonic() - screen.started:.0f} s", "build and control run included"),
+        ("final loss", f"{run.steps.mean_loss(LAST):.3f}",
+         f"mean of {LAST} steps; first {run.steps.loss(0):.3f}; undisturbed "
+         f"{control.steps.mean_loss(LAST):.3f}"),
+        ("whole run", f"{time.monotonic() - screen.started:.0f} s",
+         "build and control run included"),
     ]
     screen.title("measured in this run")
     for name, value, remark in rows:
@@ -358,11 +277,11 @@ def tour(screen, args):
         loss = lose_node(screen, run, rng)
         run.finish(with_events=True)
         generate(screen, work)
-        n_differ = differing(run.steps, control.steps)
+        n_differ = training.differing(run.steps, control.steps, STEPS)
         closing(screen, control, run, loss, n_differ)
         if args.keep:
             keep_hints(screen, prefix, live)
-        if n_differ or run.steps.loss(-1) > run.steps.loss(0) / 2:
+        if n_differ or run.steps.mean_loss(LAST) > run.steps.loss(0) / 2:
             raise Failed("the loss did not fall by half" if not n_differ else "losses differ")
     except BaseException:
         args.keep = False

@@ -9,6 +9,7 @@ the ranks themselves (lock_rank.c) find out whether a job or a GPU was given out
 import argparse
 import collections
 import http.client
+import json
 import os
 import random
 import sys
@@ -252,17 +253,18 @@ def main(argv=None):
         except (cluster.Timeout, cluster.Refused, OSError) as problem:
             storm.problems.append(f"{type(problem).__name__}: {problem}")
             done = 0
-        n_stops = sum(len(client.stopped) for client in storm.clients)
-        print(f"rounds {done}, kills of the scheduler {storm.n_kills}, of agents "
-              f"{storm.n_agent_kills}, jobs acknowledged {len(storm.checked)}, stops {n_stops}")
+        result = {"rounds": done, "scheduler_kills": storm.n_kills,
+                  "agent_kills": storm.n_agent_kills, "acknowledged": len(storm.checked),
+                  "stops": sum(len(client.stopped) for client in storm.clients),
+                  "problems": len(storm.problems)}
         if storm.back_s:
-            print(f"back in service after {cluster.percentile(storm.back_s, 0.5):.3f} s (median), "
-                  f"{max(storm.back_s):.3f} s (longest)")
+            result["back_median_s"] = round(cluster.percentile(storm.back_s, 0.5), 3)
+            result["back_longest_s"] = round(max(storm.back_s), 3)
         for problem in storm.problems[:20]:
             print(f"FAILED {problem}")
         if storm.problems:
             print(live.tails())
-    print(f"problems {len(storm.problems)}")
+    print("result " + json.dumps(result))
     print(f"{int(not storm.problems)} passed, {int(bool(storm.problems))} failed, 0 skipped")
     return 1 if storm.problems else 0
 
