@@ -1,0 +1,39 @@
+"""core_seeds.py - fresh seeds of hai-sim: the scheduler's core in storms of simulated faults.
+
+A failing seed repeats exactly: hai-sim --seeds SEED..SEED.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import cluster  # noqa: E402
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="core_seeds")
+    parser.add_argument("--rounds", type=int, default=200, help="seeds")
+    parser.add_argument("--seed", type=int, help="the first")
+    args = parser.parse_args(argv)
+    first = cluster.seed_of(args.seed)
+    seeds = f"{first}..{first + args.rounds - 1}"
+    print(f"seeds {seeds}", flush=True)
+    done = subprocess.run([cluster.program("hai-sim"), "--seeds", seeds], text=True, check=False,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+    print(done.stdout + done.stderr, end="")
+    totals = re.search(r"(\d+) seeds, (\d+) entries, (\d+) jobs, (\d+) placements, (\d+) faults, "
+                       r".*: (\d+) failed", done.stdout)
+    names = ("rounds", "entries", "jobs", "placements", "faults", "problems")
+    result = dict(zip(names, map(int, totals.groups()))) if totals else {"problems": 1}
+    bad = done.returncode != 0 or result["problems"] > 0
+    print("result " + json.dumps(result))
+    print(f"{int(not bad)} passed, {int(bad)} failed, 0 skipped")
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
