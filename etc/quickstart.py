@@ -105,7 +105,8 @@ def text_folders(directory):
 
 
 def write_files(directory, seed):
-    training.write(directory, training.model(), text_folders(directory), STEPS, seed)
+    training.write(directory, training.model(), text_folders(directory), STEPS, seed,
+                   batch=16)
     for name in ("undisturbed", "disturbed"):
         training.write_job(directory, name)
     # Under sudo ranks run as the calling user.
