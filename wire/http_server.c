@@ -292,30 +292,38 @@ static enum MHD_Result begin(struct http_request *request) {
     return MHD_YES;
 }
 
+/* MHD takes no response before the body's end; what still comes of it is dropped, within limits. */
+static enum MHD_Result drop(struct http_request *request, size_t *n_bytes) {
+    request->n_dropped += *n_bytes;
+    *n_bytes = 0;
+    return request->n_dropped > OVERRUN_BYTES_MAX ? MHD_NO : MHD_YES;
+}
+
 static enum MHD_Result receive(struct http_request *request, const char *piece, size_t *n_bytes) {
     size_t n_max = request->server->config.body_bytes_max;
 
+    if (request->state == STATE_DEAD)
+        return MHD_NO;
+    if (request->state != STATE_BODY || request->too_large)
+        return drop(request, n_bytes);
     if (request->on_body) {
         request->in_callback = true;
         size_t taken = request->on_body(request, piece, *n_bytes, request->data);
         request->in_callback = false;
         assert(taken <= *n_bytes);
-        if (request->state == STATE_DEAD)
-            return MHD_NO;
+        if (request->state != STATE_BODY)
+            return drop(request, n_bytes);
         if (taken < *n_bytes)
             request_suspend(request);
         *n_bytes -= taken;
         return MHD_YES;
     }
     if (request->body.n_bytes + *n_bytes > n_max) {
-        // MHD takes no response before the body's end; what still comes is dropped.
         request->too_large = true;
         buf_free(&request->body);
-        request->n_dropped += *n_bytes;
-        if (request->n_dropped > OVERRUN_BYTES_MAX)
-            return MHD_NO;
-    } else if (!request->too_large)
-        buf_add(&request->body, piece, *n_bytes);
+        return drop(request, n_bytes);
+    }
+    buf_add(&request->body, piece, *n_bytes);
     *n_bytes = 0;
     return MHD_YES;
 }

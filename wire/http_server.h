@@ -70,7 +70,8 @@ void *http_request_context(const struct http_request *request);
 
 /* In `begin`: do not collect the body; fn gets its pieces, and `handle` follows at its end with an
  * empty body. fn returns how many bytes it took: fewer than it got stops the client until
- * http_request_resume_body. on_close as in http_request_hold. No limit applies but the caller's. */
+ * http_request_resume_body. It may answer early; the rest of the body is then dropped. on_close as
+ * in http_request_hold. No limit applies but the caller's. */
 typedef size_t (*http_body_fn)(struct http_request *request, const void *piece, size_t n_bytes,
                                void *data);
 void http_request_take_body(struct http_request *request, http_body_fn fn, http_request_fn on_close,

@@ -66,6 +66,10 @@ static size_t on_piece(struct http_request *request, const void *piece, size_t n
                        void *data) {
     struct fixture *f = data;
 
+    if (strcmp(http_request_path(request), "/early") == 0) {
+        http_respond(request, 409, NULL, NULL);
+        return n_bytes / 2;
+    }
     if (f->refuse_pieces-- > 0) {
         f->held[f->n_held++] = request;
         return 0;
@@ -75,7 +79,8 @@ static size_t on_piece(struct http_request *request, const void *piece, size_t n
 }
 
 static void on_begin(struct http_request *request, void *data) {
-    if (strcmp(http_request_path(request), "/pieces") == 0)
+    if (strcmp(http_request_path(request), "/pieces") == 0 ||
+        strcmp(http_request_path(request), "/early") == 0)
         http_request_take_body(request, on_piece, on_closed, data);
     if (strcmp(http_request_path(request), "/denied") == 0)
         http_respond(request, 401, NULL, NULL);
@@ -362,6 +367,10 @@ static void script_pieces(struct fixture *f) {
     memset(buf_extend(&body, 200000), 'y', 200000);
     say(fd, buf_cstr(&body));
     await(fd, "\r\n\r\n300000", &got); // far above the limit of collected bodies
+    ask(f,
+        "POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "6\r\nabcdef\r\n3\r\nghi\r\n0\r\n\r\n",
+        "HTTP/1.1 409 "); // once, before the end
 }
 
 TEST(bodies_in_pieces)
