@@ -526,6 +526,10 @@ int tokenizer_encode(struct tokenizer *t, const char *text, size_t n_bytes, stru
     return 0;
 }
 
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->n_vocab && t->tokens[id].special;
+}
+
 int tokenizer_add_bytes(const struct tokenizer *t, int32_t id, struct buf *ret) {
     if (id < 0 || id >= t->n_vocab || !t->tokens[id].bytes)
         return -EINVAL;
@@ -538,7 +542,7 @@ int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bo
     _cleanup_(buf_free) struct buf bytes = {0};
 
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] >= 0 && ids[i] < t->n_vocab && t->tokens[ids[i]].special && skip_special)
+        if (skip_special && tokenizer_is_special(t, ids[i]))
             continue;
         if (tokenizer_add_bytes(t, ids[i], &bytes) < 0)
             return hai_fail(err, -EINVAL, "token id %d; the tokenizer has 0 to %d", ids[i],

@@ -28,6 +28,9 @@ uint64_t tokenizer_digest(const struct tokenizer *t);
 int32_t tokenizer_begin(const struct tokenizer *t);
 int32_t tokenizer_end(const struct tokenizer *t);
 
+/* Is it one of the special tokens, which texts leave out? */
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
+
 /* Append the ids of a text. Special tokens written in the text are recognised; none are added.
  * Bytes that are not UTF-8 become the tokens of those bytes. -E2BIG: the split pattern gave up.
  * t is not const: it keeps a cache of words. One thread at a time. */

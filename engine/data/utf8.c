@@ -72,3 +72,17 @@ void utf8_add_lossy(struct buf *ret, const void *bytes, size_t n_bytes) {
         n_bytes -= n;
     }
 }
+
+void utf8_add_stream(struct buf *ret, struct buf *pending) {
+    size_t n = utf8_valid((const char *)pending->data, pending->n_bytes), left;
+
+    while ((left = pending->n_bytes - n) > 0) {
+        const uint8_t *p = pending->data + n;
+        int wrong = character(p, left);
+        if (wrong < 0 && (size_t)-wrong == left && p[0] >= 0xC2 && p[0] < 0xF5)
+            break;
+        n += (size_t)(wrong < 0 ? -wrong : wrong);
+    }
+    utf8_add_lossy(ret, pending->data, n);
+    buf_drop(pending, n);
+}

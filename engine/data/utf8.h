@@ -15,3 +15,7 @@ size_t utf8_write(uint32_t c, char *ret);
 /* Append bytes with every longest wrong part replaced by U+FFFD, as Unicode recommends (and Rust's
  * from_utf8_lossy does). */
 void utf8_add_lossy(struct buf *ret, const void *bytes, size_t n_bytes);
+
+/* Move from pending to ret what is decided, repaired likewise; the start of a character that may
+ * yet be completed stays. For text that comes in pieces. */
+void utf8_add_stream(struct buf *ret, struct buf *pending);

@@ -353,6 +353,8 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
         return hai_fail(err, -EINVAL,
                         "'data.files' is missing; expected files, folders or "
                         "patterns of text");
+    if (conf->backend == K_BACKEND_CUDA)
+        return hai_fail(err, -ENOSYS, "backend cuda: not built");
     if (conf->batch % world)
         return hai_fail(err, -EINVAL, "batch is %" PRId64 "; expected a multiple of the %d ranks",
                         conf->batch, world);

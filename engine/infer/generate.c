@@ -1,0 +1,142 @@
+#include "engine/infer/generate.h"
+#include "engine/infer/choose.h"
+#include "engine/model/load.h"
+
+#include <inttypes.h>
+
+enum { CHUNK_TOKENS = 256 }; // of one forward pass over the prompt
+
+struct generate {
+    struct model *model;
+    struct model_config config;
+    int64_t n_tokens;
+    double *scratch; // [n_vocab]
+};
+
+void generate_free(struct generate *g) {
+    if (!g)
+        return;
+    model_free(g->model);
+    free(g->scratch);
+    free(g);
+}
+
+/* Nearest bf16, ties to even; not for NaN, which no weight should be. */
+static void round_to_bf16(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        if ((bits & 0x7F800000) != 0x7F800000)
+            bits += 0x7FFF + (bits >> 16 & 1);
+        bits &= 0xFFFF0000;
+        memcpy(&x[i], &bits, sizeof bits);
+    }
+}
+
+int generate_open(const char *dir, const struct generate_place *place, int64_t n_tokens,
+                  struct generate **ret, struct hai_err *err) {
+    _cleanup_(generate_freep) struct generate *g = hai_new(struct generate);
+    int r = config_read(dir, &g->config, err);
+
+    if (r < 0)
+        return r;
+    if (n_tokens > g->config.n_position)
+        return hai_fail(err, -EINVAL,
+                        "%s: %" PRId64 " tokens in all; expected at most max_position_embeddings, "
+                        "%" PRId64,
+                        dir, n_tokens, g->config.n_position);
+    const struct model_options options = {.backend = place->backend,
+                                          .n_threads = place->n_threads,
+                                          .n_tokens_max = MIN(n_tokens, (int64_t)CHUNK_TOKENS),
+                                          .n_seqs_max = 1,
+                                          .n_cache_slots = 1,
+                                          .n_cache_tokens = n_tokens};
+    r = model_new(&g->config, &options, &g->model, err);
+    if (r == 0)
+        r = load_model(g->model, dir, err);
+    if (r < 0)
+        return r;
+    if (place->dtype == GENERATE_BF16)
+        round_to_bf16(model_weights(g->model), model_params(g->model)->n_trained);
+    g->n_tokens = n_tokens;
+    g->scratch = hai_new_array(double, (size_t)g->config.n_vocab);
+    *ret = TAKE_PTR(g);
+    return 0;
+}
+
+const struct model_config *generate_config(const struct generate *g) {
+    return &g->config;
+}
+
+/* Tokens that go on where the cache ends; at most CHUNK_TOKENS. */
+static int forward(struct generate *g, const int32_t *ids, int64_t n, struct k_tensor *ret,
+                   struct hai_err *err) {
+    const int32_t seq_start[2] = {0, (int32_t)n}, slot = 0;
+    const struct model_batch batch = {
+        .n_tokens = n, .n_seqs = 1, .ids = ids, .seq_start = seq_start, .slots = &slot};
+
+    return model_forward(g->model, &batch, ret, NULL, err);
+}
+
+int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
+                    int (*take)(void *userdata, const float *rows, int64_t n_rows,
+                                struct hai_err *err),
+                    void *userdata, struct hai_err *err) {
+    int r = 0;
+
+    assert(n <= g->n_tokens);
+    model_cache_cut(g->model, 0, 0);
+    for (int64_t at = 0; r == 0 && at < n; at += CHUNK_TOKENS) {
+        int64_t n_rows = MIN(n - at, (int64_t)CHUNK_TOKENS);
+        struct k_tensor logits;
+        r = forward(g, ids + at, n_rows, &logits, err);
+        if (r == 0)
+            r = take(userdata, logits.data, n_rows, err);
+    }
+    return r;
+}
+
+static bool is_end(const struct generate *g, int32_t id) {
+    for (int i = 0; i < g->config.n_eos_tokens; i++)
+        if (g->config.eos_tokens[i] == id)
+            return true;
+    return false;
+}
+
+/* Keep the last row of a piece. */
+struct last_row {
+    float *row;
+    int64_t n_vocab;
+};
+
+static int keep_last(void *userdata, const float *rows, int64_t n_rows, struct hai_err *err) {
+    const struct last_row *x = userdata;
+
+    memcpy(x->row, rows + (n_rows - 1) * x->n_vocab, (size_t)x->n_vocab * sizeof(float));
+    return 0;
+}
+
+int generate_run(struct generate *g, const struct generate_request *request,
+                 int (*take)(void *userdata, int32_t id), void *userdata, struct hai_err *err) {
+    int64_t n_vocab = g->config.n_vocab, position = request->n_prompt;
+    _cleanup_free_ float *row = hai_new_array(float, (size_t)n_vocab);
+    struct last_row last = {row, n_vocab};
+
+    assert(request->n_prompt >= 1);
+    assert(request->n_prompt + request->n_tokens_max <= g->n_tokens);
+    int r = generate_logits(g, request->prompt, request->n_prompt, keep_last, &last, err);
+    for (int64_t i = 0; r == 0 && i < request->n_tokens_max; i++, position++) {
+        struct k_tensor logits;
+        int32_t id;
+        r = choose_token(row, n_vocab, request->temperature, request->seed, position, g->scratch,
+                         &id, err);
+        if (r == 0)
+            r = take(userdata, id);
+        if (r < 0 || (!request->ignore_eos && is_end(g, id)) || i + 1 == request->n_tokens_max)
+            break;
+        r = forward(g, &id, 1, &logits, err);
+        if (r == 0)
+            memcpy(row, logits.data, (size_t)n_vocab * sizeof *row);
+    }
+    return r;
+}

@@ -1,0 +1,51 @@
+/* generate.h - run a model from a folder: logits of a text, and its continuation token by token.
+ *
+ * One sequence at a time, with a key-value cache. A token's bits depend on the model, the kernel
+ * path and the tokens before it; not on how the prompt was cut into pieces, nor on threads. Serving
+ * many sequences at once is engine/infer's later part.
+ */
+#pragma once
+#include "engine/model/model.h"
+
+enum generate_dtype {
+    GENERATE_F32,  // weights as in the file, widened
+    GENERATE_BF16, // weights rounded to bf16 first; arithmetic stays float32
+};
+
+struct generate_place {
+    enum k_backend backend;
+    enum generate_dtype dtype;
+    int n_threads;
+};
+
+struct generate;
+
+/* Load DIR. n_tokens: the most that a prompt and its continuation have; -EINVAL if the model cannot
+ * hold so many. */
+int generate_open(const char *dir, const struct generate_place *place, int64_t n_tokens,
+                  struct generate **ret, struct hai_err *err);
+void generate_free(struct generate *g);
+DEFINE_CLEANUP(struct generate *, generate_free)
+
+const struct model_config *generate_config(const struct generate *g);
+
+/* Logits of every token: rows are handed over in pieces, ascending, [n_rows, n_vocab] each.
+ * -EINVAL: an id outside the vocabulary. */
+int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
+                    int (*take)(void *userdata, const float *rows, int64_t n_rows,
+                                struct hai_err *err),
+                    void *userdata, struct hai_err *err);
+
+struct generate_request {
+    const int32_t *prompt;
+    int64_t n_prompt; // at least 1
+    int64_t n_tokens_max;
+    double temperature; // 0: greedy
+    uint64_t seed;
+    bool ignore_eos; // go on after an end token
+};
+
+/* Continue the prompt; take gets each token as it is chosen, the end token too, and ends the run
+ * with a negative value. */
+int generate_run(struct generate *g, const struct generate_request *request,
+                 int (*take)(void *userdata, int32_t id), void *userdata, struct hai_err *err);

@@ -1,0 +1,147 @@
+#include "engine/data/utf8.h"
+#include "engine/infer/choose.h"
+#include "engine/train/trainconf.h"
+#include "tests/unit/test.h"
+
+#include <math.h>
+
+static bool near(double a, double b) {
+    return fabs(a - b) <= 1e-12 * fabs(b) + 1e-15;
+}
+
+static const struct {
+    enum schedule_kind kind;
+    int64_t step;
+    double rate; // of 1000 steps, warm-up 100, final 0.1, 0.316 at 0.8 and 0.9, decay 0.1
+} rates[] = {
+    {SCHEDULE_CONSTANT,   1,    0.01         },
+    {SCHEDULE_CONSTANT,   50,   0.5          },
+    {SCHEDULE_CONSTANT,   100,  1            },
+    {SCHEDULE_CONSTANT,   1000, 1            },
+    {SCHEDULE_COSINE,     99,   0.99         },
+    {SCHEDULE_COSINE,     100,  1            },
+    {SCHEDULE_COSINE,     550,  0.55         },
+    {SCHEDULE_COSINE,     1000, 0.1          },
+    {SCHEDULE_MULTI_STEP, 800,  1            },
+    {SCHEDULE_MULTI_STEP, 801,  0.316        },
+    {SCHEDULE_MULTI_STEP, 900,  0.316        },
+    {SCHEDULE_MULTI_STEP, 901,  0.316 * 0.316},
+    {SCHEDULE_WSD,        900,  1            },
+    {SCHEDULE_WSD,        950,  0.55         },
+    {SCHEDULE_WSD,        1000, 0.1          },
+};
+
+TEST(rates)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+        struct schedule s = {
+            .kind = rates[i].kind,
+            .rate = 2e-3,
+            .steps = 1000,
+            .warmup = 100,
+            .final = 0.1,
+            .factor = 0.316,
+            .at = {0.8, 0.9},
+            .n_at = 2,
+            .decay = 0.1
+        };
+        double got = schedule_rate(&s, rates[i].step) / s.rate;
+        CHECK(near(got, rates[i].rate), "case %zu: %.15g", i, got);
+    }
+    CHECK_EQ(schedule_kind_parse("multi_step"), SCHEDULE_MULTI_STEP);
+    CHECK_EQ(schedule_kind_parse("Cosine"), -EINVAL);
+}
+
+/* The example is the documentation of the defaults: what it says must be what is there. */
+TEST(the_example_states_the_defaults)
+{
+    _cleanup_(trainconf_free) struct trainconf read = {0}, fresh = {0};
+    struct hai_err err = {0};
+
+    trainconf_init(&read);
+    trainconf_init(&fresh);
+    CHECK_EQ(trainconf_read("etc/examples/train.yaml", &read, &err), 0, "%s: %s", err.where,
+             err.text);
+    CHECK_EQ(trainconf_check(&read, 4, &err), 0, "%s", err.text);
+    CHECK_EQ(trainconf_check(&read, 3, &err), -EINVAL);
+    CHECK_STR(read.tokenizer, fresh.tokenizer);
+    CHECK(read.steps == fresh.steps && read.batch == fresh.batch && read.seq == fresh.seq);
+    CHECK(read.seed == fresh.seed && read.threads == fresh.threads && read.exact == fresh.exact);
+    CHECK(read.schedule.kind == fresh.schedule.kind && read.schedule.rate == fresh.schedule.rate);
+    CHECK(read.schedule.final == fresh.schedule.final && read.schedule.n_at == fresh.schedule.n_at);
+    CHECK(read.schedule.factor == fresh.schedule.factor);
+    CHECK(read.schedule.decay == fresh.schedule.decay && read.schedule.at[1] == 0.9);
+    CHECK(read.beta1 == fresh.beta1 && read.beta2 == fresh.beta2 && read.eps == fresh.eps);
+    CHECK(read.weight_decay == fresh.weight_decay && read.clip == fresh.clip);
+    CHECK(read.mtp_weight == fresh.mtp_weight && read.bias_rate == fresh.bias_rate);
+    CHECK(read.ckpt_every == fresh.ckpt_every && read.ckpt_keep == fresh.ckpt_keep);
+    CHECK_EQ(read.max_bytes, 8 << 20);
+    CHECK_EQ(read.n_files, 2);
+}
+
+TEST(options_go_over_the_file)
+{
+    _cleanup_(trainconf_free) struct trainconf conf = {0};
+    const char *const files[] = {"a", "b"};
+    struct hai_err err = {0};
+
+    trainconf_init(&conf);
+    CHECK_EQ(trainconf_check(&conf, 1, &err), -EINVAL);
+    CHECK(strstr(err.text, "'model'"), "%s", err.text);
+    trainconf_set(&conf, "m", "o", NULL, 0);
+    CHECK_EQ(trainconf_check(&conf, 1, &err), -EINVAL);
+    CHECK(strstr(err.text, "'data.files'"), "%s", err.text);
+    trainconf_set(&conf, NULL, NULL, files, 2);
+    CHECK_EQ(trainconf_check(&conf, 1, &err), 0, "%s", err.text);
+    CHECK_STR(conf.model, "m");
+    CHECK_STR(conf.files[1], "b");
+    conf.seq = 1 << 24;
+    conf.micro_batch = 64;
+    CHECK_EQ(trainconf_check(&conf, 1, &err), -EINVAL);
+}
+
+TEST(chosen_tokens)
+{
+    static const float logits[4] = {1, 3, 3, -1};
+    static const float broken[4] = {1, NAN, 3, -1}, infinite[2] = {1, INFINITY};
+    double scratch[4];
+    int n[4] = {0};
+    int32_t id = -1;
+    struct hai_err err = {0};
+
+    CHECK_EQ(choose_token(logits, 4, 0, 1, 0, scratch, &id, &err), 0);
+    CHECK_EQ(id, 1);
+    CHECK_EQ(choose_token(broken, 4, 0, 1, 0, scratch, &id, &err), -EDOM);
+    CHECK_EQ(choose_token(infinite, 2, 1, 1, 0, scratch, &id, &err), -EDOM);
+    // Frequencies of 20,000 draws lie within five standard deviations of softmax(logits / 2).
+    double sum = 0, p[4];
+    for (int i = 0; i < 4; i++)
+        sum += p[i] = exp((double)logits[i] / 2);
+    for (int64_t at = 0; at < 20000; at++) {
+        CHECK_EQ(choose_token(logits, 4, 2, 9, at, scratch, &id, &err), 0);
+        n[id]++;
+    }
+    for (int i = 0; i < 4; i++) {
+        double q = p[i] / sum;
+        CHECK(fabs(n[i] - 20000 * q) < 5 * sqrt(20000 * q * (1 - q)), "token %d: %d", i, n[i]);
+    }
+}
+
+/* Text that comes byte by byte is the same as the whole, and nothing whole is held back. */
+TEST(text_in_pieces)
+{
+    static const char *const texts[] = {"abc", "\xe4\xb8\xad\xe6\x96\x87", "\xff\xe4\xb8!",
+                                        "\xf0\x9f\x98\x80\xf0\x9f", "\xed\xa0\x80x"};
+    for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+        _cleanup_(buf_free) struct buf pending = {0}, got = {0}, whole = {0};
+        size_t n = strlen(texts[i]);
+        for (size_t k = 0; k < n; k++) {
+            buf_add_u8(&pending, (uint8_t)texts[i][k]);
+            utf8_add_stream(&got, &pending);
+            CHECK(pending.n_bytes <= 3);
+        }
+        utf8_add_lossy(&got, pending.data, pending.n_bytes);
+        utf8_add_lossy(&whole, texts[i], n);
+        CHECK_STR(buf_cstr(&got), buf_cstr(&whole), "%zu", i);
+    }
+}
