@@ -32,7 +32,7 @@ static int run_seeds(uint64_t first, uint64_t last, int n_steps) {
     for (uint64_t seed = first; seed <= last; seed++) {
         struct storm_result one;
         struct hai_err err = {0};
-        if (storm_run(seed, n_steps, &one, &err) < 0) {
+        if (storm_run(seed, n_steps, &one, NULL, &err) < 0) {
             printf("%s\n", hai_err_text(&err));
             n_failed++;
         }

@@ -195,6 +195,30 @@ static void end_some(struct storm *s) {
                 agents_end_rank(&s->agents, n, h, rank, 0, 0, EXIT_CAUSE_SELF);
 }
 
+/* A checkpoint is committed by a node of a running job, or a rank is called hung. */
+static void report_some(struct storm *s) {
+    char principal[PRINCIPAL_MAX + 1];
+    const struct job *job = state_job_find(s->world.state, any_job(s));
+
+    if (!job || !state_job_live(job))
+        return;
+    const struct node *node = s->world.state->nodes[job->r.allocs.items[0].node];
+    (void)snprintf(principal, sizeof principal, "node:%s", node->r.name);
+    uint8_t digest[DIGEST_BYTES] = {(uint8_t)job->r.epoch};
+    struct entry_ckpt_committed commit = {
+        job->r.id,
+        job->r.epoch - chance(s, 5),
+        1 + rng_below(&s->rng, 1000),
+        (char *)"/ckpt/step",
+        {digest, sizeof digest}
+    };
+    struct entry_rank_hung hung = {job->r.id, job->r.epoch, 0, (char *)"no step"};
+    if (commit.epoch > 0 && !chance(s, 8))
+        append(s, principal, ENTRY_CKPT_COMMITTED, &commit);
+    else
+        append(s, "system:hai", ENTRY_RANK_HUNG, &hung);
+}
+
 static void fence(struct storm *s, int number) {
     struct node *known = s->world.state->nodes[number];
     char boot_id[32];
@@ -203,6 +227,14 @@ static void fence(struct storm *s, int number) {
     struct entry_node_fenced fenced = {known->r.name, NULL, boot_id};
     agents_crash(&s->agents, number);
     append(s, "operate:upd", ENTRY_NODE_FENCED, &fenced);
+}
+
+static void fence_lost(struct storm *s) {
+    for (int i = 0; i < s->agents.n_nodes; i++)
+        if (s->world.state->nodes[i]->r.state == NODE_STATE_LOST) {
+            fence(s, i);
+            return;
+        }
 }
 
 static void break_some(struct storm *s) {
@@ -224,8 +256,7 @@ static void break_some(struct storm *s) {
         agents_restart_agent(&s->agents, number);
         break;
     case 4:
-        if (known->r.state == NODE_STATE_LOST)
-            fence(s, number);
+        fence_lost(s);
         break;
     default:
         append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
@@ -256,6 +287,8 @@ static void step(struct storm *s) {
             ask(s);
         if (chance(s, 25))
             break_some(s);
+        if (chance(s, 8))
+            report_some(s);
         if (chance(s, 200))
             restart_scheduler(s);
     }
@@ -316,6 +349,22 @@ static uint64_t digest(const struct state *state) {
     return h;
 }
 
+static void add_accounts(struct storm *s) {
+    uint8_t hash[DIGEST_BYTES] = {1};
+    struct entry_user_set user = {(char *)"alice", 1000, 1000, SCOPE_SUBMIT, false};
+    struct entry_token_create token = {
+        {hash, sizeof hash},
+        (char *)"alice", SCOPE_SUBMIT, S_ABSENT, (char *)"storm"
+    };
+    struct entry_token_revoke revoke = {1};
+
+    append(s, "admin:root", ENTRY_USER_SET, &user);
+    append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
+    hash[0] = 2;
+    append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
+    append(s, "submit:alice", ENTRY_TOKEN_REVOKE, &revoke);
+}
+
 static void prepare(struct storm *s, uint64_t seed) {
     struct world_cluster cluster = {.fence = true};
 
@@ -328,6 +377,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     world_init(&s->world);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
+    add_accounts(s);
     size_t n = (size_t)s->agents.n_nodes;
     s->seen_us = hai_new_array(int64_t, n);
     s->granted_us = hai_new_array(int64_t, n);
@@ -338,7 +388,8 @@ static void prepare(struct storm *s, uint64_t seed) {
     }
 }
 
-int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct hai_err *err) {
+int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *ret_log,
+              struct hai_err *err) {
     struct storm s = {.err = err};
 
     prepare(&s, seed);
@@ -351,6 +402,8 @@ int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct hai_e
     s.result.entries = (int64_t)s.world.n_log;
     s.result.digest = digest(s.world.state);
     *ret = s.result;
+    if (ret_log)
+        world_save(&s.world, ret_log);
     if (s.r < 0)
         hai_err_prefix(err, "seed %llu, entry %zu: ", (unsigned long long)seed, s.world.n_log);
     free(s.seen_us);

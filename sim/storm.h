@@ -6,7 +6,7 @@
  * the faults cease, and every job must end or wait for a person.
  */
 #pragma once
-#include "lib/base.h"
+#include "lib/pure/buf.h"
 
 struct storm_result {
     int64_t entries;
@@ -16,5 +16,7 @@ struct storm_result {
     uint64_t digest; // of the final state
 };
 
-/* Run a seed. Returns 0, or -EINVAL with what was violated and the time. */
-int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct hai_err *err);
+/* Run a seed. ret_log: receives the log as world_save writes it, NULL: not wanted. Returns 0, or
+ * -EINVAL with what was violated, the seed and the number of entries until then. */
+int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *ret_log,
+              struct hai_err *err);

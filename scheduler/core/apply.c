@@ -11,7 +11,7 @@ union payload {
 #undef MEMBER_
 };
 
-static int dispatch(struct change *c, union payload *in) {
+static int dispatch(struct mutate *c, union payload *in) {
     switch (c->entry->kind) {
     case ENTRY_CLUSTER_SET:
         return apply_cluster_set(c, &in->entry_cluster_set);
@@ -64,9 +64,9 @@ static int dispatch(struct change *c, union payload *in) {
 
 /* What happens by itself up to the entry's time, the earliest first. A timer that is due is set
  * anew or taken away by what it does, so this ends. */
-static void run_due(const struct change *change) {
+static void run_due(const struct mutate *change) {
     struct entry entry = *change->entry;
-    struct change c = *change;
+    struct mutate c = *change;
 
     entry.principal = "system:hai"; // whoever's entry brought the time did not cause this
     c.entry = &entry;
@@ -87,7 +87,7 @@ static void run_due(const struct change *change) {
 int apply_entry(struct state *state, const struct entry *entry, struct effects *fx,
                 struct apply_reply *ret) {
     union payload in;
-    struct change c = {.state = state, .entry = entry, .fx = fx, .reply = ret};
+    struct mutate c = {.state = state, .entry = entry, .fx = fx, .reply = ret};
     const struct schema *schema = entry_schema(entry->kind);
 
     ret->id = 0;

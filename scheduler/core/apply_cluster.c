@@ -3,12 +3,12 @@
 
 /* ---- the description of the cluster ---- */
 
-static int bad(struct change *c, const char *what, const char *name) {
+static int bad(struct mutate *c, const char *what, const char *name) {
     return hai_fail(&c->reply->err, -EINVAL, "%s: %s", name, what);
 }
 
 /* Every name once, every position within its list. */
-static int check_cluster(struct change *c, const struct entry_cluster_set *in) {
+static int check_cluster(struct mutate *c, const struct entry_cluster_set *in) {
     _cleanup_(map_free) struct map names = {0};
 
     for (size_t i = 0; i < in->zones.n; i++)
@@ -59,7 +59,7 @@ static struct node *add_node(struct state *state, const char *name) {
 
 /* Numbers of nodes stay; those no longer described are kept as removed, because jobs may run there
  * and history names them. */
-static void set_nodes(struct change *c, const struct entry_cluster_set *in) {
+static void set_nodes(struct mutate *c, const struct entry_cluster_set *in) {
     struct state *state = c->state;
 
     for (int i = 0; i < state->n_nodes; i++) {
@@ -83,7 +83,7 @@ static void set_nodes(struct change *c, const struct entry_cluster_set *in) {
         if (node->r.removed) // its leaf may be gone
             node->r.leaf = 0;
         node->zone = state->n_leaves ? (int)state->leaves[node->r.leaf].zone : 0;
-        change_node(c, i, false);
+        mutate_node(c, i, false);
     }
 }
 
@@ -125,16 +125,16 @@ static void set_topology(struct state *state, struct entry_cluster_set *in) {
                                                .zone = in->leaves.items[i].zone};
 }
 
-int apply_cluster_set(struct change *c, struct entry_cluster_set *in) {
+int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
     struct state *state = c->state;
 
-    int r = change_need(c, SCOPE_ADMIN, "describing the cluster");
+    int r = mutate_need(c, SCOPE_ADMIN, "describing the cluster");
     if (r == 0)
         r = check_cluster(c, in);
     if (r < 0)
         return r;
     for (struct job *job = state->jobs_first; job; job = job->next)
-        change_dequeue(state, job);
+        mutate_dequeue(state, job);
     state_cluster_free(state);
     hai_strset(&state->r.cluster, in->name);
     state->r.lease_us = in->lease_us;
@@ -151,7 +151,7 @@ int apply_cluster_set(struct change *c, struct entry_cluster_set *in) {
             job->spans = attempt_spans(state, job);
             state->n_cross_zone += job->spans;
         }
-        change_follow(c, job);
+        mutate_follow(c, job);
     }
     state->cluster_seq++;
     if (c->fx)
@@ -162,8 +162,8 @@ int apply_cluster_set(struct change *c, struct entry_cluster_set *in) {
     return 0;
 }
 
-int apply_cluster_start(struct change *c, const struct entry_sched_start *in) {
-    int r = change_need(c, SCOPE_SYSTEM, "starting a scheduler");
+int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in) {
+    int r = mutate_need(c, SCOPE_SYSTEM, "starting a scheduler");
 
     if (r < 0)
         return r;
@@ -176,10 +176,10 @@ int apply_cluster_start(struct change *c, const struct entry_sched_start *in) {
 
 /* ---- accounts ---- */
 
-int apply_cluster_user(struct change *c, struct entry_user_set *in) {
+int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
     struct state *state = c->state;
 
-    int r = change_need(c, SCOPE_ADMIN, "changing accounts");
+    int r = mutate_need(c, SCOPE_ADMIN, "changing accounts");
     if (r < 0)
         return r;
     if (in->scope < SCOPE_READ || in->scope > SCOPE_ADMIN)
@@ -207,11 +207,11 @@ int apply_cluster_user(struct change *c, struct entry_user_set *in) {
     return 0;
 }
 
-int apply_cluster_token(struct change *c, struct entry_token_create *in) {
+int apply_cluster_token(struct mutate *c, struct entry_token_create *in) {
     struct state *state = c->state;
     char name[2 * DIGEST_BYTES + 1];
 
-    int r = change_need(c, SCOPE_SUBMIT, "making a token");
+    int r = mutate_need(c, SCOPE_SUBMIT, "making a token");
     if (r < 0)
         return r;
     if (c->scope < SCOPE_ADMIN &&
@@ -249,7 +249,7 @@ int apply_cluster_token(struct change *c, struct entry_token_create *in) {
     return 0;
 }
 
-int apply_cluster_revoke(struct change *c, const struct entry_token_revoke *in) {
+int apply_cluster_revoke(struct mutate *c, const struct entry_token_revoke *in) {
     struct state *state = c->state;
     char name[2 * DIGEST_BYTES + 1];
     size_t at = state_token_at(state, in->token);

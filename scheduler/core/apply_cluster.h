@@ -4,10 +4,10 @@
  * taken apart.
  */
 #pragma once
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
-int apply_cluster_set(struct change *c, struct entry_cluster_set *in);
-int apply_cluster_start(struct change *c, const struct entry_sched_start *in);
-int apply_cluster_user(struct change *c, struct entry_user_set *in);
-int apply_cluster_token(struct change *c, struct entry_token_create *in);
-int apply_cluster_revoke(struct change *c, const struct entry_token_revoke *in);
+int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in);
+int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in);
+int apply_cluster_user(struct mutate *c, struct entry_user_set *in);
+int apply_cluster_token(struct mutate *c, struct entry_token_create *in);
+int apply_cluster_revoke(struct mutate *c, const struct entry_token_revoke *in);

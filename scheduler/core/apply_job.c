@@ -3,13 +3,13 @@
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/place.h"
 
-static int refuse_ended(struct change *c, const struct job *job) {
+static int refuse_ended(struct mutate *c, const struct job *job) {
     return hai_fail_at(&c->reply->err, -EINVAL, "ended", NULL, NULL, "job %lld has ended (%s)",
                        (long long)job->r.id, job_state_text(job->r.state));
 }
 
 /* The same (user, key) before: the same answer for the same body, a conflict for another. */
-static int check_key(struct change *c, const struct entry_job_submit *in, bool *ret_done) {
+static int check_key(struct mutate *c, const struct entry_job_submit *in, bool *ret_done) {
     *ret_done = false;
     if (!in->key_hash.n_bytes)
         return 0;
@@ -30,7 +30,7 @@ static int check_key(struct change *c, const struct entry_job_submit *in, bool *
     return 0;
 }
 
-static int check_priority(struct change *c, int64_t priority) {
+static int check_priority(struct mutate *c, int64_t priority) {
     if (state_priority_level(priority) >= 0)
         return 0;
     return hai_fail_at(&c->reply->err, -ERANGE, "out_of_range", "priority", NULL,
@@ -39,7 +39,7 @@ static int check_priority(struct change *c, int64_t priority) {
 }
 
 /* Can the cluster ever run it, with all its nodes in service and idle? */
-static int check_possible(struct change *c, const struct job *job) {
+static int check_possible(struct mutate *c, const struct job *job) {
     const struct state *state = c->state;
     const struct entry_job_spec *spec = &job->r.spec;
 
@@ -58,7 +58,7 @@ static int check_possible(struct change *c, const struct job *job) {
     return place_possible(state, &need, &c->reply->err);
 }
 
-static void add_job(struct change *c, struct job *job) {
+static void add_job(struct mutate *c, struct job *job) {
     struct state *state = c->state;
 
     job->prev = state->jobs_last;
@@ -69,14 +69,14 @@ static void add_job(struct change *c, struct job *job) {
     state->jobs_last = job;
     state->n_jobs++;
     map_put(&state->job_by_id, job->r.id, job);
-    change_enter(state, job);
-    change_follow(c, job);
+    mutate_enter(state, job);
+    mutate_follow(c, job);
 }
 
-static int check_submit(struct change *c, const struct job *job) {
+static int check_submit(struct mutate *c, const struct job *job) {
     const struct entry_job_spec *spec = &job->r.spec;
 
-    int r = change_need(c, SCOPE_SUBMIT, "submitting a job");
+    int r = mutate_need(c, SCOPE_SUBMIT, "submitting a job");
     if (r < 0)
         return r;
     if (c->scope < SCOPE_OPERATE && !hai_streq(c->name, spec->user))
@@ -89,7 +89,7 @@ static int check_submit(struct change *c, const struct job *job) {
     return r < 0 ? r : check_possible(c, job);
 }
 
-int apply_job_submit(struct change *c, struct entry_job_submit *in) {
+int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
     bool done;
     struct key key;
 
@@ -133,19 +133,19 @@ int apply_job_submit(struct change *c, struct entry_job_submit *in) {
 }
 
 /* The attempt ends because somebody, or the time limit, wants it. */
-static void end_wanted(struct change *c, struct job *job, enum job_state to, enum reason reason,
+static void end_wanted(struct mutate *c, struct job *job, enum job_state to, enum reason reason,
                        bool force, int64_t kill_at_us, const char *text) {
     if (force)
         attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
     else
         attempt_end(c, job, DESIRED_PHASE_TERM, kill_at_us);
     if (to == JOB_STATE_SUSPENDING) {
-        change_state(c, job, to, reason, "%s", text);
+        mutate_state(c, job, to, reason, "%s", text);
         return;
     }
     job->r.outcome = to;
     if (job->r.state != JOB_STATE_STOPPING)
-        change_state(c, job, JOB_STATE_STOPPING, reason, "%s", text);
+        mutate_state(c, job, JOB_STATE_STOPPING, reason, "%s", text);
 }
 
 /* Being taken down because of its own failure: how it ends is decided by that, not by the stop. */
@@ -153,9 +153,9 @@ static bool fails_already(const struct job *job) {
     return job->r.state == JOB_STATE_STOPPING && job->r.fault != FAULT_NONE;
 }
 
-int apply_job_stop(struct change *c, const struct entry_job_stop *in) {
+int apply_job_stop(struct mutate *c, const struct entry_job_stop *in) {
     int r;
-    struct job *job = change_own_job(c, in->job, &r);
+    struct job *job = mutate_own_job(c, in->job, &r);
 
     if (!job)
         return r;
@@ -171,7 +171,7 @@ int apply_job_stop(struct change *c, const struct entry_job_stop *in) {
     effects_event(c->fx, c->entry, kills ? EVENT_KILL : EVENT_STOP, job, -1, -1, "%s", text);
     c->reply->changed = true;
     if (!state_job_live(job))
-        change_state(c, job, JOB_STATE_STOPPED, REASON_USER, "%s", text);
+        mutate_state(c, job, JOB_STATE_STOPPED, REASON_USER, "%s", text);
     else if (repeated || fails_already(job))
         attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
     else
@@ -180,9 +180,9 @@ int apply_job_stop(struct change *c, const struct entry_job_stop *in) {
     return 0;
 }
 
-int apply_job_suspend(struct change *c, const struct entry_job_suspend *in) {
+int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
     int r;
-    struct job *job = change_own_job(c, in->job, &r);
+    struct job *job = mutate_own_job(c, in->job, &r);
 
     if (!job)
         return r;
@@ -199,7 +199,7 @@ int apply_job_suspend(struct change *c, const struct entry_job_suspend *in) {
     effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
     if (!state_job_live(job)) {
         job->r.not_before_us = S_ABSENT;
-        change_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", text);
+        mutate_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", text);
     } else if (job->r.state == JOB_STATE_SUSPENDING) {
         hai_strset(&job->r.message, text);
         effects_touch_job(c->fx, job);
@@ -210,9 +210,9 @@ int apply_job_suspend(struct change *c, const struct entry_job_suspend *in) {
     return 0;
 }
 
-int apply_job_resume(struct change *c, const struct entry_job_resume *in) {
+int apply_job_resume(struct mutate *c, const struct entry_job_resume *in) {
     int r;
-    struct job *job = change_own_job(c, in->job, &r);
+    struct job *job = mutate_own_job(c, in->job, &r);
 
     if (!job)
         return r;
@@ -225,14 +225,14 @@ int apply_job_resume(struct change *c, const struct entry_job_resume *in) {
     c->reply->changed = true;
     effects_event(c->fx, c->entry, EVENT_RESUME, job, -1, -1, "resumed by %s", c->name);
     if (waits)
-        change_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
+        mutate_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
     else
         effects_touch_job(c->fx, job);
     return 0;
 }
 
 /* The job as it would be, in a group of its choice, must be possible there. */
-static int set_group(struct change *c, struct job *job, const char *group) {
+static int set_group(struct mutate *c, struct job *job, const char *group) {
     if (state_job_live(job))
         return hai_fail_at(&c->reply->err, -EINVAL, "conflict", "group", NULL,
                            "job %lld holds nodes; only a waiting job can change its group",
@@ -245,9 +245,9 @@ static int set_group(struct change *c, struct job *job, const char *group) {
     return place_possible(c->state, &need, &c->reply->err);
 }
 
-int apply_job_set(struct change *c, const struct entry_job_set *in) {
+int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     int r;
-    struct job *job = change_own_job(c, in->job, &r);
+    struct job *job = mutate_own_job(c, in->job, &r);
 
     if (!job)
         return r;
@@ -258,7 +258,7 @@ int apply_job_set(struct change *c, const struct entry_job_set *in) {
         r = set_group(c, job, in->group);
     if (r < 0)
         return r;
-    change_dequeue(c->state, job);
+    mutate_dequeue(c->state, job);
     if (in->priority != S_ABSENT)
         job->r.priority = in->priority;
     if (in->time_limit_us != S_ABSENT)
@@ -267,22 +267,22 @@ int apply_job_set(struct change *c, const struct entry_job_set *in) {
         hai_strset(&job->r.spec.group, in->group);
         state_job_resolve(c->state, job);
     }
-    change_follow(c, job);
+    mutate_follow(c, job);
     effects_event(c->fx, c->entry, EVENT_CHANGED, job, -1, -1, "priority %lld, group %s",
                   (long long)job->r.priority, job->r.spec.group);
     c->reply->changed = true;
     return 0;
 }
 
-static int stale(struct change *c, const struct job *job, const char *why) {
+static int stale(struct mutate *c, const struct job *job, const char *why) {
     return hai_fail_at(&c->reply->err, -ESTALE, "stale", NULL, NULL, "job %lld: %s",
                        (long long)job->r.id, why);
 }
 
-int apply_job_place(struct change *c, const struct entry_place *in) {
+int apply_job_place(struct mutate *c, const struct entry_place *in) {
     struct state *state = c->state;
 
-    int r = change_need(c, SCOPE_SYSTEM, "placing a job");
+    int r = mutate_need(c, SCOPE_SYSTEM, "placing a job");
     if (r < 0)
         return r;
     c->reply->id = in->job;
@@ -312,11 +312,11 @@ int apply_job_place(struct change *c, const struct entry_place *in) {
     return 0;
 }
 
-void apply_job_due(struct change *c, struct job *job) {
+void apply_job_due(struct mutate *c, struct job *job) {
     int64_t now_us = c->entry->time_us;
 
     if (!state_job_live(job)) { // its delay is over
-        change_follow(c, job);
+        mutate_follow(c, job);
         return;
     }
     if (job->r.phase == DESIRED_PHASE_TERM) {

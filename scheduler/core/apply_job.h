@@ -4,14 +4,14 @@
  * taken apart: what is moved out of it is set to zero.
  */
 #pragma once
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
-int apply_job_submit(struct change *c, struct entry_job_submit *in);
-int apply_job_stop(struct change *c, const struct entry_job_stop *in);
-int apply_job_suspend(struct change *c, const struct entry_job_suspend *in);
-int apply_job_resume(struct change *c, const struct entry_job_resume *in);
-int apply_job_set(struct change *c, const struct entry_job_set *in);
-int apply_job_place(struct change *c, const struct entry_place *in);
+int apply_job_submit(struct mutate *c, struct entry_job_submit *in);
+int apply_job_stop(struct mutate *c, const struct entry_job_stop *in);
+int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in);
+int apply_job_resume(struct mutate *c, const struct entry_job_resume *in);
+int apply_job_set(struct mutate *c, const struct entry_job_set *in);
+int apply_job_place(struct mutate *c, const struct entry_place *in);
 
 /* A job's timer is due. */
-void apply_job_due(struct change *c, struct job *job);
+void apply_job_due(struct mutate *c, struct job *job);

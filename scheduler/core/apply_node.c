@@ -1,12 +1,12 @@
 #include "scheduler/core/apply_node.h"
 #include "scheduler/core/attempt.h"
 
-static struct node *node_at(struct change *c, int number) {
+static struct node *node_at(struct mutate *c, int number) {
     return c->state->nodes[number];
 }
 
 /* Reports come from the scheduler itself or from the node that they are about. */
-static int may_report(struct change *c, const char *node) {
+static int may_report(struct mutate *c, const char *node) {
     if (c->scope == SCOPE_SYSTEM || (c->scope == SCOPE_NODE && hai_streq(c->name, node)))
         return 0;
     return hai_fail_at(&c->reply->err, -EACCES, "denied", NULL, NULL,
@@ -14,8 +14,8 @@ static int may_report(struct change *c, const char *node) {
 }
 
 /* Run fn for every job that has ranks left on a node; fn may change the list. */
-static void each_job(struct change *c, int number, const char *evidence,
-                     void (*fn)(struct change *, struct job *, size_t, const char *)) {
+static void each_job(struct mutate *c, int number, const char *evidence,
+                     void (*fn)(struct mutate *, struct job *, size_t, const char *)) {
     struct node *node = node_at(c, number);
     size_t n = node->n_jobs;
     _cleanup_free_ int64_t *ids = hai_new_array(int64_t, n);
@@ -32,31 +32,31 @@ static void each_job(struct change *c, int number, const char *evidence,
 }
 
 /* It is certain that nothing runs on the node. */
-static void all_gone(struct change *c, int number, const char *evidence) {
+static void all_gone(struct mutate *c, int number, const char *evidence) {
     struct node *node = node_at(c, number);
 
     each_job(c, number, evidence, attempt_gone);
     node->r.hold_until_us = S_ABSENT;
     timers_set(&c->state->timers, &node->timer, INT64_MAX);
-    change_node(c, number, false);
+    mutate_node(c, number, false);
 }
 
-static void set_node_state(struct change *c, int number, enum node_state to, const char *evidence) {
+static void set_node_state(struct mutate *c, int number, enum node_state to, const char *evidence) {
     struct node *node = node_at(c, number);
 
     node->r.state = to;
     node->r.since_us = c->entry->time_us;
     hai_strset(&node->r.evidence, evidence);
-    change_freed(c->state, node->groups); // what fits, and what blocks whom, may be different now
-    change_node(c, number, true);
+    mutate_freed(c->state, node->groups); // what fits, and what blocks whom, may be different now
+    mutate_node(c, number, true);
 }
 
-int apply_node_up(struct change *c, const struct entry_node_up *in) {
+int apply_node_up(struct mutate *c, const struct entry_node_up *in) {
     int number;
 
     int r = may_report(c, in->node);
     if (r == 0)
-        r = change_find_node(c, in->node, &number);
+        r = mutate_find_node(c, in->node, &number);
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
@@ -82,12 +82,12 @@ int apply_node_up(struct change *c, const struct entry_node_up *in) {
     return 0;
 }
 
-int apply_node_lost(struct change *c, const struct entry_node_lost *in) {
+int apply_node_lost(struct mutate *c, const struct entry_node_lost *in) {
     int number;
 
-    int r = change_need(c, SCOPE_SYSTEM, "calling a node lost");
+    int r = mutate_need(c, SCOPE_SYSTEM, "calling a node lost");
     if (r == 0)
-        r = change_find_node(c, in->node, &number);
+        r = mutate_find_node(c, in->node, &number);
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
@@ -108,12 +108,12 @@ int apply_node_lost(struct change *c, const struct entry_node_lost *in) {
     return 0;
 }
 
-int apply_node_fenced(struct change *c, const struct entry_node_fenced *in) {
+int apply_node_fenced(struct mutate *c, const struct entry_node_fenced *in) {
     int number;
 
-    int r = change_need(c, SCOPE_OPERATE, "reporting a node fenced");
+    int r = mutate_need(c, SCOPE_OPERATE, "reporting a node fenced");
     if (r == 0)
-        r = change_find_node(c, in->node, &number);
+        r = mutate_find_node(c, in->node, &number);
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
@@ -129,16 +129,16 @@ int apply_node_fenced(struct change *c, const struct entry_node_fenced *in) {
     return 0;
 }
 
-void apply_node_due(struct change *c, int number) {
+void apply_node_due(struct mutate *c, int number) {
     all_gone(c, number, "its lease has run out");
 }
 
-int apply_node_drain(struct change *c, const struct entry_node_drain *in) {
+int apply_node_drain(struct mutate *c, const struct entry_node_drain *in) {
     int number;
 
-    int r = change_need(c, SCOPE_OPERATE, "draining a node");
+    int r = mutate_need(c, SCOPE_OPERATE, "draining a node");
     if (r == 0)
-        r = change_find_node(c, in->node, &number);
+        r = mutate_find_node(c, in->node, &number);
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
@@ -148,19 +148,19 @@ int apply_node_drain(struct change *c, const struct entry_node_drain *in) {
     node->r.drained = true;
     hai_strset(&node->r.drain_reason, in->reason);
     hai_strset(&node->r.drained_by, c->name);
-    change_freed(c->state, node->groups);
-    change_node(c, number, false);
+    mutate_freed(c->state, node->groups);
+    mutate_node(c, number, false);
     effects_event(c->fx, c->entry, EVENT_NODE_DRAINED, NULL, -1, number, "drained by %s%s%s",
                   c->name, in->reason ? ": " : "", in->reason ? in->reason : "");
     return 0;
 }
 
-int apply_node_undrain(struct change *c, const struct entry_node_undrain *in) {
+int apply_node_undrain(struct mutate *c, const struct entry_node_undrain *in) {
     int number;
 
-    int r = change_need(c, SCOPE_OPERATE, "undraining a node");
+    int r = mutate_need(c, SCOPE_OPERATE, "undraining a node");
     if (r == 0)
-        r = change_find_node(c, in->node, &number);
+        r = mutate_find_node(c, in->node, &number);
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
@@ -169,8 +169,8 @@ int apply_node_undrain(struct change *c, const struct entry_node_undrain *in) {
     node->r.drained = false;
     hai_strset(&node->r.drain_reason, NULL);
     hai_strset(&node->r.drained_by, NULL);
-    change_freed(c->state, node->groups);
-    change_node(c, number, false);
+    mutate_freed(c->state, node->groups);
+    mutate_node(c, number, false);
     effects_event(c->fx, c->entry, EVENT_NODE_UNDRAINED, NULL, -1, number, "returned by %s",
                   c->name);
     c->reply->changed = true;
@@ -178,7 +178,7 @@ int apply_node_undrain(struct change *c, const struct entry_node_undrain *in) {
 }
 
 /* The job that a report is about, if it is about its current epoch. */
-static struct job *reported(struct change *c, int64_t id, int64_t epoch, int *r) {
+static struct job *reported(struct mutate *c, int64_t id, int64_t epoch, int *r) {
     struct job *job = state_job_find(c->state, id);
 
     c->reply->id = id;
@@ -191,13 +191,13 @@ static struct job *reported(struct change *c, int64_t id, int64_t epoch, int *r)
 }
 
 /* The same, and what it still has on the reporting node; *r is 0 if that is nothing. */
-static struct job *reported_on(struct change *c, int64_t id, int64_t epoch, const char *name,
+static struct job *reported_on(struct mutate *c, int64_t id, int64_t epoch, const char *name,
                                size_t *ret_alloc, int *r) {
     int number;
 
     *r = may_report(c, name);
     if (*r == 0)
-        *r = change_find_node(c, name, &number);
+        *r = mutate_find_node(c, name, &number);
     if (*r < 0)
         return NULL;
     struct job *job = reported(c, id, epoch, r);
@@ -206,7 +206,7 @@ static struct job *reported_on(struct change *c, int64_t id, int64_t epoch, cons
     return alloc >= 0 ? job : NULL;
 }
 
-int apply_node_started(struct change *c, const struct entry_ranks_started *in) {
+int apply_node_started(struct mutate *c, const struct entry_ranks_started *in) {
     size_t alloc;
     int r;
 
@@ -218,7 +218,7 @@ int apply_node_started(struct change *c, const struct entry_ranks_started *in) {
     return 0;
 }
 
-int apply_node_exited(struct change *c, const struct entry_rank_exited *in) {
+int apply_node_exited(struct mutate *c, const struct entry_rank_exited *in) {
     int r;
 
     struct job *job = reported(c, in->job, in->epoch, &r);
@@ -238,7 +238,7 @@ int apply_node_exited(struct change *c, const struct entry_rank_exited *in) {
     return 0;
 }
 
-int apply_node_gone(struct change *c, const struct entry_ranks_gone *in) {
+int apply_node_gone(struct mutate *c, const struct entry_ranks_gone *in) {
     size_t alloc;
     int r;
 
@@ -250,8 +250,8 @@ int apply_node_gone(struct change *c, const struct entry_ranks_gone *in) {
     return 0;
 }
 
-int apply_node_hung(struct change *c, const struct entry_rank_hung *in) {
-    int r = change_need(c, SCOPE_SYSTEM, "calling a rank hung");
+int apply_node_hung(struct mutate *c, const struct entry_rank_hung *in) {
+    int r = mutate_need(c, SCOPE_SYSTEM, "calling a rank hung");
 
     if (r < 0)
         return r;
@@ -268,7 +268,7 @@ int apply_node_hung(struct change *c, const struct entry_rank_hung *in) {
 
 /* A commit may overtake or follow the exit of the rank that asked for it: it counts for as long as
  * no other epoch has begun. */
-int apply_node_ckpt(struct change *c, const struct entry_ckpt_committed *in) {
+int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in) {
     int r = 0;
 
     struct job *job = reported(c, in->job, in->epoch, &r);

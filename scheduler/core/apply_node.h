@@ -5,18 +5,18 @@
  * epoch are refused with -ESTALE, so that a rank that should not run can be told so.
  */
 #pragma once
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
-int apply_node_up(struct change *c, const struct entry_node_up *in);
-int apply_node_lost(struct change *c, const struct entry_node_lost *in);
-int apply_node_fenced(struct change *c, const struct entry_node_fenced *in);
-int apply_node_drain(struct change *c, const struct entry_node_drain *in);
-int apply_node_undrain(struct change *c, const struct entry_node_undrain *in);
-int apply_node_started(struct change *c, const struct entry_ranks_started *in);
-int apply_node_exited(struct change *c, const struct entry_rank_exited *in);
-int apply_node_gone(struct change *c, const struct entry_ranks_gone *in);
-int apply_node_hung(struct change *c, const struct entry_rank_hung *in);
-int apply_node_ckpt(struct change *c, const struct entry_ckpt_committed *in);
+int apply_node_up(struct mutate *c, const struct entry_node_up *in);
+int apply_node_lost(struct mutate *c, const struct entry_node_lost *in);
+int apply_node_fenced(struct mutate *c, const struct entry_node_fenced *in);
+int apply_node_drain(struct mutate *c, const struct entry_node_drain *in);
+int apply_node_undrain(struct mutate *c, const struct entry_node_undrain *in);
+int apply_node_started(struct mutate *c, const struct entry_ranks_started *in);
+int apply_node_exited(struct mutate *c, const struct entry_rank_exited *in);
+int apply_node_gone(struct mutate *c, const struct entry_ranks_gone *in);
+int apply_node_hung(struct mutate *c, const struct entry_rank_hung *in);
+int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in);
 
 /* A node's timer is due: its lease has surely run out. */
-void apply_node_due(struct change *c, int node);
+void apply_node_due(struct mutate *c, int node);

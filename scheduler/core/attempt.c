@@ -35,7 +35,7 @@ void attempt_hold(struct state *state, const struct job *job, size_t alloc) {
     node->memory_free -= job->r.spec.memory_per_node_bytes;
 }
 
-static void release(struct change *c, struct job *job, size_t alloc) {
+static void release(struct mutate *c, struct job *job, size_t alloc) {
     struct state_alloc *held = &job->r.allocs.items[alloc];
     struct node *node = node_of(c->state, job, alloc);
 
@@ -46,8 +46,8 @@ static void release(struct change *c, struct job *job, size_t alloc) {
     node->gpus_held &= ~(uint32_t)held->gpus;
     node->cpus_free += job->cpus_per_node;
     node->memory_free += job->r.spec.memory_per_node_bytes;
-    change_freed(c->state, node->groups);
-    change_node(c, (int)held->node, false);
+    mutate_freed(c->state, node->groups);
+    mutate_node(c, (int)held->node, false);
 }
 
 /* Ports go around by job and attempt, so that one is not used again soon. Where all are taken two
@@ -72,7 +72,7 @@ static void set_ranks(struct job *job) {
         schema_init(state_rank_schema(), &job->r.ranks.items[i]);
 }
 
-void attempt_begin(struct change *c, struct job *job, const struct entry_place *place) {
+void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *place) {
     bool again = job->r.state == JOB_STATE_RECOVERING;
 
     free(job->r.allocs.items);
@@ -98,22 +98,22 @@ void attempt_begin(struct change *c, struct job *job, const struct entry_place *
         job->r.allocs.items[i] =
             (struct state_alloc){.node = node, .gpus = place->nodes.items[i].gpus};
         attempt_hold(c->state, job, i);
-        change_node_jobs(c->state->nodes[node], job->r.id, true);
-        change_node(c, node, true);
+        mutate_node_jobs(c->state->nodes[node], job->r.id, true);
+        mutate_node(c, node, true);
     }
     job->spans = attempt_spans(c->state, job);
     c->state->n_cross_zone += job->spans;
     if (again)
-        change_follow(c, job);
+        mutate_follow(c, job);
     else
-        change_state(c, job, JOB_STATE_STARTING, REASON_NONE, NULL);
+        mutate_state(c, job, JOB_STATE_STARTING, REASON_NONE, NULL);
     effects_event(c->fx, c->entry, EVENT_PLACED, job, -1, (int)job->r.allocs.items[0].node,
                   "attempt %lld: %zu ranks on %zu node%s from %s", (long long)job->r.attempt,
                   job->r.ranks.n, place->nodes.n, place->nodes.n == 1 ? "" : "s",
                   place->nodes.items[0].node);
 }
 
-void attempt_end(struct change *c, struct job *job, enum desired_phase phase, int64_t kill_at_us) {
+void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, int64_t kill_at_us) {
     if (phase < job->r.phase || job->r.phase == DESIRED_PHASE_KILL)
         return;
     if (phase == DESIRED_PHASE_TERM && job->r.phase == DESIRED_PHASE_TERM)
@@ -122,19 +122,19 @@ void attempt_end(struct change *c, struct job *job, enum desired_phase phase, in
     job->r.kill_at_us = phase == DESIRED_PHASE_TERM ? kill_at_us : S_ABSENT;
     for (size_t i = 0; i < job->r.allocs.n; i++)
         if (!job->r.allocs.items[i].gone)
-            change_node(c, (int)job->r.allocs.items[i].node, true);
-    change_follow(c, job);
+            mutate_node(c, (int)job->r.allocs.items[i].node, true);
+    mutate_follow(c, job);
 }
 
 /* Everything is gone: the GPUs are free, and the job goes where its record says. */
-static void settle(struct change *c, struct job *job) {
+static void settle(struct mutate *c, struct job *job) {
     for (size_t i = 0; i < job->r.allocs.n; i++)
         release(c, job, i);
     job->r.ran_us += c->entry->time_us - job->r.placed_us;
     c->state->ports_used[job->r.master_port - MASTER_PORT_FIRST]--;
     if (job->spans) {
         c->state->n_cross_zone--;
-        change_freed(c->state, UINT64_MAX);
+        mutate_freed(c->state, UINT64_MAX);
     }
     job->spans = false;
     restart_settle(c, job);
@@ -142,18 +142,18 @@ static void settle(struct change *c, struct job *job) {
 
 /* The ranks that an attempt leaves on a node are gone. A recovering job keeps its healthy nodes
  * until the last old rank is gone: others would take them only to make it wait longer. */
-static void leave_node(struct change *c, struct job *job, size_t alloc) {
+static void leave_node(struct mutate *c, struct job *job, size_t alloc) {
     struct state_alloc *held = &job->r.allocs.items[alloc];
 
     held->gone = true;
     job->n_left--;
-    change_node_jobs(node_of(c->state, job, alloc), job->r.id, false);
-    change_node(c, (int)held->node, true);
+    mutate_node_jobs(node_of(c->state, job, alloc), job->r.id, false);
+    mutate_node(c, (int)held->node, true);
     if (job->r.state != JOB_STATE_RECOVERING)
         release(c, job, alloc);
 }
 
-static void mark_started(struct change *c, struct job *job, int64_t rank) {
+static void mark_started(struct mutate *c, struct job *job, int64_t rank) {
     struct state_rank *r = &job->r.ranks.items[rank];
 
     if (r->state != RANK_STATE_ASSIGNED)
@@ -163,7 +163,7 @@ static void mark_started(struct change *c, struct job *job, int64_t rank) {
     job->n_assigned--;
 }
 
-static void mark_ended(struct change *c, struct job *job, int64_t rank, enum exit_cause cause) {
+static void mark_ended(struct mutate *c, struct job *job, int64_t rank, enum exit_cause cause) {
     struct state_rank *r = &job->r.ranks.items[rank];
 
     if (r->state == RANK_STATE_ASSIGNED)
@@ -174,18 +174,18 @@ static void mark_ended(struct change *c, struct job *job, int64_t rank, enum exi
 }
 
 /* Once all ranks run the job does; not while it is being taken down. */
-static void reach_running(struct change *c, struct job *job) {
+static void reach_running(struct mutate *c, struct job *job) {
     if (job->n_assigned || job->r.phase != DESIRED_PHASE_RUN || job->r.fault != FAULT_NONE ||
         job->r.state == JOB_STATE_RUNNING)
         return;
     job->r.running_us = c->entry->time_us;
     if (job->r.started_us == S_ABSENT)
         job->r.started_us = c->entry->time_us;
-    change_state(c, job, JOB_STATE_RUNNING, REASON_NONE, NULL);
+    mutate_state(c, job, JOB_STATE_RUNNING, REASON_NONE, NULL);
     effects_event(c->fx, c->entry, EVENT_RUNNING, job, -1, -1, "all %zu ranks run", job->r.ranks.n);
 }
 
-void attempt_started(struct change *c, struct job *job, size_t alloc) {
+void attempt_started(struct mutate *c, struct job *job, size_t alloc) {
     int64_t first = (int64_t)alloc * per_node(job);
 
     for (int64_t rank = first; rank < first + per_node(job); rank++)
@@ -196,7 +196,7 @@ void attempt_started(struct change *c, struct job *job, size_t alloc) {
 
 /* Remember what went wrong, unless somebody decided before how the attempt ends, or something
  * worse is known already. Returns whether it is news. */
-static bool note_fault(struct change *c, struct job *job, enum fault fault, int64_t rank,
+static bool note_fault(struct mutate *c, struct job *job, enum fault fault, int64_t rank,
                        const char *what) {
     int node = (int)job->r.allocs.items[rank / per_node(job)].node;
 
@@ -218,13 +218,13 @@ static bool note_fault(struct change *c, struct job *job, enum fault fault, int6
 
 /* After a fault and with ranks left: SIGKILL them. The state says what is expected to follow; it is
  * decided when they are gone, because a worse cause may still be reported. */
-static void take_down(struct change *c, struct job *job) {
+static void take_down(struct mutate *c, struct job *job) {
     bool recovers = job->r.wanted == WANTED_RUN && restart_allowed(job, c->entry->time_us);
     enum job_state to = recovers ? JOB_STATE_RECOVERING : JOB_STATE_STOPPING;
 
     attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
     if (job->r.state != to)
-        change_state(c, job, to, restart_reason(job), "%s", job->r.last_fault);
+        mutate_state(c, job, to, restart_reason(job), "%s", job->r.last_fault);
 }
 
 /* What a rank's end means for the gang. Unknown ends and orders that nobody gave count as the
@@ -279,7 +279,7 @@ static bool all_exited(const struct job *job, size_t alloc) {
     return true;
 }
 
-void attempt_rank_exited(struct change *c, struct job *job, int64_t rank,
+void attempt_rank_exited(struct mutate *c, struct job *job, int64_t rank,
                          const struct entry_rank_exited *exit) {
     size_t alloc = (size_t)(rank / per_node(job));
     struct state_rank *r = &job->r.ranks.items[rank];
@@ -309,7 +309,7 @@ void attempt_rank_exited(struct change *c, struct job *job, int64_t rank,
         take_down(c, job);
 }
 
-void attempt_rank_hung(struct change *c, struct job *job, int64_t rank, const char *evidence) {
+void attempt_rank_hung(struct mutate *c, struct job *job, int64_t rank, const char *evidence) {
     char what[REASON_BYTES_MAX + 64];
 
     (void)snprintf(what, sizeof what, "makes no progress%s%s", evidence ? ": " : "",
@@ -318,7 +318,7 @@ void attempt_rank_hung(struct change *c, struct job *job, int64_t rank, const ch
         take_down(c, job);
 }
 
-static bool note_node_fault(struct change *c, struct job *job, size_t alloc, const char *what) {
+static bool note_node_fault(struct mutate *c, struct job *job, size_t alloc, const char *what) {
     int64_t first = (int64_t)alloc * per_node(job);
 
     for (int64_t rank = first; rank < first + per_node(job); rank++)
@@ -327,7 +327,7 @@ static bool note_node_fault(struct change *c, struct job *job, size_t alloc, con
     return false;
 }
 
-void attempt_node_lost(struct change *c, struct job *job, size_t alloc, const char *evidence) {
+void attempt_node_lost(struct mutate *c, struct job *job, size_t alloc, const char *evidence) {
     char what[REASON_BYTES_MAX + 64];
 
     (void)snprintf(what, sizeof what, "was lost with its node%s%s", evidence ? ": " : "",
@@ -345,7 +345,7 @@ static bool any_started(const struct job *job, size_t alloc) {
     return false;
 }
 
-void attempt_gone(struct change *c, struct job *job, size_t alloc, const char *evidence) {
+void attempt_gone(struct mutate *c, struct job *job, size_t alloc, const char *evidence) {
     int64_t first = (int64_t)alloc * per_node(job);
     char what[REASON_BYTES_MAX + 64];
     bool news = false;

@@ -5,29 +5,29 @@
  * node fenced, or the node's lease surely run out.
  */
 #pragma once
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
 /* Begin an attempt on nodes that were found free; takes them. */
-void attempt_begin(struct change *c, struct job *job, const struct entry_place *place);
+void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *place);
 
 /* Tell all ranks that are left to end: SIGTERM and SIGKILL at kill_at_us, or SIGKILL now. */
-void attempt_end(struct change *c, struct job *job, enum desired_phase phase, int64_t kill_at_us);
+void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, int64_t kill_at_us);
 
 /* All ranks on one of the job's nodes were reported to run. */
-void attempt_started(struct change *c, struct job *job, size_t alloc);
+void attempt_started(struct mutate *c, struct job *job, size_t alloc);
 
 /* A rank ended, and how. */
-void attempt_rank_exited(struct change *c, struct job *job, int64_t rank,
+void attempt_rank_exited(struct mutate *c, struct job *job, int64_t rank,
                          const struct entry_rank_exited *exit);
 
 /* A rank hangs: take the gang down as after any fault. */
-void attempt_rank_hung(struct change *c, struct job *job, int64_t rank, const char *evidence);
+void attempt_rank_hung(struct mutate *c, struct job *job, int64_t rank, const char *evidence);
 
 /* The node of an allocation is lost: a fault now, though its ranks may still run. */
-void attempt_node_lost(struct change *c, struct job *job, size_t alloc, const char *evidence);
+void attempt_node_lost(struct mutate *c, struct job *job, size_t alloc, const char *evidence);
 
 /* Surely no rank of the allocation runs any more. */
-void attempt_gone(struct change *c, struct job *job, size_t alloc, const char *evidence);
+void attempt_gone(struct mutate *c, struct job *job, size_t alloc, const char *evidence);
 
 /* The allocation on a node that is not gone, or -ENOENT. */
 int attempt_alloc_on(const struct job *job, int node);

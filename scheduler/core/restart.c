@@ -53,7 +53,7 @@ static void avoid(struct job *job, int64_t node) {
     *LIST_ADD(&job->r.avoid) = node;
 }
 
-static void again(struct change *c, struct job *job) {
+static void again(struct mutate *c, struct job *job) {
     int64_t now_us = c->entry->time_us;
 
     job->r.restarts = count(job, now_us) + 1;
@@ -65,38 +65,38 @@ static void again(struct change *c, struct job *job) {
                   (long long)job->r.restarts, (long long)job->r.spec.restart_max,
                   delay_us ? ", after a pause" : "");
     if (job->r.state == JOB_STATE_RECOVERING)
-        change_follow(c, job);
+        mutate_follow(c, job);
     else
-        change_state(c, job, JOB_STATE_RECOVERING, restart_reason(job), "%s", job->r.last_fault);
+        mutate_state(c, job, JOB_STATE_RECOVERING, restart_reason(job), "%s", job->r.last_fault);
 }
 
-static void fail(struct change *c, struct job *job) {
+static void fail(struct mutate *c, struct job *job) {
     bool listed = job->r.spec.restart_when & faults[job->r.fault].bit;
 
     if (listed)
-        change_state(c, job, JOB_STATE_FAILED, REASON_RESTARTS, "%s, after %lld restarts",
+        mutate_state(c, job, JOB_STATE_FAILED, REASON_RESTARTS, "%s, after %lld restarts",
                      job->r.last_fault, (long long)job->r.restarts);
     else
-        change_state(c, job, JOB_STATE_FAILED, restart_reason(job), "%s", job->r.last_fault);
+        mutate_state(c, job, JOB_STATE_FAILED, restart_reason(job), "%s", job->r.last_fault);
 }
 
-void restart_settle(struct change *c, struct job *job) {
+void restart_settle(struct mutate *c, struct job *job) {
     if (job->r.fault > FAULT_START)
         job->r.faults++;
     if ((int)job->r.outcome >= 0) {
-        change_state(c, job, job->r.outcome, job->r.reason, "%s", job->r.message);
+        mutate_state(c, job, job->r.outcome, job->r.reason, "%s", job->r.message);
     } else if (job->r.state == JOB_STATE_SUSPENDING) {
         if (job->r.wanted == WANTED_RUN) {
-            change_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
+            mutate_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
         } else {
-            change_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", job->r.message);
+            mutate_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", job->r.message);
             effects_event(c->fx, c->entry, EVENT_SUSPENDED, job, -1, -1, "holds nothing any more");
         }
     } else if (job->r.fault == FAULT_NONE) {
         job->r.exit_code = 0;
-        change_state(c, job, JOB_STATE_SUCCEEDED, REASON_NONE, NULL);
+        mutate_state(c, job, JOB_STATE_SUCCEEDED, REASON_NONE, NULL);
     } else if (job->r.wanted == WANTED_STOP && job->r.fault > FAULT_START) {
-        change_state(c, job, JOB_STATE_STOPPED, REASON_USER, "stopped while it was ending: %s",
+        mutate_state(c, job, JOB_STATE_STOPPED, REASON_USER, "stopped while it was ending: %s",
                      job->r.last_fault);
     } else if (job->r.wanted == WANTED_RUN && restart_allowed(job, c->entry->time_us)) {
         again(c, job);

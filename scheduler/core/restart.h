@@ -5,7 +5,7 @@
  * 5 min; an attempt that ran for an hour clears the count.
  */
 #pragma once
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
 #define RESTART_DELAY_FIRST_US INT64_C(1000000)
 #define RESTART_DELAY_MAX_US (INT64_C(300) * 1000000)
@@ -21,4 +21,4 @@ int64_t restart_delay_us(int64_t n);
 enum reason restart_reason(const struct job *job);
 
 /* The attempt is over and holds nothing: move the job on. */
-void restart_settle(struct change *c, struct job *job);
+void restart_settle(struct mutate *c, struct job *job);

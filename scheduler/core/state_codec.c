@@ -201,7 +201,7 @@ static int derive_job(struct state *state, struct job *job) {
             attempt_hold(state, job, i);
         }
         if (!alloc->gone) {
-            change_node_jobs(node, job->r.id, true);
+            mutate_node_jobs(node, job->r.id, true);
             job->n_left++;
         }
     }
@@ -210,8 +210,8 @@ static int derive_job(struct state *state, struct job *job) {
         job->spans = attempt_spans(state, job);
         state->n_cross_zone += job->spans;
     }
-    change_enter(state, job);
-    change_follow_state(state, job);
+    mutate_enter(state, job);
+    mutate_follow_state(state, job);
     return 0;
 }
 

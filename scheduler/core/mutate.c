@@ -1,4 +1,4 @@
-#include "scheduler/core/change.h"
+#include "scheduler/core/mutate.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,7 +47,7 @@ static void enqueue(struct state *state, struct job *job) {
         state->groups[job->group].ordered++;
 }
 
-void change_dequeue(struct state *state, struct job *job) {
+void mutate_dequeue(struct state *state, struct job *job) {
     if (!job->queued)
         return;
     struct job_queue *queue = queue_of(state, job);
@@ -64,7 +64,7 @@ void change_dequeue(struct state *state, struct job *job) {
     state->groups[job->group].ordered++;
 }
 
-int64_t change_limit_us(const struct job *job) {
+int64_t mutate_limit_us(const struct job *job) {
     if (job->r.time_limit_us == S_ABSENT || !state_job_live(job))
         return INT64_MAX;
     return job->r.placed_us + job->r.time_limit_us - job->r.ran_us - job->r.spec.warn_us;
@@ -72,7 +72,7 @@ int64_t change_limit_us(const struct job *job) {
 
 static int64_t due_us(const struct job *job) {
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_RUN)
-        return change_limit_us(job);
+        return mutate_limit_us(job);
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_TERM)
         return job->r.kill_at_us;
     if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
@@ -81,18 +81,18 @@ static int64_t due_us(const struct job *job) {
     return INT64_MAX;
 }
 
-void change_follow_state(struct state *state, struct job *job) {
+void mutate_follow_state(struct state *state, struct job *job) {
     bool wants = wants_nodes(state, job);
 
     if (wants && !job->queued)
         enqueue(state, job);
     else if (!wants && job->queued)
-        change_dequeue(state, job);
+        mutate_dequeue(state, job);
     timers_set(&state->timers, &job->timer, due_us(job));
 }
 
-void change_follow(struct change *c, struct job *job) {
-    change_follow_state(c->state, job);
+void mutate_follow(struct mutate *c, struct job *job) {
+    mutate_follow_state(c->state, job);
     effects_touch_job(c->fx, job);
 }
 
@@ -114,13 +114,13 @@ static void add_ended(struct state *state, struct job *job) {
     state->n_ended++;
 }
 
-void change_enter(struct state *state, struct job *job) {
+void mutate_enter(struct state *state, struct job *job) {
     state->n_jobs_in[job->r.state]++;
     if (state_job_ended(job))
         add_ended(state, job);
 }
 
-static void drop_oldest(struct change *c) {
+static void drop_oldest(struct mutate *c) {
     struct state *state = c->state;
     struct job *job = state->ended_first;
 
@@ -142,7 +142,7 @@ static void drop_oldest(struct change *c) {
     effects_drop(c->fx, job);
 }
 
-void change_state(struct change *c, struct job *job, enum job_state to, enum reason reason,
+void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum reason reason,
                   const char *format, ...) {
     char text[2 * REASON_BYTES_MAX + 1];
     va_list ap;
@@ -160,8 +160,8 @@ void change_state(struct change *c, struct job *job, enum job_state to, enum rea
     hai_strset(&job->r.message, format ? text : NULL);
     if (state_job_ended(job))
         job->r.ended_us = c->entry->time_us;
-    change_enter(c->state, job);
-    change_follow(c, job);
+    mutate_enter(c->state, job);
+    mutate_follow(c, job);
     if (state_job_ended(job)) {
         effects_event(c->fx, c->entry, EVENT_ENDED, job, -1, -1, "%s%s%s", job_state_text(to),
                       format ? ": " : "", format ? text : "");
@@ -170,19 +170,19 @@ void change_state(struct change *c, struct job *job, enum job_state to, enum rea
     }
 }
 
-void change_node(struct change *c, int node, bool revise) {
+void mutate_node(struct mutate *c, int node, bool revise) {
     if (revise)
         c->state->nodes[node]->r.revision++;
     effects_touch_node(c->fx, c->state->nodes[node], node);
 }
 
-void change_freed(struct state *state, uint64_t groups) {
+void mutate_freed(struct state *state, uint64_t groups) {
     for (int g = 0; g < state->n_groups; g++)
         if (groups & UINT64_C(1) << g)
             state->groups[g].freed++;
 }
 
-void change_node_jobs(struct node *node, int64_t id, bool add) {
+void mutate_node_jobs(struct node *node, int64_t id, bool add) {
     size_t at = 0;
 
     while (at < node->n_jobs && node->jobs[at] < id)
@@ -204,7 +204,7 @@ void change_node_jobs(struct node *node, int64_t id, bool add) {
     memmove(node->jobs + at, node->jobs + at + 1, (node->n_jobs - at) * sizeof *node->jobs);
 }
 
-int change_need(struct change *c, enum scope scope, const char *what) {
+int mutate_need(struct mutate *c, enum scope scope, const char *what) {
     if (c->scope >= scope)
         return 0;
     return hai_fail_at(&c->reply->err, -EACCES, "denied", NULL, NULL,
@@ -212,7 +212,7 @@ int change_need(struct change *c, enum scope scope, const char *what) {
                        scope_text(c->scope));
 }
 
-struct job *change_own_job(struct change *c, int64_t id, int *r) {
+struct job *mutate_own_job(struct mutate *c, int64_t id, int *r) {
     struct job *job = state_job_find(c->state, id);
 
     c->reply->id = id;
@@ -230,7 +230,7 @@ struct job *change_own_job(struct change *c, int64_t id, int *r) {
     return NULL;
 }
 
-int change_find_node(struct change *c, const char *name, int *ret) {
+int mutate_find_node(struct mutate *c, const char *name, int *ret) {
     int node = state_node_find(c->state, name);
 
     if (node < 0)

@@ -1,4 +1,4 @@
-/* change.h - one entry on its way into the state: what the parts of apply share.
+/* mutate.h - one entry on its way into the state: what the parts of apply share.
  *
  * Pure. Only apply*.c and attempt.c include it. The functions keep what is derived (queues, timers,
  * counts, revisions) in step with the records.
@@ -7,7 +7,7 @@
 #include "scheduler/core/effects.h"
 #include "scheduler/core/reply.h"
 
-struct change {
+struct mutate {
     struct state *state;
     const struct entry *entry;
     struct effects *fx;
@@ -18,34 +18,34 @@ struct change {
 
 /* Move a job to a state (the table of jobstate.h must allow it), say why, and put it into or out of
  * its queue. format NULL: no message. Ended jobs beyond JOBS_ENDED_KEPT are dropped. */
-void change_state(struct change *c, struct job *job, enum job_state state, enum reason reason,
+void mutate_state(struct mutate *c, struct job *job, enum job_state state, enum reason reason,
                   const char *format, ...) _printf_(5, 6);
 
 /* Count a job that was just made, or decoded, in its state. */
-void change_enter(struct state *state, struct job *job);
+void mutate_enter(struct state *state, struct job *job);
 
 /* Put a job into its queue or take it out, and set its timer, as its record demands. */
-void change_follow(struct change *c, struct job *job);
-void change_follow_state(struct state *state, struct job *job);
-void change_dequeue(struct state *state, struct job *job);
+void mutate_follow(struct mutate *c, struct job *job);
+void mutate_follow_state(struct state *state, struct job *job);
+void mutate_dequeue(struct state *state, struct job *job);
 
 /* When the job's running attempt is told to end because of its time limit; INT64_MAX: never. */
-int64_t change_limit_us(const struct job *job);
+int64_t mutate_limit_us(const struct job *job);
 
 /* The node's desired set or record changed; revise: its agent must hear of it. */
-void change_node(struct change *c, int node, bool revise);
+void mutate_node(struct mutate *c, int node, bool revise);
 
 /* Nodes in these groups may take more than before. */
-void change_freed(struct state *state, uint64_t groups);
+void mutate_freed(struct state *state, uint64_t groups);
 
 /* Add a job's id to its node's list, or take it away; keeps the order. */
-void change_node_jobs(struct node *node, int64_t id, bool add);
+void mutate_node_jobs(struct node *node, int64_t id, bool add);
 
 /* The job of an entry that its principal may change, or NULL and *r set. */
-struct job *change_own_job(struct change *c, int64_t id, int *r);
+struct job *mutate_own_job(struct mutate *c, int64_t id, int *r);
 
 /* 0, or a refusal with -EACCES unless the principal has the scope. */
-int change_need(struct change *c, enum scope scope, const char *what);
+int mutate_need(struct mutate *c, enum scope scope, const char *what);
 
 /* 0 and the node's number, or a refusal with -ENOENT. */
-int change_find_node(struct change *c, const char *name, int *ret);
+int mutate_find_node(struct mutate *c, const char *name, int *ret);
