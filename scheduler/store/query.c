@@ -126,11 +126,11 @@ int query_events_newest(struct store *store, int64_t before, int64_t limit, quer
     return give_events(store_db(store), s, limit, fn, data, err);
 }
 
-int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank, struct buf *ret,
-               int64_t *ret_attempt, struct hai_err *err) {
+int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank,
+               struct query_tail *ret, struct hai_err *err) {
     _cleanup_(db_donep) sqlite3_stmt *s = NULL;
     int r = db_sql(store_db(store),
-                   "SELECT attempt, data FROM tail WHERE job = ?1 AND rank = ?3"
+                   "SELECT attempt, total, data FROM tail WHERE job = ?1 AND rank = ?3"
                    " AND attempt BETWEEN ?2 AND ?4 ORDER BY attempt DESC LIMIT 1",
                    &s, err);
 
@@ -146,7 +146,30 @@ int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank, 
     if (r == 0)
         return hai_fail(err, -ENOENT, "no output of rank %lld of job %lld is kept", (long long)rank,
                         (long long)job);
-    *ret_attempt = sqlite3_column_int64(s, 0);
-    buf_add(ret, sqlite3_column_blob(s, 1), (size_t)sqlite3_column_bytes(s, 1));
+    ret->attempt = sqlite3_column_int64(s, 0);
+    buf_add(&ret->data, sqlite3_column_blob(s, 2), (size_t)sqlite3_column_bytes(s, 2));
+    ret->total = MAX(sqlite3_column_int64(s, 1), (int64_t)ret->data.n_bytes);
+    return 0;
+}
+
+int query_place(struct store *store, int64_t job, int64_t attempt, int64_t node_rank, char **ret,
+                struct hai_err *err) {
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r =
+        db_sql(store_db(store),
+               "SELECT node FROM place WHERE job = ? AND attempt = ? AND node_rank = ?", &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, job);
+    db_int(s, 2, attempt);
+    db_int(s, 3, node_rank);
+    r = db_step(store_db(store), s, err);
+    if (r < 0)
+        return r;
+    if (r == 0)
+        return hai_fail(err, -ENOENT, "attempt %lld of job %lld is not known", (long long)attempt,
+                        (long long)job);
+    *ret = hai_strdup(column_text(s, 0));
     return 0;
 }

@@ -36,7 +36,17 @@ int query_events(struct store *store, int64_t job, int64_t since, int64_t limit,
 int query_events_newest(struct store *store, int64_t before, int64_t limit, query_event_fn fn,
                         void *data, struct hai_err *err);
 
-/* Append the stored tail of a rank's output; ret_attempt is the attempt it is of. attempt 0: the
- * newest stored. -ENOENT: none. */
-int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank, struct buf *ret,
-               int64_t *ret_attempt, struct hai_err *err);
+/* The stored tail of a rank's output is appended to data. */
+struct query_tail {
+    struct buf data;
+    int64_t attempt;
+    int64_t total; // bytes of the whole output, at least those of the tail
+};
+
+/* attempt 0: the newest stored. -ENOENT: none. data is the caller's, to be freed in any case. */
+int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank,
+               struct query_tail *ret, struct hai_err *err);
+
+/* The node of an attempt's part, for free(). -ENOENT: not known (any more). */
+int query_place(struct store *store, int64_t job, int64_t attempt, int64_t node_rank, char **ret,
+                struct hai_err *err);

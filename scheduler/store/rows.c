@@ -16,6 +16,7 @@ struct rows {
     struct arena texts; // of all outstanding rows; ends with them
     ROW_LIST(rows_job) jobs;
     ROW_LIST(rows_event) events;
+    ROW_LIST(rows_place) places;
     ROW_LIST(rows_tail) tails;
     ROW_LIST(rows_audit) audits;
     int64_t applied; // rows of entries up to here were added
@@ -62,6 +63,13 @@ void rows_add_event(struct rows *rows, const struct rows_event *event) {
     copy.principal = keep_text(rows, event->principal);
     copy.message = keep_text(rows, event->message);
     PUSH(rows->events, copy);
+}
+
+void rows_add_place(struct rows *rows, const struct rows_place *place) {
+    struct rows_place copy = *place;
+
+    copy.node = keep_text(rows, place->node);
+    PUSH(rows->places, copy);
 }
 
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail) {
@@ -125,11 +133,27 @@ static int write_event(struct db *db, const struct rows_event *event, struct hai
     return db_run(db, s, err);
 }
 
+static int write_place(struct db *db, const struct rows_place *place, struct hai_err *err) {
+    sqlite3_stmt *s;
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO place (job, attempt, node_rank, node)"
+                   " VALUES (?, ?, ?, ?)",
+                   &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, place->job);
+    db_int(s, 2, place->attempt);
+    db_int(s, 3, place->node_rank);
+    db_text(s, 4, place->node);
+    return db_run(db, s, err);
+}
+
 static int write_tail(struct db *db, const struct rows_tail *tail, struct hai_err *err) {
     sqlite3_stmt *s;
     int r = db_sql(db,
-                   "INSERT OR REPLACE INTO tail (job, attempt, rank, time_us, data)"
-                   " VALUES (?, ?, ?, ?, ?)",
+                   "INSERT OR REPLACE INTO tail (job, attempt, rank, time_us, total, data)"
+                   " VALUES (?, ?, ?, ?, ?, ?)",
                    &s, err);
 
     if (r < 0)
@@ -138,7 +162,8 @@ static int write_tail(struct db *db, const struct rows_tail *tail, struct hai_er
     db_int(s, 2, tail->attempt);
     db_int(s, 3, tail->rank);
     db_int(s, 4, tail->time_us);
-    db_blob(s, 5, tail->data, tail->n_bytes);
+    db_int(s, 5, tail->total);
+    db_blob(s, 6, tail->data, tail->n_bytes);
     return db_run(db, s, err);
 }
 
@@ -169,6 +194,7 @@ int rows_write(struct rows *rows, struct hai_err *err) {
 
     WRITE_ALL(rows->jobs, write_job);
     WRITE_ALL(rows->events, write_event);
+    WRITE_ALL(rows->places, write_place);
     WRITE_ALL(rows->tails, write_tail);
     WRITE_ALL(rows->audits, write_audit);
     if (r == 0 && rows->applied != rows->written)
@@ -180,12 +206,12 @@ void rows_written(struct rows *rows, bool committed) {
     if (!committed)
         return; // kept for the next transaction
     rows->written = rows->applied;
-    rows->jobs.n = rows->events.n = rows->tails.n = rows->audits.n = 0;
+    rows->jobs.n = rows->events.n = rows->places.n = rows->tails.n = rows->audits.n = 0;
     arena_clear(&rows->texts);
 }
 
 size_t rows_outstanding(const struct rows *rows) {
-    return rows->jobs.n + rows->events.n + rows->tails.n + rows->audits.n;
+    return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n;
 }
 
 int rows_flush(struct rows *rows, struct hai_err *err) {
@@ -241,6 +267,7 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
         const char *sql;
         bool tails;
     } steps[] = {
+        {"DELETE FROM place WHERE job IN (SELECT id FROM job WHERE ended_us < ? LIMIT ?)",     false},
         {"DELETE FROM job WHERE id IN (SELECT id FROM job WHERE ended_us < ? LIMIT ?)",        false},
         {"DELETE FROM event WHERE time_us < ?1 AND idx IN (SELECT idx FROM event"
          " ORDER BY idx, n LIMIT ?2)",                                                false},
@@ -279,6 +306,7 @@ void rows_free(struct rows *rows) {
     arena_free(&rows->texts);
     free(rows->jobs.items);
     free(rows->events.items);
+    free(rows->places.items);
     free(rows->tails.items);
     free(rows->audits.items);
     free(rows);

@@ -44,8 +44,16 @@ struct rows_tail {
     int64_t attempt;
     int64_t rank;
     int64_t time_us;
+    int64_t total; // bytes of the whole output
     const void *data;
     size_t n_bytes;
+};
+
+struct rows_place {
+    int64_t job;
+    int64_t attempt;
+    int64_t node_rank;
+    const char *node;
 };
 
 struct rows_audit {
@@ -65,6 +73,7 @@ DEFINE_CLEANUP(struct rows *, rows_free)
 /* Collect a row; everything is copied. */
 void rows_add_job(struct rows *rows, const struct rows_job *job);
 void rows_add_event(struct rows *rows, const struct rows_event *event);
+void rows_add_place(struct rows *rows, const struct rows_place *place);
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail);
 void rows_add_audit(struct rows *rows, const struct rows_audit *audit);
 

@@ -1,7 +1,7 @@
 -- schema.sql - every table of the scheduler's store; the one home of their form.
 --
 -- `log` is the truth: state is what follows from it. All other tables are a projection of the log
--- (job, event: written one transaction later, up to meta.applied_index) or keep what is not
+-- (job, event, place: written one transaction later, up to meta.applied_index) or keep what is not
 -- state: the last output of ranks, who asked for what.
 -- A change of this file needs a higher schema_version and a step in migrate.c.
 
@@ -51,12 +51,22 @@ CREATE TABLE event (
 ) WITHOUT ROWID;
 CREATE INDEX event_by_job ON event (job, idx, n) WHERE job IS NOT NULL;
 
+-- Which nodes an attempt had, in rank order: that is where its output lies.
+CREATE TABLE place (
+    job       INTEGER NOT NULL,
+    attempt   INTEGER NOT NULL,
+    node_rank INTEGER NOT NULL,
+    node      TEXT NOT NULL,
+    PRIMARY KEY (job, attempt, node_rank)
+) WITHOUT ROWID;
+
 -- The last output of ranks that ended, stored before their agent's report is acknowledged.
 CREATE TABLE tail (
     job      INTEGER NOT NULL,
     attempt  INTEGER NOT NULL,
     rank     INTEGER NOT NULL,
     time_us  INTEGER NOT NULL,
+    total    INTEGER NOT NULL,  -- bytes of the whole output
     data     BLOB NOT NULL,
     PRIMARY KEY (job, attempt, rank)
 );

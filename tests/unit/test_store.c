@@ -212,8 +212,8 @@ static void take_job(void *data, const struct rows_job *job) {
 TEST(jobs_and_tails_are_found)
 {
     struct fixture f = {0};
-    int64_t ids[8] = {0}, attempt;
-    _cleanup_(buf_free) struct buf tail = {0};
+    int64_t ids[8] = {0};
+    struct query_tail tail = {0};
 
     make_dir(&f);
     CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
@@ -232,6 +232,7 @@ TEST(jobs_and_tails_are_found)
                                                   .attempt = a,
                                                   .rank = 1,
                                                   .time_us = 10 * a,
+                                                  .total = 5,
                                                   .data = a == 1 ? "one" : "two",
                                                   .n_bytes = 3});
     CHECK_EQ(rows_flush(f.rows, NULL), 0);
@@ -241,15 +242,23 @@ TEST(jobs_and_tails_are_found)
     query = (struct query_jobs){.state = -1, .since_us = 20, .below = 4, .limit = 10};
     CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
     CHECK_EQ(ids[1] * 10 + ids[2], 32);
-    CHECK_EQ(query_tail(f.store, 2, 0, 1, &tail, &attempt, NULL), 0);
-    CHECK_EQ(attempt, 2);
-    CHECK_EQ(query_tail(f.store, 2, 1, 1, &tail, &attempt, NULL), 0);
-    CHECK_STR(buf_cstr(&tail), "twoone");
-    CHECK_EQ(query_tail(f.store, 2, 0, 2, &tail, &attempt, NULL), -ENOENT);
+    CHECK_EQ(query_tail(f.store, 2, 0, 1, &tail, NULL), 0);
+    CHECK_EQ(tail.attempt, 2);
+    CHECK_EQ(tail.total, 5);
+    CHECK_EQ(query_tail(f.store, 2, 1, 1, &tail, NULL), 0);
+    CHECK_STR(buf_cstr(&tail.data), "twoone");
+    CHECK_EQ(query_tail(f.store, 2, 0, 2, &tail, NULL), -ENOENT);
     CHECK_EQ(rows_expire(f.rows, 30, 15, 100, NULL), 3); // jobs 1, 2, one tail
     CHECK_EQ(rows_expire(f.rows, 30, 15, 100, NULL), 0);
     CHECK_EQ(query_job(f.store, 3, take_job, (ids[0] = 0, ids), NULL), 1);
     CHECK_EQ(query_job(f.store, 2, take_job, ids, NULL), 0);
+    rows_add_place(f.rows, &(struct rows_place){7, 2, 1, "a2"});
+    CHECK_EQ(rows_flush(f.rows, NULL), 0);
+    _cleanup_free_ char *node = NULL;
+    CHECK_EQ(query_place(f.store, 7, 2, 1, &node, NULL), 0);
+    CHECK_STR(node, "a2");
+    CHECK_EQ(query_place(f.store, 7, 1, 1, &node, NULL), -ENOENT);
+    buf_free(&tail.data);
     teardown(&f);
 }
 

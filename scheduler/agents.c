@@ -1,0 +1,350 @@
+#include "scheduler/agents.h"
+
+#include "lib/log.h"
+#include "lib/timefmt.h"
+#include "scheduler/assignment.h"
+#include "scheduler/views.h"
+#include <stdio.h>
+
+enum { PROTO = 1, CHECK_US = 250 * 1000, STREAMS_WAITING_MAX = 256 };
+
+struct agent {
+    struct agents *agents;
+    int node;
+    char instance[65];
+    char *health;
+    int64_t heard_us; // log time
+    int64_t grant_us; // of the newest lease; S_ABSENT: none since the start
+    struct api_call *poll;
+    struct loop_source *timer;    // end of the poll's wait
+    bool fresh;                   // the poll is this instance's first
+    bool lost_said;               // a node_lost entry is under way
+    struct agent_desired streams; // only the list `streams` is used
+};
+
+struct agents {
+    struct schedd *s;
+    struct loop_source *check;
+    struct agent **items; // by node number, NULL: never heard of
+    int n_items;
+    int64_t n_polling;
+};
+
+static void answer(struct agent *agent);
+static void on_wait_over(void *data);
+
+static struct agent *agent_of(struct agents *agents, int node) {
+    if (node >= agents->n_items) {
+        int n = schedd_state(agents->s)->n_nodes;
+        agents->items = hai_realloc_array(agents->items, (size_t)n, sizeof *agents->items);
+        for (int i = agents->n_items; i < n; i++)
+            agents->items[i] = NULL;
+        agents->n_items = n;
+    }
+    if (!agents->items[node]) {
+        struct agent *agent = hai_new(struct agent);
+        agent->agents = agents;
+        agent->node = node;
+        agent->heard_us = turn_now_us(agents->s->turn);
+        agent->grant_us = S_ABSENT;
+        agent->timer = loop_timer_new(agents->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
+        schema_init(agent_desired_schema(), &agent->streams);
+        agents->items[node] = agent;
+    }
+    return agents->items[node];
+}
+
+static struct node *node_of(const struct agent *agent) {
+    return schedd_state(agent->agents->s)->nodes[agent->node];
+}
+
+static void add_desired(struct agent *agent, struct agent_desired *reply) {
+    _cleanup_free_ struct desired_part *parts = NULL;
+    size_t n = desired_node(schedd_state(agent->agents->s), agent->node, &parts);
+
+    reply->changed = true;
+    for (size_t i = 0; i < n; i++)
+        assignment_fill(agent->agents->s, &parts[i], LIST_ADD(&reply->desired));
+}
+
+/* Answer the poll that is held. The lease is granted from the moment it came in. */
+static void answer(struct agent *agent) {
+    struct schedd *s = agent->agents->s;
+    struct api_call *call = TAKE_PTR(agent->poll);
+    const struct agent_poll *poll = call->body;
+    struct agent_desired reply;
+
+    agent->agents->n_polling--;
+    loop_timer_stop(agent->timer);
+    call->own_free = NULL;
+    schema_init(agent_desired_schema(), &reply);
+    reply.revision = node_of(agent)->r.revision;
+    reply.lease_us = schedd_state(s)->r.lease_us;
+    reply.cluster = hai_strdup(store_id(s->store));
+    if (agent->fresh || poll->revision != reply.revision)
+        add_desired(agent, &reply);
+    __typeof__(reply.streams) streams = reply.streams;
+    reply.streams = agent->streams.streams;
+    agent->streams.streams = streams;
+    agent->grant_us = agent->heard_us;
+    agent->fresh = false;
+    api_call_reply(call, 200, agent_desired_schema(), &reply);
+    schema_free(agent_desired_schema(), &reply);
+}
+
+static void on_wait_over(void *data) {
+    struct agent *agent = data;
+
+    if (agent->poll)
+        answer(agent);
+}
+
+/* The held poll's client has gone, or the poll was answered elsewhere. */
+static void forget_poll(void *data) {
+    struct agent *agent = data;
+
+    agent->agents->n_polling--;
+    agent->poll = NULL;
+    loop_timer_stop(agent->timer);
+}
+
+static bool worth_answering(const struct agent *agent) {
+    const struct agent_poll *poll = agent->poll->body;
+
+    return agent->fresh || agent->streams.streams.n || poll->revision != node_of(agent)->r.revision;
+}
+
+static bool holds_part(const struct agent_poll *poll, const struct desired_part *part) {
+    for (size_t i = 0; i < poll->holds.n; i++)
+        if (poll->holds.items[i].job == part->job->r.id &&
+            poll->holds.items[i].epoch == part->job->r.epoch)
+            return true;
+    return false;
+}
+
+static bool was_started(const struct desired_part *part) {
+    for (int64_t i = 0; i < part->n_ranks; i++)
+        if (part->ranks[i].state != RANK_STATE_ASSIGNED)
+            return true;
+    return false;
+}
+
+/* What an up-to-date, complete account of the node does not name is gone from there. An account by
+ * an older revision says nothing about what was placed since, except from a new agent, which has
+ * looked at everything. What was never started is not gone: the agent will start it. */
+static void conclude_gone(struct agent *agent, const struct agent_poll *poll, bool fresh) {
+    struct schedd *s = agent->agents->s;
+    _cleanup_free_ struct desired_part *parts = NULL;
+
+    if (!poll->synced || (!fresh && poll->revision != node_of(agent)->r.revision))
+        return;
+    size_t n = desired_node(schedd_state(s), agent->node, &parts);
+    for (size_t i = 0; i < n; i++) {
+        struct entry_ranks_gone gone;
+        if (holds_part(poll, &parts[i]) || !was_started(&parts[i]))
+            continue;
+        schema_init(entry_ranks_gone_schema(), &gone);
+        gone.job = parts[i].job->r.id;
+        gone.epoch = parts[i].job->r.epoch;
+        gone.node = node_of(agent)->r.name;
+        gone.evidence = (char *)"the agent does not hold it";
+        turn_append(s->turn, ENTRY_RANKS_GONE, &gone, agent->poll->caller.principal, NULL, NULL);
+    }
+}
+
+/* The poll is accepted: hold it, and answer at once if there is news. */
+static void take_poll(struct agent *agent, struct api_call *call) {
+    const struct agent_poll *poll = call->body;
+    bool fresh = strcmp(agent->instance, poll->hello.instance) != 0;
+
+    if (agent->poll)
+        answer(agent); // a newer poll of the same node: the older one is nobody's any more
+    api_call_hold(call);
+    call->own = agent;
+    call->own_free = forget_poll;
+    agent->poll = call;
+    agent->agents->n_polling++;
+    agent->fresh = agent->fresh || fresh;
+    snprintf(agent->instance, sizeof agent->instance, "%s", poll->hello.instance);
+    conclude_gone(agent, poll, fresh);
+    if (worth_answering(agent))
+        answer(agent);
+    else
+        loop_timer_after(agent->timer, poll->wait_us);
+}
+
+static char *address_of(const struct agent_hello *hello) {
+    if (!hello->address || !hello->data_port)
+        return hai_strdup(hello->address);
+    return hai_asprintf("%s:%lld", hello->address, (long long)hello->data_port);
+}
+
+static void on_up(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct api_call *call = data;
+
+    api_call_appended(call);
+    if (!call->request) {
+        api_call_finish(call);
+        return;
+    }
+    if (r < 0) {
+        api_call_error(call, r, &reply->err);
+        return;
+    }
+    int node = state_node_find(schedd_state(call->s), call->caller.node);
+    take_poll(agent_of(call->s->agents, node), call);
+}
+
+/* An agent that is new, or back, or lives elsewhere now: the state must know before anything is
+ * granted. Returns true if an entry was needed. */
+static bool announce(struct agent *agent, struct api_call *call) {
+    const struct agent_poll *poll = call->body;
+    const struct state_node *node = &node_of(agent)->r;
+    _cleanup_free_ char *address = address_of(&poll->hello);
+    struct entry_node_up up;
+
+    if (node->state == NODE_STATE_UP && hai_streq(node->boot_id, poll->hello.boot_id) &&
+        hai_streq(node->address, address) && hai_streq(node->version, poll->hello.version))
+        return false;
+    schema_init(entry_node_up_schema(), &up);
+    up.node = node->name;
+    up.address = address;
+    up.boot_id = poll->hello.boot_id;
+    up.version = poll->hello.version;
+    api_call_append(call, ENTRY_NODE_UP, &up, on_up);
+    return true;
+}
+
+void agents_heard(struct agents *agents, int node) {
+    struct agent *agent = agent_of(agents, node);
+
+    agent->heard_us = turn_now_us(agents->s->turn);
+    agent->lost_said = false;
+}
+
+void agents_poll(struct api_call *call) {
+    const struct agent_poll *poll = call->body;
+    const struct state *state = schedd_state(call->s);
+    int node = state_node_find(state, call->caller.node);
+
+    if (!hai_streq(poll->hello.node, call->caller.node)) {
+        api_call_fail(call, 403, "denied", "the token is for node %s, not for %s",
+                      call->caller.node, poll->hello.node);
+        return;
+    }
+    if (poll->hello.proto != PROTO) {
+        api_call_fail(call, 400, "proto", "the agent speaks protocol %lld; this scheduler %d",
+                      (long long)poll->hello.proto, PROTO);
+        return;
+    }
+    if (node < 0 || state->nodes[node]->r.removed) {
+        api_call_fail(call, 404, "not_found", "node %s is not in the cluster file",
+                      call->caller.node);
+        return;
+    }
+    struct agent *agent = agent_of(call->s->agents, node);
+    agents_heard(call->s->agents, node);
+    hai_strset(&agent->health, poll->hello.health);
+    if (!announce(agent, call))
+        take_poll(agent, call);
+}
+
+void agents_on_applied(struct agents *agents, const struct effects *fx) {
+    for (size_t i = 0; i < fx->n_nodes; i++) {
+        int node = fx->nodes[i];
+        struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
+        if (agent && agent->poll && worth_answering(agent))
+            answer(agent);
+    }
+}
+
+int agents_request_stream(struct agents *agents, int node, struct stream_request *request,
+                          struct hai_err *err) {
+    struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
+    const struct node *n = schedd_state(agents->s)->nodes[node];
+
+    if (!agent || n->r.state != NODE_STATE_UP)
+        return hai_fail_at(err, -ENOTCONN, "node_away", NULL, NULL, "node %s is %s", n->r.name,
+                           n->r.state == NODE_STATE_LOST ? "lost" : "not connected");
+    if (agent->streams.streams.n >= STREAMS_WAITING_MAX)
+        return hai_fail_at(err, -EBUSY, "too_many", NULL, "try again",
+                           "%d streams wait for node %s", STREAMS_WAITING_MAX, n->r.name);
+    *LIST_ADD(&agent->streams.streams) = *request;
+    memset(request, 0, sizeof *request);
+    if (agent->poll)
+        answer(agent);
+    return 0;
+}
+
+static void say_lost(struct agent *agent, int64_t silent_us) {
+    struct schedd *s = agent->agents->s;
+    struct entry_node_lost lost;
+    char evidence[64];
+
+    if (agent->poll)
+        answer(agent); // before the newest grant is written down
+    snprintf(evidence, sizeof evidence, "silent for %.1f s", (double)silent_us / 1e6);
+    schema_init(entry_node_lost_schema(), &lost);
+    lost.node = node_of(agent)->r.name;
+    lost.last_grant_us = agent->grant_us;
+    lost.evidence = evidence;
+    log_write(LOG_LEVEL_WARNING, LOG_FIELDS(.node = lost.node), "node %s is lost: %s", lost.node,
+              evidence);
+    turn_append(s->turn, ENTRY_NODE_LOST, &lost, "system:hai", NULL, NULL);
+    agent->lost_said = true;
+}
+
+static void check_silence(void *data) {
+    struct agents *agents = data;
+    const struct state *state = schedd_state(agents->s);
+    int64_t now_us = turn_now_us(agents->s->turn);
+
+    for (int i = 0; i < state->n_nodes; i++) {
+        if (state->nodes[i]->r.state != NODE_STATE_UP)
+            continue;
+        struct agent *agent = agent_of(agents, i);
+        int64_t silent_us = now_us - agent->heard_us;
+        if (silent_us > agents->s->cluster.node_silence_us && !agent->lost_said)
+            say_lost(agent, silent_us);
+    }
+    loop_timer_after(agents->check, CHECK_US);
+}
+
+void agents_describe(const struct agents *agents, int node, struct node_view *ret) {
+    const struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
+
+    if (!agent || !agent->instance[0])
+        return;
+    ret->health = hai_strdup(agent->health);
+    ret->seen_at = agent->heard_us;
+}
+
+int64_t agents_n_polling(const struct agents *agents) {
+    return agents->n_polling;
+}
+
+struct agents *agents_new(struct schedd *s) {
+    struct agents *agents = hai_new(struct agents);
+
+    agents->s = s;
+    agents->check = loop_timer_new(s->loop, LOOP_BOOTTIME, check_silence, agents);
+    loop_timer_after(agents->check, CHECK_US);
+    return agents;
+}
+
+void agents_free(struct agents *agents) {
+    if (!agents)
+        return;
+    for (int i = 0; i < agents->n_items; i++) {
+        struct agent *agent = agents->items[i];
+        if (!agent)
+            continue;
+        loop_source_free(agent->timer);
+        schema_free(agent_desired_schema(), &agent->streams);
+        free(agent->health);
+        free(agent);
+    }
+    loop_source_free(agents->check);
+    free(agents->items);
+    free(agents);
+}

@@ -1,0 +1,96 @@
+#include "scheduler/api_find.h"
+
+#include "lib/pure/tlv.h"
+#include "scheduler/live.h"
+#include "scheduler/store/query.h"
+#include "scheduler/views.h"
+
+static void take_id(void *data, const struct rows_job *row) {
+    *(int64_t *)data = row->id;
+}
+
+/* The newest job of a user with a name (NULL: any); 0: none. What is in the state is newer than
+ * what only the store has. */
+static int64_t newest(struct api_call *call, const char *user, const char *name) {
+    struct query_jobs query = {.user = user, .name = name, .state = -1, .limit = 1};
+    int64_t id = 0;
+
+    for (const struct job *job = schedd_state(call->s)->jobs_last; job; job = job->prev)
+        if (hai_streq(job->r.spec.user, user) && (!name || hai_streq(job->r.spec.name, name)))
+            return job->r.id;
+    query_jobs(call->s->store, &query, take_id, &id, NULL);
+    return id;
+}
+
+static int not_found(struct api_call *call, const char *text) {
+    api_call_fail(call, 404, "not_found", "there is no job %.80s", text);
+    return -ENOENT;
+}
+
+int api_find_job(struct api_call *call, const char *text, int64_t *ret) {
+    const struct state *state = schedd_state(call->s);
+    char *end;
+
+    errno = 0;
+    long long id = strtoll(text, &end, 10);
+    if (end != text && !*end && !errno) {
+        if (id < 1 || id >= state->r.next_job)
+            return not_found(call, text);
+        *ret = id;
+        return 0;
+    }
+    *ret = newest(call, call->caller.user, strcmp(text, "last") ? text : NULL);
+    return *ret ? 0 : not_found(call, text);
+}
+
+struct record {
+    struct state_job *job;
+    int r;
+};
+
+static void take_record(void *data, const struct rows_job *row) {
+    struct record *record = data;
+
+    record->r = tlv_decode(state_job_schema(), row->record, row->record_bytes, record->job, NULL);
+}
+
+int api_find_record(struct api_call *call, int64_t id, struct state_job *ret) {
+    const struct job *job = state_job_find(schedd_state(call->s), id);
+    struct record record = {ret, -ENOENT};
+
+    if (job) {
+        schema_copy(state_job_schema(), ret, &job->r);
+        return 0;
+    }
+    query_job(call->s->store, id, take_record, &record, NULL);
+    if (record.r < 0)
+        api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
+    return record.r;
+}
+
+struct view {
+    struct schedd *s;
+    bool ranks;
+    struct job_view *view;
+    int r;
+};
+
+static void take_view(void *data, const struct rows_job *row) {
+    struct view *view = data;
+
+    view->r = views_job_row(view->s, row, view->ranks, view->view, NULL);
+}
+
+int api_find_view(struct api_call *call, int64_t id, bool ranks, struct job_view *ret) {
+    const struct job *job = state_job_find(schedd_state(call->s), id);
+    struct view view = {call->s, ranks, ret, -ENOENT};
+
+    if (job) {
+        views_job(call->s, &job->r, live_index(call->s->live, id), ranks, ret);
+        return 0;
+    }
+    query_job(call->s->store, id, take_view, &view, NULL);
+    if (view.r < 0)
+        api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
+    return view.r;
+}

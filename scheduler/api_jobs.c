@@ -1,0 +1,294 @@
+#include "scheduler/api_jobs.h"
+
+#include "lib/json_schema.h"
+#include "scheduler/api_find.h"
+#include "scheduler/live.h"
+#include "scheduler/spec.h"
+#include "scheduler/views.h"
+#include <stdio.h>
+
+enum { EXPLAIN_BATCH_MAX = 16 }; // larger batches get no sentence for each job
+
+/* The sentence after a submission: where it starts, or why it waits. */
+static char *explain(struct api_call *call, const struct job *job) {
+    struct buf names = {0};
+    struct why why;
+
+    if (turn_placed_next(call->s->turn, job->r.id, &names)) {
+        char *text = hai_asprintf("starts now on %s", buf_cstr(&names));
+        buf_free(&names);
+        return text;
+    }
+    buf_free(&names);
+    if (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD)
+        return NULL;
+    why_job(schedd_state(call->s), job, &why);
+    return hai_strdup(why.message);
+}
+
+static void fill_submitted(struct api_call *call, int64_t id, bool repeated, bool explained,
+                           struct job_submitted *ret) {
+    const struct job *job = state_job_find(schedd_state(call->s), id);
+
+    ret->id = id;
+    ret->repeated = repeated;
+    if (!job)
+        return; // a repeated key whose job ended long ago
+    ret->name = hai_strdup(job->r.spec.name);
+    ret->state = job->r.state;
+    ret->nodes = job->r.spec.nodes;
+    ret->gpus_per_node = job->r.spec.gpus_per_node;
+    ret->ranks = job->r.spec.nodes * job->r.spec.ranks_per_node;
+    ret->priority = job->r.priority;
+    ret->group = hai_strdup(job->r.spec.group);
+    if (explained)
+        ret->message = explain(call, job);
+}
+
+static void on_submitted(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct api_call *call = data;
+    struct job_submitted answer;
+
+    api_call_appended(call);
+    if (r < 0) {
+        api_call_error(call, r, &reply->err);
+        return;
+    }
+    schema_init(job_submitted_schema(), &answer);
+    fill_submitted(call, reply->id, reply->repeated,
+                   call->request && turn_batch_size(call->s->turn) <= EXPLAIN_BATCH_MAX, &answer);
+    api_call_reply(call, reply->repeated ? 200 : 201, job_submitted_schema(), &answer);
+    schema_free(job_submitted_schema(), &answer);
+}
+
+static const struct state_user *submitter(struct api_call *call) {
+    return state_user_find(schedd_state(call->s), call->caller.user);
+}
+
+/* ?dry_run=1: everything is checked but what only the commit can tell. */
+static void reply_dry_run(struct api_call *call, const struct entry_job_submit *entry) {
+    const struct state *state = schedd_state(call->s);
+    struct job_submitted answer;
+
+    if (state_group_find(state, entry->job.group) < 0) {
+        api_call_fail(call, 400, "unknown_group", "there is no group %s", entry->job.group);
+        return;
+    }
+    schema_init(job_submitted_schema(), &answer);
+    answer.name = hai_strdup(entry->job.name);
+    answer.nodes = entry->job.nodes;
+    answer.gpus_per_node = entry->job.gpus_per_node;
+    answer.ranks = entry->job.nodes * entry->job.ranks_per_node;
+    answer.priority = entry->job.priority;
+    answer.group = hai_strdup(entry->job.group);
+    answer.message = hai_strdup("nothing was submitted");
+    api_call_reply(call, 200, job_submitted_schema(), &answer);
+    schema_free(job_submitted_schema(), &answer);
+}
+
+void api_jobs_submit(struct api_call *call) {
+    const char *key = http_request_header(call->request, "Idempotency-Key");
+    struct entry_job_submit entry;
+    struct hai_err err = {0};
+
+    int r = spec_to_entry(call->body, submitter(call), key, &entry, &err);
+    if (r < 0) {
+        api_call_error(call, r, &err);
+        return;
+    }
+    if (api_call_query_flag(call, "dry_run"))
+        reply_dry_run(call, &entry);
+    else
+        api_call_append(call, ENTRY_JOB_SUBMIT, &entry, on_submitted);
+    schema_free(entry_job_submit_schema(), &entry);
+}
+
+/* A batch under way: the numbers of the elements whose entries were appended, in order. */
+struct batch {
+    struct job_submitted_batch answer;
+    size_t *pending;
+    size_t n_pending, n_done;
+};
+
+static void free_batch(void *own) {
+    struct batch *batch = own;
+
+    schema_free(job_submitted_batch_schema(), &batch->answer);
+    free(batch->pending);
+    free(batch);
+}
+
+static void fill_refused(struct job_submitted *item, int r, const struct hai_err *err) {
+    item->status = api_call_status(r, err);
+    item->error_code = hai_strndup(err->code, 31);
+    item->error = hai_strdup(hai_err_text(err));
+}
+
+static void finish_batch(struct api_call *call) {
+    struct batch *batch = call->own;
+
+    if (call->n_appended)
+        return;
+    if (call->request)
+        api_call_reply(call, 200, job_submitted_batch_schema(), &batch->answer);
+    else
+        api_call_finish(call);
+}
+
+static void on_batch_item(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct api_call *call = data;
+    struct batch *batch = call->own;
+    struct job_submitted *item = &batch->answer.results.items[batch->pending[batch->n_done++]];
+
+    api_call_appended(call);
+    if (r < 0) {
+        fill_refused(item, r, &reply->err);
+    } else {
+        fill_submitted(call, reply->id, reply->repeated, false, item);
+        item->status = reply->repeated ? 200 : 201;
+    }
+    finish_batch(call);
+}
+
+void api_jobs_submit_batch(struct api_call *call) {
+    const struct job_submit_batch *body = call->body;
+    struct batch *batch = hai_new(struct batch);
+
+    call->own = batch;
+    call->own_free = free_batch;
+    batch->pending = hai_new_array(size_t, body->jobs.n + 1);
+    for (size_t i = 0; i < body->jobs.n; i++)
+        schema_init(job_submitted_schema(), LIST_ADD(&batch->answer.results));
+    for (size_t i = 0; i < body->jobs.n; i++) {
+        const struct job_submit *job = &body->jobs.items[i];
+        struct entry_job_submit entry;
+        struct hai_err err = {0};
+        int r = spec_to_entry(&job->spec, submitter(call), job->key, &entry, &err);
+        if (r < 0) {
+            fill_refused(&batch->answer.results.items[i], r, &err);
+            continue;
+        }
+        batch->pending[batch->n_pending++] = i;
+        api_call_append(call, ENTRY_JOB_SUBMIT, &entry, on_batch_item);
+        schema_free(entry_job_submit_schema(), &entry);
+    }
+    finish_batch(call);
+}
+
+/* The live job that a change is about, owned by the caller; NULL: answered. */
+static const struct job *job_to_change(struct api_call *call) {
+    int64_t id;
+
+    if (api_find_job(call, call->params[0], &id) < 0)
+        return NULL;
+    const struct job *job = state_job_find(schedd_state(call->s), id);
+    if (!job) {
+        api_call_fail(call, 409, "ended", "job %lld has ended", (long long)id);
+        return NULL;
+    }
+    return api_call_owns(call, job->r.spec.user) ? job : NULL;
+}
+
+static void on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct api_call *call = data;
+    struct index_view answer;
+
+    api_call_appended(call);
+    if (r < 0) {
+        api_call_error(call, r, &reply->err);
+        return;
+    }
+    schema_init(index_view_schema(), &answer);
+    answer.index = index;
+    answer.id = reply->id ? reply->id : S_ABSENT;
+    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
+    api_call_reply(call, 200, index_view_schema(), &answer);
+    schema_free(index_view_schema(), &answer);
+}
+
+void api_jobs_stop(struct api_call *call) {
+    const struct job_change *change = call->body;
+    const struct job *job = job_to_change(call);
+    struct entry_job_stop entry;
+
+    if (!job)
+        return;
+    schema_init(entry_job_stop_schema(), &entry);
+    entry.job = job->r.id;
+    entry.force = change->force;
+    entry.reason = change->reason;
+    api_call_append(call, ENTRY_JOB_STOP, &entry, on_changed);
+}
+
+void api_jobs_suspend(struct api_call *call) {
+    const struct job *job = job_to_change(call);
+    struct entry_job_suspend entry;
+
+    if (!job)
+        return;
+    schema_init(entry_job_suspend_schema(), &entry);
+    entry.job = job->r.id;
+    api_call_append(call, ENTRY_JOB_SUSPEND, &entry, on_changed);
+}
+
+void api_jobs_resume(struct api_call *call) {
+    const struct job *job = job_to_change(call);
+    struct entry_job_resume entry;
+
+    if (!job)
+        return;
+    schema_init(entry_job_resume_schema(), &entry);
+    entry.job = job->r.id;
+    api_call_append(call, ENTRY_JOB_RESUME, &entry, on_changed);
+}
+
+void api_jobs_set(struct api_call *call) {
+    const struct job_change *change = call->body;
+    const struct job *job = job_to_change(call);
+    struct entry_job_set entry;
+    struct hai_err err = {0};
+
+    if (!job)
+        return;
+    schema_init(entry_job_set_schema(), &entry);
+    entry.job = job->r.id;
+    entry.time_limit_us = change->time_limit_us;
+    entry.group = change->group;
+    int r = change->priority ? spec_priority(change->priority, &entry.priority, &err) : 0;
+    if (r < 0)
+        api_call_error(call, r, &err);
+    else
+        api_call_append(call, ENTRY_JOB_SET, &entry, on_changed);
+}
+
+/* A new job from the text of an old one, submitted by whoever asks. */
+static void resubmit(struct api_call *call, const struct schema_blob *text) {
+    struct entry_job_submit entry;
+    struct job_spec spec;
+    struct hai_err err = {0};
+
+    int r = json_schema_parse(job_spec_schema(), text->data, text->n_bytes, 0, &spec, &err);
+    if (r == 0) {
+        spec.hold = false;
+        r = spec_to_entry(&spec, submitter(call),
+                          http_request_header(call->request, "Idempotency-Key"), &entry, &err);
+        schema_free(job_spec_schema(), &spec);
+    }
+    if (r < 0) {
+        api_call_error(call, r, &err);
+        return;
+    }
+    api_call_append(call, ENTRY_JOB_SUBMIT, &entry, on_changed);
+    schema_free(entry_job_submit_schema(), &entry);
+}
+
+void api_jobs_rerun(struct api_call *call) {
+    struct state_job job;
+    int64_t id;
+
+    if (api_find_job(call, call->params[0], &id) < 0 || api_find_record(call, id, &job) < 0)
+        return;
+    if (api_call_owns(call, job.spec.user))
+        resubmit(call, &job.spec.spec);
+    schema_free(state_job_schema(), &job);
+}

@@ -1,0 +1,208 @@
+#include "scheduler/api_nodes.h"
+
+#include "lib/digest.h"
+#include "scheduler/api_call.h"
+#include "scheduler/views.h"
+
+/* The number of the node in the path; negative: answered. */
+static int find_node(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    int node = state_node_find(state, call->params[0]);
+
+    if (node >= 0 && !state->nodes[node]->r.removed)
+        return node;
+    api_call_fail(call, 404, "not_found", "there is no node %.80s", call->params[0]);
+    return -ENOENT;
+}
+
+/* Lists have no index of their own: ?since= is compared with the log's, so a waiter is woken by
+ * every change of a node and may find nothing new. */
+static bool wait_for_nodes(struct api_call *call) {
+    int64_t since;
+
+    if (api_call_query_int(call, "since", 0, INT64_MAX - 1, -1, &since) < 0)
+        return true;
+    return since >= schedd_state(call->s)->r.index && api_call_wait(call, WATCH_NODES, 0);
+}
+
+void api_nodes_list(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    struct api_list list = {0};
+
+    if (wait_for_nodes(call))
+        return;
+    for (int i = 0; i < state->n_nodes; i++) {
+        struct node_view view;
+        if (state->nodes[i]->r.removed)
+            continue;
+        views_node(call->s, i, &view);
+        api_call_list_add(&list, node_view_schema(), &view);
+        schema_free(node_view_schema(), &view);
+    }
+    api_call_reply_list(call, &list);
+}
+
+void api_nodes_one(struct api_call *call) {
+    struct node_view view;
+    int node = find_node(call);
+
+    if (node < 0 || wait_for_nodes(call))
+        return;
+    views_node(call->s, node, &view);
+    api_call_reply(call, 200, node_view_schema(), &view);
+    schema_free(node_view_schema(), &view);
+}
+
+static void on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct api_call *call = data;
+    struct index_view answer;
+
+    api_call_appended(call);
+    if (r < 0) {
+        api_call_error(call, r, &reply->err);
+        return;
+    }
+    schema_init(index_view_schema(), &answer);
+    answer.index = index;
+    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
+    api_call_reply(call, 200, index_view_schema(), &answer);
+    schema_free(index_view_schema(), &answer);
+}
+
+void api_nodes_drain(struct api_call *call) {
+    const struct node_change *change = call->body;
+    struct entry_node_drain entry;
+    int node = find_node(call);
+
+    if (node < 0)
+        return;
+    schema_init(entry_node_drain_schema(), &entry);
+    entry.node = call->params[0];
+    entry.reason = change->reason;
+    api_call_append(call, ENTRY_NODE_DRAIN, &entry, on_changed);
+}
+
+void api_nodes_undrain(struct api_call *call) {
+    struct entry_node_undrain entry;
+    int node = find_node(call);
+
+    if (node < 0)
+        return;
+    schema_init(entry_node_undrain_schema(), &entry);
+    entry.node = call->params[0];
+    api_call_append(call, ENTRY_NODE_UNDRAIN, &entry, on_changed);
+}
+
+void api_nodes_fenced(struct api_call *call) {
+    const struct node_fenced *fenced = call->body;
+    struct entry_node_fenced entry;
+    int node = find_node(call);
+
+    if (node < 0)
+        return;
+    schema_init(entry_node_fenced_schema(), &entry);
+    entry.node = call->params[0];
+    entry.evidence = fenced->evidence;
+    entry.boot_id = fenced->boot_id;
+    api_call_append(call, ENTRY_NODE_FENCED, &entry, on_changed);
+}
+
+void api_nodes_groups(struct api_call *call) {
+    struct api_list list = {0};
+
+    for (int i = 0; i < schedd_state(call->s)->n_groups; i++) {
+        struct group_view view;
+        views_group(call->s, i, &view);
+        api_call_list_add(&list, group_view_schema(), &view);
+        schema_free(group_view_schema(), &view);
+    }
+    api_call_reply_list(call, &list);
+}
+
+void api_nodes_zones(struct api_call *call) {
+    struct api_list list = {0};
+
+    for (int i = 0; i < schedd_state(call->s)->n_zones; i++) {
+        struct zone_view view;
+        views_zone(call->s, i, &view);
+        api_call_list_add(&list, zone_view_schema(), &view);
+        schema_free(zone_view_schema(), &view);
+    }
+    api_call_reply_list(call, &list);
+}
+
+static const struct cluster_user *described(const struct schedd *s, const char *name) {
+    for (size_t i = 0; i < s->cluster.users.n; i++)
+        if (hai_streq(s->cluster.users.items[i].name, name))
+            return &s->cluster.users.items[i];
+    return NULL;
+}
+
+static char *team_of(const struct schedd *s, const char *user) {
+    const struct cluster_user *known = described(s, user);
+
+    return hai_strdup(known && known->team ? known->team : user);
+}
+
+void api_nodes_users(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    struct api_list list = {0};
+
+    for (size_t i = 0; i < state->n_users; i++) {
+        const struct state_user *user = &state->users[i];
+        struct whoami_view view;
+        schema_init(whoami_view_schema(), &view);
+        view.user = hai_strdup(user->name);
+        view.uid = user->uid;
+        view.team = team_of(call->s, user->name);
+        *LIST_ADD(&view.scopes) = hai_strdup(scope_text(user->scope));
+        api_call_list_add(&list, whoami_view_schema(), &view);
+        schema_free(whoami_view_schema(), &view);
+    }
+    api_call_reply_list(call, &list);
+}
+
+void api_nodes_whoami(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    const struct state_user *user = state_user_find(state, call->caller.user);
+    struct whoami_view view;
+
+    schema_init(whoami_view_schema(), &view);
+    view.user = hai_strdup(call->caller.user);
+    view.uid = user ? user->uid : S_ABSENT;
+    view.team = team_of(call->s, call->caller.user);
+    for (int scope = SCOPE_READ; scope <= (int)call->caller.scope; scope++)
+        *LIST_ADD(&view.scopes) = hai_strdup(scope_text((enum scope)scope));
+    view.expires_at = call->caller.expires_us;
+    view.cluster = hai_strdup(state->r.cluster);
+    view.version = hai_strdup(HAI_VERSION);
+    for (int i = 0; i < state->n_groups; i++)
+        views_group(call->s, i, LIST_ADD(&view.groups));
+    api_call_reply(call, 200, whoami_view_schema(), &view);
+    schema_free(whoami_view_schema(), &view);
+}
+
+void api_nodes_healthz(struct api_call *call) {
+    struct healthz_view view;
+
+    schema_init(healthz_view_schema(), &view);
+    view.status = hai_strdup("ok");
+    view.version = hai_strdup(HAI_VERSION);
+    view.index = entry_log_committed(turn_log(call->s->turn));
+    api_call_reply(call, 200, healthz_view_schema(), &view);
+    schema_free(healthz_view_schema(), &view);
+}
+
+void api_nodes_state(struct api_call *call) {
+    struct state_view view;
+    uint8_t digest[DIGEST_BYTES];
+    char hex[2 * DIGEST_BYTES + 1];
+
+    turn_digest(call->s->turn, digest);
+    digest_hex(digest, sizeof digest, hex);
+    schema_init(state_view_schema(), &view);
+    view.index = schedd_state(call->s)->r.index;
+    view.digest = hai_strdup(hex);
+    api_call_reply(call, 200, state_view_schema(), &view);
+    schema_free(state_view_schema(), &view);
+}

@@ -1,0 +1,260 @@
+#include "scheduler/api_read.h"
+
+#include "lib/timefmt.h"
+#include "scheduler/api_find.h"
+#include "scheduler/live.h"
+#include "scheduler/store/query.h"
+#include "scheduler/views.h"
+
+enum { LIST_DEFAULT = 200, EVENTS_DEFAULT = 1000, OUTPUT_BYTES = 2048 };
+
+/* What GET /jobs was asked for. */
+struct filter {
+    struct schedd *s;
+    const char *user; // NULL: everyone's
+    const char *name;
+    int state; // -1: any
+    int64_t since_us;
+    int64_t limit;
+    struct api_list list;
+    int64_t n;
+    int64_t oldest; // id of the last one given
+};
+
+static bool wanted(const struct filter *f, const struct state_job *job) {
+    return (!f->user || hai_streq(f->user, job->spec.user)) &&
+           (!f->name || hai_streq(f->name, job->spec.name)) &&
+           (f->state < 0 || f->state == (int)job->state) &&
+           (job->ended_us == S_ABSENT || job->ended_us >= f->since_us);
+}
+
+static void add_view(struct filter *f, struct job_view *view) {
+    api_call_list_add(&f->list, job_view_schema(), view);
+    f->n++;
+    schema_free(job_view_schema(), view);
+}
+
+static void add_row(void *data, const struct rows_job *row) {
+    struct filter *f = data;
+    struct job_view view;
+
+    if (state_job_find(schedd_state(f->s), row->id))
+        return; // given already
+    if (views_job_row(f->s, row, false, &view, NULL) == 0)
+        add_view(f, &view);
+}
+
+static int read_filter(struct api_call *call, struct filter *f) {
+    const char *state = http_request_query(call->request, "state");
+    const char *since = http_request_query(call->request, "since");
+    const char *user = http_request_query(call->request, "user");
+
+    *f = (struct filter){
+        .s = call->s, .state = -1, .name = http_request_query(call->request, "name")};
+    if (user)
+        f->user = user;
+    else if (!api_call_query_flag(call, "all"))
+        f->user = call->caller.user;
+    if (state && (f->state = schema_enum_parse(&job_state_enum, state)) < 0) {
+        api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of UX.md's states",
+                      state);
+        return -EINVAL;
+    }
+    if (since && timefmt_iso_parse(since, &f->since_us) < 0) {
+        api_call_fail(call, 400, "invalid", "since is '%.40s'; expected 2026-11-23T13:11:40Z",
+                      since);
+        return -EINVAL;
+    }
+    return api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, LIST_DEFAULT, &f->limit);
+}
+
+void api_read_jobs(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    struct filter f;
+
+    if (read_filter(call, &f) < 0)
+        return;
+    for (const struct job *job = state->jobs_last; job && f.n < f.limit; job = job->prev) {
+        struct job_view view;
+        if (!wanted(&f, &job->r))
+            continue;
+        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
+        add_view(&f, &view);
+    }
+    struct query_jobs query = {.user = f.user,
+                               .name = f.name,
+                               .state = f.state,
+                               .since_us = f.since_us,
+                               .limit = MIN(f.limit - f.n, (int64_t)QUERY_ROWS_MAX)};
+    if (query.limit > 0)
+        query_jobs(call->s->store, &query, add_row, &f, NULL);
+    api_call_reply_list(call, &f.list);
+}
+
+/* The running ones first, oldest first, then the waiting ones in the order they are tried. */
+void api_read_queue(struct api_call *call) {
+    const struct state *state = schedd_state(call->s);
+    const char *group = http_request_query(call->request, "group");
+    _cleanup_free_ int64_t *ids = NULL;
+    struct filter f = {.s = call->s};
+    struct job_view view;
+
+    size_t n = state_queue(state, &ids);
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        if (job->queued || state_job_ended(job) || (group && !hai_streq(group, job->r.spec.group)))
+            continue;
+        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
+        add_view(&f, &view);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct job *job = state_job_find(state, ids[i]);
+        if (group && !hai_streq(group, job->r.spec.group))
+            continue;
+        views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
+        add_view(&f, &view);
+    }
+    api_call_reply_list(call, &f.list);
+}
+
+void api_read_job(struct api_call *call) {
+    int64_t id, since;
+    struct job_view view;
+
+    if (api_find_job(call, call->params[0], &id) < 0 ||
+        api_call_query_int(call, "since", 0, INT64_MAX - 1, -1, &since) < 0)
+        return;
+    if (since >= 0 && live_index(call->s->live, id) <= since &&
+        state_job_find(schedd_state(call->s), id) && api_call_wait(call, WATCH_JOB, id))
+        return;
+    if (api_find_view(call, id, api_call_query_flag(call, "ranks"), &view) < 0)
+        return;
+    api_call_reply(call, 200, job_view_schema(), &view);
+    schema_free(job_view_schema(), &view);
+}
+
+/* The last output of the rank that failed, as whole lines. */
+static char *failed_output(struct api_call *call, const struct state_job *job) {
+    struct query_tail found = {0};
+
+    if (job->fault == FAULT_NONE || job->fault_rank == S_ABSENT ||
+        query_tail(call->s->store, job->id, 0, job->fault_rank, &found, NULL) < 0)
+        return NULL;
+    _cleanup_(buf_free) struct buf tail = found.data;
+    if (tail.n_bytes > OUTPUT_BYTES) {
+        buf_drop(&tail, tail.n_bytes - OUTPUT_BYTES);
+        uint8_t *end = memchr(tail.data, '\n', tail.n_bytes);
+        if (end)
+            buf_drop(&tail, (size_t)(end + 1 - tail.data));
+    }
+    return hai_strdup(buf_cstr(&tail));
+}
+
+static void fill_why(struct api_call *call, const struct job *job, struct why_view *ret) {
+    struct why why;
+    char at[TIMEFMT_ISO_BYTES];
+
+    why_job(schedd_state(call->s), job, &why);
+    ret->reason = hai_strdup(why.code);
+    ret->message = hai_strdup(why.message);
+    ret->sooner = why.sooner[0] ? hai_strdup(why.sooner) : NULL;
+    if (why.at_us != S_ABSENT) {
+        timefmt_iso(why.at_us, at);
+        ret->starts = hai_asprintf("at %s at the latest", at);
+    } else if (why.ahead) {
+        ret->starts = hai_asprintf("after job %lld", (long long)why.ahead);
+    }
+}
+
+void api_read_why(struct api_call *call) {
+    struct why_view view;
+    struct state_job record;
+    int64_t id;
+
+    if (api_find_job(call, call->params[0], &id) < 0 || api_find_record(call, id, &record) < 0)
+        return;
+    schema_init(why_view_schema(), &view);
+    view.id = id;
+    view.state = record.state;
+    view.index = schedd_state(call->s)->r.index;
+    const struct job *job = state_job_find(schedd_state(call->s), id);
+    if (job) {
+        fill_why(call, job, &view);
+    } else {
+        view.reason = hai_strdup(reason_text(record.reason));
+        view.message = views_cut(record.message, 1023);
+    }
+    if (call->caller.scope >= SCOPE_OPERATE || hai_streq(record.spec.user, call->caller.user))
+        view.output = failed_output(call, &record);
+    api_call_reply(call, 200, why_view_schema(), &view);
+    schema_free(why_view_schema(), &view);
+    schema_free(state_job_schema(), &record);
+}
+
+void api_read_spec(struct api_call *call) {
+    struct buf text = {0};
+    struct state_job record;
+    int64_t id;
+
+    if (api_find_job(call, call->params[0], &id) < 0 || api_find_record(call, id, &record) < 0)
+        return;
+    if (api_call_owns(call, record.spec.user)) {
+        buf_add(&text, record.spec.spec.data, record.spec.spec.n_bytes);
+        api_call_reply_text(call, 200, "application/json", &text);
+    }
+    schema_free(state_job_schema(), &record);
+}
+
+struct events {
+    struct api_list list;
+    int64_t limit;
+};
+
+static void add_event(void *data, const struct rows_event *row) {
+    struct events *events = data;
+    struct event_view view;
+
+    views_event_row(row, &view);
+    api_call_list_add(&events->list, event_view_schema(), &view);
+    schema_free(event_view_schema(), &view);
+}
+
+static void add_outstanding(void *data, const struct rows_event *row) {
+    struct events *events = data;
+
+    if ((int64_t)events->list.n < events->limit)
+        add_event(events, row);
+}
+
+/* Those in the tables, then those that the next transaction will write. */
+static void reply_events(struct api_call *call, int64_t job) {
+    struct events events = {0};
+    struct hai_err err = {0};
+    int64_t since;
+
+    if (api_call_query_int(call, "since", 0, INT64_MAX - 1, 0, &since) < 0 ||
+        api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, EVENTS_DEFAULT, &events.limit) <
+            0)
+        return;
+    int r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
+    if (r < 0) {
+        buf_free(&events.list.text);
+        api_call_error(call, r, &err);
+        return;
+    }
+    if (r < events.limit)
+        rows_outstanding_events(turn_rows(call->s->turn), job, since, add_outstanding, &events);
+    if (!events.list.n && api_call_wait(call, job ? WATCH_JOB : WATCH_EVENTS, job))
+        return;
+    api_call_reply_list(call, &events.list);
+}
+
+void api_read_job_events(struct api_call *call) {
+    int64_t id;
+
+    if (api_find_job(call, call->params[0], &id) == 0)
+        reply_events(call, id);
+}
+
+void api_read_events(struct api_call *call) {
+    reply_events(call, 0);
+}

@@ -1,0 +1,19 @@
+/* cluster.h - the cluster file: read, checked, and made into the log entry that describes it. */
+#pragma once
+#include "lib/json_schema.h"
+#include "scheduler/core/entry.h"
+#include "wire/messages.h"
+
+/* Read and check a cluster file. ret: for schema_free(cluster_file_schema(), ret); errors: all of
+ * them, with file:line:column. Returns 0, -EINVAL, -ERANGE, or what reading the file gives. */
+int cluster_read(const char *path, struct cluster_file *ret, struct json_schema_errors *errors,
+                 struct hai_err *err);
+
+/* The entry for a checked file; for schema_free(entry_cluster_set_schema(), ret). fence: somebody
+ * fences although the file names no command (hai up). */
+int cluster_entry(const struct cluster_file *file, bool fence, struct entry_cluster_set *ret,
+                  struct hai_err *err);
+
+/* Whether the state already is as the entry says; then no entry is needed. */
+struct state;
+bool cluster_same(const struct state *state, const struct entry_cluster_set *entry);

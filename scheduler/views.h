@@ -1,0 +1,26 @@
+/* views.h - what readers see, made from the state, the store and the live table.
+ *
+ * A filled view owns its texts: schema_free(NAME_schema(), &view).
+ */
+#pragma once
+#include "scheduler/context.h"
+
+struct rows_job;
+struct rows_event;
+struct event;
+
+/* A job of the state. index: of its newest change; ranks: with the list of its ranks. */
+void views_job(const struct schedd *s, const struct state_job *job, int64_t index, bool ranks,
+               struct job_view *ret);
+
+/* A job of the store: 0, or -EBADMSG if its record cannot be read. */
+int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,
+                  struct job_view *ret, struct hai_err *err);
+
+void views_node(const struct schedd *s, int number, struct node_view *ret);
+void views_group(const struct schedd *s, int number, struct group_view *ret);
+void views_zone(const struct schedd *s, int number, struct zone_view *ret);
+void views_event_row(const struct rows_event *row, struct event_view *ret);
+
+/* Copy of a text, cut to a number of bytes at a character's end. */
+char *views_cut(const char *text, size_t n_bytes_max);
