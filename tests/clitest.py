@@ -15,7 +15,8 @@ import threading
 import urllib.parse
 
 PREFIX = os.environ.get("HAI_PREFIX")
-HAI = os.path.join(PREFIX, "bin", "hai") if PREFIX else "build/cli/hai"
+BUILD = os.environ.get("HAI_BUILD_DIR", "build")
+HAI = os.path.join(PREFIX, "bin", "hai") if PREFIX else os.path.join(BUILD, "cli", "hai")
 CASES = []
 
 

@@ -239,11 +239,12 @@ static int await_more(struct http_sync *http, int64_t deadline_us, struct hai_er
     for (;;) {
         struct pollfd wait = {.fd = http->fd, .events = POLLIN};
         int64_t left_us = deadline_us ? deadline_us - timefmt_monotonic_us() : 0;
-        if (deadline_us && left_us <= 0)
-            return hai_fail(err, -ETIMEDOUT, "no answer in time");
-        int r = poll(&wait, 1, deadline_us ? (int)(left_us / 1000) + 1 : -1);
+        int wait_ms = left_us > 0 ? (int)(left_us / 1000) + 1 : 0;
+        int r = poll(&wait, 1, deadline_us ? wait_ms : -1);
         if (r < 0 && errno != EINTR)
             return hai_fail(err, -errno, "%m");
+        if (r == 0 && left_us <= 0)
+            return hai_fail(err, -ETIMEDOUT, "no answer in time");
         if (r <= 0)
             continue;
         ssize_t n = read_some(http);
