@@ -64,14 +64,14 @@ void agents_boot_id(const struct agents *agents, int node, char ret[static 32]) 
 
 /* Mostly soon; now and then very late. */
 static int64_t arrival(struct agents *agents) {
-    int64_t delay = rng_once_in(agents->rng, 20) ? LATE_MAX_US : DELAY_MAX_US;
+    int64_t delay = rng_once_in(agents->rng, 10) ? LATE_MAX_US : DELAY_MAX_US;
 
     return agents->world->now_us + 1000 + rng_below(agents->rng, delay);
 }
 
 static void report(struct agents *agents, int node, enum entry_kind kind,
                    const struct entry_rank_exited *body) {
-    int copies = rng_once_in(agents->rng, 10) ? 2 : 1;
+    int copies = rng_once_in(agents->rng, 4) ? 2 : 1;
 
     for (int i = 0; i < copies; i++)
         *ADD(agents->reports, agents->n_reports, agents->n_reports_max) = (struct agents_report){

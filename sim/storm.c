@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #define SECOND INT64_C(1000000)
-#define SILENCE_US (10 * SECOND)
 #define POLL_US (2 * SECOND)
 
 struct storm {
@@ -14,6 +13,7 @@ struct storm {
     int64_t *seen_us;    // by node: its agent was last heard of
     int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
     int64_t *polled_us;  // by node
+    int64_t silence_us;  // a node silent for longer is lost
     bool calm;           // no more faults and requests
     struct storm_result result;
     struct hai_err *err;
@@ -81,7 +81,7 @@ static void watch_nodes(struct storm *s) {
         if (!node->down && !node->cut && s->world.now_us >= s->polled_us[i] + POLL_US) {
             poll_node(s, i);
         } else if (known->r.state == NODE_STATE_UP &&
-                   s->world.now_us > s->seen_us[i] + SILENCE_US) {
+                   s->world.now_us > s->seen_us[i] + s->silence_us) {
             struct entry_node_lost lost = {known->r.name, s->granted_us[i], NULL};
             append(s, "system:hai", ENTRY_NODE_LOST, &lost);
         }
@@ -226,6 +226,13 @@ static void fence(struct storm *s, int number) {
     agents_boot_id(&s->agents, number, boot_id);
     struct entry_node_fenced fenced = {known->r.name, NULL, boot_id};
     agents_crash(&s->agents, number);
+    if (chance(s, 3)) { // the report comes when the node lives again
+        s->agents.nodes[number].cut = false;
+        agents_boot(&s->agents, number);
+        poll_node(s, number);
+        s->result.placements += (int64_t)world_decide(&s->world);
+        push_sets(s);
+    }
     append(s, "operate:upd", ENTRY_NODE_FENCED, &fenced);
 }
 
@@ -276,6 +283,17 @@ static void mend_some(struct storm *s, int number) {
 
 /* ---- the run ---- */
 
+/* What decide remembers must not hide what one without a memory sees. */
+static void check_decided(struct storm *s) {
+    struct decide *fresh = decide_new();
+    struct decide_list list = {0};
+
+    if (decide_run(fresh, s->world.state, &list) && s->r == 0)
+        s->r = hai_fail(s->err, -EINVAL, "a job that could start was overlooked");
+    decide_list_free(&list);
+    decide_free(fresh);
+}
+
 static void step(struct storm *s) {
     int64_t due_us = state_next_wakeup(s->world.state);
 
@@ -304,6 +322,7 @@ static void step(struct storm *s) {
     }
     s->result.placements += (int64_t)world_decide(&s->world);
     check(s);
+    check_decided(s);
     push_sets(s);
     if (s->r == 0)
         s->r = invariants_nodes(&s->agents, s->err);
@@ -374,6 +393,8 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.nodes_per_leaf = 1 + (int)rng_below(&s->rng, 4);
     cluster.gpus = 4;
     cluster.cpus = 8;
+    cluster.lone = chance(s, 4);
+    s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
