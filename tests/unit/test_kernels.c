@@ -130,6 +130,44 @@ TEST(refusals)
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "no weights");
 }
 
+static void count_fallback(void *userdata, const char *op, const char *path) {
+    *(int *)userdata += strcmp(op, "embed") == 0 && path[0] == 'a';
+}
+
+TEST(fallback_is_told_once)
+{
+    float w[4] = {1, 2, 3, 4}, y[2] = {0};
+    int32_t id = 1;
+    int n_told = 0;
+    struct k_ctx ctx;
+    struct k_embed a = {.y = k_tensor_2d(y, K_F32, 1, 2),
+                        .ids = k_tensor_1d(&id, K_I32, 1),
+                        .w = k_tensor_2d(w, K_F32, 2, 2)};
+
+    if (k_ctx_init(&ctx, K_BACKEND_CPU, NULL, NULL) < 0 || strcmp(ctx.path, "ref") == 0)
+        SKIP("no vector path on this processor");
+    ctx.on_fallback = count_fallback;
+    ctx.userdata = &n_told;
+    CHECK_EQ(k_embed(&ctx, &a), 0, "");
+    CHECK_EQ(k_embed(&ctx, &a), 0, "");
+    CHECK_EQ(n_told, 1, "");
+    CHECK(y[0] == 3 && y[1] == 4, "");
+}
+
+TEST(workspace_too_small)
+{
+    float x[8] = {0};
+    struct k_ctx ctx;
+    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2),
+                         .w = k_tensor_3d(x, K_F32, 1, 2, 2),
+                         .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
+
+    if (k_ctx_init(&ctx, K_BACKEND_CPU, NULL, NULL) < 0 || strcmp(ctx.path, "ref") == 0)
+        SKIP("no vector path on this processor");
+    CHECK(k_linear_workspace(&ctx, &a) > 0, "");
+    CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "");
+}
+
 TEST(kmath_against_libm)
 {
     for (int i = -2000; i <= 2000; i++) {
