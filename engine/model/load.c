@@ -77,6 +77,21 @@ static int check_names(const struct model *model, const struct safetensors *file
     return 0;
 }
 
+/* Files repeat shared tensors (the multi-token module's embedding and head). The model keeps one,
+ * so a copy that says something else cannot be followed. */
+static int check_copy(const struct safetensors *files, const struct param *p,
+                      const struct param *owner, struct hai_err *err) {
+    const struct safetensors_tensor *copy = safetensors_find(files, p->name);
+    const struct safetensors_tensor *t = safetensors_find(files, owner->name);
+
+    if (!copy || !t ||
+        (copy->dtype == t->dtype && copy->n_bytes == t->n_bytes &&
+         memcmp(copy->data, t->data, t->n_bytes) == 0))
+        return 0;
+    return hai_fail(err, -EINVAL, "%s: %s is not the same as %s, which this model shares with it",
+                    safetensors_path(files, copy), p->name, owner->name);
+}
+
 int load_model(struct model *model, const char *dir, struct hai_err *err) {
     _cleanup_(safetensors_freep) struct safetensors *files = NULL;
     const struct params *params = model_params(model);
@@ -90,8 +105,12 @@ int load_model(struct model *model, const char *dir, struct hai_err *err) {
     for (int i = 0; i < params->n; i++) {
         const struct param *p = &params->items[i];
         const struct safetensors_tensor *t = NULL;
-        if (p->tie != i)
-            continue; /* a copy of its owner, where files have one */
+        if (p->tie != i) {
+            r = check_copy(files, p, &params->items[p->tie], err);
+            if (r < 0)
+                return r;
+            continue;
+        }
         r = safetensors_get(files, p->name, p->n_dims, p->shape, &t, err);
         if (r < 0)
             return r;

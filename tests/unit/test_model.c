@@ -226,9 +226,9 @@ TEST(batch_refusals)
     model_free(m);
 }
 
-static int load_with(const char *dir, const struct safetensors_tensor *tensors, size_t n,
-                     struct hai_err *err) {
-    struct model *m = new_model(llama_dir, false, 1);
+static int load_with(const char *config_dir, const char *dir,
+                     const struct safetensors_tensor *tensors, size_t n, struct hai_err *err) {
+    struct model *m = new_model(config_dir, false, 1);
     _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", dir);
 
     CHECK_EQ(safetensors_write(path, tensors, n, NULL, err), 0, "%s", err->text);
@@ -249,20 +249,48 @@ TEST(load_refusals)
     _cleanup_free_ struct safetensors_tensor *t = hai_new_array(struct safetensors_tensor, n + 1);
     for (size_t i = 0; i < n; i++)
         t[i] = *safetensors_at(files, i);
-    CHECK_EQ(load_with(dir, t, n, &err), 0, "%s", err.text);
-    CHECK_EQ(load_with(dir, t + 1, n - 1, &err), -ENOENT, "one is missing");
+    CHECK_EQ(load_with(llama_dir, dir, t, n, &err), 0, "%s", err.text);
+    CHECK_EQ(load_with(llama_dir, dir, t + 1, n - 1, &err), -ENOENT, "one is missing");
     CHECK(strstr(err.text, t[0].name) != NULL, "%s", err.text);
     int64_t rows = t[0].shape[0];
     t[0].shape[0] = t[0].shape[1];
     t[0].shape[1] = rows;
-    CHECK_EQ(load_with(dir, t, n, &err), -EINVAL, "transposed");
+    CHECK_EQ(load_with(llama_dir, dir, t, n, &err), -EINVAL, "transposed");
     CHECK(strstr(err.text, t[0].name) != NULL, "%s", err.text);
     t[0] = *safetensors_at(files, 0);
     t[n] = t[0];
     t[n].name = "model.layers.0.self_attn.q_proj.bias";
-    CHECK_EQ(load_with(dir, t, n + 1, &err), -EINVAL, "unknown tensor");
+    CHECK_EQ(load_with(llama_dir, dir, t, n + 1, &err), -EINVAL, "unknown tensor");
     CHECK(strstr(err.text, t[n].name) != NULL, "%s", err.text);
     t[0].dtype = SAFETENSORS_I16;
-    CHECK_EQ(load_with(dir, t, n, &err), -ENOTSUP, "whole numbers");
+    CHECK_EQ(load_with(llama_dir, dir, t, n, &err), -ENOTSUP, "whole numbers");
+    CHECK_EQ(fileio_remove_tree(dir, &err), 0, "%s", err.text);
+}
+
+/* The multi-token module's copy of the head has one other bit. */
+TEST(load_other_copy)
+{
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+    char dir[] = "/tmp/hai-test-model-XXXXXX";
+    struct hai_err err = {0};
+
+    CHECK(mkdtemp(dir) != NULL, "");
+    CHECK_EQ(safetensors_open(v3_dir, &files, &err), 0, "%s", err.text);
+    size_t n = safetensors_count(files);
+    _cleanup_free_ struct safetensors_tensor *t = hai_new_array(struct safetensors_tensor, n);
+    _cleanup_free_ char *changed = NULL;
+    for (size_t i = 0; i < n; i++) {
+        t[i] = *safetensors_at(files, i);
+        if (strcmp(t[i].name, "model.layers.4.shared_head.head.weight") == 0) {
+            changed = hai_alloc(t[i].n_bytes);
+            memcpy(changed, t[i].data, t[i].n_bytes);
+            changed[100] ^= 1;
+            t[i].data = changed;
+        }
+    }
+    CHECK(changed != NULL, "");
+    CHECK_EQ(load_with(v3_dir, dir, t, n, &err), -EINVAL, "");
+    CHECK(strstr(err.text, "shared_head.head.weight is not the same as lm_head.weight") != NULL,
+          "%s", err.text);
     CHECK_EQ(fileio_remove_tree(dir, &err), 0, "%s", err.text);
 }
