@@ -167,25 +167,47 @@ static void tell(struct run *run, const struct trainer_report *report, int64_t f
     fflush(stdout);
 }
 
-static int save(struct run *run, struct hai_err *err) {
-    _cleanup_free_ char *path = NULL;
-    char digest[65];
+/* Have a finished save recorded. A save that failed (a full disk) must not end the training that it
+ * is there to protect: the next one may succeed. */
+static void record(struct run *run, bool wait) {
+    struct saver_done done = {0};
+    struct hai_err err = {0};
+    int r = trainer_saved(run->trainer, wait, &done, &err);
 
-    rank_phase(run->rank, "save", SAVE_S);
-    int r = trainer_save(run->trainer, &path, digest, err);
     if (r > 0)
-        r = rank_commit(run->rank, trainer_step_number(run->trainer), path, digest, err);
-    rank_phase(run->rank, "train", 0);
-    return MIN(r, 0);
+        r = rank_commit(run->rank, done.step, done.path, done.digest, &err);
+    if (r < 0)
+        fprintf(stderr, NAME ": checkpoint failed, training goes on: %s\n", hai_err_text(&err));
+    free(done.path);
 }
 
-static bool due(const struct run *run, const struct trainer_report *report) {
-    return report->stop || report->step == run->conf.steps ||
-           (run->conf.ckpt_every && report->step % run->conf.ckpt_every == 0);
+/* All ranks say that they may stand still: they wait for rank 0 in the next sum. */
+static int save(struct run *run, struct hai_err *err) {
+    rank_phase(run->rank, "save", SAVE_S);
+    record(run, true);
+    int r = trainer_save(run->trainer, err);
+    rank_phase(run->rank, "train", 0);
+    return r;
+}
+
+/* The last save of the process: waited for, and its failure is the run's. */
+static int save_last(struct run *run, struct hai_err *err) {
+    struct saver_done done = {0};
+    int r = save(run, err);
+
+    rank_phase(run->rank, "save", SAVE_S);
+    if (r == 0)
+        r = trainer_saved(run->trainer, true, &done, err);
+    if (r > 0)
+        r = rank_commit(run->rank, done.step, done.path, done.digest, err);
+    free(done.path);
+    return MIN(r, 0);
 }
 
 /* Returns 1 if the run was told to stop, 0 at its end. */
 static int train(struct run *run, struct hai_err *err) {
+    int64_t every = run->conf.ckpt_every;
+
     while (trainer_step_number(run->trainer) < run->conf.steps) {
         struct trainer_report report;
         int64_t from_us = peerlink_now_us();
@@ -196,7 +218,11 @@ static int train(struct run *run, struct hai_err *err) {
         if (r < 0)
             return r;
         tell(run, &report, from_us);
-        r = due(run, &report) ? save(run, err) : 0;
+        record(run, false);
+        if (report.stop || report.step == run->conf.steps)
+            r = save_last(run, err);
+        else if (every && report.step % every == 0)
+            r = save(run, err);
         if (r < 0)
             return r;
         if (report.stop && report.step < run->conf.steps)

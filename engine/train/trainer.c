@@ -28,6 +28,7 @@ struct trainer {
     float *exp_avg, *exp_avg_sq; // [n_trained]
     struct ckpt_part *parts;
     size_t n_parts;
+    struct saver *saver; // rank 0 with a folder for checkpoints; else NULL
     struct model_rules rules;
     struct adamw_rule adamw;
     uint64_t config_digest;
@@ -42,6 +43,7 @@ struct trainer {
 void trainer_free(struct trainer *t) {
     if (!t)
         return;
+    saver_free(t->saver);
     model_free(t->model);
     tokenizer_free(t->tokenizer);
     corpus_free(t->corpus);
@@ -294,6 +296,8 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
     r = find_checkpoint(t, err);
     if (r < 0)
         return r;
+    if (place->ckpt_dir && coll_rank(place->coll) == 0)
+        t->saver = saver_new(place->ckpt_dir, t->parts, t->n_parts, (int)conf->ckpt_keep);
     *ret = TAKE_PTR(t);
     return 0;
 }
@@ -406,7 +410,7 @@ int trainer_step(struct trainer *t, bool stop_wanted, struct trainer_report *ret
     return 0;
 }
 
-int trainer_save(struct trainer *t, char **ret_path, char ret_digest[65], struct hai_err *err) {
+int trainer_save(struct trainer *t, struct hai_err *err) {
     struct ckpt_meta meta = {.step = t->step,
                              .epoch = t->place.epoch,
                              .seed = (uint64_t)t->conf->seed,
@@ -416,15 +420,16 @@ int trainer_save(struct trainer *t, char **ret_path, char ret_digest[65], struct
                              .world = coll_world(t->place.coll),
                              .group_ranks = coll_group_ranks(t->place.coll)};
 
-    if (coll_rank(t->place.coll) || !t->place.ckpt_dir)
+    if (!t->saver)
         return 0;
     snprintf(meta.kernel_path, sizeof meta.kernel_path, "%s", model_ctx(t->model)->path);
     snprintf(meta.recipe, sizeof meta.recipe, "%s", RECIPE);
     snprintf(meta.version, sizeof meta.version, "%s", HAI_VERSION);
-    int r = ckpt_save(t->place.ckpt_dir, &meta, t->parts, t->n_parts, ret_path, ret_digest, err);
-    if (r == 0)
-        r = ckpt_prune(t->place.ckpt_dir, (int)t->conf->ckpt_keep, err);
-    return r < 0 ? r : 1;
+    return saver_start(t->saver, &meta, err);
+}
+
+int trainer_saved(struct trainer *t, bool wait, struct saver_done *ret, struct hai_err *err) {
+    return t->saver ? saver_look(t->saver, wait, ret, err) : 0;
 }
 
 static int export_weights(struct trainer *t, const char *path, struct hai_err *err) {

@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "engine/coll/coll.h"
+#include "engine/train/saver.h"
 #include "engine/train/trainconf.h"
 
 struct trainer;
@@ -54,10 +55,13 @@ struct trainer_report {
 int trainer_step(struct trainer *trainer, bool stop_wanted, struct trainer_report *ret,
                  struct hai_err *err);
 
-/* Save on rank 0; nothing to do on the others. Returns 1 if something was saved: *ret_path is the
- * folder (caller frees), ret_digest its manifest's SHA-256; 0 on other ranks. */
-int trainer_save(struct trainer *trainer, char **ret_path, char ret_digest[65],
-                 struct hai_err *err);
+/* Begin to save the state as it is now: rank 0 copies it and writes beside training, the others
+ * have nothing to do. trainer_saved must have found no save under way, or waited for it. */
+int trainer_save(struct trainer *trainer, struct hai_err *err);
+
+/* A save that has ended since the last call: 1 and what it made (saver.h), or 0. wait: for the one
+ * under way. */
+int trainer_saved(struct trainer *trainer, bool wait, struct saver_done *ret, struct hai_err *err);
 
 /* Write the model as a folder in Hugging Face layout, on rank 0. */
 int trainer_export(struct trainer *trainer, const char *dir, struct hai_err *err);

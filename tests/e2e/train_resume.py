@@ -28,6 +28,7 @@ seed: 7
 optimizer: {{lr: 0.003}}
 schedule: {{kind: multi_step, warmup: 5, at: [0.6, 0.8]}}
 checkpoint: {{every: {every}, keep: 2}}
+exact: {exact}
 """
 
 
@@ -98,11 +99,12 @@ class Tester:
             self.failures += 1
             print("FAILED:", text)
 
-    def config(self, name):
+    def config(self, name, exact="required"):
         out = "%s/%s" % (self.scratch, name)
         path = out + ".yaml"
         with open(path, "w") as f:
-            f.write(CONFIG.format(model=self.model, out=out, steps=STEPS, every=EVERY))
+            f.write(CONFIG.format(model=self.model, out=out, steps=STEPS, every=EVERY,
+                                  exact=exact))
         return path, out
 
     def finish(self, config, world, nodes, label):
@@ -165,6 +167,32 @@ class Tester:
         return steps(control)
 
 
+    def stop_at(self, config, out, world, nodes, step):
+        run = Run(self.program, config, world, nodes)
+        wait_step(out, step, run)
+        for p in run.ranks:
+            p.send_signal(signal.SIGTERM)
+        self.check(run.wait(20) == [143] * world, "SIGTERM on %d nodes" % nodes)
+
+    def moved(self):
+        """The same ranks elsewhere: the same bits. Fewer ranks: refused, or said."""
+        config, out = self.config("moved")
+        for nodes, step in ((2, 8), (4, 16), (1, 24)):
+            self.stop_at(config, out, 4, nodes, step)
+        messages = self.finish(config, 4, 2, "moved")
+        self.check("losses may differ" not in messages, "moved: " + messages)
+        self.compare("4 ranks moved over 2, 4, 1 and 2 nodes", self.scratch + "/control-4-2", out)
+
+        config, out = self.config("fewer")
+        self.stop_at(config, out, 2, 1, 8)
+        run = Run(self.program, config, 1, 1)
+        self.check(run.wait() == [2] and "2 ranks (now 1)" in run.messages,
+                   "exact: required: " + run.messages)
+        config, out = self.config("fewer", "preferred")
+        messages = self.finish(config, 1, 1, "fewer ranks")
+        self.check("losses may differ: saved with 2 ranks (now 1)" in messages, messages)
+
+
 def main():
     program = os.path.abspath(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 30)
@@ -175,6 +203,7 @@ def main():
         t.layout(1, 1)
         t.layout(2, 1)
         t.layout(4, 2)
+        t.moved()
     print("failed" if t.failures else "ok")
     return 1 if t.failures else 0
 
