@@ -86,9 +86,9 @@ void model_init(struct model *model, uint64_t seed);
 int model_forward(struct model *model, const struct model_batch *batch, struct k_tensor *ret_logits,
                   float *hidden, struct hai_err *err);
 
-/* Logits of the multi-token module for the rows of the last model_forward (without a cache): row i
- * of a sequence speaks of token i + 2 after it; a sequence's last row is missing, so there are
- * n_tokens - n_seqs rows. */
+/* Logits of the multi-token module for the rows of the last model_forward, which had this batch and
+ * no cache: a row speaks of the token two places after it. A sequence's last row has no next token
+ * to go by and means nothing. -ENOTSUP: the model has no such module. */
 int model_forward_mtp(struct model *model, const struct model_batch *batch,
                       struct k_tensor *ret_logits, struct hai_err *err);
 

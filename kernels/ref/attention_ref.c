@@ -69,37 +69,62 @@ static double pair_gradient(const struct k_attention_dx *a, int64_t t, int64_t u
     return p * (dot(dy, ref_row2(&a->v, u, j), a->v.shape[2]) - delta) * (double)a->scale;
 }
 
-/* Element-wise sums in double would need memory; the sums over at most a few hundred pairs in
- * float of the tests stay far inside their tolerance, so rows are added in float here. */
-static void add_row(float *y, const float *x, double factor, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        y[i] = (float)(y[i] + factor * x[i]);
+enum {
+    CHUNK = 64 // elements of a row summed in double at once; scores are computed again for each
+};
+
+/* dq of one query: sum over its keys, ascending. */
+static void query_gradient(const struct k_attention_dx *a, int64_t first, int64_t t, int64_t h) {
+    int64_t j = h / (a->q.shape[1] / a->k.shape[1]);
+
+    for (int64_t d0 = 0; d0 < a->q.shape[2]; d0 += CHUNK) {
+        double acc[CHUNK] = {0}, p;
+        int64_t n = MIN(a->q.shape[2] - d0, (int64_t)CHUNK);
+        for (int64_t u = first; u <= t; u++) {
+            double ds = pair_gradient(a, t, u, h, j, &p);
+            for (int64_t d = 0; d < n; d++)
+                acc[d] += ds * ref_row2(&a->k, u, j)[d0 + d];
+        }
+        for (int64_t d = 0; d < n; d++)
+            ref_row2(&a->dq, t, h)[d0 + d] = (float)acc[d];
+    }
+}
+
+/* dk and dv of one key: sums over the heads that read it and the queries from it on, ascending. */
+static void key_gradient(const struct k_attention_dx *a, int64_t u, int64_t end, int64_t j) {
+    int64_t group = a->q.shape[1] / a->k.shape[1], d_key = a->k.shape[2], d_value = a->v.shape[2];
+
+    for (int64_t d0 = 0; d0 < MAX(d_key, d_value); d0 += CHUNK) {
+        double dk[CHUNK] = {0}, dv[CHUNK] = {0}, p;
+        int64_t n_key = MIN(d_key - d0, (int64_t)CHUNK),
+                n_value = MIN(d_value - d0, (int64_t)CHUNK);
+        for (int64_t h = j * group; h < (j + 1) * group; h++)
+            for (int64_t t = u; t < end; t++) {
+                double ds = pair_gradient(a, t, u, h, j, &p);
+                for (int64_t d = 0; d < n_key; d++)
+                    dk[d] += ds * ref_row2(&a->q, t, h)[d0 + d];
+                for (int64_t d = 0; d < n_value; d++)
+                    dv[d] += p * ref_row2(&a->dy, t, h)[d0 + d];
+            }
+        for (int64_t d = 0; d < n_key; d++)
+            ref_row2(&a->dk, u, j)[d0 + d] = (float)dk[d];
+        for (int64_t d = 0; d < n_value; d++)
+            ref_row2(&a->dv, u, j)[d0 + d] = (float)dv[d];
+    }
 }
 
 int k_ref_attention_dx(struct k_ctx *ctx, const struct k_attention_dx *a) {
     const int32_t *q_start = a->q_start.data;
-    int64_t n_heads = a->q.shape[1], n_kv = a->k.shape[1], group = n_heads / n_kv;
 
-    if (n_heads % n_kv)
+    if (a->q.shape[1] % a->k.shape[1])
         return -EINVAL;
-    for (int64_t t = 0; t < a->q.shape[0]; t++) {
-        for (int64_t h = 0; h < n_heads; h++)
-            memset(ref_row2(&a->dq, t, h), 0, (size_t)a->q.shape[2] * sizeof(float));
-        for (int64_t j = 0; j < n_kv; j++) {
-            memset(ref_row2(&a->dk, t, j), 0, (size_t)a->k.shape[2] * sizeof(float));
-            memset(ref_row2(&a->dv, t, j), 0, (size_t)a->v.shape[2] * sizeof(float));
-        }
-    }
     for (int64_t s = 0; s < a->q_start.shape[0] - 1; s++)
-        for (int64_t h = 0; h < n_heads; h++)
-            for (int64_t t = q_start[s]; t < q_start[s + 1]; t++)
-                for (int64_t u = q_start[s]; u <= t; u++) {
-                    int64_t j = h / group;
-                    double p, ds = pair_gradient(a, t, u, h, j, &p);
-                    add_row(ref_row2(&a->dq, t, h), ref_row2(&a->k, u, j), ds, a->q.shape[2]);
-                    add_row(ref_row2(&a->dk, u, j), ref_row2(&a->q, t, h), ds, a->q.shape[2]);
-                    add_row(ref_row2(&a->dv, u, j), ref_row2(&a->dy, t, h), p, a->v.shape[2]);
-                }
+        for (int64_t t = q_start[s]; t < q_start[s + 1]; t++) {
+            for (int64_t h = 0; h < a->q.shape[1]; h++)
+                query_gradient(a, q_start[s], t, h);
+            for (int64_t j = 0; j < a->k.shape[1]; j++)
+                key_gradient(a, t, q_start[s + 1], j);
+        }
     return 0;
 }
 
