@@ -5,6 +5,7 @@
  * DIR/schedd.yaml              configuration of hai-schedd; its state is DIR/schedd
  * DIR/nodes/NAME/agentd.yaml   configuration of one hai-agentd each
  * DIR/nodes/NAME/cgroup        written: the cgroup that holds all of the node, or "none"
+ * DIR/nodes/NAME/run/boot_id   written: new at every start and after every fence
  * DIR/upd.pid, DIR/upd.lock    written: this process; one supervisor a DIR
  * DIR/log/NAME.log             output of the daemons
  *
@@ -20,9 +21,14 @@
 
 #include "agent/upd_daemon.h"
 #include "agent/upd_fence.h"
+#include "lib/digest.h"
 #include "lib/fileio.h"
 #include "lib/log.h"
+#include "lib/programs.h"
 #include "lib/pure/schema.h"
+#include "lib/random.h"
+
+enum { BOOT_ID_BYTES = 16 };
 
 #define KILL_AGAIN_US INT64_C(20000)
 #define STOP_CHECK_US INT64_C(20000)
@@ -33,6 +39,7 @@ struct upd;
 struct node {
     struct upd *upd;
     char *name;
+    char boot_id[2 * BOOT_ID_BYTES + 1];
     struct upd_box *box;
     struct upd_daemon *agent;
     struct loop_source *again; // kill until nothing is left
@@ -43,7 +50,6 @@ struct node {
 struct upd {
     struct loop *loop;
     const char *dir;
-    char *bin_dir;
     struct upd_daemon *schedd;
     struct upd_fence *fence;
     SCHEMA_LIST(struct node *) nodes;
@@ -53,8 +59,24 @@ struct upd {
     bool schedd_told;
 };
 
+/* An emulated node boots when it is made and when it was fenced: agents tell the scheduler this id,
+ * and a new one says that nothing of an earlier life can still run. */
+static int new_boot(struct node *node, struct hai_err *err) {
+    _cleanup_free_ char *run_dir = hai_asprintf("%s/nodes/%s/run", node->upd->dir, node->name);
+    _cleanup_free_ char *path = hai_asprintf("%s/boot_id", run_dir);
+    uint8_t bytes[BOOT_ID_BYTES];
+
+    random_bytes(bytes, sizeof bytes);
+    digest_hex(bytes, sizeof bytes, node->boot_id);
+    int r = fileio_mkdir_p(run_dir, 0755, err);
+    if (r < 0)
+        return r;
+    return fileio_replace(path, node->boot_id, strlen(node->boot_id), 0644, err);
+}
+
 static void fence_round(void *data) {
     struct node *node = data;
+    struct hai_err err = {0};
     int n_left = upd_box_kill(node->box);
 
     node->n_rounds++;
@@ -68,7 +90,9 @@ static void fence_round(void *data) {
                      upd_box_kind(node->box), node->n_rounds);
     log_write(LOG_LEVEL_NOTICE, LOG_FIELDS(.node = node->name), "node %s is fenced: %s", node->name,
               evidence);
-    upd_fence_report(node->upd->fence, node->name, evidence);
+    upd_fence_report(node->upd->fence, node->name, node->boot_id, evidence);
+    if (new_boot(node, &err) < 0)
+        log_error("node %s: %s", node->name, hai_err_text(&err));
 }
 
 static void on_lost(const char *name, void *data) {
@@ -119,9 +143,9 @@ static void on_signal(int signal, void *data) {
 
 static struct upd_daemon *make_daemon(struct upd *upd, const char *program, const char *name,
                                       const char *config, const struct upd_box *box) {
-    _cleanup_free_ char *path = hai_asprintf("%s/%s", upd->bin_dir, program);
+    _cleanup_free_ char *path = programs_find(program);
     _cleanup_free_ char *log = hai_asprintf("%s/log/%s.log", upd->dir, name);
-    const char *argv[] = {path, "--config", config, NULL};
+    const char *argv[] = {path ? path : program, "--config", config, NULL};
 
     return upd_daemon_new(upd->loop, name, argv, log, box);
 }
@@ -137,6 +161,9 @@ static int add_node(struct upd *upd, const char *name, struct hai_err *err) {
     node->upd = upd;
     node->name = hai_strdup(name);
     int r = upd_box_new(dir, name, &node->box, err);
+    if (r < 0)
+        return r;
+    r = new_boot(node, err);
     if (r < 0)
         return r;
     node->agent = make_daemon(upd, "hai-agentd", name, config, node->box);
@@ -171,18 +198,6 @@ static int add_nodes(struct upd *upd, struct hai_err *err) {
     }
     free(names);
     return r;
-}
-
-/* Our programs lie beside us, installed or in the build directory. */
-static char *program_dir(void) {
-    char path[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-
-    if (n <= 0)
-        return hai_strdup(".");
-    path[n] = 0;
-    char *slash = strrchr(path, '/');
-    return hai_strndup(path, (size_t)(slash - path));
 }
 
 static int claim(struct upd *upd, int *ret_lock, struct hai_err *err) {
@@ -229,7 +244,6 @@ static void upd_release(struct upd *upd) {
     upd_daemon_free(upd->schedd);
     loop_source_free(upd->stop_timer);
     loop_free(upd->loop);
-    free(upd->bin_dir);
 }
 
 int main(int argc, char **argv) {
@@ -246,7 +260,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "hai-upd: %s: %m\n", argv[1]);
         return 1;
     }
-    struct upd upd = {.dir = dir, .bin_dir = program_dir()};
+    struct upd upd = {.dir = dir};
     int r = loop_new(&upd.loop, &err);
     if (r == 0)
         r = claim(&upd, &lock, &err);

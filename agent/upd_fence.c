@@ -104,7 +104,8 @@ static void on_reported(struct http_answer *answer, void *data) {
                     (int)MIN(answer->body.n_bytes, (size_t)400), (const char *)answer->body.data);
 }
 
-void upd_fence_report(struct upd_fence *fence, const char *node, const char *evidence) {
+void upd_fence_report(struct upd_fence *fence, const char *node, const char *boot_id,
+                      const char *evidence) {
     struct node_fenced message;
     _cleanup_(buf_free) struct buf body = {0};
     _cleanup_free_ char *target = hai_asprintf("/api/v1/nodes/%s/fenced", node);
@@ -112,6 +113,7 @@ void upd_fence_report(struct upd_fence *fence, const char *node, const char *evi
     if (!fence->client)
         return;
     schema_init(node_fenced_schema(), &message);
+    message.boot_id = hai_strdup(boot_id);
     message.evidence = hai_strdup(evidence);
     json_schema_dump(node_fenced_schema(), &message, &body);
     schema_free(node_fenced_schema(), &message);

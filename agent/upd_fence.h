@@ -13,5 +13,6 @@ struct upd_fence *upd_fence_new(struct loop *loop, const char *schedd_dir,
                                 void (*on_lost)(const char *node, void *data), void *data);
 void upd_fence_free(struct upd_fence *fence);
 
-/* Tell that nothing of a node is left. If that gets lost, on_lost comes again. */
-void upd_fence_report(struct upd_fence *fence, const char *node, const char *evidence);
+/* Tell that nothing of a node's life boot_id is left. If that gets lost, on_lost comes again. */
+void upd_fence_report(struct upd_fence *fence, const char *node, const char *boot_id,
+                      const char *evidence);

@@ -1,5 +1,5 @@
 /* hai - the command: finds the verb, or the program hai-VERB, and runs it. */
-#include "cli/programs.h"
+#include "lib/programs.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include <stdio.h>

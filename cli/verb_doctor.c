@@ -1,7 +1,7 @@
 /* hai doctor: look over this machine and the connection, and say what to mend. */
 #include "cli/clientconf.h"
 #include "cli/local.h"
-#include "cli/programs.h"
+#include "lib/programs.h"
 #include "cli/verbs.h"
 #include "lib/timefmt.h"
 #include <fcntl.h>

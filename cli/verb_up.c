@@ -1,6 +1,6 @@
 /* hai up: a cluster on this machine. */
 #include "cli/local.h"
-#include "cli/programs.h"
+#include "lib/programs.h"
 #include "cli/verbs.h"
 #include "lib/fileio.h"
 #include "lib/timefmt.h"

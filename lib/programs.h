@@ -1,8 +1,9 @@
-/* programs.h - where the programs that `hai` starts are: hai-schedd, hai-upd, hai-VERB. */
+/* programs.h - where hai's own programs are that others of them start: hai-schedd, hai-shim,
+ * hai-VERB. */
 #pragma once
 #include "lib/base.h"
 
-/* The path of a program, looked for in $HAI_PROGRAMS (DIR:DIR), the folder of `hai` itself, the
+/* The path of a program, looked for in $HAI_PROGRAMS (DIR:DIR), the folder of the running program, the
  * folders beside that of a build tree, and PATH. The caller frees; NULL: nowhere. */
 char *programs_find(const char *name);
 

@@ -1,4 +1,4 @@
-#include "cli/programs.h"
+#include "lib/programs.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ static char *try_list(const char *list, const char *name) {
 }
 
 char *programs_find(const char *name) {
-    static const char *const beside[] = {".", "../scheduler", "../agent", "../jobs", "../sim"};
+    static const char *const beside[] = {".", "../scheduler", "../agent", "../jobs", "../sim", "../cli"};
     char self[PATH_MAX];
     char *found = try_list(getenv("HAI_PROGRAMS"), name);
 
