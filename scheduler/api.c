@@ -2,6 +2,7 @@
 
 #include "lib/json_schema.h"
 #include "scheduler/api_auth.h"
+#include "scheduler/api_table.h"
 
 /* What the head of a request tells. */
 struct head {
@@ -38,7 +39,7 @@ static void audit_denied(struct schedd *s, struct http_request *request, const c
 static bool find_route(struct http_request *request, struct head *head) {
     bool known;
 
-    head->route = api_route_find(http_request_method(request), http_request_path(request),
+    head->route = api_table_find(http_request_method(request), http_request_path(request),
                                  head->params, &known);
     if (head->route)
         return true;
@@ -122,6 +123,7 @@ static void handle(struct http_request *request, void *data) {
 }
 
 struct http_server_config api_server_config(struct schedd *s) {
+    s->routes = api_table_routes(&s->n_routes);
     return (struct http_server_config){
         .begin = begin,
         .handle = handle,

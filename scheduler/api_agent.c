@@ -2,7 +2,7 @@
 
 #include "lib/digest.h"
 #include "lib/log.h"
-#include "scheduler/agents.h"
+#include "scheduler/fleet.h"
 #include "scheduler/live.h"
 
 /* A report under way: its entries are in the log's next batch. */
@@ -182,7 +182,7 @@ void api_agent_report(struct api_call *call) {
                       call->caller.node);
         return;
     }
-    agents_heard(call->s->agents, node);
+    fleet_heard(call->s->fleet, node);
     struct report *report = hai_new(struct report);
     schema_init(agent_report_reply_schema(), &report->reply);
     call->own = report;

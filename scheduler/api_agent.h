@@ -1,4 +1,4 @@
-/* api_agent.h - what agents ask for: reports of starts, exits, checkpoints. Polls: agents.h. */
+/* api_agent.h - what agents ask for: reports of starts, exits, checkpoints. Polls: fleet.h. */
 #pragma once
 
 struct api_call;

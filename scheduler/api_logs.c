@@ -2,8 +2,8 @@
 
 #include "lib/json.h"
 #include "scheduler/api_find.h"
+#include "scheduler/relay.h"
 #include "scheduler/store/query.h"
-#include "scheduler/streams.h"
 #include <stdio.h>
 
 /* Which output is wanted, and where it lies. */
@@ -133,7 +133,7 @@ static void ask_agent(struct api_call *call, const struct want *want) {
     request.offset = want->offset;
     request.n_bytes_max = want->limit;
     request.wait_us = wait_us(call);
-    streams_open(call->s->streams, call, want->node, &request, on_log_failed);
+    relay_open(call->s->relay, call, want->node, &request, on_log_failed);
 }
 
 void api_logs_read(struct api_call *call) {
@@ -222,10 +222,10 @@ void api_logs_join(struct api_call *call) {
         api_call_fail(call, 409, "not_running", "rank %lld of job %lld does not run now",
                       (long long)want.rank, (long long)id);
     else
-        streams_open(call->s->streams, call, want.node, &request, on_join_failed);
+        relay_open(call->s->relay, call, want.node, &request, on_join_failed);
     schema_free(stream_request_schema(), &request);
 }
 
 void api_logs_agent(struct api_call *call) {
-    streams_agent(call);
+    relay_agent(call);
 }

@@ -225,10 +225,8 @@ static struct json *describe_route(const struct api_route *route) {
     return o;
 }
 
-static struct json *describe_paths(void) {
+static struct json *describe_paths(const struct api_route *routes, int n) {
     struct json *paths = json_new_object();
-    int n;
-    const struct api_route *routes = api_routes(&n);
 
     for (int i = 0; i < n; i++) {
         struct json *path = json_get(paths, routes[i].path);
@@ -240,7 +238,7 @@ static struct json *describe_paths(void) {
     return paths;
 }
 
-void api_openapi_write(struct buf *ret) {
+void api_openapi_write(const struct api_route *routes, int n_routes, struct buf *ret) {
     _cleanup_(json_freep) struct json *o = json_new_object();
     int n;
     const struct schema *const *all = messages_all(&n);
@@ -249,7 +247,7 @@ void api_openapi_write(struct buf *ret) {
     struct json *info = json_add(o, "info", json_new_object());
     json_add_string(info, "title", "hai control API");
     json_add_string(info, "version", HAI_VERSION);
-    json_add(o, "paths", describe_paths());
+    json_add(o, "paths", describe_paths(routes, n_routes));
     struct json *components = json_add(o, "components", json_new_object());
     struct json *schemas = json_add(components, "schemas", json_new_object());
     for (int i = 0; i < n; i++)
@@ -266,6 +264,6 @@ void api_openapi_write(struct buf *ret) {
 void api_openapi_handle(struct api_call *call) {
     struct buf text = {0};
 
-    api_openapi_write(&text);
+    api_openapi_write(call->s->routes, call->s->n_routes, &text);
     api_call_reply_text(call, 200, "application/json", &text);
 }

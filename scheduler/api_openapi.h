@@ -4,8 +4,9 @@
 #include "lib/pure/buf.h"
 
 struct api_call;
+struct api_route;
 
 /* Append the description, JSON. The same text for the same program. */
-void api_openapi_write(struct buf *ret);
+void api_openapi_write(const struct api_route *routes, int n_routes, struct buf *ret);
 
 void api_openapi_handle(struct api_call *call); // GET /api/v1/openapi.json

@@ -1,13 +1,11 @@
-/* api_route.h - the table of routes: the one home of what the API consists of.
- *
- * Dispatch, scopes, decoding of bodies, the OpenAPI description (api_openapi.h) and docs/api.md are
- * all made from it.
- */
+/* api_route.h - what is known about one route of the API; the table of them is api_table.h. */
 #pragma once
 #include "lib/pure/schema.h"
 #include "scheduler/core/entry.h"
 
 struct api_call;
+
+enum { API_ROUTE_PARAMS_MAX = 2 };
 
 enum api_answer { API_ANSWER_OBJECT, API_ANSWER_LIST, API_ANSWER_TEXT, API_ANSWER_BYTES };
 
@@ -27,11 +25,3 @@ struct api_route {
     const char *doc;
     void (*handle)(struct api_call *call);
 };
-
-const struct api_route *api_routes(int *ret_n);
-
-/* The route for a method and path, with the texts of its braces (each for free()). NULL: none;
- * *ret_known tells whether another method would fit. */
-enum { API_ROUTE_PARAMS_MAX = 2 };
-const struct api_route *api_route_find(const char *method, const char *path,
-                                       char *ret_params[API_ROUTE_PARAMS_MAX], bool *ret_known);

@@ -8,9 +8,10 @@
 #include "wire/http_server.h"
 #include "wire/messages.h"
 
-struct agents;
+struct api_route;
+struct fleet;
 struct live;
-struct streams;
+struct relay;
 struct watch;
 struct upkeep;
 
@@ -19,10 +20,12 @@ struct schedd {
     struct store *store;
     struct turn *turn;
     struct http_server *server;
+    const struct api_route *routes; // that the server knows
+    int n_routes;
     struct watch *watch;
     struct live *live;
-    struct agents *agents;
-    struct streams *streams;
+    struct fleet *fleet;
+    struct relay *relay;
     struct upkeep *upkeep;
     struct cluster_file cluster;
     char *state_dir;

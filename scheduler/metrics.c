@@ -1,7 +1,7 @@
 #include "scheduler/metrics.h"
 
-#include "scheduler/agents.h"
 #include "scheduler/api_call.h"
+#include "scheduler/fleet.h"
 
 static void head(struct buf *b, const char *name, const char *type, const char *help) {
     buf_printf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
@@ -66,7 +66,7 @@ static void add_daemon(struct buf *b, const struct schedd *s) {
     figure(b, "hai_http_connections", "gauge", "Open connections.", (double)http.n_connections);
     figure(b, "hai_http_held", "gauge", "Requests that wait for something.", (double)http.n_held);
     figure(b, "hai_agents_polling", "gauge", "Agents whose poll is held.",
-           (double)agents_n_polling(s->agents));
+           (double)fleet_n_polling(s->fleet));
 }
 
 void metrics_handle(struct api_call *call) {

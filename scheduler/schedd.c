@@ -6,12 +6,12 @@
 #include "lib/log.h"
 #include "lib/timefmt.h"
 #include "lib/yaml.h"
-#include "scheduler/agents.h"
 #include "scheduler/api.h"
 #include "scheduler/cluster.h"
+#include "scheduler/fleet.h"
 #include "scheduler/live.h"
+#include "scheduler/relay.h"
 #include "scheduler/setup.h"
-#include "scheduler/streams.h"
 #include "scheduler/upkeep.h"
 #include "scheduler/watch.h"
 #include <signal.h>
@@ -72,7 +72,7 @@ static void on_applied(void *data, const struct effects *fx, int64_t index) {
         watch_wake(s->watch, WATCH_EVENTS, 0);
     if (fx->n_nodes || fx->cluster)
         watch_wake(s->watch, WATCH_NODES, 0);
-    agents_on_applied(s->agents, fx);
+    fleet_on_applied(s->fleet, fx);
     upkeep_on_applied(s->upkeep);
 }
 
@@ -172,8 +172,8 @@ static void open_parts(struct daemon *d) {
 
     s->watch = watch_new(s->loop);
     s->live = live_new(schedd_state(s)->r.index);
-    s->agents = agents_new(s);
-    s->streams = streams_new(s);
+    s->fleet = fleet_new(s);
+    s->relay = relay_new(s);
     s->upkeep = upkeep_new(s);
     s->server = http_server_new(s->loop, &server_config);
     d->due = loop_timer_new(s->loop, LOOP_BOOTTIME, nothing, NULL);
@@ -192,11 +192,11 @@ static void close_parts(struct daemon *d) {
         turn_run(s->turn);
     if (s->server)
         write_digest(s);
-    if (s->streams)
-        streams_close(s->streams);
+    if (s->relay)
+        relay_close(s->relay);
     http_server_free(s->server);
-    streams_free(s->streams);
-    agents_free(s->agents);
+    relay_free(s->relay);
+    fleet_free(s->fleet);
     upkeep_free(s->upkeep);
     watch_free(s->watch);
     turn_close(s->turn);

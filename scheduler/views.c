@@ -2,8 +2,8 @@
 
 #include "lib/digest.h"
 #include "lib/pure/tlv.h"
-#include "scheduler/agents.h"
 #include "scheduler/assignment.h"
+#include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/store/rows.h"
 
@@ -196,7 +196,7 @@ void views_node(const struct schedd *s, int number, struct node_view *ret) {
                             : node->r.drained                ? node->r.drain_reason
                                                              : NULL,
                             REASON_BYTES_MAX);
-    agents_describe(s->agents, number, ret);
+    fleet_describe(s->fleet, number, ret);
     ret->address = hai_strdup(node->r.address);
     ret->version = views_cut(node->r.version, 31);
 }

@@ -1,44 +1,44 @@
-#include "scheduler/streams.h"
+#include "scheduler/relay.h"
 
 #include "lib/pure/map.h"
-#include "scheduler/agents.h"
+#include "scheduler/fleet.h"
 #include "scheduler/joins.h"
 #include <stdio.h>
 
 enum { OPEN_US = 5 * 1000 * 1000 }; // an agent opens its end within this time
 
 struct stream {
-    struct streams *streams;
+    struct relay *relay;
     int64_t id;
     enum stream_kind kind;
     int node;
     struct api_call *client;
     struct loop_source *timer;
-    streams_failed_fn failed;
+    relay_failed_fn failed;
 };
 
-struct streams {
+struct relay {
     struct schedd *s;
     int64_t next_id;
     struct map open; // id -> struct stream, waiting for its agent
     struct joins *joins;
 };
 
-struct streams *streams_new(struct schedd *s) {
-    struct streams *streams = hai_new(struct streams);
+struct relay *relay_new(struct schedd *s) {
+    struct relay *relay = hai_new(struct relay);
 
-    streams->s = s;
-    streams->joins = joins_new(s->loop);
+    relay->s = s;
+    relay->joins = joins_new(s->loop);
     /* Numbers of an earlier life of the scheduler mean nothing now. */
-    streams->next_id = turn_now_us(s->turn);
-    return streams;
+    relay->next_id = turn_now_us(s->turn);
+    return relay;
 }
 
 /* The client's call is freed or goes another way. */
 static void drop_stream(void *own) {
     struct stream *stream = own;
 
-    map_remove(&stream->streams->open, stream->id);
+    map_remove(&stream->relay->open, stream->id);
     loop_source_free(stream->timer);
     free(stream);
 }
@@ -54,7 +54,7 @@ static struct api_call *release(struct stream *stream) {
 }
 
 static void fail(struct stream *stream, int r, const struct hai_err *err) {
-    streams_failed_fn failed = stream->failed;
+    relay_failed_fn failed = stream->failed;
 
     failed(release(stream), r, err);
 }
@@ -64,30 +64,30 @@ static void on_late(void *data) {
     struct hai_err err = {0};
 
     int r = hai_fail_at(&err, -ETIMEDOUT, "node_away", NULL, NULL, "node %s does not answer",
-                        schedd_state(stream->streams->s)->nodes[stream->node]->r.name);
+                        schedd_state(stream->relay->s)->nodes[stream->node]->r.name);
     fail(stream, r, &err);
 }
 
-void streams_open(struct streams *streams, struct api_call *call, int node,
-                  struct stream_request *request, streams_failed_fn failed) {
+void relay_open(struct relay *relay, struct api_call *call, int node,
+                struct stream_request *request, relay_failed_fn failed) {
     struct stream *stream = hai_new(struct stream);
     struct hai_err err = {0};
 
     assert(!call->own_free);
-    *stream = (struct stream){.streams = streams,
-                              .id = ++streams->next_id,
+    *stream = (struct stream){.relay = relay,
+                              .id = ++relay->next_id,
                               .kind = request->kind,
                               .node = node,
                               .client = call,
                               .failed = failed};
-    stream->timer = loop_timer_new(streams->s->loop, LOOP_MONOTONIC, on_late, stream);
+    stream->timer = loop_timer_new(relay->s->loop, LOOP_MONOTONIC, on_late, stream);
     loop_timer_after(stream->timer, OPEN_US + request->wait_us);
-    map_put(&streams->open, stream->id, stream);
+    map_put(&relay->open, stream->id, stream);
     api_call_hold(call);
     call->own = stream;
     call->own_free = drop_stream;
     request->id = stream->id;
-    int r = agents_request_stream(streams->s->agents, node, request, &err);
+    int r = fleet_request_stream(relay->s->fleet, node, request, &err);
     if (r < 0)
         fail(stream, r, &err);
 }
@@ -120,7 +120,7 @@ static void on_agent_raw(struct http_raw *raw, void *data) {
 
 /* Both ends become raw streams; whichever comes first waits for the other in the join. */
 static void join_ends(struct stream *stream, struct api_call *agent) {
-    struct joins *joins = stream->streams->joins;
+    struct joins *joins = stream->relay->joins;
     struct api_call *client = release(stream);
     struct join *join = joins_open(joins);
 
@@ -139,8 +139,8 @@ static bool asks_upgrade(struct api_call *call) {
     return upgrade && !strcmp(upgrade, "hai-stream");
 }
 
-void streams_agent(struct api_call *call) {
-    struct stream *stream = map_get(&call->s->streams->open, strtoll(call->params[0], NULL, 10));
+void relay_agent(struct api_call *call) {
+    struct stream *stream = map_get(&call->s->relay->open, strtoll(call->params[0], NULL, 10));
     const char *refusal = http_request_header(call->request, "Hai-Error");
     struct hai_err err = {0};
     struct buf empty = {0};
@@ -167,15 +167,15 @@ void streams_agent(struct api_call *call) {
     api_call_reply_text(call, 200, NULL, &empty);
 }
 
-void streams_close(struct streams *streams) {
-    joins_close_all(streams->joins);
+void relay_close(struct relay *relay) {
+    joins_close_all(relay->joins);
 }
 
-void streams_free(struct streams *streams) {
-    if (!streams)
+void relay_free(struct relay *relay) {
+    if (!relay)
         return;
-    assert(map_count(&streams->open) == 0);
-    joins_free(streams->joins);
-    map_free(&streams->open);
-    free(streams);
+    assert(map_count(&relay->open) == 0);
+    joins_free(relay->joins);
+    map_free(&relay->open);
+    free(relay);
 }

@@ -1,15 +1,14 @@
-#include "scheduler/agents.h"
+#include "scheduler/fleet.h"
 
 #include "lib/log.h"
 #include "lib/timefmt.h"
 #include "scheduler/assignment.h"
-#include "scheduler/views.h"
 #include <stdio.h>
 
 enum { PROTO = 1, CHECK_US = 250 * 1000, STREAMS_WAITING_MAX = 256 };
 
 struct agent {
-    struct agents *agents;
+    struct fleet *fleet;
     int node;
     char instance[65];
     char *health;
@@ -22,7 +21,7 @@ struct agent {
     struct agent_desired streams; // only the list `streams` is used
 };
 
-struct agents {
+struct fleet {
     struct schedd *s;
     struct loop_source *check;
     struct agent **items; // by node number, NULL: never heard of
@@ -33,48 +32,48 @@ struct agents {
 static void answer(struct agent *agent);
 static void on_wait_over(void *data);
 
-static struct agent *agent_of(struct agents *agents, int node) {
-    if (node >= agents->n_items) {
-        int n = schedd_state(agents->s)->n_nodes;
-        agents->items = hai_realloc_array(agents->items, (size_t)n, sizeof *agents->items);
-        for (int i = agents->n_items; i < n; i++)
-            agents->items[i] = NULL;
-        agents->n_items = n;
+static struct agent *agent_of(struct fleet *fleet, int node) {
+    if (node >= fleet->n_items) {
+        int n = schedd_state(fleet->s)->n_nodes;
+        fleet->items = hai_realloc_array(fleet->items, (size_t)n, sizeof *fleet->items);
+        for (int i = fleet->n_items; i < n; i++)
+            fleet->items[i] = NULL;
+        fleet->n_items = n;
     }
-    if (!agents->items[node]) {
+    if (!fleet->items[node]) {
         struct agent *agent = hai_new(struct agent);
-        agent->agents = agents;
+        agent->fleet = fleet;
         agent->node = node;
-        agent->heard_us = turn_now_us(agents->s->turn);
+        agent->heard_us = turn_now_us(fleet->s->turn);
         agent->grant_us = S_ABSENT;
-        agent->timer = loop_timer_new(agents->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
+        agent->timer = loop_timer_new(fleet->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
         schema_init(agent_desired_schema(), &agent->streams);
-        agents->items[node] = agent;
+        fleet->items[node] = agent;
     }
-    return agents->items[node];
+    return fleet->items[node];
 }
 
 static struct node *node_of(const struct agent *agent) {
-    return schedd_state(agent->agents->s)->nodes[agent->node];
+    return schedd_state(agent->fleet->s)->nodes[agent->node];
 }
 
 static void add_desired(struct agent *agent, struct agent_desired *reply) {
     _cleanup_free_ struct desired_part *parts = NULL;
-    size_t n = desired_node(schedd_state(agent->agents->s), agent->node, &parts);
+    size_t n = desired_node(schedd_state(agent->fleet->s), agent->node, &parts);
 
     reply->changed = true;
     for (size_t i = 0; i < n; i++)
-        assignment_fill(agent->agents->s, &parts[i], LIST_ADD(&reply->desired));
+        assignment_fill(agent->fleet->s, &parts[i], LIST_ADD(&reply->desired));
 }
 
 /* Answer the poll that is held. The lease is granted from the moment it came in. */
 static void answer(struct agent *agent) {
-    struct schedd *s = agent->agents->s;
+    struct schedd *s = agent->fleet->s;
     struct api_call *call = TAKE_PTR(agent->poll);
     const struct agent_poll *poll = call->body;
     struct agent_desired reply;
 
-    agent->agents->n_polling--;
+    agent->fleet->n_polling--;
     loop_timer_stop(agent->timer);
     call->own_free = NULL;
     schema_init(agent_desired_schema(), &reply);
@@ -103,7 +102,7 @@ static void on_wait_over(void *data) {
 static void forget_poll(void *data) {
     struct agent *agent = data;
 
-    agent->agents->n_polling--;
+    agent->fleet->n_polling--;
     agent->poll = NULL;
     loop_timer_stop(agent->timer);
 }
@@ -133,7 +132,7 @@ static bool was_started(const struct desired_part *part) {
  * an older revision says nothing about what was placed since, except from a new agent, which has
  * looked at everything. What was never started is not gone: the agent will start it. */
 static void conclude_gone(struct agent *agent, const struct agent_poll *poll, bool fresh) {
-    struct schedd *s = agent->agents->s;
+    struct schedd *s = agent->fleet->s;
     _cleanup_free_ struct desired_part *parts = NULL;
 
     if (!poll->synced || (!fresh && poll->revision != node_of(agent)->r.revision))
@@ -163,7 +162,7 @@ static void take_poll(struct agent *agent, struct api_call *call) {
     call->own = agent;
     call->own_free = forget_poll;
     agent->poll = call;
-    agent->agents->n_polling++;
+    agent->fleet->n_polling++;
     agent->fresh = agent->fresh || fresh;
     snprintf(agent->instance, sizeof agent->instance, "%s", poll->hello.instance);
     conclude_gone(agent, poll, fresh);
@@ -192,7 +191,7 @@ static void on_up(void *data, int64_t index, int r, const struct apply_reply *re
         return;
     }
     int node = state_node_find(schedd_state(call->s), call->caller.node);
-    take_poll(agent_of(call->s->agents, node), call);
+    take_poll(agent_of(call->s->fleet, node), call);
 }
 
 /* An agent that is new, or back, or lives elsewhere now: the state must know before anything is
@@ -215,14 +214,14 @@ static bool announce(struct agent *agent, struct api_call *call) {
     return true;
 }
 
-void agents_heard(struct agents *agents, int node) {
-    struct agent *agent = agent_of(agents, node);
+void fleet_heard(struct fleet *fleet, int node) {
+    struct agent *agent = agent_of(fleet, node);
 
-    agent->heard_us = turn_now_us(agents->s->turn);
+    agent->heard_us = turn_now_us(fleet->s->turn);
     agent->lost_said = false;
 }
 
-void agents_poll(struct api_call *call) {
+void fleet_poll(struct api_call *call) {
     const struct agent_poll *poll = call->body;
     const struct state *state = schedd_state(call->s);
     int node = state_node_find(state, call->caller.node);
@@ -242,26 +241,26 @@ void agents_poll(struct api_call *call) {
                       call->caller.node);
         return;
     }
-    struct agent *agent = agent_of(call->s->agents, node);
-    agents_heard(call->s->agents, node);
+    struct agent *agent = agent_of(call->s->fleet, node);
+    fleet_heard(call->s->fleet, node);
     hai_strset(&agent->health, poll->hello.health);
     if (!announce(agent, call))
         take_poll(agent, call);
 }
 
-void agents_on_applied(struct agents *agents, const struct effects *fx) {
+void fleet_on_applied(struct fleet *fleet, const struct effects *fx) {
     for (size_t i = 0; i < fx->n_nodes; i++) {
         int node = fx->nodes[i];
-        struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
+        struct agent *agent = node < fleet->n_items ? fleet->items[node] : NULL;
         if (agent && agent->poll && worth_answering(agent))
             answer(agent);
     }
 }
 
-int agents_request_stream(struct agents *agents, int node, struct stream_request *request,
-                          struct hai_err *err) {
-    struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
-    const struct node *n = schedd_state(agents->s)->nodes[node];
+int fleet_request_stream(struct fleet *fleet, int node, struct stream_request *request,
+                         struct hai_err *err) {
+    struct agent *agent = node < fleet->n_items ? fleet->items[node] : NULL;
+    const struct node *n = schedd_state(fleet->s)->nodes[node];
 
     if (!agent || n->r.state != NODE_STATE_UP)
         return hai_fail_at(err, -ENOTCONN, "node_away", NULL, NULL, "node %s is %s", n->r.name,
@@ -277,7 +276,7 @@ int agents_request_stream(struct agents *agents, int node, struct stream_request
 }
 
 static void say_lost(struct agent *agent, int64_t silent_us) {
-    struct schedd *s = agent->agents->s;
+    struct schedd *s = agent->fleet->s;
     struct entry_node_lost lost;
     char evidence[64];
 
@@ -295,23 +294,23 @@ static void say_lost(struct agent *agent, int64_t silent_us) {
 }
 
 static void check_silence(void *data) {
-    struct agents *agents = data;
-    const struct state *state = schedd_state(agents->s);
-    int64_t now_us = turn_now_us(agents->s->turn);
+    struct fleet *fleet = data;
+    const struct state *state = schedd_state(fleet->s);
+    int64_t now_us = turn_now_us(fleet->s->turn);
 
     for (int i = 0; i < state->n_nodes; i++) {
         if (state->nodes[i]->r.state != NODE_STATE_UP)
             continue;
-        struct agent *agent = agent_of(agents, i);
+        struct agent *agent = agent_of(fleet, i);
         int64_t silent_us = now_us - agent->heard_us;
-        if (silent_us > agents->s->cluster.node_silence_us && !agent->lost_said)
+        if (silent_us > fleet->s->cluster.node_silence_us && !agent->lost_said)
             say_lost(agent, silent_us);
     }
-    loop_timer_after(agents->check, CHECK_US);
+    loop_timer_after(fleet->check, CHECK_US);
 }
 
-void agents_describe(const struct agents *agents, int node, struct node_view *ret) {
-    const struct agent *agent = node < agents->n_items ? agents->items[node] : NULL;
+void fleet_describe(const struct fleet *fleet, int node, struct node_view *ret) {
+    const struct agent *agent = node < fleet->n_items ? fleet->items[node] : NULL;
 
     if (!agent || !agent->instance[0])
         return;
@@ -319,24 +318,24 @@ void agents_describe(const struct agents *agents, int node, struct node_view *re
     ret->seen_at = agent->heard_us;
 }
 
-int64_t agents_n_polling(const struct agents *agents) {
-    return agents->n_polling;
+int64_t fleet_n_polling(const struct fleet *fleet) {
+    return fleet->n_polling;
 }
 
-struct agents *agents_new(struct schedd *s) {
-    struct agents *agents = hai_new(struct agents);
+struct fleet *fleet_new(struct schedd *s) {
+    struct fleet *fleet = hai_new(struct fleet);
 
-    agents->s = s;
-    agents->check = loop_timer_new(s->loop, LOOP_BOOTTIME, check_silence, agents);
-    loop_timer_after(agents->check, CHECK_US);
-    return agents;
+    fleet->s = s;
+    fleet->check = loop_timer_new(s->loop, LOOP_BOOTTIME, check_silence, fleet);
+    loop_timer_after(fleet->check, CHECK_US);
+    return fleet;
 }
 
-void agents_free(struct agents *agents) {
-    if (!agents)
+void fleet_free(struct fleet *fleet) {
+    if (!fleet)
         return;
-    for (int i = 0; i < agents->n_items; i++) {
-        struct agent *agent = agents->items[i];
+    for (int i = 0; i < fleet->n_items; i++) {
+        struct agent *agent = fleet->items[i];
         if (!agent)
             continue;
         loop_source_free(agent->timer);
@@ -344,7 +343,7 @@ void agents_free(struct agents *agents) {
         free(agent->health);
         free(agent);
     }
-    loop_source_free(agents->check);
-    free(agents->items);
-    free(agents);
+    loop_source_free(fleet->check);
+    free(fleet->items);
+    free(fleet);
 }

@@ -1,4 +1,4 @@
-/* agents.h - the agents of the nodes: their long polls, their leases, their silence.
+/* fleet.h - the agents of the nodes: their long polls, their leases, their silence.
  *
  * Level-triggered: an agent holds a desired set by its revision and says what it really runs; the
  * answer to a poll comes when the set is another one, when a stream is wanted, or when the time is
@@ -8,28 +8,28 @@
 #pragma once
 #include "scheduler/api_call.h"
 
-struct agents;
+struct fleet;
 
-struct agents *agents_new(struct schedd *s);
-void agents_free(struct agents *agents);
-DEFINE_CLEANUP(struct agents *, agents_free)
+struct fleet *fleet_new(struct schedd *s);
+void fleet_free(struct fleet *fleet);
+DEFINE_CLEANUP(struct fleet *, fleet_free)
 
 /* Handler of POST /api/v1/agent/poll. */
-void agents_poll(struct api_call *call);
+void fleet_poll(struct api_call *call);
 
 /* A message of the node's agent came in. */
-void agents_heard(struct agents *agents, int node);
+void fleet_heard(struct fleet *fleet, int node);
 
 /* After a batch: answer the polls of nodes whose desired set changed. */
-void agents_on_applied(struct agents *agents, const struct effects *fx);
+void fleet_on_applied(struct fleet *fleet, const struct effects *fx);
 
 /* Ask a node's agent to open a stream; the content of the request is taken over. -ENOTCONN: it is
  * not there now. */
-int agents_request_stream(struct agents *agents, int node, struct stream_request *request,
-                          struct hai_err *err);
+int fleet_request_stream(struct fleet *fleet, int node, struct stream_request *request,
+                         struct hai_err *err);
 
 /* health and seen_at of a node_view. */
-void agents_describe(const struct agents *agents, int node, struct node_view *ret);
+void fleet_describe(const struct fleet *fleet, int node, struct node_view *ret);
 
 /* For /metrics. */
-int64_t agents_n_polling(const struct agents *agents);
+int64_t fleet_n_polling(const struct fleet *fleet);
