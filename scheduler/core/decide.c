@@ -9,6 +9,7 @@ struct blocked {
     uint64_t freed;
     uint64_t ordered;
     uint64_t cluster_seq;
+    int64_t looked_at; // or 0: all jobs up to this one fit nowhere, and block nobody
 };
 
 /* Shapes that were found not to fit even on idle nodes, within one run. */
@@ -113,16 +114,29 @@ static bool is_hopeless(struct decide *d, const struct state *state,
     return true;
 }
 
-static bool still_blocked(const struct decide *d, const struct state *state, int g) {
-    const struct blocked *b = &d->groups[g];
-
-    return b->is && b->freed == state->groups[g].freed && b->ordered == state->groups[g].ordered &&
+static bool unchanged(const struct blocked *b, const struct state *state, int g) {
+    return b->freed == state->groups[g].freed && b->ordered == state->groups[g].ordered &&
            b->cluster_seq == state->cluster_seq;
 }
 
-static void block(struct decide *d, const struct state *state, int g) {
-    d->groups[g] = (struct blocked){true, state->groups[g].freed, state->groups[g].ordered,
-                                    state->cluster_seq};
+static void remember(struct decide *d, const struct state *state, int g, bool is_blocked,
+                     int64_t looked_at) {
+    d->groups[g] = (struct blocked){is_blocked, state->groups[g].freed, state->groups[g].ordered,
+                                    state->cluster_seq, looked_at};
+}
+
+/* Where to begin: NULL if the group is still blocked, behind the jobs that are known to fit
+ * nowhere, or at its first. A job that left the queue meanwhile has changed its order. */
+static struct job *first_to_look_at(const struct decide *d, const struct state *state, int g) {
+    const struct blocked *b = &d->groups[g];
+    const struct job *job = b->looked_at ? state_job_find(state, b->looked_at) : NULL;
+
+    if (!unchanged(b, state, g))
+        return state_queue_first(&state->groups[g]);
+    if (b->is)
+        return NULL;
+    return job && job->queued ? state_queue_next(&state->groups[g], job)
+                              : state_queue_first(&state->groups[g]);
 }
 
 /* The group whose next job comes first; -1: all are at their end or blocked. */
@@ -141,7 +155,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     int g;
 
     for (g = 0; g < state->n_groups; g++)
-        heads[g] = still_blocked(d, state, g) ? NULL : state_queue_first(&state->groups[g]);
+        heads[g] = first_to_look_at(d, state, g);
     if (next_group(heads, state->n_groups) < 0)
         return 0;
     reserve(d, state);
@@ -155,9 +169,10 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
             n++;
         } else if (!is_hopeless(d, state, &need)) {
             heads[g] = NULL;
-            if (n ==
-                0) // else it may be proposals that stand in its way, and they may come to nothing
-                block(d, state, g);
+            if (n == 0) // else what stands in its way may be proposals that come to nothing
+                remember(d, state, g, true, 0);
+        } else if (n == 0) {
+            remember(d, state, g, false, job->r.id);
         }
     }
     if (n) { // nodes are taken only until the proposals are applied
