@@ -1,0 +1,302 @@
+#include "agent/shim_start.h"
+#include "agent/shim_box.h"
+#include "agent/shim_output.h"
+#include "lib/fileio.h"
+#include "lib/timefmt.h"
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The next text of the spec; NULL when it ends before. */
+static char *take_text(struct cursor *c) {
+    const uint8_t *end = memchr(c->data + c->at, 0, cursor_left(c));
+    const uint8_t *text;
+
+    if (!end || cursor_bytes(c, (size_t)(end - c->data) - c->at + 1, &text) < 0)
+        return NULL;
+    return (char *)(uintptr_t)text;
+}
+
+static char **take_texts(struct cursor *c, size_t n, size_t n_more) {
+    char **texts = hai_new_array(char *, n + n_more + 1);
+
+    for (size_t i = 0; i < n; i++)
+        if (!(texts[i] = take_text(c)))
+            return NULL;
+    return texts;
+}
+
+int shim_start_read(struct shim *s, int spec_fd) {
+    struct stat st;
+
+    if (fstat(spec_fd, &st) < 0 || st.st_size < (off_t)sizeof *s->spec)
+        return -EBADMSG;
+    // Private and writable: texts become the environment, which programs may change.
+    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, spec_fd, 0);
+    if (map == MAP_FAILED)
+        return -errno;
+    const struct shim_spec *spec = s->spec = map;
+    struct cursor c = {map, (size_t)st.st_size, sizeof *spec};
+    const uint8_t *numbers;
+    if (spec->version != SHIM_VERSION || spec->n_bytes != st.st_size || !spec->n_args ||
+        !spec->n_ranks || spec->box >= SHIM_BOX_COUNT ||
+        cursor_bytes(&c, sizeof(int32_t) * ((size_t)spec->n_groups + spec->n_ranks), &numbers) < 0)
+        return -EBADMSG;
+    s->groups = (const int32_t *)(const void *)numbers;
+    s->ranks_global = s->groups + spec->n_groups;
+    const char **paths[] = {&s->log_dir,       &s->workdir,     &s->cgroup,
+                            &s->memory_cgroup, &s->scratch_dir, &s->ckpt_dir};
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+        if (!(*paths[i] = take_text(&c)))
+            return -EBADMSG;
+    s->args = take_texts(&c, spec->n_args, 0);
+    s->env = take_texts(&c, spec->n_env, spec->n_rank_env);
+    s->rank_env = take_texts(&c, (size_t)spec->n_ranks * spec->n_rank_env, 0);
+    return s->args && s->env && s->rank_env ? 0 : -EBADMSG;
+}
+
+/* ---- in the child ---- */
+
+/* Say why, to the shim and in the rank's output, and end. */
+static void fail(struct shim *s, int index, int error, const char *format, ...)
+    __attribute__((noreturn, format(printf, 4, 5)));
+static void fail(struct shim *s, int index, int error, const char *format, ...) {
+    struct shim_start_error message = {.index = index, .error = error};
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message.what, sizeof message.what, format, args);
+    va_end(args);
+    dprintf(STDERR_FILENO, "hai: %s: %s\n", message.what, strerror(error));
+    if (write(s->error_fd, &message, sizeof message) < 0)
+        _exit(126);
+    _exit(127);
+}
+
+static void become_user(struct shim *s, int index) {
+    const struct shim_spec *spec = s->spec;
+
+    if (spec->switch_user && (setgroups(spec->n_groups, (const gid_t *)s->groups) < 0 ||
+                              setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
+                              setresuid(spec->uid, spec->uid, spec->uid) < 0))
+        fail(s, index, errno, "cannot become uid %u, gid %u", spec->uid, spec->gid);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        fail(s, index, errno, "cannot give up new privileges");
+    // Cleared by the change of user, so set after it: no rank outlives a shim that was killed.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_DUMPABLE, 1); // as for any process of that user
+}
+
+static void reset_signals(void) {
+    sigset_t none;
+
+    for (int sig = 1; sig < 32; sig++)
+        signal(sig, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+void shim_start_become(struct shim *s, int index, int stdin_fd, int output_fd) {
+    const struct shim_spec *spec = s->spec;
+
+    reset_signals();
+    setsid();
+    dup2(stdin_fd, STDIN_FILENO);
+    dup2(output_fd, STDOUT_FILENO);
+    dup2(output_fd, STDERR_FILENO);
+    int r = shim_box_enter(s);
+    if (r < 0)
+        fail(s, index, -r, "cannot enter the cgroup %s", s->cgroup);
+    become_user(s, index);
+    umask(022);
+    if (chdir(s->workdir) < 0)
+        fail(s, index, errno, "cannot enter the working directory %s", s->workdir);
+    for (uint32_t i = 0; i < spec->n_rank_env; i++)
+        s->env[spec->n_env + i] = s->rank_env[(uint32_t)index * spec->n_rank_env + i];
+    environ = s->env;
+    execvp(s->args[0], s->args);
+    fail(s, index, errno, "cannot run %s", s->args[0]);
+}
+
+/* ---- in the shim ---- */
+
+static void make_dir(const struct shim *s, const char *path, mode_t mode, bool users) {
+    struct hai_err err = {0};
+
+    if (!path[0])
+        return;
+    if (fileio_mkdir_p(path, 0755, &err) < 0) {
+        fprintf(stderr, "hai-shim: %s\n", err.text);
+        return;
+    }
+    if (users && ((s->spec->switch_user && lchown(path, s->spec->uid, s->spec->gid) < 0) ||
+                  chmod(path, mode) < 0))
+        fprintf(stderr, "hai-shim: %s: %m\n", path);
+}
+
+static void not_started(struct shim *s, int index, const char *message) {
+    snprintf(s->ranks[index].state.message, SHIM_MESSAGE_BYTES, "%s", message);
+    s->ranks[index].state.cause = SHIM_CAUSE_START;
+    shim_rank_ended(s, index, CLD_EXITED, 127);
+}
+
+/* Standard input of a rank: for the first of the node a pipe that attach writes to. */
+static int open_stdin(struct shim *s, int index) {
+    int pipe_fds[2];
+
+    if (index > 0 || pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    s->stdin_fd = pipe_fds[1];
+    fcntl(s->stdin_fd, F_SETFL, O_NONBLOCK);
+    return pipe_fds[0];
+}
+
+/* The init of the PID namespace: starts the ranks, passes SIGTERM on, tells of exits. It ends when
+ * its ranks have, and the kernel ends whatever is then left in the namespace. */
+static void init_main(struct shim *s, const int *stdins, const int *outputs, int exits_fd)
+    __attribute__((noreturn));
+static void init_main(struct shim *s, const int *stdins, const int *outputs, int exits_fd) {
+    uint32_t n = s->spec->n_ranks, n_alive = n;
+    pid_t *pids = hai_new_array(pid_t, n);
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (uint32_t i = 0; i < n; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0)
+            shim_start_become(s, (int)i, stdins[i], outputs[i]);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        close(outputs[i]); // their end is the ranks' end
+    while (n_alive) {
+        int sig = sigwaitinfo(&set, NULL);
+        for (uint32_t i = 0; sig == SIGTERM && i < n; i++)
+            if (pids[i] > 0)
+                kill(-pids[i], SIGTERM);
+        for (siginfo_t info = {0}; waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid;
+             info.si_pid = 0)
+            for (uint32_t i = 0; i < n; i++) {
+                struct shim_init_exit message = {(int32_t)i, info.si_code, info.si_status};
+                if (pids[i] != info.si_pid)
+                    continue;
+                if (write(exits_fd, &message, sizeof message) < 0)
+                    _exit(1);
+                pids[i] = 0;
+                n_alive--;
+            }
+    }
+    _exit(0);
+}
+
+/* In the new user namespace we are nobody until our own ids are mapped to themselves. */
+static void map_ids(uid_t uid, gid_t gid) {
+    static const char *const names[] = {"/proc/self/setgroups", "/proc/self/uid_map",
+                                        "/proc/self/gid_map"};
+    char texts[3][64] = {"deny"};
+
+    snprintf(texts[1], sizeof texts[1], "%u %u 1", uid, uid);
+    snprintf(texts[2], sizeof texts[2], "%u %u 1", gid, gid);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        _cleanup_(closep) int fd = open(names[i], O_WRONLY | O_CLOEXEC);
+        if (fd < 0 || write(fd, texts[i], strlen(texts[i])) < 0)
+            dprintf(STDERR_FILENO, "hai-shim: %s: %m\n", names[i]);
+    }
+}
+
+static void start_namespace(struct shim *s, const int *stdins, const int *outputs) {
+    uid_t uid = geteuid();
+    gid_t gid = getegid();
+    int exits[2];
+
+    if (pipe2(exits, O_CLOEXEC) < 0)
+        return;
+    s->init_pid = shim_box_fork(s);
+    if (s->init_pid == 0) {
+        map_ids(uid, gid);
+        init_main(s, stdins, outputs, exits[1]);
+    }
+    close(exits[1]);
+    s->init_fd = exits[0];
+    fcntl(s->init_fd, F_SETFL, O_NONBLOCK);
+    if (s->init_pid < 0)
+        for (uint32_t i = 0; i < s->spec->n_ranks; i++)
+            not_started(s, (int)i, "cannot make a PID namespace");
+}
+
+static void start_directly(struct shim *s, const int *stdins, const int *outputs) {
+    for (uint32_t i = 0; i < s->spec->n_ranks; i++) {
+        pid_t pid = shim_box_fork(s);
+        if (pid == 0)
+            shim_start_become(s, (int)i, stdins[i], outputs[i]);
+        if (pid < 0)
+            not_started(s, (int)i, strerror(errno));
+        else
+            s->ranks[i].state.pid = pid;
+    }
+}
+
+void shim_start_ranks(struct shim *s) {
+    uint32_t n = s->spec->n_ranks;
+    _cleanup_free_ int *stdins = hai_new_array(int, n);
+    _cleanup_free_ int *outputs = hai_new_array(int, n);
+    char message[SHIM_MESSAGE_BYTES] = "";
+    int errors[2];
+
+    s->ranks = hai_new_array(struct shim_rank, n);
+    s->n_alive = (int)n;
+    s->started_us = timefmt_now_us();
+    make_dir(s, s->log_dir, 0755, false);
+    make_dir(s, s->scratch_dir, 0700, true);
+    make_dir(s, s->ckpt_dir, 0700, true);
+    for (uint32_t i = 0; i < n; i++) {
+        int pipe_fds[2] = {-1, -1};
+        s->ranks[i].state.rank = s->ranks_global[i];
+        if (pipe2(pipe_fds, O_CLOEXEC) == 0)
+            fcntl(pipe_fds[0], F_SETFL, O_NONBLOCK);
+        s->ranks[i].output_fd = pipe_fds[0];
+        outputs[i] = pipe_fds[1];
+        stdins[i] = open_stdin(s, (int)i);
+        shim_output_open(s, &s->ranks[i]);
+    }
+    if (pipe2(errors, O_CLOEXEC | O_NONBLOCK) < 0)
+        errors[0] = errors[1] = -1;
+    s->error_fd = errors[1];
+    if (shim_box_make(s, message) < 0)
+        for (uint32_t i = 0; i < n; i++)
+            not_started(s, (int)i, message);
+    else if (s->spec->box == SHIM_BOX_PIDNS)
+        start_namespace(s, stdins, outputs);
+    else
+        start_directly(s, stdins, outputs);
+    for (uint32_t i = 0; i < n; i++) {
+        close(stdins[i]);
+        close(outputs[i]);
+    }
+    close(errors[1]);
+    s->error_fd = errors[0];
+}
+
+void shim_start_errors(struct shim *s) {
+    struct shim_start_error e;
+
+    while (s->error_fd >= 0 && read(s->error_fd, &e, sizeof e) == (ssize_t)sizeof e) {
+        if (e.index < 0 || (uint32_t)e.index >= s->spec->n_ranks)
+            continue;
+        struct shim_rank_state *state = &s->ranks[e.index].state;
+        e.what[sizeof e.what - 1] = '\0';
+        snprintf(state->message, sizeof state->message, "%s: %s", e.what, strerror(e.error));
+        state->cause = SHIM_CAUSE_START;
+    }
+}
