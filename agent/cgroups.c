@@ -55,7 +55,8 @@ static char *own_of(const char *controller) {
 
     // Lines are NUMBER:CONTROLLERS:PATH; v2 has number 0 and no controllers.
     while (file && !found && fgets(line, sizeof line, file)) {
-        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : 0;
+        char *controllers = strchr(line, ':'),
+             *path = controllers ? strchr(controllers + 1, ':') : 0;
         if (!path)
             continue;
         *controllers++ = *path++ = '\0';

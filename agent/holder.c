@@ -2,6 +2,7 @@
 #include "lib/fileio.h"
 #include "lib/pure/buf.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -38,7 +39,8 @@ static int take_frame(struct holder *h, const struct shim_header *header, const 
     case SHIM_STATE: {
         // Of another version the struct may be longer; what we know is at its start.
         memcpy(&state, body, MIN(n_bytes, sizeof state));
-        if (n_bytes < sizeof state || state.rank_bytes < offsetof(struct shim_rank_state, message) ||
+        if (n_bytes < sizeof state ||
+            state.rank_bytes < offsetof(struct shim_rank_state, message) ||
             (uint64_t)state.n_ranks * state.rank_bytes > n_bytes)
             return -EPROTO;
         const uint8_t *at = body + n_bytes - (size_t)state.n_ranks * state.rank_bytes;

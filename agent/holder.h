@@ -15,7 +15,8 @@ struct holder_ops {
                   const struct shim_rank_state *ranks, void *data);
     void (*exit)(struct holder *holder, const struct shim_rank_state *rank, void *data);
     void (*gone)(struct holder *holder, void *data);
-    void (*output)(struct holder *holder, const void *bytes, size_t n_bytes, void *data); // NULL: not
+    void (*output)(struct holder *holder, const void *bytes, size_t n_bytes,
+                   void *data);                        // NULL: not
     void (*closed)(struct holder *holder, void *data); // it ended, or broke the protocol
 };
 

@@ -20,8 +20,7 @@ void launch_texts_free(struct launch_texts *texts) {
 }
 
 /* Set a variable: the last value counts, at the place of the first. */
-static void set(struct launch_texts *env, const char *name, const char *format, ...)
-    _printf_(3, 4);
+static void set(struct launch_texts *env, const char *name, const char *format, ...) _printf_(3, 4);
 static void set(struct launch_texts *env, const char *name, const char *format, ...) {
     size_t n = strlen(name);
     _cleanup_free_ char *value = NULL;
@@ -56,8 +55,8 @@ char *launch_ckpt_dir(const struct launch_node *node, int64_t job, const struct 
 }
 
 static char *scratch_dir(const struct launch_node *node, const struct desired_attempt *d) {
-    return hai_asprintf("%s/%" PRId64 ".%" PRId64 ".%" PRId64, node->scratch_dir, d->job, d->attempt,
-                        d->epoch);
+    return hai_asprintf("%s/%" PRId64 ".%" PRId64 ".%" PRId64, node->scratch_dir, d->job,
+                        d->attempt, d->epoch);
 }
 
 static void set_gpus(struct launch_texts *env, const struct rank_place *place) {
@@ -144,9 +143,9 @@ static int train_args(const struct launch_node *node, const struct job_train *tr
     const struct {
         const char *flag, *value;
     } single[] = {
-        {"--config", train->config},
-        {"--model",  train->model },
-        {"--out",    train->out   },
+        {NULL,      train->config},
+        {"--model", train->model },
+        {"--out",   train->out   },
     };
 
     if (!node->hai_train)
@@ -154,7 +153,8 @@ static int train_args(const struct launch_node *node, const struct job_train *tr
     add_text(ret, hai_strdup(node->hai_train));
     for (size_t i = 0; i < ARRAY_SIZE(single); i++)
         if (single[i].value) {
-            add_text(ret, hai_strdup(single[i].flag));
+            if (single[i].flag)
+                add_text(ret, hai_strdup(single[i].flag));
             add_text(ret, hai_strdup(single[i].value));
         }
     for (size_t i = 0; i < train->data.n; i++) {
@@ -185,8 +185,8 @@ int launch_args(const struct launch_node *node, const struct job_spec *spec,
     // The same shell runs both, so that what the setup sets is there for the command.
     add_text(ret, hai_strdup("/bin/sh"));
     add_text(ret, hai_strdup("-c"));
-    bool shell = command.n == 3 && !strcmp(command.items[0], "/bin/sh") &&
-                 !strcmp(command.items[1], "-c");
+    bool shell =
+        command.n == 3 && !strcmp(command.items[0], "/bin/sh") && !strcmp(command.items[1], "-c");
     add_text(ret, hai_asprintf("%s\n%s", spec->setup, shell ? command.items[2] : "exec \"$@\""));
     if (!shell)
         add_text(ret, hai_strdup("sh")); // $0

@@ -83,8 +83,8 @@ static void read_lines(struct marks *marks, const char *text) {
         }
 }
 
-int marks_open(const char *path, void (*fn)(const struct reconcile_key *key, void *data), void *data,
-               struct marks **ret, struct hai_err *err) {
+int marks_open(const char *path, void (*fn)(const struct reconcile_key *key, void *data),
+               void *data, struct marks **ret, struct hai_err *err) {
     _cleanup_(marks_freep) struct marks *marks = hai_new(struct marks);
     _cleanup_(buf_free) struct buf text = {0};
 

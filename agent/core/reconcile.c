@@ -102,7 +102,8 @@ static void act(struct reconcile *core, enum reconcile_action_kind kind,
                 const struct reconcile_key *key, size_t want, int64_t kill_at_us) {
     if (core->n_actions == core->n_actions_max) {
         core->n_actions_max = MAX(core->n_actions_max * 2, (size_t)16);
-        core->actions = hai_realloc_array(core->actions, core->n_actions_max, sizeof *core->actions);
+        core->actions =
+            hai_realloc_array(core->actions, core->n_actions_max, sizeof *core->actions);
     }
     core->actions[core->n_actions++] = (struct reconcile_action){kind, *key, want, kill_at_us};
 }

@@ -22,7 +22,7 @@ struct reconcile_key {
 struct reconcile_want {
     struct reconcile_key key;
     enum desired_phase phase;
-    int64_t kill_at_us;  // phase term: when SIGKILL follows, passed on as it is
+    int64_t kill_at_us;   // phase term: when SIGKILL follows, passed on as it is
     const int64_t *ranks; // global numbers
     size_t n_ranks;
 };

@@ -1,0 +1,69 @@
+/* agentd.h - what the parts of hai-agentd share: one thread, one loop, one node.
+ *
+ * Parts: attempts (what runs here), uplink (polls and reports), news (for the next report),
+ * rankhub (ranks' sockets), rounds and meeting (rendezvous), streams (logs, attach, shell).
+ */
+#pragma once
+#include "agent/accounts.h"
+#include "agent/cgroups.h"
+#include "agent/core/reconcile.h"
+#include "agent/holder.h"
+#include "agent/launch.h"
+#include "agent/marks.h"
+#include "lib/loop.h"
+#include "lib/pure/map.h"
+#include "wire/http_client.h"
+#include "wire/messages.h"
+
+struct agentd;
+struct rankhub;
+struct rounds;
+struct uplink;
+struct meeting;
+struct streams;
+
+/* An attempt whose shim is here, or is being started or looked for. */
+struct attempt {
+    struct agentd *agentd;
+    struct reconcile_key key;
+    char *dir; // run directory: sockets
+    struct holder *holder;
+    bool adopting; // its shim has not said yet what it holds
+    bool gone;
+    int64_t lease_sent_us;
+    struct shim_state state;        // .job is 0 until the shim has spoken
+    struct desired_attempt desired; // .job is 0 until the scheduler has
+    struct job_spec spec;           // of desired.spec
+    struct rankhub *hub;
+    struct rounds *rounds; // all-gathers of its ranks
+};
+
+struct agentd {
+    struct loop *loop;
+    struct agentd_config config;
+    int lock_fd; // nobody else is this node's agent
+    char *shim;  // path of hai-shim
+    char *hai_train;
+    char *scratch_dir;
+    char *ckpt_dir;
+    char instance[65];
+    char boot_id[65];
+    struct http_client *client;
+    struct reconcile *core;
+    struct marks *marks;
+    struct cgroups cgroups;
+    struct accounts *accounts;
+    struct launch_node launch;
+    struct agent_desired desired; // newest answer
+    struct reconcile_want *wants; // made from it
+    int64_t lease_until_us;       // CLOCK_BOOTTIME
+    struct attempt **attempts;
+    size_t n_attempts, n_attempts_max;
+    size_t n_adopting;
+    bool foreign; // the scheduler is another cluster's: end everything of the old one first
+    struct agent_report news; // progress and commits for the next report
+    struct uplink *uplink;
+    struct meeting *meeting;
+    void (*round_complete)(struct attempt *at, const char *round); // rankhub_complete
+    struct streams *streams;
+};

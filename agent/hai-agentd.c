@@ -1,0 +1,284 @@
+/* hai-agentd: the agent of one node. Keeps what runs here equal to what the scheduler wants.
+ */
+#include "agent/agentd.h"
+#include "agent/attempts.h"
+#include "agent/meeting.h"
+#include "agent/rankhub.h"
+#include "agent/streams.h"
+#include "agent/uplink.h"
+#include "lib/fileio.h"
+#include "lib/json_schema.h"
+#include "lib/log.h"
+#include "lib/random.h"
+#include "lib/timefmt.h"
+#include "lib/yaml.h"
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define NAME "hai-agentd"
+#define RANK_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+enum {
+    CONFIG_BYTES_MAX = 1 << 20,
+    RUN_DIR_BYTES_MAX = 64, // a socket's path has 107, and JOB.ATTEMPT.EPOCH/rank.sock is in it
+};
+
+static const char usage[] = "usage: " NAME " [--config FILE]\n"
+                            "The agent of one node. FILE: /etc/hai/agentd.yaml by default.\n";
+
+static int read_config(const char *path, struct agentd_config *ret, struct hai_err *err) {
+    _cleanup_(buf_free) struct buf text = {0};
+    _cleanup_(json_freep) struct json *tree = NULL;
+
+    int r = fileio_read_file(path, CONFIG_BYTES_MAX, &text, err);
+    if (r < 0)
+        return r;
+    r = yaml_parse(text.data, text.n_bytes, path, &tree, err);
+    if (r < 0)
+        return r;
+    return json_schema_decode(agentd_config_schema(), tree, JSON_SCHEMA_FILE, 0, path, ret, NULL,
+                              err);
+}
+
+static void set_default(char **text, const char *value) {
+    if (!*text)
+        *text = hai_strdup(value);
+}
+
+static int make_dirs(struct agentd *a, struct hai_err *err) {
+    struct agentd_config *c = &a->config;
+
+    set_default(&c->state_dir, "/var/lib/hai");
+    set_default(&c->run_dir, "/run/hai");
+    set_default(&c->log_dir, "/var/log/hai/jobs");
+    set_default(&c->address, "127.0.0.1");
+    if (strlen(c->run_dir) > RUN_DIR_BYTES_MAX)
+        return hai_fail(err, -ENAMETOOLONG,
+                        "run_dir %s is too long for the sockets in it: at most %d bytes",
+                        c->run_dir, RUN_DIR_BYTES_MAX);
+    a->scratch_dir = hai_asprintf("%s/scratch", c->state_dir);
+    a->ckpt_dir = c->ckpt_dir ? hai_strdup(c->ckpt_dir) : hai_asprintf("%s/ckpt", c->state_dir);
+    const char *dirs[] = {c->state_dir, c->run_dir, c->log_dir, a->scratch_dir, a->ckpt_dir};
+    for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+        int r = fileio_mkdir_p(dirs[i], 0755, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* A program that belongs to hai: in HAI_PROGRAMS, in our own folder or one beside it (build tree),
+ * or in PATH. NULL if it is nowhere. */
+static char *find_program(const char *name, const char *beside) {
+    const char *lists[] = {getenv("HAI_PROGRAMS"), NULL, getenv("PATH")};
+    char own[PATH_MAX] = "";
+    ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
+    char *slash = n > 0 ? strrchr(own, '/') : NULL;
+
+    if (slash)
+        *slash = '\0';
+    _cleanup_free_ char *ours = hai_asprintf("%s:%s/%s", own, own, beside);
+    lists[1] = ours;
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        _cleanup_free_ char *list = hai_strdup(lists[i]);
+        char *rest = NULL;
+        for (char *dir = list ? strtok_r(list, ":", &rest) : NULL; dir;
+             dir = strtok_r(NULL, ":", &rest)) {
+            char *path = hai_asprintf("%s/%s", dir, name);
+            if (access(path, X_OK) == 0)
+                return path;
+            free(path);
+        }
+    }
+    return NULL;
+}
+
+static void read_boot_id(struct agentd *a) {
+    _cleanup_free_ char *emulated = hai_asprintf("%s/boot_id", a->config.run_dir);
+    const char *paths[] = {emulated, "/proc/sys/kernel/random/boot_id"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        _cleanup_(buf_free) struct buf text = {0};
+        if (fileio_read_file(paths[i], 256, &text, NULL) < 0)
+            continue;
+        snprintf(a->boot_id, sizeof a->boot_id, "%.64s", buf_cstr(&text));
+        a->boot_id[strcspn(a->boot_id, "\n")] = '\0';
+        return;
+    }
+}
+
+static int open_client(struct agentd *a, struct hai_err *err) {
+    _cleanup_(buf_free) struct buf token = {0};
+
+    int r = fileio_read_file(a->config.token_file, 4096, &token, err);
+    if (r < 0)
+        return r;
+    char *text = (char *)(uintptr_t)buf_cstr(&token);
+    text[strcspn(text, "\r\n \t")] = '\0';
+    return http_client_new(a->loop, a->config.server, text, &a->client, err);
+}
+
+static void on_mark(const struct reconcile_key *key, void *data) {
+    reconcile_marked(((struct agentd *)data)->core, key);
+}
+
+static void set_launch(struct agentd *a) {
+    a->launch = (struct launch_node){
+        .node = a->config.node,
+        .log_dir = a->config.log_dir,
+        .ckpt_dir = a->ckpt_dir,
+        .scratch_dir = a->scratch_dir,
+        .hai_train = a->hai_train,
+        .path = RANK_PATH,
+        .box = a->cgroups.box,
+        .cgroup = a->cgroups.base,
+        .memory_cgroup = a->cgroups.memory,
+        .rank_log_bytes = a->config.rank_log_bytes,
+        .switch_user = geteuid() == 0,
+    };
+}
+
+static void on_turn_end(void *data) {
+    struct agentd *a = data;
+
+    attempts_act(a);
+    uplink_turn_end(a);
+}
+
+static void on_signal(int signal, void *data) {
+    struct agentd *a = data;
+
+    log_notice("stopping on signal %d; ranks run on", signal);
+    loop_quit(a->loop, 0);
+}
+
+static void on_child(int signal, void *data) {
+    int status;
+
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        streams_reaped(data, pid, status);
+}
+
+static int setup(struct agentd *a, struct hai_err *err) {
+    _cleanup_free_ char *marks = NULL;
+
+    int r = make_dirs(a, err);
+    if (r < 0)
+        return r;
+    _cleanup_free_ char *lock = hai_asprintf("%s/agentd.lock", a->config.state_dir);
+    r = fileio_lock(lock, &a->lock_fd, err);
+    if (r < 0)
+        return r;
+    if (!(a->shim = find_program("hai-shim", ".")))
+        return hai_fail(err, -ENOENT, "hai-shim is not beside hai-agentd, nor in PATH");
+    a->hai_train = find_program("hai-train", "../jobs");
+    random_token(a->instance);
+    read_boot_id(a);
+    cgroups_find(a->config.cgroup, a->config.node, &a->cgroups);
+    set_launch(a);
+    a->accounts = accounts_new();
+    a->core = reconcile_new();
+    schema_init(agent_desired_schema(), &a->desired);
+    a->round_complete = rankhub_complete;
+    marks = hai_asprintf("%s/marks", a->config.state_dir);
+    if ((r = marks_open(marks, on_mark, a, &a->marks, err)) < 0 || (r = open_client(a, err)) < 0 ||
+        (r = meeting_new(a, &a->meeting, err)) < 0)
+        return r;
+    // No shim is given a lease that the scheduler did not grant; those found have their own.
+    a->lease_until_us = timefmt_boottime_us();
+    a->streams = streams_new(a);
+    return attempts_adopt(a, err);
+}
+
+static void teardown(struct agentd *a) {
+    uplink_free(a->uplink);
+    streams_free(a->streams);
+    attempts_free(a);
+    meeting_free(a->meeting);
+    http_client_free(a->client);
+    marks_free(a->marks);
+    reconcile_free(a->core);
+    accounts_free(a->accounts);
+    schema_free(agent_desired_schema(), &a->desired);
+    attempts_free_wants(a);
+    cgroups_free(&a->cgroups);
+    free(a->scratch_dir);
+    free(a->ckpt_dir);
+    free(a->shim);
+    free(a->hai_train);
+    schema_free(agentd_config_schema(), &a->config);
+    if (a->lock_fd >= 0)
+        close(a->lock_fd);
+}
+
+static int run(struct agentd *a, struct hai_err *err) {
+    static const int ends[] = {SIGTERM, SIGINT};
+    struct loop_source *signals[3];
+
+    int r = loop_new(&a->loop, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+        signals[i] = loop_signal_new(a->loop, ends[i], on_signal, a);
+    signals[2] = loop_signal_new(a->loop, SIGCHLD, on_child, a);
+    r = setup(a, err);
+    if (r == 0) {
+        a->uplink = uplink_new(a);
+        loop_set_turn_end(a->loop, on_turn_end, a);
+        loop_notify("READY=1");
+        loop_watchdog(a->loop);
+        log_write(LOG_LEVEL_NOTICE, LOG_FIELDS(.node = a->config.node),
+                  "node %s: ranks are held by a %s%s", a->config.node,
+                  ((const char *const[]){"cgroup", "freezer cgroup", "PID namespace",
+                                         "process walk"})[a->cgroups.box],
+                  a->cgroups.limits_memory ? ", memory limits work" : "");
+        r = loop_run(a->loop);
+    }
+    teardown(a);
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+        loop_source_free(signals[i]);
+    loop_free(a->loop);
+    return r;
+}
+
+int main(int argc, char **argv) {
+    static const struct option options[] = {
+        {"config",     required_argument, NULL, 'c'},
+        {"help",        no_argument, NULL, 'h'},
+        {"version",            no_argument, NULL, 'V'},
+        {0},
+    };
+    const char *config = "/etc/hai/agentd.yaml";
+    struct agentd a = {.lock_fd = -1};
+    struct hai_err err = {0};
+
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == 'c') {
+            config = optarg;
+        } else if (c == 'V') {
+            puts(NAME " " HAI_VERSION);
+            return 0;
+        } else {
+            fputs(usage, c == 'h' ? stdout : stderr);
+            return c == 'h' ? 0 : 2;
+        }
+    }
+    log_open(NAME, LOG_LEVEL_INFO);
+    signal(SIGPIPE, SIG_IGN);
+    int r = read_config(config, &a.config, &err);
+    if (r < 0) {
+        log_error("%s%s%s", err.where, err.where[0] ? ": " : "", hai_err_text(&err));
+        return 2;
+    }
+    r = run(&a, &err);
+    if (r < 0) {
+        log_error("%s", hai_err_text(&err));
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,427 @@
+#include "agent/rankhub.h"
+#include "agent/meeting.h"
+#include "agent/news.h"
+#include "agent/rounds.h"
+#include "lib/fileio.h"
+#include "lib/log.h"
+#include "lib/timefmt.h"
+#include "rank/rankproto.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    OUT_BYTES_MAX = 512 << 20, // all values of the largest gang for one rank
+    WAITS_MAX = RANK_ROUNDS_MAX,
+};
+
+/* One connection of a rank. */
+struct peer {
+    struct rankhub *hub;
+    int fd;
+    struct loop_source *io;
+    struct buf in, out;
+    int64_t rank;           // -1: has not said hello
+    bool welcome;           // was answered; what it says before waits in `in`
+    char *waits[WAITS_MAX]; // rounds whose values it has not got
+    int n_waits;
+    struct peer *next;
+};
+
+struct rankhub {
+    struct attempt *at;
+    int fd;
+    char *path;
+    struct loop_source *io;
+    struct peer *peers;
+    int64_t kill_at_us; // 0: the ranks have not been told to end
+};
+
+static void serve(struct peer *peer);
+
+static void peer_free(struct peer *peer) {
+    struct peer **at = &peer->hub->peers;
+
+    while (*at != peer)
+        at = &(*at)->next;
+    *at = peer->next;
+    loop_source_free(peer->io);
+    close(peer->fd);
+    buf_free(&peer->in);
+    buf_free(&peer->out);
+    for (int i = 0; i < peer->n_waits; i++)
+        free(peer->waits[i]);
+    free(peer);
+}
+
+/* Send what waits. Returns false if the peer is no more. */
+static bool flush(struct peer *peer) {
+    while (peer->out.n_bytes) {
+        ssize_t n = send(peer->fd, peer->out.data, peer->out.n_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0) {
+            buf_drop(&peer->out, (size_t)n);
+        } else if (errno != EINTR) {
+            if (errno == EAGAIN)
+                break;
+            peer_free(peer);
+            return false;
+        }
+    }
+    loop_io_set(peer->io, EPOLLIN | (peer->out.n_bytes ? EPOLLOUT : 0));
+    return true;
+}
+
+static void refuse(struct peer *peer, const char *text) {
+    buf_printf(&peer->out, "error %s\n", text);
+}
+
+/* ---- lines of a rank ---- */
+
+static void say_terminate(struct peer *peer) {
+    int64_t at_us = peer->hub->kill_at_us;
+    int64_t left_us = at_us == S_ABSENT ? 0 : MAX(at_us - timefmt_now_us(), (int64_t)0);
+
+    buf_printf(&peer->out, "terminate %" PRId64 "\n", left_us / 1000000);
+}
+
+static bool is_local(const struct attempt *at, int64_t rank) {
+    for (size_t i = 0; i < at->desired.ranks.n; i++)
+        if (at->desired.ranks.items[i].rank == rank)
+            return true;
+    return false;
+}
+
+static void welcome(struct peer *peer) {
+    const struct attempt *at = peer->hub->at;
+
+    if (!is_local(at, peer->rank)) {
+        refuse(peer, "no such rank on this node");
+        return;
+    }
+    buf_printf(&peer->out, "welcome %d %" PRId64 " %" PRId64 " %" PRId64 " %s\n", RANK_PROTO,
+               at->key.job, at->key.attempt, at->key.epoch,
+               at->desired.secret ? at->desired.secret : "");
+    peer->welcome = true;
+    if (peer->hub->kill_at_us)
+        say_terminate(peer);
+}
+
+static void on_hello(struct peer *peer, const char *text) {
+    int proto;
+
+    if (sscanf(text, "%d %" SCNd64, &proto, &peer->rank) != 2 || proto != RANK_PROTO) {
+        peer->rank = -1;
+        refuse(peer, "hello: expected 'hello 1 RANK'");
+    } else if (peer->hub->at->desired.job) {
+        welcome(peer);
+    } // else the scheduler has not told us yet, after our own start: rankhub_desired goes on
+}
+
+static void set_progress(struct progress_view *p, const char *key, const char *value) {
+    double number = strtod(value, NULL);
+
+    if (!isfinite(number))
+        return;
+    if (!strcmp(key, "step"))
+        p->step = MAX((int64_t)strtoll(value, NULL, 10), (int64_t)0);
+    else if (!strcmp(key, "steps"))
+        p->steps = MAX((int64_t)strtoll(value, NULL, 10), (int64_t)1);
+    else if (!strcmp(key, "loss"))
+        p->loss = number;
+    else if (!strcmp(key, "rate"))
+        p->rate = number;
+    else if (!strcmp(key, "unit"))
+        p->rate_unit = hai_strndup(value, 16);
+    else if (!strcmp(key, "left_s") && number >= 0 && number < 1e8)
+        p->left_us = (int64_t)(number * 1e6);
+    else if (!strcmp(key, "phase"))
+        p->phase = hai_strndup(value, 16);
+}
+
+static void on_progress(struct peer *peer, char *text) {
+    const struct attempt *at = peer->hub->at;
+    struct rank_progress progress;
+    char *rest = NULL;
+
+    schema_init(rank_progress_schema(), &progress);
+    progress.job = at->key.job;
+    progress.attempt = at->key.attempt;
+    progress.rank = peer->rank;
+    progress.progress.at = timefmt_now_us();
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        char *value = strchr(word, '=');
+        if (!value)
+            continue;
+        *value++ = '\0';
+        set_progress(&progress.progress, word, value);
+    }
+    struct hai_err err = {0};
+    if (schema_check(rank_progress_schema(), &progress, &err) < 0) {
+        refuse(peer, err.text);
+        schema_free(rank_progress_schema(), &progress);
+        return;
+    }
+    news_progress(at->agentd, &progress);
+}
+
+static void on_phase(struct peer *peer, char *text) {
+    char name[RANK_NAME_MAX + 1], line[RANK_NAME_MAX + 16];
+
+    if (sscanf(text, "%63s", name) != 1) {
+        refuse(peer, "phase: expected 'phase NAME SECONDS'");
+        return;
+    }
+    snprintf(line, sizeof line, "phase=%.16s", name);
+    on_progress(peer, line);
+}
+
+static void on_commit(struct peer *peer, const char *text) {
+    const struct attempt *at = peer->hub->at;
+    struct ckpt_commit commit;
+    char digest[65];
+    int dir = 0;
+
+    schema_init(ckpt_commit_schema(), &commit);
+    if (sscanf(text, "%" SCNd64 " %64s %n", &commit.step, digest, &dir) != 2 || !dir) {
+        refuse(peer, "commit: expected 'commit STEP DIGEST DIR'");
+        return;
+    }
+    commit.job = at->key.job;
+    commit.attempt = at->key.attempt;
+    commit.epoch = at->key.epoch;
+    commit.digest = hai_strdup(digest);
+    commit.dir = hai_strdup(text + dir);
+    struct hai_err err = {0};
+    if (schema_check(ckpt_commit_schema(), &commit, &err) < 0) {
+        refuse(peer, err.text);
+        schema_free(ckpt_commit_schema(), &commit);
+        return;
+    }
+    news_commit(at->agentd, &commit);
+}
+
+static void give_values(struct peer *peer, const char *round) {
+    const struct rounds *rounds = peer->hub->at->rounds;
+    int64_t n = rounds_n_ranks(rounds);
+
+    for (int64_t i = 0; i < n; i++)
+        buf_printf(&peer->out, "value %s %" PRId64 " %s\n", round, i,
+                   rounds_value(rounds, round, i));
+    buf_printf(&peer->out, "gathered %s %" PRId64 "\n", round, n);
+}
+
+static void on_gather(struct peer *peer, const char *text) {
+    struct attempt *at = peer->hub->at;
+    char round[RANK_NAME_MAX + 1];
+    int hex = 0;
+
+    if (sscanf(text, "%63s%n", round, &hex) != 1 || (text[hex] && text[hex] != ' ') ||
+        rounds_add(at->rounds, round, peer->rank, text + hex + (text[hex] == ' ')) < 0 ||
+        peer->n_waits == WAITS_MAX) {
+        refuse(peer, "gather: expected 'gather ROUND HEX', at most 4096 bytes");
+        return;
+    }
+    peer->waits[peer->n_waits++] = hai_strdup(round);
+    if (rounds_has_all(at->rounds, round)) {
+        at->agentd->round_complete(at, round);
+        return;
+    }
+    for (size_t i = 0; i < at->desired.ranks.n; i++)
+        if (!rounds_value(at->rounds, round, at->desired.ranks.items[i].rank))
+            return;
+    meeting_join(at, round);
+}
+
+static void on_line(struct peer *peer, char *line) {
+    char *text = strchrnul(line, ' ');
+
+    if (*text)
+        *text++ = '\0';
+    if (!strcmp(line, "hello") && peer->rank < 0)
+        on_hello(peer, text);
+    else if (!peer->welcome)
+        refuse(peer, "say hello first");
+    else if (!strcmp(line, "progress"))
+        on_progress(peer, text);
+    else if (!strcmp(line, "phase"))
+        on_phase(peer, text);
+    else if (!strcmp(line, "commit"))
+        on_commit(peer, text);
+    else if (!strcmp(line, "gather"))
+        on_gather(peer, text);
+    else
+        refuse(peer, "unknown word");
+}
+
+/* Take whole lines; those behind a hello that cannot be answered yet wait. */
+static void serve(struct peer *peer) {
+    size_t at = 0;
+
+    while (peer->rank < 0 || peer->welcome) {
+        char *start = (char *)peer->in.data + at;
+        char *end = at < peer->in.n_bytes ? memchr(start, '\n', peer->in.n_bytes - at) : NULL;
+        if (!end)
+            break;
+        *end = '\0';
+        at = (size_t)(end + 1 - (char *)peer->in.data);
+        on_line(peer, start);
+    }
+    buf_drop(&peer->in, at);
+}
+
+static void on_peer(int fd, uint32_t events, void *data) {
+    struct peer *peer = data;
+    size_t before = peer->in.n_bytes;
+
+    if (events & EPOLLOUT && !flush(peer))
+        return;
+    if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    ssize_t n = recv(fd, buf_extend(&peer->in, RANK_LINE_MAX), RANK_LINE_MAX, MSG_DONTWAIT);
+    int e = errno;
+    peer->in.n_bytes = before + (size_t)MAX(n, (ssize_t)0);
+    if (n < 0 && (e == EAGAIN || e == EINTR))
+        return;
+    if (n > 0)
+        serve(peer);
+    // A line without end, or values nobody fetches: not a rank of ours.
+    if (n <= 0 || peer->in.n_bytes > 64 * RANK_LINE_MAX || peer->out.n_bytes > OUT_BYTES_MAX)
+        peer_free(peer);
+    else
+        flush(peer);
+}
+
+static void on_connection(int fd, uint32_t events, void *data) {
+    struct rankhub *hub = data;
+    struct ucred cred = {0};
+    socklen_t n = sizeof cred;
+    uid_t uid = hub->at->agentd->launch.switch_user ? hub->at->state.uid : geteuid();
+
+    int peer_fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (peer_fd < 0)
+        return;
+    if (getsockopt(peer_fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 || cred.uid != uid) {
+        log_warning("%s: a process of uid %u is not of job %" PRId64, hub->path, cred.uid,
+                    hub->at->key.job);
+        close(peer_fd);
+        return;
+    }
+    struct peer *peer = hai_new(struct peer);
+    peer->hub = hub;
+    peer->fd = peer_fd;
+    peer->rank = -1;
+    peer->next = hub->peers;
+    hub->peers = peer;
+    peer->io = loop_io_new(hub->at->agentd->loop, peer_fd, EPOLLIN, on_peer, peer);
+}
+
+/* ---- from the other parts ---- */
+
+static void make_rounds(struct attempt *at) {
+    int64_t n_ranks = 0;
+
+    for (size_t i = 0; i < at->desired.nodes.n; i++)
+        n_ranks += at->desired.nodes.items[i].n_ranks;
+    if (at->desired.job && !at->rounds)
+        at->rounds = rounds_new(n_ranks);
+}
+
+void rankhub_open(struct attempt *at) {
+    struct agentd *a = at->agentd;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct rankhub *hub = hai_new(struct rankhub);
+
+    make_rounds(at);
+    hub->at = at;
+    hub->path = hai_asprintf("%s/rank.sock", at->dir);
+    hub->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    at->hub = hub;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", hub->path);
+    unlink(hub->path);
+    if (hub->fd < 0 || bind(hub->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        chmod(hub->path, 0600) < 0 ||
+        (a->launch.switch_user && chown(hub->path, at->state.uid, at->state.gid) < 0) ||
+        listen(hub->fd, 256) < 0) {
+        log_error("%s: %m; ranks of job %" PRId64 " cannot report", hub->path, at->key.job);
+        return;
+    }
+    hub->io = loop_io_new(a->loop, hub->fd, EPOLLIN, on_connection, hub);
+}
+
+void rankhub_free(struct rankhub *hub) {
+    if (!hub)
+        return;
+    meeting_forget(hub->at);
+    while (hub->peers)
+        peer_free(hub->peers);
+    loop_source_free(hub->io);
+    if (hub->fd >= 0)
+        close(hub->fd);
+    rounds_free(hub->at->rounds);
+    hub->at->rounds = NULL;
+    hub->at->hub = NULL;
+    free(hub->path);
+    free(hub);
+}
+
+void rankhub_desired(struct rankhub *hub) {
+    if (!hub)
+        return;
+    make_rounds(hub->at);
+    for (struct peer *peer = hub->peers, *next; peer; peer = next) {
+        next = peer->next;
+        if (peer->rank >= 0 && !peer->welcome) {
+            welcome(peer);
+            serve(peer);
+            flush(peer);
+        }
+    }
+}
+
+void rankhub_terminate(struct rankhub *hub, int64_t kill_at_us) {
+    if (!hub)
+        return;
+    hub->kill_at_us = kill_at_us;
+    for (struct peer *peer = hub->peers, *next; peer; peer = next) {
+        next = peer->next;
+        if (!peer->welcome)
+            continue;
+        say_terminate(peer);
+        flush(peer);
+    }
+}
+
+void rankhub_complete(struct attempt *at, const char *round) {
+    meeting_complete(at, round);
+    for (struct peer *peer = at->hub ? at->hub->peers : NULL, *next; peer; peer = next) {
+        next = peer->next;
+        for (int i = 0; i < peer->n_waits; i++)
+            if (!strcmp(peer->waits[i], round)) {
+                free(peer->waits[i]);
+                peer->waits[i] = peer->waits[--peer->n_waits];
+                give_values(peer, round);
+                loop_io_set(peer->io, EPOLLIN | EPOLLOUT);
+                break;
+            }
+    }
+}
+
+/* To every rank of the job: whoever asked knows, the others do not care. */
+void rankhub_committed(struct agentd *a, const struct ckpt_result *result) {
+    for (size_t i = 0; i < a->n_attempts; i++) {
+        struct attempt *at = a->attempts[i];
+        if (!at->hub || at->key.job != result->job || at->key.epoch != result->epoch)
+            continue;
+        for (struct peer *peer = at->hub->peers, *next; peer; peer = next) {
+            next = peer->next;
+            buf_printf(&peer->out, "commit %" PRId64 " %s%s\n", result->step,
+                       result->ok ? "ok" : "refused ",
+                       result->ok ? "" : (result->message ? result->message : "not recorded"));
+            flush(peer);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+/* streams.h - what people see of a running job: ranges of its output, attach, shell. The scheduler
+ * asks in the answer to a poll; the agent opens the connection. */
+#pragma once
+#include "agent/agentd.h"
+
+struct streams;
+struct streams *streams_new(struct agentd *a);
+void streams_free(struct streams *streams);
+
+/* Serve one request. It is copied. */
+void streams_open(struct agentd *a, const struct stream_request *request);
+
+/* A child of the agent ended; true if it was a shell of ours. status as waitpid gives it. */
+bool streams_reaped(struct agentd *a, pid_t pid, int status);
