@@ -1,7 +1,7 @@
 /* agentd.h - what the parts of hai-agentd share: one thread, one loop, one node.
  *
  * Parts: attempts (what runs here), uplink (polls and reports), news (for the next report),
- * rankhub (ranks' sockets), rounds and meeting (rendezvous), streams (logs, attach, shell).
+ * rankhub (ranks' sockets), rounds and meeting (rendezvous), rankstream (logs, attach, shell).
  */
 #pragma once
 #include "agent/accounts.h"
@@ -20,7 +20,7 @@ struct rankhub;
 struct rounds;
 struct uplink;
 struct meeting;
-struct streams;
+struct rankstreams;
 
 /* An attempt whose shim is here, or is being started or looked for. */
 struct attempt {
@@ -65,5 +65,5 @@ struct agentd {
     struct uplink *uplink;
     struct meeting *meeting;
     void (*round_complete)(struct attempt *at, const char *round); // rankhub_complete
-    struct streams *streams;
+    struct rankstreams *streams;
 };

@@ -4,7 +4,7 @@
 #include "agent/attempts.h"
 #include "agent/meeting.h"
 #include "agent/rankhub.h"
-#include "agent/streams.h"
+#include "agent/rankstream.h"
 #include "agent/uplink.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
@@ -161,7 +161,7 @@ static void on_child(int signal, void *data) {
     int status;
 
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        streams_reaped(data, pid, status);
+        rankstream_reaped(data, pid, status);
 }
 
 static int setup(struct agentd *a, struct hai_err *err) {
@@ -191,13 +191,13 @@ static int setup(struct agentd *a, struct hai_err *err) {
         return r;
     // No shim is given a lease that the scheduler did not grant; those found have their own.
     a->lease_until_us = timefmt_boottime_us();
-    a->streams = streams_new(a);
+    a->streams = rankstream_new(a);
     return attempts_adopt(a, err);
 }
 
 static void teardown(struct agentd *a) {
     uplink_free(a->uplink);
-    streams_free(a->streams);
+    rankstream_free(a->streams);
     attempts_free(a);
     meeting_free(a->meeting);
     http_client_free(a->client);

@@ -3,6 +3,7 @@
 #include "agent/shim.h"
 #include "agent/shim_box.h"
 #include "agent/shim_control.h"
+#include "agent/shim_life.h"
 #include "agent/shim_output.h"
 #include "agent/shim_start.h"
 #include "lib/timefmt.h"
@@ -17,77 +18,13 @@
 
 enum { AGAIN_US = 20000 }; // how soon a kill is repeated and emptiness looked at again
 
-void shim_term(struct shim *s, int64_t kill_at_us) {
-    bool first = !s->kill_at_us;
-
-    s->kill_at_us = first ? kill_at_us : MIN(s->kill_at_us, kill_at_us);
-    if (first && !s->killing && s->n_alive) {
-        s->order = SHIM_CAUSE_ORDER;
-        shim_box_term(s);
-    }
-}
-
-void shim_kill(struct shim *s, enum shim_cause cause) {
-    if (!s->killing && s->n_alive && !s->order)
-        s->order = cause;
-    s->killing = true;
-    if (!s->gone)
-        shim_box_kill(s);
-}
-
-/* What has come of a rank's output. Returns false at its end. */
-static bool drain(struct shim *s, int index) {
-    struct shim_rank *rank = &s->ranks[index];
-    char data[SHIM_CHUNK_MAX];
-
-    while (rank->output_fd >= 0) {
-        ssize_t n = read(rank->output_fd, data, sizeof data);
-        if (n > 0) {
-            shim_output_write(s, rank, data, (size_t)n);
-            shim_control_output(s, index, data, (size_t)n);
-        } else if (n < 0 && errno == EINTR) {
-            continue;
-        } else if (n < 0 && errno == EAGAIN) {
-            return true;
-        } else {
-            close(rank->output_fd);
-            rank->output_fd = -1;
-            shim_output_end(s, rank);
-        }
-    }
-    return false;
-}
-
-void shim_rank_ended(struct shim *s, int index, int code, int status) {
-    struct shim_rank_state *state = &s->ranks[index].state;
-
-    if (state->exited)
-        return;
-    shim_start_errors(s);
-    drain(s, index); // what it wrote is in its file before anybody hears of its end
-    state->exited = true;
-    state->code = code == CLD_EXITED ? CLD_EXITED : CLD_KILLED;
-    state->status = status;
-    state->at_us = timefmt_now_us();
-    if (state->cause != SHIM_CAUSE_START)
-        state->cause = s->order;
-    if (state->cause == SHIM_CAUSE_SELF && code != CLD_EXITED && status == SIGKILL &&
-        shim_box_oom(s)) {
-        state->cause = SHIM_CAUSE_MEMORY;
-        snprintf(state->message, sizeof state->message,
-                 "the memory limit of %lld bytes was reached", (long long)s->spec->memory_bytes);
-    }
-    s->n_alive--;
-    shim_control_exit(s, &s->ranks[index]);
-}
-
 /* Collect the children that ended: ranks, the namespace's init, and orphans given to us. */
 static void reap(struct shim *s) {
     for (siginfo_t info = {0}; waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid;
          info.si_pid = 0) {
         for (uint32_t i = 0; i < s->spec->n_ranks; i++)
             if (s->ranks[i].state.pid == info.si_pid && !s->ranks[i].state.exited)
-                shim_rank_ended(s, (int)i, info.si_code, info.si_status);
+                shim_life_ended(s, (int)i, info.si_code, info.si_status);
         if (info.si_pid == s->init_pid)
             s->init_pid = 0;
     }
@@ -100,9 +37,9 @@ static void read_init(struct shim *s) {
 
     while (read(s->init_fd, &e, sizeof e) == (ssize_t)sizeof e)
         if (e.index >= 0 && (uint32_t)e.index < s->spec->n_ranks)
-            shim_rank_ended(s, e.index, e.code, e.status);
+            shim_life_ended(s, e.index, e.code, e.status);
     for (uint32_t i = 0; ended && i < s->spec->n_ranks; i++)
-        shim_rank_ended(s, (int)i, CLD_KILLED, SIGKILL);
+        shim_life_ended(s, (int)i, CLD_KILLED, SIGKILL);
 }
 
 /* Once the ranks have ended, see what they left behind to its end. Returns whether to look again
@@ -119,7 +56,9 @@ static bool finish(struct shim *s) {
     if (s->n_alive)
         return s->killing;
     for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-        if (drain(s, (int)i)) { // held open by somebody outside: not our rank's output any more
+        if (shim_life_drain(
+                s,
+                (int)i)) { // held open by somebody outside: not our rank's output any more
             close(s->ranks[i].output_fd);
             s->ranks[i].output_fd = -1;
             shim_output_end(s, &s->ranks[i]);
@@ -143,17 +82,6 @@ static void set_timer(int timer_fd, const struct shim *s, bool again) {
     if (s->gone || (s->killing && !again))
         spec = (struct itimerspec){0};
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
-}
-
-static void check_deadlines(struct shim *s) {
-    int64_t now_us = timefmt_boottime_us();
-
-    if (s->killing || s->gone)
-        return;
-    if (now_us >= s->lease_until_us)
-        shim_kill(s, SHIM_CAUSE_LEASE);
-    else if (s->kill_at_us && now_us >= s->kill_at_us)
-        shim_kill(s, SHIM_CAUSE_ORDER);
 }
 
 enum { POLL_LISTEN, POLL_TIMER, POLL_INIT, POLL_STDIN, POLL_CONNECTIONS };
@@ -199,8 +127,8 @@ static void run(struct shim *s, int timer_fd, const sigset_t *unblocked) {
                 shim_control_ready(s, &s->connections[i], polls[POLL_CONNECTIONS + i].revents);
         for (uint32_t i = 0; i < s->spec->n_ranks; i++)
             if (polls[POLL_CONNECTIONS + SHIM_CONNECTIONS_MAX + i].revents)
-                drain(s, (int)i);
-        check_deadlines(s);
+                shim_life_drain(s, (int)i);
+        shim_life_orders(s);
         again = (!s->n_alive || s->killing) && finish(s);
     }
 }
@@ -250,6 +178,9 @@ int main(void) {
         return 125;
     }
     shim_start_ranks(&s);
+    for (uint32_t i = 0; i < s.spec->n_ranks; i++)
+        if (s.ranks[i].state.cause == SHIM_CAUSE_START)
+            shim_life_ended(&s, (int)i, CLD_EXITED, 127);
     run(&s, timer_fd, &unblocked);
     return 0;
 }

@@ -4,7 +4,7 @@
  * agent says that this is recorded, and owns the lease: at its deadline the ranks die, agent or no
  * agent. It outlives the agent, so it does little, links libc only and stays below 2 MB.
  * Parts: shim_start (spec, rank processes), shim_box (what contains them), shim_output (files),
- * shim_control (connections of agents), hai-shim.c (the loop).
+ * shim_control (connections of agents), shim_life (orders and ends), hai-shim.c (the loop).
  */
 #pragma once
 #include "agent/shim_proto.h"
@@ -58,6 +58,8 @@ struct shim {
     int64_t oom_kills; // seen so far
 
     int64_t lease_until_us;
+    int64_t term_asked_us; // orders of an agent, not yet carried out: kill_at_us of SIGTERM,
+    bool kill_asked;       // SIGKILL
     int64_t kill_at_us;    // 0: no order yet
     enum shim_cause order; // why the ranks are being ended; SHIM_CAUSE_SELF: they are not
     bool killing;
@@ -65,12 +67,3 @@ struct shim {
     bool release;
     struct shim_connection connections[SHIM_CONNECTIONS_MAX];
 };
-
-/* ---- hai-shim.c ---- */
-
-/* A rank ended; code and status as waitid gives them. */
-void shim_rank_ended(struct shim *s, int index, int code, int status);
-
-/* Orders, from the agent or the lease. */
-void shim_term(struct shim *s, int64_t kill_at_us);
-void shim_kill(struct shim *s, enum shim_cause cause);

@@ -103,10 +103,10 @@ static void obey(struct shim *s, struct shim_connection *c, enum shim_kind kind,
         break;
     case SHIM_TERM:
         memcpy(&time, data, MIN(n_bytes, sizeof time));
-        shim_term(s, time.at_us);
+        s->term_asked_us = time.at_us;
         break;
     case SHIM_KILL:
-        shim_kill(s, SHIM_CAUSE_ORDER);
+        s->kill_asked = true;
         break;
     case SHIM_RELEASE:
         s->release = true;

@@ -145,7 +145,6 @@ static void make_dir(const struct shim *s, const char *path, mode_t mode, bool u
 static void not_started(struct shim *s, int index, const char *message) {
     snprintf(s->ranks[index].state.message, SHIM_MESSAGE_BYTES, "%s", message);
     s->ranks[index].state.cause = SHIM_CAUSE_START;
-    shim_rank_ended(s, index, CLD_EXITED, 127);
 }
 
 /* Standard input of a rank: for the first of the node a pipe that attach writes to. */
@@ -286,17 +285,4 @@ void shim_start_ranks(struct shim *s) {
     }
     close(errors[1]);
     s->error_fd = errors[0];
-}
-
-void shim_start_errors(struct shim *s) {
-    struct shim_start_error e;
-
-    while (s->error_fd >= 0 && read(s->error_fd, &e, sizeof e) == (ssize_t)sizeof e) {
-        if (e.index < 0 || (uint32_t)e.index >= s->spec->n_ranks)
-            continue;
-        struct shim_rank_state *state = &s->ranks[e.index].state;
-        e.what[sizeof e.what - 1] = '\0';
-        snprintf(state->message, sizeof state->message, "%s: %s", e.what, strerror(e.error));
-        state->cause = SHIM_CAUSE_START;
-    }
 }

@@ -19,13 +19,10 @@ struct shim_init_exit {
 /* Map and check the spec, and point into it. -EBADMSG. */
 int shim_start_read(struct shim *s, int spec_fd);
 
-/* Start all ranks (in the box made before). Those that cannot be forked end at once with cause
- * start. */
+/* Start all ranks (in the box made before). Those that
+ * cannot be forked get cause start and a message, and no pid. */
 void shim_start_ranks(struct shim *s);
 
 /* Become rank `index`: never returns. In the child; fds: stdin, output. */
 void shim_start_become(struct shim *s, int index, int stdin_fd, int output_fd)
     __attribute__((noreturn));
-
-/* Take the messages of ranks that could not start, into their states. */
-void shim_start_errors(struct shim *s);

@@ -4,7 +4,7 @@
 #include "agent/meeting.h"
 #include "agent/news.h"
 #include "agent/rankhub.h"
-#include "agent/streams.h"
+#include "agent/rankstream.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "lib/log.h"
@@ -125,7 +125,7 @@ static void take_answer(struct uplink *u, struct agent_desired *desired) {
     }
     const struct agent_desired *from = desired->changed ? &a->desired : desired;
     for (size_t i = 0; i < from->streams.n; i++)
-        streams_open(a, &from->streams.items[i]);
+        rankstream_open(a, &from->streams.items[i]);
 }
 
 static void on_poll(struct http_answer *answer, void *data) {

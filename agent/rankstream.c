@@ -1,4 +1,4 @@
-#include "agent/streams.h"
+#include "agent/rankstream.h"
 #include "agent/logfile.h"
 #include "agent/shell.h"
 #include "lib/log.h"
@@ -37,7 +37,7 @@ struct stream {
     struct stream *next;
 };
 
-struct streams {
+struct rankstreams {
     struct stream *first;
 };
 
@@ -320,7 +320,7 @@ static void open_shell(struct stream *s, const struct attempt *at) {
     s->shell_io = loop_io_new(s->a->loop, s->shell_fd, EPOLLIN, on_shell, s);
 }
 
-bool streams_reaped(struct agentd *a, pid_t pid, int status) {
+bool rankstream_reaped(struct agentd *a, pid_t pid, int status) {
     for (struct stream *s = a->streams ? a->streams->first : NULL; s; s = s->next)
         if (s->pid == pid) {
             s->pid = 0;
@@ -355,7 +355,7 @@ static void on_upgrade(struct http_raw *raw, const struct hai_err *err, void *da
         end(s);
 }
 
-void streams_open(struct agentd *a, const struct stream_request *request) {
+void rankstream_open(struct agentd *a, const struct stream_request *request) {
     struct stream *s = hai_new(struct stream);
     char target[64];
 
@@ -375,11 +375,11 @@ void streams_open(struct agentd *a, const struct stream_request *request) {
     s->call = http_client_upgrade(a->client, target, "hai-stream", SEND_TIMEOUT_MS, on_upgrade, s);
 }
 
-struct streams *streams_new(struct agentd *a) {
-    return hai_new(struct streams);
+struct rankstreams *rankstream_new(struct agentd *a) {
+    return hai_new(struct rankstreams);
 }
 
-void streams_free(struct streams *streams) {
+void rankstream_free(struct rankstreams *streams) {
     if (!streams)
         return;
     while (streams->first)
