@@ -126,10 +126,12 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     struct text t = {ret->message, sizeof ret->message};
     struct text sooner = {ret->sooner, sizeof ret->sooner};
     struct place_need need = place_need_of(job);
-    const struct job *ahead = blocker(state, job);
+    bool could = place_could(state, &need, true);
+    /* What fits nowhere waits for nodes, not for a job; and its queue may be long. */
+    const struct job *ahead = could ? blocker(state, job) : NULL;
 
     ret->ahead = ahead ? ahead->r.id : 0;
-    if (!place_could(state, &need, true)) {
+    if (!could) {
         code(ret, "nodes_out");
         say_need(&t, state, job);
         say(&t, "; not enough are in service");
