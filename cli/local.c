@@ -216,8 +216,9 @@ static int write_agent(const char *dir, int port, const char *name, const struct
     buf_printf(&text,
                "version: 1\nnode: %s\nserver: http://127.0.0.1:%d\n"
                "token_file: %s/schedd/tokens/node-%s\nstate_dir: %s/state\nrun_dir: %s/run\n"
-               "log_dir: %s/jobs\naddress: 127.0.0.1\ngpus: %lld\ncpus: %lld\n",
-               name, port, dir, name, folder, folder, dir, (long long)gpus, (long long)cpus);
+               "log_dir: %s/jobs\nckpt_dir: %s/ckpt\naddress: 127.0.0.1\n"
+               "gpus: %lld\ncpus: %lld\n",
+               name, port, dir, name, folder, folder, dir, dir, (long long)gpus, (long long)cpus);
     return write_text(folder, "agentd.yaml", &text, 0644, err);
 }
 
