@@ -50,6 +50,10 @@ struct turn {
     int64_t retry_us;        // not before: ticks, after a failed commit
     int64_t append_us;       // CLOCK_MONOTONIC
     struct turn_stats stats;
+#ifdef HAI_PLANT_EARLY_REPLY
+    struct inputs late;
+    struct entry late_entries[BATCH_MAX];
+#endif
 };
 
 int64_t turn_now_us(const struct turn *turn) {
@@ -231,15 +235,28 @@ static void on_append_done(void *data, int r, const struct hai_err *err) {
 }
 
 #ifdef HAI_PLANT_EARLY_REPLY
-/* The planted fault of tests/e2e: answers before the commit. The kill storm must find it. */
-static void on_planted_done(void *data, int r, const struct hai_err *err) {
+/* The planted fault of tests/fault: a batch is applied and answered a turn before it is committed.
+ * The kill storm must find it. */
+static void on_late_done(void *data, int r, const struct hai_err *err) {
+}
+
+static void append_late(struct turn *turn) {
+    if (turn->late.n)
+        entry_log_append(turn->log, turn->late_entries, turn->late.n, on_late_done, turn);
+    turn->late.n = 0;
 }
 
 static void append_batch(struct turn *turn) {
     on_append_done(turn, 0, NULL);
-    entry_log_append(turn->log, turn->entries, turn->batch.n, on_planted_done, turn);
+    struct inputs swap = turn->late;
+    turn->late = turn->batch;
+    turn->batch = swap;
+    memcpy(turn->late_entries, turn->entries, turn->late.n * sizeof *turn->entries);
 }
 #else
+static void append_late(struct turn *turn) {
+}
+
 static void append_batch(struct turn *turn) {
     entry_log_append(turn->log, turn->entries, turn->batch.n, on_append_done, turn);
 }
@@ -249,6 +266,7 @@ void turn_run(struct turn *turn) {
     add_tick(turn, turn_now_us(turn));
     if (!turn->waiting.n)
         return;
+    append_late(turn);
     take_batch(turn);
     make_entries(turn);
     turn->append_us = timefmt_monotonic_us();
