@@ -63,8 +63,7 @@ static void print_rest(struct printer *p) {
         return;
     }
     utf8_add_lossy(&text, p->pending.data, p->pending.n_bytes);
-    fwrite(text.data, 1, text.n_bytes, stdout);
-    putchar('\n');
+    puts(buf_cstr(&text));
 }
 
 /* The prompt's ids, with the begin token where the model's configuration asks for one and the text
