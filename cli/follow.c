@@ -13,6 +13,7 @@ enum {
     HOLD_S = 20,       // the scheduler holds a request at most this long
     SETTLE_MS = 200,   // an event waits this long for output that came before it
     ALL_RANKS_MS = 300,
+    AGAIN_MS = 500,   // output that is said to be complete while the job goes on is asked for again
     STAMP_BYTES = 24, // 2026-11-23T13:11:40.102Z, before every line
     LAST_TRIES = 10,  // for output after the end, 100 ms each
 };
@@ -302,6 +303,8 @@ static bool advance(struct follow *f) {
 static int show_last(struct follow *f, struct hai_err *err) {
     struct source *s = &f->sources[0];
 
+    for (int k = 0; k < f->n_sources; k++)
+        f->sources[k].complete &= f->sources[k].attempt < newest_attempt(f);
     for (int i = 0; i < LAST_TRIES && newest_attempt(f) > 0;) {
         (void)advance(f);
         if (s->attempt == 0)
@@ -345,8 +348,11 @@ static int round_of_one(struct follow *f, bool *watching, struct hai_err *err) {
         {.fd = http_sync_fd(f->cli->http),           .events = POLLIN},
         {.fd = s->asked ? http_sync_fd(f->log) : -1, .events = POLLIN},
     };
+    // "Complete" may mean that the node is away for the moment, so it is not taken for the end.
+    bool again = s->complete && f->n_sources == 1;
     int timeout_ms = f->n_sources > 1                ? ALL_RANKS_MS
                      : loglines_has_events(f->lines) ? SETTLE_MS
+                     : again                         ? AGAIN_MS
                                                      : -1;
     fflush(stdout);
     int n = poll(fds, 2, timeout_ms);
@@ -362,6 +368,8 @@ static int round_of_one(struct follow *f, bool *watching, struct hai_err *err) {
     }
     if (n == 0)
         loglines_flush(f->lines);
+    if (n == 0 && again)
+        s->complete = false;
     if (r >= 0 && f->n_sources > 1 && s->attempt > 0)
         r = fetch_all(f, err);
     return MIN(r, 0);

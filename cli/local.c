@@ -125,9 +125,8 @@ static int give_to(const char *path, const struct clientconf_user *user, struct 
 
 int local_prepare(const char *dir, const struct local_shape *shape, bool shape_given, int port,
                   const struct clientconf_user *user, int *ret_port, struct hai_err *err) {
-    static const char *const folders[] = {"log", "nodes", "schedd"};
+    static const char *const folders[] = {"log", "nodes", "schedd", "jobs", "ckpt"};
     _cleanup_(buf_free) struct buf schedd = {0};
-    _cleanup_free_ char *jobs = hai_asprintf("%s/jobs", dir);
 
     int r = fileio_mkdir_p(dir, 0755, err);
     if (r == 0)
@@ -138,8 +137,6 @@ int local_prepare(const char *dir, const struct local_shape *shape, bool shape_g
         _cleanup_free_ char *path = hai_asprintf("%s/%s", dir, folders[i]);
         r = fileio_mkdir_p(path, 0755, err);
     }
-    if (r == 0)
-        r = fileio_mkdir_p(jobs, 0755, err);
     if (r < 0)
         return r;
     r = choose_port(dir, port, err);

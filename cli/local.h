@@ -1,7 +1,8 @@
 /* local.h - the files and processes of a cluster of `hai up`: DIR and what lies below it.
  *
  * DIR/cluster.yaml, schedd.yaml, client.yaml, upd.pid, log/, schedd/ (state of the scheduler),
- * nodes/NAME/ (agentd.yaml, state, run), jobs/ (output of ranks). hai-upd supervises the daemons.
+ * nodes/NAME/ (agentd.yaml, state, run), jobs/ (output of ranks), ckpt/ (their default checkpoints,
+ * of all nodes together as on shared storage). hai-upd supervises the daemons.
  */
 #pragma once
 #include "cli/clientconf.h"

@@ -8,6 +8,7 @@ enum { STAMP_BYTES = 24 }; // 2026-11-23T13:11:40.102Z
 
 struct event {
     int64_t at_us;
+    bool expected; // part of every job's life: no news for who waits in the foreground
     char *text;
 };
 
@@ -64,7 +65,7 @@ static void show_event(const struct loglines *lines, const struct event *event) 
     if (lines->form == LOGLINES_PREFIX) {
         timefmt_clock(event->at_us, lines->cli->utc, clock);
         printf("%s hai| %s\n", clock, event->text);
-    } else if (lines->form == LOGLINES_PLAIN) {
+    } else if (lines->form == LOGLINES_PLAIN && !event->expected) {
         fflush(stdout);
         fprintf(stderr, "hai: %s\n", event->text);
     }
@@ -95,6 +96,15 @@ int64_t loglines_last_event(const struct loglines *lines) {
     return lines->last_index;
 }
 
+static bool is_expected(const char *kind) {
+    static const char *const kinds[] = {"submitted", "placed", "running", "ended"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+        if (strcmp(kinds[i], kind) == 0)
+            return true;
+    return false;
+}
+
 void loglines_event(struct loglines *lines, const struct json *event) {
     int64_t index = json_get_int(event, "index", 0);
     int64_t at_us;
@@ -110,7 +120,8 @@ void loglines_event(struct loglines *lines, const struct json *event) {
     if (!text || !text[0])
         text = json_get_string(event, "kind", "");
     lines->events = hai_realloc_array(lines->events, lines->n_events + 1, sizeof *lines->events);
-    lines->events[lines->n_events++] = (struct event){at_us, hai_strdup(text)};
+    lines->events[lines->n_events++] =
+        (struct event){at_us, is_expected(json_get_string(event, "kind", "")), hai_strdup(text)};
 }
 
 /* Take the time off a line; a line without one keeps time 0. */

@@ -80,7 +80,8 @@ static void print_used(const struct json *job, struct buf *out) {
     const struct json *ran = json_get(job, "ran_s");
     int64_t gpus = json_get_int(job, "nodes", 1) * json_get_int(job, "gpus_per_node", 0);
 
-    if (gpus == 0 || !ran || json_kind(ran) == JSON_KIND_NULL)
+    if (gpus == 0 || !ran || json_kind(ran) == JSON_KIND_NULL ||
+        !json_get_string(job, "started_at", NULL))
         return;
     buf_printf(out, "used        %.2f GPU-hours\n", json_as_real(ran) * (double)gpus / 3600);
 }
@@ -101,6 +102,19 @@ static void print_checkpoint(const struct json *ckpt, struct buf *out) {
     buf_add_str(out, "\n");
 }
 
+/* Why a job waits is worked out when somebody asks: the view need not have it. */
+static char *why_it_waits(struct cli *cli, const struct json *job) {
+    _cleanup_(json_freep) struct json *why = NULL;
+    struct hai_err err = {0};
+    char target[64];
+
+    (void)snprintf(target, sizeof target, "/api/v1/jobs/%lld/why",
+                   (long long)json_get_int(job, "id", 0));
+    if (cli_ask(cli, "GET", target, NULL, NULL, &why, &err) < 0)
+        return NULL;
+    return hai_strdup(json_get_string(why, "message", NULL));
+}
+
 static void print_job(struct cli *cli, const struct json *job) {
     _cleanup_(buf_free) struct buf out = {0}, progress = {0};
     const char *state = json_get_string(job, "state", "");
@@ -108,6 +122,9 @@ static void print_job(struct cli *cli, const struct json *job) {
     const char *fault = json_get_string(job, "last_fault", NULL);
     int64_t restarts = json_get_int(job, "restarts", 0);
 
+    _cleanup_free_ char *why =
+        !message && strcmp(state, "queued") == 0 ? why_it_waits(cli, job) : NULL;
+    message = why ? why : message;
     print_head(cli, job, &out);
     if (message && message[0] && strcmp(state, "running") != 0)
         buf_printf(&out, "%-11s %s\n", view_ended(state) ? "end" : "waits", message);
