@@ -1,7 +1,7 @@
 /* hai - the command: finds the verb, or the program hai-VERB, and runs it. */
-#include "lib/programs.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
+#include "lib/programs.h"
 #include <stdio.h>
 #include <unistd.h>
 

@@ -1,8 +1,8 @@
 /* hai doctor: look over this machine and the connection, and say what to mend. */
 #include "cli/clientconf.h"
 #include "cli/local.h"
-#include "lib/programs.h"
 #include "cli/verbs.h"
+#include "lib/programs.h"
 #include "lib/timefmt.h"
 #include <fcntl.h>
 #include <sched.h>

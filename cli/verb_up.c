@@ -1,8 +1,8 @@
 /* hai up: a cluster on this machine. */
 #include "cli/local.h"
-#include "lib/programs.h"
 #include "cli/verbs.h"
 #include "lib/fileio.h"
+#include "lib/programs.h"
 #include "lib/timefmt.h"
 #include <limits.h>
 #include <poll.h>

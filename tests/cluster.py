@@ -161,8 +161,10 @@ class Cluster:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failure, *_):
         try:
+            if failure is None and self.schedd_pid():
+                self.check_replay()
             self.down()
         finally:
             if self.own_dir:
@@ -206,6 +208,15 @@ class Cluster:
         if os.path.exists(os.path.join(self.dir, "upd.pid")):
             subprocess.run([program("hai"), "down", "--dir", self.dir], env=self.env(), check=False,
                            capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+
+    def check_replay(self):
+        """The state that follows from the log is the live one, byte for byte (by their digests)."""
+        state = self.api().get("/api/v1/state")
+        done = subprocess.run([program("hai-replay"), os.path.join(self.dir, "schedd"),
+                               str(state["index"]), state["digest"]], text=True, check=False,
+                              capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+        if done.returncode != 0:
+            raise AssertionError(f"replayed state differs from the live one: {done.stderr}")
 
     def tails(self, lines=15):
         """The last lines of each daemon's log, for a failure's report."""
