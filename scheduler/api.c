@@ -3,6 +3,7 @@
 #include "lib/json_schema.h"
 #include "scheduler/api_auth.h"
 #include "scheduler/api_table.h"
+#include "scheduler/spec.h"
 
 /* What the head of a request tells. */
 struct head {
@@ -99,6 +100,7 @@ static int decode_body(struct api_call *call, struct hai_err *err) {
     else
         schema_init(route->body(), value);
     if (r < 0) {
+        spec_name_unsupported(err);
         free(value);
         return r;
     }

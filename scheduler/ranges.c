@@ -50,7 +50,7 @@ static int expand_bracket(const struct expansion *e, const char *prefix, const c
 
     if (!close)
         return bad_form(e);
-    while (at < close) {
+    for (;;) {
         long from, to;
         int digits, to_digits;
         if (read_number(&at, &from, &digits) < 0)
@@ -67,10 +67,11 @@ static int expand_bracket(const struct expansion *e, const char *prefix, const c
             if (r < 0)
                 return r;
         }
-        if (at < close && *at++ != ',')
+        if (at == close)
+            return 0;
+        if (*at++ != ',')
             return bad_form(e);
     }
-    return 0;
 }
 
 /* The rest of one item, behind what was expanded so far. */

@@ -22,6 +22,23 @@ int spec_priority(const char *text, int64_t *ret, struct hai_err *err) {
     return 0;
 }
 
+void spec_name_unsupported(struct hai_err *err) {
+    static const char *const kinds[] = {"serve", "generate", "validate"};
+    size_t n = strlen(err->where);
+
+    if (n < 4 || strcmp(err->where + n - 4, "kind") != 0)
+        return;
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        _cleanup_free_ char *quoted = hai_asprintf("'%s'", kinds[i]);
+        _cleanup_free_ char *where = hai_strdup(err->where);
+        if (strstr(err->text, quoted)) {
+            hai_fail_at(err, -EINVAL, "unsupported", where, NULL,
+                        "kind %s is not yet supported; expected command or train", kinds[i]);
+            return;
+        }
+    }
+}
+
 static int unsupported(struct hai_err *err, const char *field) {
     return hai_fail_at(err, -EINVAL, "unsupported", field, NULL, "%s is not yet supported", field);
 }

@@ -19,3 +19,7 @@ int spec_to_entry(const struct job_spec *spec, const struct state_user *user, co
 
 /* `auto` (and NULL) is 30 until there are quotas; -ERANGE for what is none of UX.md's numbers. */
 int spec_priority(const char *text, int64_t *ret, struct hai_err *err);
+
+/* A body that names a kind of UX.md which there will be later is not wrong but early: make the
+ * error of the decoder say so. Other errors stay as they are. */
+void spec_name_unsupported(struct hai_err *err);

@@ -1,0 +1,239 @@
+#include "lib/fileio.h"
+#include "lib/log.h"
+#include "scheduler/api_call.h"
+#include "scheduler/restore.h"
+#include "scheduler/spec.h"
+#include "scheduler/store/query.h"
+#include "scheduler/store/snapshot.h"
+#include "scheduler/turn.h"
+#include "tests/unit/power_vfs.h"
+#include "tests/unit/test.h"
+
+#include <fcntl.h>
+
+struct fixture {
+    char *dir;
+    struct store *store;
+    struct turn *turn;
+    int n_again;
+    int64_t n_applied;
+};
+
+struct answer {
+    int r;
+    int64_t index, id;
+    bool called, repeated;
+    char code[HAI_ERR_CODE_BYTES];
+};
+
+static void on_again(void *data) {
+    ((struct fixture *)data)->n_again++;
+}
+
+static void on_applied(void *data, const struct effects *fx, int64_t index) {
+    ((struct fixture *)data)->n_applied = index;
+}
+
+static void note(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct answer *answer = data;
+
+    *answer = (struct answer){r, index, reply->id, true, reply->repeated, ""};
+    strcpy(answer->code, reply->err.code);
+}
+
+static void open_turn(struct fixture *f, const char *vfs) {
+    struct store_options options = {.dir = f->dir, .vfs = vfs, .create = true};
+    struct turn_hooks hooks = {on_applied, on_again, f};
+    struct hai_err err = {0};
+
+    CHECK_EQ(store_open(&options, &f->store, &err), 0, "%s", err.text);
+    CHECK_EQ(turn_open(f->store, &hooks, &f->turn, &err), 0, "%s", err.text);
+}
+
+static void close_turn(struct fixture *f) {
+    turn_close(f->turn);
+    store_close(f->store);
+}
+
+static void setup(struct fixture *f, const char *vfs) {
+    f->dir = hai_strdup("/tmp/hai-test-turn-XXXXXX");
+    CHECK(mkdtemp(f->dir) != NULL);
+    open_turn(f, vfs);
+}
+
+static void teardown(struct fixture *f) {
+    close_turn(f);
+    CHECK_EQ(fileio_remove_tree(f->dir, NULL), 0);
+    free(f->dir);
+}
+
+static void describe(struct fixture *f) {
+    struct entry_cluster_set set;
+    struct entry_user_set user;
+    struct answer answer[2] = {0};
+
+    schema_init(entry_cluster_set_schema(), &set);
+    *LIST_ADD(&set.zones) = (struct entry_zone){.name = hai_strdup("a")};
+    *LIST_ADD(&set.leaves) = (struct entry_leaf){.name = hai_strdup("a")};
+    *LIST_ADD(&set.nodes) = (struct entry_node){.name = hai_strdup("a1"), .gpus = 2, .cpus = 8};
+    struct entry_group *group = LIST_ADD(&set.groups);
+    schema_init(entry_group_schema(), group);
+    group->name = hai_strdup("default");
+    *LIST_ADD(&group->nodes) = 0;
+    turn_append(f->turn, ENTRY_CLUSTER_SET, &set, "system:hai", note, &answer[0]);
+    schema_free(entry_cluster_set_schema(), &set);
+    schema_init(entry_user_set_schema(), &user);
+    user.name = (char *)"alice";
+    user.uid = 1000;
+    turn_append(f->turn, ENTRY_USER_SET, &user, "system:hai", note, &answer[1]);
+    turn_run(f->turn);
+    CHECK_EQ(answer[0].r, 0);
+    CHECK_EQ(answer[1].r, 0);
+}
+
+static void submit(struct fixture *f, const char *name, const char *key, struct answer *answer) {
+    struct job_spec spec;
+    struct entry_job_submit entry;
+    struct hai_err err = {0};
+
+    schema_init(job_spec_schema(), &spec);
+    spec.version = 3;
+    spec.name = hai_strdup(name);
+    spec.workdir = hai_strdup("/tmp");
+    *LIST_ADD(&spec.command) = hai_strdup("true");
+    CHECK_EQ(spec_to_entry(&spec, state_user_find(turn_state(f->turn), "alice"), key, &entry, &err),
+             0, "%s", err.text);
+    turn_append(f->turn, ENTRY_JOB_SUBMIT, &entry, "submit:alice", note, answer);
+    schema_free(entry_job_submit_schema(), &entry);
+    schema_free(job_spec_schema(), &spec);
+}
+
+TEST(nothing_is_answered_before_the_commit)
+{
+    struct fixture f = {0};
+    struct answer first = {0}, again = {0}, other = {0};
+
+    setup(&f, NULL);
+    describe(&f);
+    int64_t n_commits = turn_stats(f.turn).n_commits;
+    submit(&f, "one", "key", &first);
+    submit(&f, "one", "key", &again);
+    submit(&f, "two", "key", &other);
+    CHECK(!first.called);
+    turn_run(f.turn);
+    CHECK_EQ(turn_stats(f.turn).n_commits, n_commits + 1, "one transaction for all of a turn");
+    CHECK_EQ(first.r, 0);
+    CHECK_EQ(first.id, 1);
+    CHECK_EQ(again.id, 1);
+    CHECK(again.repeated);
+    CHECK_EQ(other.r, -EEXIST, "the same key with another body");
+    CHECK_EQ(api_call_status(other.r, NULL), 409);
+    CHECK_EQ(f.n_applied, other.index);
+    teardown(&f);
+}
+
+TEST(a_failed_commit_changes_nothing)
+{
+    struct fixture f = {0};
+    struct answer answer = {0};
+    uint8_t before[DIGEST_BYTES], after[DIGEST_BYTES];
+    int quiet = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    power_vfs_register(false);
+    setup(&f, "power");
+    describe(&f);
+    turn_digest(f.turn, before);
+    log_set_output(quiet, LOG_FORM_JSON);
+    power_vfs_fail_syncs(1);
+    submit(&f, "one", "key", &answer);
+    turn_run(f.turn);
+    log_set_output(2, LOG_FORM_AUTO);
+    close(quiet);
+    CHECK_EQ(answer.r, -EIO);
+    CHECK_STR(answer.code, "not_saved");
+    CHECK_EQ(api_call_status(answer.r, NULL), 503);
+    turn_digest(f.turn, after);
+    CHECK(memcmp(before, after, sizeof before) == 0, "nothing was applied");
+    submit(&f, "one", "key", &answer);
+    turn_run(f.turn);
+    CHECK_EQ(answer.r, 0);
+    CHECK(!answer.repeated, "the key was not taken by the failed one");
+    teardown(&f);
+}
+
+static void encode(const void *state, struct buf *ret) {
+    state_encode(state, ret);
+}
+
+TEST(a_restart_gives_the_same_bytes)
+{
+    struct fixture f = {0};
+    struct answer answer;
+    _cleanup_(buf_free) struct buf live = {0};
+    _cleanup_(buf_free) struct buf restored = {0};
+    _cleanup_(state_freep) struct state *state = NULL;
+    struct hai_err err = {0};
+    int64_t index;
+
+    setup(&f, NULL);
+    describe(&f);
+    for (int i = 0; i < 20; i++) {
+        submit(&f, "job", NULL, &answer);
+        if (i % 3 == 0)
+            turn_run(f.turn);
+        if (i == 10) {
+            turn_run(f.turn);
+            CHECK_EQ(rows_flush(turn_rows(f.turn), NULL), 0);
+            encode(turn_state(f.turn), &live);
+            CHECK_EQ(
+                snapshot_write(f.store, turn_state(f.turn)->r.index, live.data, live.n_bytes, NULL),
+                0);
+        }
+    }
+    turn_run(f.turn);
+    buf_clear(&live);
+    encode(turn_state(f.turn), &live);
+    index = turn_state(f.turn)->r.index;
+    CHECK_EQ(restore_snapshot(f.store, 0, &state, &err), 0);
+    CHECK_EQ(restore_replay(turn_log(f.turn), NULL, state, index, &err), 0, "%s", err.text);
+    encode(state, &restored);
+    CHECK_EQ(restored.n_bytes, live.n_bytes);
+    CHECK(memcmp(restored.data, live.data, live.n_bytes) == 0, "from the first entry");
+    close_turn(&f);
+    open_turn(&f, NULL);
+    CHECK_EQ(turn_stats(f.turn).n_replayed, 9, "from the snapshot on");
+    buf_clear(&restored);
+    encode(turn_state(f.turn), &restored);
+    CHECK(restored.n_bytes == live.n_bytes && !memcmp(restored.data, live.data, live.n_bytes));
+    teardown(&f);
+}
+
+static void count(void *data, const struct rows_event *event) {
+    ++*(int *)data;
+}
+
+TEST(rows_that_a_crash_left_out_are_made_again)
+{
+    struct fixture f = {0};
+    struct answer answer;
+    int n = 0;
+
+    power_vfs_register(false);
+    setup(&f, "power");
+    describe(&f);
+    for (int i = 0; i < 5; i++) {
+        submit(&f, "job", NULL, &answer);
+        turn_run(f.turn);
+    }
+    power_vfs_fail_at(1, POWER_LOSS_DROP, 1); // the rows of the last batch are not written any more
+    log_set_output(-1, LOG_FORM_JSON);
+    close_turn(&f);
+    log_set_output(2, LOG_FORM_AUTO);
+    power_vfs_restore();
+    open_turn(&f, NULL);
+    CHECK_EQ(rows_outstanding(turn_rows(f.turn)), 1);
+    CHECK_EQ(rows_flush(turn_rows(f.turn), NULL), 0);
+    for (int64_t job = 1; job <= 5; job++)
+        CHECK_EQ(query_events(f.store, job, 0, 10, count, &n, NULL), 1);
+    teardown(&f);
+}
