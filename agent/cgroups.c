@@ -101,7 +101,7 @@ static char *base_of(char *own, const char *name) {
         own[n - 6] = '\0';
         return own;
     }
-    char *base = hai_asprintf("%s/hai-%s.%d", own, name, getpid());
+    char *base = hai_asprintf("%s/hai-%s", own, name);
     free(own);
     return base;
 }

@@ -16,7 +16,7 @@ struct cgroups {
 /* Find out what this machine allows, and move ourselves to BASE/agent.
  *
  * wanted  NULL: choose; `none`: do without cgroups; else the directory to use as base
- * name    of the node, for the name of a new base
+ * name    for a new base; the same at every start of this agent, and of no other one
  *
  * Cannot fail: there is always SHIM_BOX_WALK.
  */

@@ -6,6 +6,7 @@
 #include "agent/rankhub.h"
 #include "agent/rankstream.h"
 #include "agent/uplink.h"
+#include "lib/digest.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "lib/log.h"
@@ -179,7 +180,10 @@ static int setup(struct agentd *a, struct hai_err *err) {
     a->hai_train = find_program("hai-train", "../jobs");
     random_token(a->instance);
     read_boot_id(a);
-    cgroups_find(a->config.cgroup, a->config.node, &a->cgroups);
+    _cleanup_free_ char *name =
+        hai_asprintf("%s.%08x", a->config.node,
+                     (unsigned)digest_xxh3(a->config.state_dir, strlen(a->config.state_dir)));
+    cgroups_find(a->config.cgroup, name, &a->cgroups);
     set_launch(a);
     a->accounts = accounts_new();
     a->core = reconcile_new();
