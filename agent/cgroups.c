@@ -92,26 +92,23 @@ char *cgroups_own(void) {
     return NULL;
 }
 
-/* The directory below which attempts get theirs: a supervisor puts an agent into BASE/agent;
- * without one we make such a place for ourselves. */
-static char *base_of(char *own, const char *name) {
-    size_t n = strlen(own);
-
-    if (n > 6 && !strcmp(own + n - 6, "/agent")) {
-        own[n - 6] = '\0';
-        return own;
-    }
-    char *base = hai_asprintf("%s/hai-%s", own, name);
-    free(own);
-    return base;
-}
-
+/* Put ourselves beside the attempts, so that the base may get controllers. Into a new cgroup at
+ * every start: Linux ends a process born into another cgroup (clone3) at once when its parent's
+ * cgroup was ever ended by cgroup.kill, as the fence of an emulated node does. Old ones go when
+ * they are empty; shims live in them. */
 static int enter_base(const char *base) {
-    _cleanup_free_ char *agent = hai_asprintf("%s/agent", base);
+    _cleanup_free_ char *ours = hai_asprintf("%s/agent.%d", base, getpid());
 
-    if ((mkdir(base, 0755) < 0 && errno != EEXIST) || (mkdir(agent, 0755) < 0 && errno != EEXIST))
+    if ((mkdir(base, 0755) < 0 && errno != EEXIST) || (mkdir(ours, 0755) < 0 && errno != EEXIST))
         return -errno;
-    return cgroups_enter(agent, 0);
+    int r = cgroups_enter(ours, 0);
+    DIR *dir = opendir(base);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (!strncmp(entry->d_name, "agent.", 6))
+            unlinkat(dirfd(dir), entry->d_name, AT_REMOVEDIR); // refused while something is in it
+    if (dir)
+        closedir(dir);
+    return r;
 }
 
 static bool try_hierarchy(const char *controller, const char *wanted, const char *name,
@@ -120,7 +117,8 @@ static bool try_hierarchy(const char *controller, const char *wanted, const char
 
     if (!own)
         return false;
-    _cleanup_free_ char *base = wanted ? own : base_of(own, name);
+    _cleanup_free_ char *base = wanted ? TAKE_PTR(own) : hai_asprintf("%s/hai-%s", own, name);
+    free(own);
     if (enter_base(base) < 0 || !is_usable(base, !controller))
         return false;
     ret->box = controller ? SHIM_BOX_FREEZER : SHIM_BOX_CGROUP2;

@@ -13,7 +13,7 @@ struct cgroups {
     bool limits_memory;
 };
 
-/* Find out what this machine allows, and move ourselves to BASE/agent.
+/* Find out what this machine allows, and move ourselves to a cgroup below the base.
  *
  * wanted  NULL: choose; `none`: do without cgroups; else the directory to use as base
  * name    for a new base; the same at every start of this agent, and of no other one
