@@ -8,7 +8,7 @@
 
 enum {
     LINE_BYTES = 64,
-    CHUNK_LOCAL_BYTES = 256 << 10, // one node: all ranks' chunks stay in the caches
+    CHUNK_LOCAL_BYTES = 512 << 10, // one node: all ranks' chunks stay in the caches
     CHUNK_NODES_BYTES = 2 << 20,   // several: fewer turns of the network
 };
 
@@ -300,9 +300,10 @@ static void share(size_t n_bytes, int i, int n_shares, size_t *ret_from, size_t 
     *ret_to = MIN(*ret_from + each, n_bytes);
 }
 
-/* All ranks on one node: each adds up its share of the chunk straight from the others' copies. */
-static void sum_share_local(struct coll *c, enum reduce_type type, const uint8_t *data,
-                            size_t n_bytes, int slot) {
+/* All ranks on one node: each adds up its share of the chunk straight from the others' copies, and
+ * takes it home while it is in the nearest cache. */
+static void sum_share_local(struct coll *c, enum reduce_type type, uint8_t *data, size_t n_bytes,
+                            int slot) {
     size_t from, to;
 
     share(n_bytes, c->me, c->world, &from, &to);
@@ -310,6 +311,16 @@ static void sum_share_local(struct coll *c, enum reduce_type type, const uint8_t
         c->rows[i] = (i == c->me ? data : staged(c, slot, i)) + from;
     reduce_tree(type, result(c, slot) + from, c->rows, c->group_start, c->n_groups,
                 (to - from) / reduce_type_bytes(type));
+    memcpy(data + from, result(c, slot) + from, to - from);
+}
+
+/* All of a chunk that is not my share. */
+static void copy_others(const struct coll *c, uint8_t *to, const uint8_t *from, size_t n_bytes) {
+    size_t mine, end;
+
+    share(n_bytes, c->me, c->world, &mine, &end);
+    memcpy(to, from, mine);
+    memcpy(to + end, from + end, n_bytes - end);
 }
 
 /* One barrier a chunk: while a rank copies a chunk in, the result of the one before lies ready in
@@ -320,21 +331,19 @@ static int sum_local(struct coll *c, enum reduce_type type, uint8_t *data, size_
     int slot = 0, r = 0;
 
     for (size_t at = 0; r == 0 && at < n_bytes; at += c->chunk_bytes, slot ^= 1) {
-        size_t n = MIN(c->chunk_bytes, n_bytes - at), from, to;
-        share(n, c->me, c->world, &from, &to);
-        memcpy(staged(c, slot, c->me), data + at, from);
-        memcpy(staged(c, slot, c->me) + to, data + at + to, n - to);
+        size_t n = MIN(c->chunk_bytes, n_bytes - at);
+        copy_others(c, staged(c, slot, c->me), data + at, n);
         r = shmgroup_barrier(c->shm, err);
         if (r < 0)
             return r;
         sum_share_local(c, type, data + at, n, slot);
-        memcpy(data + done, result(c, slot ^ 1), before);
+        copy_others(c, data + done, result(c, slot ^ 1), before);
         done += before;
         before = n;
     }
     r = shmgroup_barrier(c->shm, err);
     if (r == 0)
-        memcpy(data + done, result(c, slot ^ 1), before);
+        copy_others(c, data + done, result(c, slot ^ 1), before);
     return r;
 }
 
