@@ -123,12 +123,31 @@ static int give_to(const char *path, const struct clientconf_user *user, struct 
     return 0;
 }
 
+/* The same for folders between the user's home and DIR that were made just now, by root. */
+static int give_parents_to(const char *dir, const struct clientconf_user *user,
+                           struct hai_err *err) {
+    size_t n_home = strlen(user->home);
+    int r = 0;
+
+    if (user->uid == 0 || strncmp(dir, user->home, n_home) != 0 || dir[n_home] != '/')
+        return 0;
+    for (const char *at = dir + n_home + 1; r == 0 && (at = strchr(at, '/')); at++) {
+        _cleanup_free_ char *path = hai_strndup(dir, (size_t)(at - dir));
+        struct stat st;
+        if (stat(path, &st) == 0 && st.st_uid == 0)
+            r = give_to(path, user, err);
+    }
+    return r;
+}
+
 int local_prepare(const char *dir, const struct local_shape *shape, bool shape_given, int port,
                   const struct clientconf_user *user, int *ret_port, struct hai_err *err) {
     static const char *const folders[] = {"log", "nodes", "schedd", "jobs", "ckpt"};
     _cleanup_(buf_free) struct buf schedd = {0};
 
     int r = fileio_mkdir_p(dir, 0755, err);
+    if (r == 0)
+        r = give_parents_to(dir, user, err);
     if (r == 0)
         r = give_to(dir, user, err);
     if (r == 0)
@@ -378,9 +397,9 @@ int local_stop(const char *dir, int64_t timeout_s, struct hai_err *err) {
 }
 
 int local_purge(const char *dir, struct hai_err *err) {
-    static const char *const names[] = {"cluster.yaml", "schedd.yaml", "client.yaml",
-                                        "schedd",       "nodes",       "log",
-                                        "jobs",         "upd.pid",     "upd.lock"};
+    static const char *const names[] = {"cluster.yaml", "schedd.yaml", "client.yaml", "schedd",
+                                        "nodes",        "log",         "jobs",        "ckpt",
+                                        "upd.pid",      "upd.lock"};
     _cleanup_free_ char *mark = hai_asprintf("%s/schedd.yaml", dir);
 
     if (access(mark, F_OK) < 0)

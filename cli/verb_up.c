@@ -114,8 +114,8 @@ static void tell(struct cli *cli, const char *dir, int port, int n_nodes, int64_
         return;
     }
     if (took_us)
-        printf("%d nodes ready after %.2f s; http://127.0.0.1:%d, files in %s\n", n_nodes,
-               (double)took_us / 1e6, port, dir);
+        printf("%d node%s ready after %.2f s; http://127.0.0.1:%d, files in %s\n", n_nodes,
+               n_nodes == 1 ? "" : "s", (double)took_us / 1e6, port, dir);
     else
         printf("already running; http://127.0.0.1:%d, files in %s\n", port, dir);
     if (own_dir)
@@ -141,7 +141,8 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
     int n_nodes = local_configure(dir, port, &user, err);
     if (n_nodes < 0)
         return n_nodes;
-    cli_note(cli, "starting %d nodes as %s in %s", n_nodes, user.name, dir);
+    cli_note(cli, "starting %d node%s as %s in %s", n_nodes, n_nodes == 1 ? "" : "s", user.name,
+             dir);
     r = use_client(cli, dir, port, err);
     if (r == 0)
         r = local_start(dir, upd, err);
