@@ -11,12 +11,14 @@ struct log_sqlite {
     int64_t committed;
 };
 
-static int insert_entry(struct db *db, const struct entry *entry, struct hai_err *err) {
+static int insert_entry(struct db *db, const struct entry *entry, int64_t projected,
+                        struct hai_err *err) {
     sqlite3_stmt *statement;
-    int r = db_sql(db,
-                   "INSERT INTO log (idx, term, time_us, principal, kind, version, payload)"
-                   " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                   &statement, err);
+    int r =
+        db_sql(db,
+               "INSERT INTO log (idx, term, time_us, principal, kind, version, projected, payload)"
+               " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+               &statement, err);
 
     if (r < 0)
         return r;
@@ -26,16 +28,18 @@ static int insert_entry(struct db *db, const struct entry *entry, struct hai_err
     db_text(statement, 4, entry->principal);
     db_int(statement, 5, entry->kind);
     db_int(statement, 6, entry->version);
-    db_blob(statement, 7, entry->payload, entry->payload_bytes);
+    db_int(statement, 7, projected);
+    db_blob(statement, 8, entry->payload, entry->payload_bytes);
     return db_run(db, statement, err);
 }
 
 static int write_batch(struct log_sqlite *log, const struct entry *entries, size_t n,
                        struct hai_err *err) {
+    int64_t projected = log->rows ? rows_applied(log->rows) : 0;
     int r = 0;
 
     for (size_t i = 0; i < n && r == 0; i++)
-        r = insert_entry(log->db, &entries[i], err);
+        r = insert_entry(log->db, &entries[i], projected, err);
     if (r == 0 && log->rows)
         r = rows_write(log->rows, err);
     return r;

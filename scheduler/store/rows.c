@@ -197,9 +197,11 @@ int rows_write(struct rows *rows, struct hai_err *err) {
     WRITE_ALL(rows->places, write_place);
     WRITE_ALL(rows->tails, write_tail);
     WRITE_ALL(rows->audits, write_audit);
-    if (r == 0 && rows->applied != rows->written)
-        r = db_meta_set(rows->db, "applied_index", rows->applied, err);
     return r;
+}
+
+int64_t rows_applied(const struct rows *rows) {
+    return rows->applied;
 }
 
 void rows_written(struct rows *rows, bool committed) {
@@ -220,6 +222,8 @@ int rows_flush(struct rows *rows, struct hai_err *err) {
     int r = db_begin(rows->db, err);
     if (r == 0) {
         r = rows_write(rows, err);
+        if (r == 0)
+            r = db_meta_set(rows->db, "applied_index", rows->applied, err);
         if (r < 0)
             db_rollback(rows->db);
         else
@@ -287,9 +291,23 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
     return total;
 }
 
+/* What the newest entry says, and what a flush behind it says: the later one counts. */
+static int read_applied(struct db *db, int64_t *ret, struct hai_err *err) {
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_meta_get(db, "applied_index", 0, ret, err);
+
+    if (r == 0)
+        r = db_sql(db, "SELECT projected FROM log ORDER BY idx DESC LIMIT 1", &s, err);
+    if (r == 0)
+        r = db_step(db, s, err);
+    if (r > 0)
+        *ret = MAX(*ret, sqlite3_column_int64(s, 0));
+    return MIN(r, 0);
+}
+
 int rows_new(struct store *store, struct rows **ret, struct hai_err *err) {
     int64_t applied;
-    int r = db_meta_get(store_db(store), "applied_index", 0, &applied, err);
+    int r = read_applied(store_db(store), &applied, err);
 
     if (r < 0)
         return r;

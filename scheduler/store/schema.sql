@@ -1,12 +1,13 @@
 -- schema.sql - every table of the scheduler's store; the one home of their form.
 --
 -- `log` is the truth: state is what follows from it. All other tables are a projection of the log
--- (job, event, place: written one transaction later, up to meta.applied_index) or keep what is not
--- state: the last output of ranks, who asked for what.
+-- (job, event, place: written one transaction later) or keep what is not state: the last output of
+-- ranks, requests that were denied.
 -- A change of this file needs a higher schema_version and a step in migrate.c.
 
 CREATE TABLE meta (
-    key   TEXT PRIMARY KEY,   -- schema_version, store_id, applied_index
+    key   TEXT PRIMARY KEY,   -- schema_version, store_id, and applied_index: as log.projected, of
+                              -- rows that were written when no entry was
     value NOT NULL
 ) WITHOUT ROWID;
 
@@ -18,6 +19,7 @@ CREATE TABLE log (
     principal TEXT NOT NULL,
     kind      INTEGER NOT NULL,  -- enum entry_kind
     version   INTEGER NOT NULL,
+    projected INTEGER NOT NULL,  -- entry up to which rows were written with this one
     payload   BLOB NOT NULL
 );
 
@@ -72,7 +74,7 @@ CREATE TABLE tail (
 );
 CREATE INDEX tail_by_time ON tail (time_us);
 
--- Every request that was denied or asked for a change.
+-- Every request that was denied. Those that changed something are in `event`, with who asked.
 CREATE TABLE audit (
     seq       INTEGER PRIMARY KEY,
     time_us   INTEGER NOT NULL,
