@@ -18,7 +18,7 @@ def model(hidden=192, layers=4, heads=6):
         "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 3),
         "vocab_size": 258, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0, "rope_scaling": None, "attention_bias": False,
-        "attention_dropout": 0.0, "tie_word_embeddings": False, "initializer_range": 0.02,
+        "attention_dropout": 0.0, "tie_word_embeddings": False, "initializer_range": 0.05,
         "torch_dtype": "float32", "bos_token_id": 256, "eos_token_id": 257,
     }
 
@@ -50,7 +50,7 @@ train: {{config: {folder}/train.yaml, out: {folder}/{name}}}
 """
 
 
-def write(folder, config, files, steps, seed, batch=8, seq=128, lr=0.004, every=10):
+def write(folder, config, files, steps, seed, batch=8, seq=128, lr=0.003, every=10):
     """Write model/config.json and train.yaml for jobs of 4 ranks on 2 nodes."""
     os.makedirs(os.path.join(folder, "model"))
     with open(os.path.join(folder, "model", "config.json"), "w") as f:
