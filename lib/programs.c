@@ -26,7 +26,8 @@ static char *try_list(const char *list, const char *name) {
 }
 
 char *programs_find(const char *name) {
-    static const char *const beside[] = {".", "../scheduler", "../agent", "../jobs", "../sim", "../cli"};
+    static const char *const beside[] = {".",       "../scheduler", "../agent",
+                                         "../jobs", "../sim",       "../cli"};
     char self[PATH_MAX];
     char *found = try_list(getenv("HAI_PROGRAMS"), name);
 

@@ -3,8 +3,8 @@
 #pragma once
 #include "lib/base.h"
 
-/* The path of a program, looked for in $HAI_PROGRAMS (DIR:DIR), the folder of the running program, the
- * folders beside that of a build tree, and PATH. The caller frees; NULL: nowhere. */
+/* The path of a program, looked for in $HAI_PROGRAMS (DIR:DIR), the folder of the running program,
+ * the folders beside that of a build tree, and PATH. The caller frees; NULL: nowhere. */
 char *programs_find(const char *name);
 
 /* Run one to its end with the caller's stdin, stdout and stderr. Returns its exit status (128+N for
