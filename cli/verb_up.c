@@ -1,5 +1,6 @@
 /* hai up: a cluster on this machine. */
 #include "cli/local.h"
+#include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "lib/fileio.h"
 #include "lib/programs.h"
@@ -148,6 +149,7 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
         r = local_start(dir, upd, err);
     if (r < 0)
         return r;
+    terminal_catch_interrupt("\nhai: left; the cluster goes on starting (hai down stops it)\n");
     r = wait_ready(cli, dir, r, n_nodes, err);
     if (r < 0) {
         struct hai_err ignored = {0};
