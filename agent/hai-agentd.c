@@ -10,11 +10,11 @@
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "lib/log.h"
+#include "lib/programs.h"
 #include "lib/random.h"
 #include "lib/timefmt.h"
 #include "lib/yaml.h"
 #include <getopt.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -71,32 +71,6 @@ static int make_dirs(struct agentd *a, struct hai_err *err) {
             return r;
     }
     return 0;
-}
-
-/* A program that belongs to hai: in HAI_PROGRAMS, in our own folder or one beside it (build tree),
- * or in PATH. NULL if it is nowhere. */
-static char *find_program(const char *name, const char *beside) {
-    const char *lists[] = {getenv("HAI_PROGRAMS"), NULL, getenv("PATH")};
-    char own[PATH_MAX] = "";
-    ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
-    char *slash = n > 0 ? strrchr(own, '/') : NULL;
-
-    if (slash)
-        *slash = '\0';
-    _cleanup_free_ char *ours = hai_asprintf("%s:%s/%s", own, own, beside);
-    lists[1] = ours;
-    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
-        _cleanup_free_ char *list = hai_strdup(lists[i]);
-        char *rest = NULL;
-        for (char *dir = list ? strtok_r(list, ":", &rest) : NULL; dir;
-             dir = strtok_r(NULL, ":", &rest)) {
-            char *path = hai_asprintf("%s/%s", dir, name);
-            if (access(path, X_OK) == 0)
-                return path;
-            free(path);
-        }
-    }
-    return NULL;
 }
 
 static void read_boot_id(struct agentd *a) {
@@ -175,9 +149,9 @@ static int setup(struct agentd *a, struct hai_err *err) {
     r = fileio_lock(lock, &a->lock_fd, err);
     if (r < 0)
         return r;
-    if (!(a->shim = find_program("hai-shim", ".")))
+    if (!(a->shim = programs_find("hai-shim")))
         return hai_fail(err, -ENOENT, "hai-shim is not beside hai-agentd, nor in PATH");
-    a->hai_train = find_program("hai-train", "../jobs");
+    a->hai_train = programs_find("hai-train");
     random_token(a->instance);
     read_boot_id(a);
     _cleanup_free_ char *name =

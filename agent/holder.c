@@ -160,10 +160,10 @@ static int high(int fd) {
     return copy;
 }
 
+/* With our environment: by its mark a supervisor without cgroups knows whose a process is. */
 static int spawn(const char *program, int listen_fd, int spec_fd, int agent_fd,
                  struct hai_err *err) {
     char *argv[] = {(char *)"hai-shim", NULL};
-    char *envp[] = {NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none;
@@ -179,7 +179,7 @@ static int spawn(const char *program, int listen_fd, int spec_fd, int agent_fd,
     sigemptyset(&none);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-    int r = posix_spawn(&pid, program, &actions, &attributes, argv, envp);
+    int r = posix_spawn(&pid, program, &actions, &attributes, argv, environ);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     return r ? hai_fail(err, -r, "%s: %s", program, strerror(r)) : 0;

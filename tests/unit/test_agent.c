@@ -1,0 +1,234 @@
+/* The parts of hai-agentd that need no cluster: start messages, marks, output files, rounds. */
+#include "agent/launch.h"
+#include "agent/logfile.h"
+#include "agent/marks.h"
+#include "agent/rounds.h"
+#include "lib/fileio.h"
+#include "lib/json_schema.h"
+#include "tests/unit/test.h"
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const struct launch_node node = {
+    .node = "a1",
+    .log_dir = "/log",
+    .ckpt_dir = "/ckpt",
+    .scratch_dir = "/scratch",
+    .hai_train = "/bin/hai-train",
+    .path = "/usr/bin:/bin",
+    .box = SHIM_BOX_CGROUP2,
+    .cgroup = "/cg",
+    .rank_log_bytes = 8192,
+};
+static const struct launch_account account = {1000,        100,  "alice", "/home/alice",
+                                              "/bin/bash", NULL, 0};
+
+static void decode(const struct schema *schema, const char *text, void *ret) {
+    struct hai_err err = {0};
+
+    CHECK_EQ(json_schema_parse(schema, text, strlen(text), 0, ret, &err), 0, "%s", err.text);
+}
+
+static const char *find(const struct launch_texts *env, const char *name) {
+    const char *found = NULL;
+
+    for (size_t i = 0; i < env->n; i++)
+        if (!strncmp(env->items[i], name, strlen(name)) && env->items[i][strlen(name)] == '=') {
+            CHECK(!found, "%s is there twice", name);
+            found = env->items[i] + strlen(name) + 1;
+        }
+    return found;
+}
+
+static const char desired_text[] =
+    "{\"job\": 7, \"attempt\": 2, \"epoch\": 3, \"name\": \"x\", \"world_size\": 4,"
+    " \"node_rank\": 1, \"n_nodes\": 2, \"gpus_per_node\": 2, \"master_addr\": \"h\","
+    " \"master_port\": 20001, \"resume\": 1,"
+    " \"ranks\": [{\"rank\": 2, \"local_rank\": 0, \"gpus\": [0]},"
+    "             {\"rank\": 3, \"local_rank\": 1, \"gpus\": [1, 3]}],"
+    " \"nodes\": [{\"name\": \"b1\", \"zone\": \"b\"}, {\"name\": \"a1\", \"zone\": \"a\"}]}";
+
+TEST(environment)
+{
+    static const struct {
+        const char *name, *value;
+    } wanted[] = {
+        {"RANK",                 "3"             },
+        {"LOCAL_RANK",           "1"             },
+        {"WORLD_SIZE",           "4"             },
+        {"LOCAL_WORLD_SIZE",     "2"             },
+        {"NODE_RANK",            "1"             },
+        {"MASTER_ADDR",          "h"             },
+        {"MASTER_PORT",          "20001"         },
+        {"CUDA_VISIBLE_DEVICES", "1,3"           },
+        {"HAI_ZONE",             "a"             },
+        {"HAI_CKPT_DIR",         "/ckpt/7"       },
+        {"HAI_SCRATCH_DIR",      "/scratch/7.2.3"},
+        {"HAI_RESUME",           "1"             },
+        {"HAI_SOCKET",           "/sock"         },
+        {"PATH",                 "/mine"         },
+        {"A",                    "=b c"          },
+        {"HOME",                 "/home/alice"   },
+        {"HAI_TOKEN",            NULL            },
+    };
+    struct desired_attempt desired;
+    struct job_spec spec;
+    struct launch_texts env;
+
+    decode(desired_attempt_schema(), desired_text, &desired);
+    decode(
+        job_spec_schema(),
+        "{\"version\": 3, \"command\": [\"true\"], \"env\": {\"PATH\": \"/mine\", \"A\": \"=b c\","
+        " \"RANK\": \"9\", \"WORLD_SIZE\": \"9\", \"HAI_TOKEN\": \"t\"}}",
+        &spec);
+    launch_env(&node, &account, &desired, &spec, "/sock", 1, &env);
+    for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+        CHECK_STR(find(&env, wanted[i].name), wanted[i].value, "%s", wanted[i].name);
+    launch_texts_free(&env);
+    schema_free(desired_attempt_schema(), &desired);
+    schema_free(job_spec_schema(), &spec);
+}
+
+TEST(arguments)
+{
+    static const struct {
+        const char *spec;
+        const char *words; // joined with |
+    } cases[] = {
+        {"\"command\": [\"a\", \"b\"]",                                                        "a|b"                },
+        {"\"command\": [\"/bin/sh\", \"-c\", \"x y\"], \"setup\": \". v\"",                    "/bin/sh|-c|. v\nx y"},
+        {"\"command\": [\"a\", \"b c\"], \"setup\": \". v\"",
+         "/bin/sh|-c|. v\nexec \"$@\"|sh|a|b c"                                                                     },
+        {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\", \"data\": [\"p\", \"q\"]}",
+         "/bin/hai-train|c.yaml|--data|p|--data|q"                                                                  },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_free_ char *text = hai_asprintf("{\"version\": 3, %s}", cases[i].spec);
+        _cleanup_(buf_free) struct buf joined = {0};
+        struct launch_texts args;
+        struct job_spec spec;
+        decode(job_spec_schema(), text, &spec);
+        CHECK_EQ(launch_args(&node, &spec, &args, NULL), 0);
+        for (size_t k = 0; k < args.n; k++)
+            buf_printf(&joined, "%s%s", k ? "|" : "", args.items[k]);
+        CHECK_STR(buf_cstr(&joined), cases[i].words);
+        launch_texts_free(&args);
+        schema_free(job_spec_schema(), &spec);
+    }
+    struct job_spec nothing;
+    struct launch_texts args;
+    schema_init(job_spec_schema(), &nothing);
+    CHECK_EQ(launch_args(&node, &nothing, &args, NULL), -EINVAL);
+}
+
+struct seen {
+    struct reconcile_key keys[8];
+    int n;
+};
+
+static void see(const struct reconcile_key *key, void *data) {
+    struct seen *seen = data;
+
+    seen->keys[seen->n++] = *key;
+}
+
+TEST(marks_survive)
+{
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    struct reconcile_key one = {1, 2, 3}, two = {4, 5, 6};
+    struct marks *marks;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *path = hai_asprintf("%s/marks", dir);
+    for (int round = 0; round < 3; round++) {
+        struct seen seen = {0};
+        CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+        CHECK_EQ(seen.n, round);
+        if (round == 0) {
+            marks_add(marks, &one);
+        } else if (round == 1) {
+            CHECK(!memcmp(&seen.keys[0], &one, sizeof one));
+            marks_remove(marks, &one);
+            marks_add(marks, &two);
+            marks_add(marks, &one);
+        }
+        CHECK_EQ(marks_sync(marks, NULL), 0);
+        marks_free(marks);
+    }
+    // A torn last line is none; the whole ones count.
+    CHECK_EQ(fileio_replace(path, "+1 2 3\n+4 5 6\n-1 2 3\n+7 8", 26, 0600, NULL), 0);
+    struct seen seen = {0};
+    CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+    CHECK_EQ(seen.n, 1);
+    CHECK_EQ(seen.keys[0].job, 4);
+    marks_free(marks);
+    fileio_remove_tree(dir, NULL);
+}
+
+TEST(ranges_over_rotated_output)
+{
+    static const struct {
+        int64_t offset;
+        size_t n_bytes_max;
+        const char *bytes;
+        int64_t first;
+    } cases[] = {
+        {0,  100, "56789abcdef", 5 }, // the first five bytes are gone
+        {5,  3,   "567",         5 },
+        {8,  4,   "89ab",        8 }, // across the files
+        {10, 100, "abcdef",      10},
+        {16, 100, "",            16},
+        {99, 100, "",            99},
+    };
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    int64_t offset, end;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *folder = hai_asprintf("%s/3/1", dir);
+    _cleanup_free_ char *now = hai_asprintf("%s/0.log", folder);
+    _cleanup_free_ char *old = hai_asprintf("%s/0.log.10", folder);
+    _cleanup_free_ char *other = hai_asprintf("%s/10.log.99", folder);
+    fileio_mkdir_p(folder, 0755, NULL);
+    fileio_replace(now, "abcdef", 6, 0644, NULL);
+    fileio_replace(old, "56789", 5, 0644, NULL);
+    fileio_replace(other, "x", 1, 0644, NULL);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_(buf_free) struct buf b = {0};
+        int64_t n =
+            logfile_read(dir, 3, 1, 0, cases[i].offset, cases[i].n_bytes_max, &b, &offset, &end);
+        CHECK_EQ(n, (int64_t)strlen(cases[i].bytes), "case %zu", i);
+        CHECK_STR(buf_cstr(&b), cases[i].bytes, "case %zu", i);
+        CHECK_EQ(offset, cases[i].first, "case %zu", i);
+        CHECK_EQ(end, 16, "case %zu", i);
+    }
+    _cleanup_(buf_free) struct buf tail = {0};
+    logfile_tail(dir, 3, 1, 0, 8, &tail);
+    CHECK_STR(buf_cstr(&tail), "89abcdef");
+    CHECK_EQ(logfile_read(dir, 3, 1, 7, 0, 10, &tail, &offset, &end), -ENOENT);
+    CHECK_EQ(logfile_newest_attempt(dir, 3), 1);
+    CHECK_EQ(logfile_newest_attempt(dir, 4), 0);
+    fileio_remove_tree(dir, NULL);
+}
+
+TEST(rounds_fill)
+{
+    struct rounds *rounds = rounds_new(3);
+    _cleanup_(buf_free) struct buf b = {0};
+    static const char lines[] = "0 aa\n2 \n";
+
+    CHECK_EQ(rounds_add(rounds, "r", 3, "aa"), -EINVAL);
+    CHECK_EQ(rounds_add(rounds, "r", 0, "ag"), -EINVAL);
+    CHECK_EQ(rounds_add(rounds, "r", 0, "aaa"), -EINVAL);
+    CHECK_EQ(rounds_add(rounds, "r", 1, "b0"), 0);
+    CHECK_EQ(rounds_add(rounds, "r", 1, "c0"), 0); // the first one stays
+    CHECK_STR(rounds_value(rounds, "r", 1), "b0");
+    CHECK(rounds_has(rounds, "r", 1, 1) && !rounds_has(rounds, "r", 0, 2));
+    CHECK_EQ(rounds_add_lines(rounds, "r", lines, sizeof lines - 1), 0);
+    CHECK(rounds_has_all(rounds, "r") && !rounds_has_all(rounds, "s"));
+    rounds_lines(rounds, "r", 0, 3, &b);
+    CHECK_STR(buf_cstr(&b), "0 aa\n1 b0\n2 \n");
+    CHECK_EQ(rounds_add_lines(rounds, "r", "0aa\n", 4), -EINVAL);
+    CHECK_EQ(rounds_add_lines(rounds, "r", "0 aa", 4), -EINVAL);
+    rounds_free(rounds);
+}
