@@ -2,12 +2,47 @@
 #include "cli/stream.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
+#include "cli/view.h"
+
+/* The job's view once it runs or has ended. */
+static int wait_until_started(struct cli *cli, const char *job, struct json **ret,
+                              struct hai_err *err) {
+    _cleanup_(buf_free) struct buf target = {0};
+
+    cli_job_target(job, "", &target);
+    for (;;) {
+        _cleanup_(json_freep) struct json *view = NULL;
+        int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &view, err);
+        if (r < 0)
+            return r;
+        const char *state = json_get_string(view, "state", "");
+        if (strcmp(state, "running") == 0 || view_ended(state)) {
+            *ret = TAKE_PTR(view);
+            return 0;
+        }
+        buf_clear(&target);
+        buf_printf(&target, "/api/v1/jobs/%lld?since=%lld&wait=20",
+                   (long long)json_get_int(view, "id", 0),
+                   (long long)json_get_int(view, "index", 0));
+    }
+}
 
 static int run(struct cli *cli) {
     struct stream_options options = {.kind = "attach"};
+    _cleanup_(json_freep) struct json *view = NULL;
+    _cleanup_free_ char *id = NULL;
+    struct hai_err err = {0};
 
     terminal_catch_interrupt("\nhai: left; the job runs on\n");
-    return stream_run(cli, cli->n_words ? cli->words[0] : NULL, &options);
+    int r = wait_until_started(cli, cli->n_words ? cli->words[0] : NULL, &view, &err);
+    if (r < 0)
+        return cli_fail(cli, r, &err);
+    id = hai_asprintf("%lld", (long long)json_get_int(view, "id", 0));
+    if (!view_ended(json_get_string(view, "state", "")))
+        return stream_run(cli, id, &options);
+    cli_note(cli, "job %s has ended: %s (hai logs %s)", id, json_get_string(view, "state", "?"),
+             id);
+    return view_exit_code(view);
 }
 
 const struct verb verb_attach = {
