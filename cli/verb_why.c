@@ -7,6 +7,11 @@ static void print_output(const char *output, struct buf *out) {
     buf_add_str(out, "its last output:\n");
     while (*output) {
         size_t n = strcspn(output, "\n");
+        size_t n_stamp = strlen("2026-11-23T13:11:40.102Z ");
+        if (n >= n_stamp && output[n_stamp - 2] == 'Z') { // when it was written helps nobody here
+            output += n_stamp;
+            n -= n_stamp;
+        }
         buf_add_str(out, "  ");
         buf_add(out, output, n);
         buf_add_str(out, "\n");
