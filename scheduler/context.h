@@ -9,6 +9,7 @@
 #include "wire/messages.h"
 
 struct api_route;
+struct fence;
 struct fleet;
 struct live;
 struct relay;
@@ -25,6 +26,7 @@ struct schedd {
     struct watch *watch;
     struct live *live;
     struct fleet *fleet;
+    struct fence *fence;
     struct relay *relay;
     struct upkeep *upkeep;
     struct cluster_file cluster;

@@ -8,6 +8,7 @@
 #include "lib/yaml.h"
 #include "scheduler/api.h"
 #include "scheduler/cluster.h"
+#include "scheduler/fence.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/relay.h"
@@ -73,6 +74,7 @@ static void on_applied(void *data, const struct effects *fx, int64_t index) {
     if (fx->n_nodes || fx->cluster)
         watch_wake(s->watch, WATCH_NODES, 0);
     fleet_on_applied(s->fleet, fx);
+    fence_on_applied(s->fence, fx);
     upkeep_on_applied(s->upkeep);
 }
 
@@ -173,6 +175,7 @@ static void open_parts(struct daemon *d) {
     s->watch = watch_new(s->loop);
     s->live = live_new(schedd_state(s)->r.index);
     s->fleet = fleet_new(s);
+    s->fence = fence_new(s);
     s->relay = relay_new(s);
     s->upkeep = upkeep_new(s);
     s->server = http_server_new(s->loop, &server_config);
@@ -196,6 +199,7 @@ static void close_parts(struct daemon *d) {
         relay_close(s->relay);
     http_server_free(s->server);
     relay_free(s->relay);
+    fence_free(s->fence);
     fleet_free(s->fleet);
     upkeep_free(s->upkeep);
     watch_free(s->watch);
