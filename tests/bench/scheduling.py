@@ -78,12 +78,6 @@ class Bench:
         self.live.wait_job(job, ("running",), 30)
         return job
 
-    def stop_all(self):
-        for job in self.api.get("/api/v1/jobs?all=1&limit=1000000"):
-            if job["state"] not in cluster.ENDED:
-                self.api.post(f"/api/v1/jobs/{job['id']}/stop", {"force": True})
-        cluster.wait_for("end of all jobs", lambda: not self.api.get("/api/v1/queue"), 120, 0.1)
-
     def memory(self, pid):
         with open(f"/proc/{pid}/status") as f:
             fields = dict(line.split(":", 1) for line in f)
@@ -138,7 +132,7 @@ class Bench:
             cluster.wait_for("end of all jobs", lambda: not self.api.get("/api/v1/queue"), 120,
                              0.01)
             rates.append(n / (time.monotonic() - started))
-            views = {view["id"]: view for view in self.api.get("/api/v1/jobs?all=1&limit=100000")}
+            views = {view["id"]: view for view in self.api.get("/api/v1/jobs?all=1&limit=10000")}
             wrong = [job for job in jobs if views[job]["state"] != "succeeded"
                      or views[job]["exit_code"] != 0
                      or not os.path.exists(os.path.join(self.live.dir, "jobs", str(job), "1",

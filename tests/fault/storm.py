@@ -127,7 +127,7 @@ class Storm:
     def settled(self, api):
         """None while jobs run; the list of all jobs once all have ended."""
         try:
-            jobs = api.get("/api/v1/jobs?all=1&limit=1000000")
+            jobs = api.get("/api/v1/jobs?all=1&limit=10000")
         except (OSError, http.client.HTTPException, cluster.Refused):
             return None
         return jobs if all(job["state"] in cluster.ENDED for job in jobs) else None
