@@ -256,6 +256,11 @@ static void introduce(const struct run *run) {
                      " documents, %d ranks on %d nodes, kernels %s\n",
                 size.parameters, size.tokens, size.documents, coll_world(run->coll),
                 coll_nodes(run->coll), size.kernel_path);
+    // A later attempt that begins anew has lost work: nobody should have to find that out.
+    const char *attempts = getenv("HAI_RESUME");
+    if (is_first(run) && attempts && atoll(attempts) > 0 && !trainer_step_number(run->trainer))
+        fprintf(stderr, NAME ": %s earlier attempts left no complete checkpoint; from step 1\n",
+                attempts);
 }
 
 /* From rendezvous to the exported model. */

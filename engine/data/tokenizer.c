@@ -366,15 +366,11 @@ static int read_config(const struct reader *x, const struct json *config) {
     return 0;
 }
 
-static int read_bpe(const char *path, const struct json *config, struct tokenizer *t,
-                    struct hai_err *err) {
-    _cleanup_(json_freep) struct json *root = NULL;
+static int read_bpe(const char *path, const struct json *root, const struct json *config,
+                    struct tokenizer *t, struct hai_err *err) {
     const struct reader x = {t, path, err};
-    int r = read_json(path, &root, &t->digest, err);
+    int r = count_vocab(&x, root);
 
-    if (r < 0)
-        return r;
-    r = count_vocab(&x, root);
     if (r < 0)
         return r;
     t->n_vocab = r;
@@ -390,7 +386,7 @@ static int read_bpe(const char *path, const struct json *config, struct tokenize
 }
 
 int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err) {
-    _cleanup_(json_freep) struct json *config = NULL;
+    _cleanup_(json_freep) struct json *config = NULL, *root = NULL;
     uint64_t digest = 0;
     int r;
 
@@ -408,12 +404,22 @@ int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err)
     }
     _cleanup_(tokenizer_freep) struct tokenizer *t = hai_new(struct tokenizer);
     t->dir = hai_strdup(dir);
-    t->digest = digest;
-    r = read_bpe(path, config, t, err);
+    r = read_json(path, &root, &digest, err);
+    if (r == 0)
+        r = read_bpe(path, root, config, t, err);
     if (r < 0)
         return r;
+    t->digest = digest;
     *ret = TAKE_PTR(t);
     return 0;
+}
+
+int tokenizer_check(const char *text, size_t n_bytes, struct hai_err *err) {
+    _cleanup_(tokenizer_freep) struct tokenizer *t = hai_new(struct tokenizer);
+    _cleanup_(json_freep) struct json *root = NULL;
+    int r = json_parse(text, n_bytes, "tokenizer.json", &root, err);
+
+    return r < 0 ? r : read_bpe("tokenizer.json", root, NULL, t, err);
 }
 
 int32_t tokenizer_n_vocab(const struct tokenizer *t) {

@@ -15,6 +15,9 @@ struct tokenizer *tokenizer_new_bytes(void);
 /* Read DIR/tokenizer.json and, if there, DIR/tokenizer_config.json; "bytes" gives the above.
  * -ENOTSUP: a kind of tokenizer, or an option, that is not built in (err names it). */
 int tokenizer_read(const char *dir, struct tokenizer **ret, struct hai_err *err);
+
+/* Check the text of a tokenizer.json as tokenizer_read does (fuzz target; no file needed). */
+int tokenizer_check(const char *text, size_t n_bytes, struct hai_err *err);
 void tokenizer_free(struct tokenizer *t);
 DEFINE_CLEANUP(struct tokenizer *, tokenizer_free)
 
