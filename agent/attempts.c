@@ -87,8 +87,11 @@ static void remove_files(struct agentd *a, const struct reconcile_key *key, cons
     if (rmdir(scratch) == 0 || errno == ENOENT)
         return;
     pid_t pid = fork();
-    if (pid == 0)
+    if (pid == 0) {
+        // Nothing of ours stays open there: our lock and port must be free for the next agent.
+        close_range(STDERR_FILENO + 1, ~0U, 0);
         _exit(fileio_remove_tree(scratch, NULL) < 0);
+    }
 }
 
 /* ---- what shims say ---- */
@@ -200,25 +203,29 @@ static int set_desired(struct attempt *at, const struct desired_attempt *d, stru
     return 0;
 }
 
-static int start_shim(struct attempt *at, const struct desired_attempt *d, struct hai_err *err) {
+/* ret_cause: on failure, whether the job cannot be started as described or this node could not. */
+static int start_shim(struct attempt *at, const struct desired_attempt *d,
+                      enum exit_cause *ret_cause, struct hai_err *err) {
     struct agentd *a = at->agentd;
     _cleanup_free_ char *rank_socket = hai_asprintf("%s/rank.sock", at->dir);
     _cleanup_(buf_free) struct buf spec = {0};
     struct launch_account account;
 
+    *ret_cause = EXIT_CAUSE_START;
     int r = set_desired(at, d, err);
     if (r < 0)
         return r;
     if (d->memory_bytes != S_ABSENT && d->memory_bytes > 0 && !a->cgroups.limits_memory)
         at->desired.memory_bytes = S_ABSENT; // nobody here can hold it to that
-    // Ranks pass through to their socket; only root may look at the shim's.
-    if (mkdir(at->dir, 0711) < 0 && errno != EEXIST)
-        return hai_fail(err, -errno, "%s: %m", at->dir);
     accounts_get(a->accounts, (uint32_t)d->uid, (uint32_t)d->gid, d->user, &account);
     r = launch_spec(&a->launch, &account, &at->desired, &at->spec, rank_socket, a->lease_until_us,
                     &spec, err);
     if (r < 0)
         return r;
+    *ret_cause = EXIT_CAUSE_UNKNOWN;
+    // Ranks pass through to their socket; only root may look at the shim's.
+    if (mkdir(at->dir, 0711) < 0 && errno != EEXIST)
+        return hai_fail(err, -errno, "%s: %m", at->dir);
     at->state.uid = account.uid;
     at->state.gid = account.gid;
     rankhub_open(at);
@@ -230,17 +237,18 @@ static int start_shim(struct attempt *at, const struct desired_attempt *d, struc
 static void start(struct agentd *a, const struct reconcile_key *key) {
     const struct desired_attempt *d = desired_of(a, key);
     struct hai_err err = {0};
+    enum exit_cause cause;
 
     if (!d) // another set has come meanwhile, and the core has dealt with it
         return;
     struct attempt *at = attempt_new(a, key);
-    int r = start_shim(at, d, &err);
+    int r = start_shim(at, d, &cause, &err);
     if (r < 0) {
         log_write(LOG_LEVEL_ERROR, LOG_FIELDS(.job = key->job),
                   "job %" PRId64 " does not start: %s", key->job, hai_err_text(&err));
         remove_files(a, key, at->dir);
         attempt_free(at);
-        reconcile_failed(a->core, key, timefmt_now_us(), hai_err_text(&err));
+        reconcile_failed(a->core, key, cause, timefmt_now_us(), hai_err_text(&err));
     }
 }
 
@@ -351,7 +359,8 @@ void attempts_act(struct agentd *a) {
         int r = n_starts ? marks_sync(a->marks, &err) : 0;
         for (size_t i = 0; i < n_starts; i++)
             if (r < 0)
-                reconcile_failed(a->core, &starts[i], timefmt_now_us(), hai_err_text(&err));
+                reconcile_failed(a->core, &starts[i], EXIT_CAUSE_UNKNOWN, timefmt_now_us(),
+                                 hai_err_text(&err));
             else
                 start(a, &starts[i]);
     } while (n_starts);

@@ -148,6 +148,9 @@ int main(void) {
     struct sigaction action = {.sa_handler = on_child};
     sigset_t blocked, unblocked;
 
+    // What libraries of the agent left open (its connections to the scheduler) is no rank's
+    // business.
+    close_range(SHIM_AGENT_FD + 1, ~0U, 0);
     // Nobody but the agent's own messages ends a shim: a terminal's or service's signals do not.
     setsid();
     signal(SIGPIPE, SIG_IGN);
@@ -179,7 +182,7 @@ int main(void) {
     }
     shim_start_ranks(&s);
     for (uint32_t i = 0; i < s.spec->n_ranks; i++)
-        if (s.ranks[i].state.cause == SHIM_CAUSE_START)
+        if (s.ranks[i].state.message[0]) // could not be forked
             shim_life_ended(&s, (int)i, CLD_EXITED, 127);
     run(&s, timer_fd, &unblocked);
     return 0;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -197,7 +198,7 @@ int holder_start(struct loop *loop, const char *program, const char *dir, const 
     _cleanup_(closep) int listener = high(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     unlink(address.sun_path);
     if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
-        listen(listener, 8) < 0)
+        chmod(address.sun_path, 0600) < 0 || listen(listener, 8) < 0)
         return hai_fail(err, -errno, "%s: %m", address.sun_path);
     _cleanup_(closep) int file = high(memfd_create("hai-shim-spec", MFD_CLOEXEC));
     if (file < 0)

@@ -101,14 +101,16 @@ int64_t logfile_read(const char *log_dir, int64_t job, int64_t attempt, int64_t 
     return done;
 }
 
-void logfile_tail(const char *log_dir, int64_t job, int64_t attempt, int64_t rank,
-                  size_t n_bytes_max, struct buf *ret) {
+int64_t logfile_tail(const char *log_dir, int64_t job, int64_t attempt, int64_t rank,
+                     size_t n_bytes_max, struct buf *ret) {
     int64_t offset, end;
 
     if (logfile_read(log_dir, job, attempt, rank, INT64_MAX, 0, ret, &offset, &end) < 0)
-        return;
-    logfile_read(log_dir, job, attempt, rank, MAX(end - (int64_t)n_bytes_max, (int64_t)0),
-                 n_bytes_max, ret, &offset, &end);
+        return 0;
+    int64_t n =
+        logfile_read(log_dir, job, attempt, rank, MAX(end - (int64_t)n_bytes_max, (int64_t)0),
+                     n_bytes_max, ret, &offset, &end);
+    return n < 0 ? 0 : offset + n;
 }
 
 int64_t logfile_newest_attempt(const char *log_dir, int64_t job) {

@@ -18,9 +18,10 @@ int64_t logfile_read(const char *log_dir, int64_t job, int64_t attempt, int64_t 
                      int64_t offset, size_t n_bytes_max, struct buf *ret, int64_t *ret_offset,
                      int64_t *ret_end);
 
-/* The last bytes, at most n_bytes_max; nothing if there are none. */
-void logfile_tail(const char *log_dir, int64_t job, int64_t attempt, int64_t rank,
-                  size_t n_bytes_max, struct buf *ret);
+/* The last bytes, at most n_bytes_max; nothing if there are none. Returns the offset at which they
+ * end: all bytes ever written. */
+int64_t logfile_tail(const char *log_dir, int64_t job, int64_t attempt, int64_t rank,
+                     size_t n_bytes_max, struct buf *ret);
 
 /* The newest attempt of a job with output here, 0 if none. */
 int64_t logfile_newest_attempt(const char *log_dir, int64_t job);

@@ -3,6 +3,7 @@
 #include "agent/news.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
+#include "lib/json.h"
 #include "lib/log.h"
 #include "lib/timefmt.h"
 #include "rank/rankproto.h"
@@ -17,6 +18,7 @@
 enum {
     OUT_BYTES_MAX = 512 << 20, // all values of the largest gang for one rank
     WAITS_MAX = RANK_ROUNDS_MAX,
+    WORD_BYTES = 16, // of a phase or unit
 };
 
 /* One connection of a rank. */
@@ -121,6 +123,16 @@ static void on_hello(struct peer *peer, const char *text) {
     } // else the scheduler has not told us yet, after our own start: rankhub_desired goes on
 }
 
+/* The first WORD_BYTES of a text, in whole characters. */
+static void set_word(char **ret, const char *value) {
+    size_t n = strnlen(value, WORD_BYTES);
+
+    while (!json_is_text(value, n))
+        n--;
+    free(*ret);
+    *ret = hai_strndup(value, n);
+}
+
 static void set_progress(struct progress_view *p, const char *key, const char *value) {
     double number = strtod(value, NULL);
 
@@ -135,11 +147,11 @@ static void set_progress(struct progress_view *p, const char *key, const char *v
     else if (!strcmp(key, "rate"))
         p->rate = number;
     else if (!strcmp(key, "unit"))
-        p->rate_unit = hai_strndup(value, 16);
+        set_word(&p->rate_unit, value);
     else if (!strcmp(key, "left_s") && number >= 0 && number < 1e8)
         p->left_us = (int64_t)(number * 1e6);
     else if (!strcmp(key, "phase"))
-        p->phase = hai_strndup(value, 16);
+        set_word(&p->phase, value);
 }
 
 static void on_progress(struct peer *peer, char *text) {
@@ -175,7 +187,7 @@ static void on_phase(struct peer *peer, char *text) {
         refuse(peer, "phase: expected 'phase NAME SECONDS'");
         return;
     }
-    snprintf(line, sizeof line, "phase=%.16s", name);
+    snprintf(line, sizeof line, "phase=%s", name);
     on_progress(peer, line);
 }
 
@@ -196,12 +208,13 @@ static void on_commit(struct peer *peer, const char *text) {
     commit.digest = hai_strdup(digest);
     commit.dir = hai_strdup(text + dir);
     struct hai_err err = {0};
-    if (schema_check(ckpt_commit_schema(), &commit, &err) < 0) {
+    int r = schema_check(ckpt_commit_schema(), &commit, &err);
+    if (r == 0 && (r = news_commit(at->agentd, &commit)) < 0)
+        hai_fail(&err, r, "commit: too many at once");
+    if (r < 0) {
         refuse(peer, err.text);
         schema_free(ckpt_commit_schema(), &commit);
-        return;
     }
-    news_commit(at->agentd, &commit);
 }
 
 static void give_values(struct peer *peer, const char *round) {
@@ -239,6 +252,11 @@ static void on_gather(struct peer *peer, const char *text) {
 static void on_line(struct peer *peer, char *line) {
     char *text = strchrnul(line, ' ');
 
+    // In a report such bytes would make all of it unreadable.
+    if (!json_is_text(line, strlen(line))) {
+        refuse(peer, "not UTF-8");
+        return;
+    }
     if (*text)
         *text++ = '\0';
     if (!strcmp(line, "hello") && peer->rank < 0)

@@ -61,7 +61,7 @@ static void read_errors(struct shim *s) {
         struct shim_rank_state *state = &s->ranks[e.index].state;
         e.what[sizeof e.what - 1] = '\0';
         snprintf(state->message, sizeof state->message, "%s: %s", e.what, strerror(e.error));
-        state->cause = SHIM_CAUSE_START;
+        state->cause = e.cause;
     }
 }
 
@@ -76,7 +76,7 @@ void shim_life_ended(struct shim *s, int index, int code, int status) {
     state->code = code == CLD_EXITED ? CLD_EXITED : CLD_KILLED;
     state->status = status;
     state->at_us = timefmt_now_us();
-    if (state->cause != SHIM_CAUSE_START)
+    if (state->cause == SHIM_CAUSE_SELF)
         state->cause = s->order;
     if (state->cause == SHIM_CAUSE_SELF && code != CLD_EXITED && status == SIGKILL &&
         shim_box_oom(s)) {

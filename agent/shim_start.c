@@ -65,11 +65,20 @@ int shim_start_read(struct shim *s, int spec_fd) {
 
 /* ---- in the child ---- */
 
-/* Say why, to the shim and in the rank's output, and end. */
-static void fail(struct shim *s, int index, int error, const char *format, ...)
-    __attribute__((noreturn, format(printf, 4, 5)));
-static void fail(struct shim *s, int index, int error, const char *format, ...) {
-    struct shim_start_error message = {.index = index, .error = error};
+/* Is it the job's own fault that this failed, or may it go well on another node? */
+static enum shim_cause cause_of(bool job, int error) {
+    bool node = error == ENOMEM || error == EAGAIN || error == EMFILE || error == ENFILE ||
+                error == EIO || error == ESTALE;
+
+    return job && !node ? SHIM_CAUSE_START : SHIM_CAUSE_UNKNOWN;
+}
+
+/* Say why, to the shim and in the rank's output, and end. job: it asked for the impossible. */
+static void fail(struct shim *s, int index, bool job, int error, const char *format, ...)
+    __attribute__((noreturn, format(printf, 5, 6)));
+static void fail(struct shim *s, int index, bool job, int error, const char *format, ...) {
+    struct shim_start_error message = {
+        .index = index, .error = error, .cause = cause_of(job, error)};
     va_list args;
 
     va_start(args, format);
@@ -87,9 +96,9 @@ static void become_user(struct shim *s, int index) {
     if (spec->switch_user && (setgroups(spec->n_groups, (const gid_t *)s->groups) < 0 ||
                               setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
                               setresuid(spec->uid, spec->uid, spec->uid) < 0))
-        fail(s, index, errno, "cannot become uid %u, gid %u", spec->uid, spec->gid);
+        fail(s, index, false, errno, "cannot become uid %u, gid %u", spec->uid, spec->gid);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        fail(s, index, errno, "cannot give up new privileges");
+        fail(s, index, false, errno, "cannot give up new privileges");
     // Cleared by the change of user, so set after it: no rank outlives a shim that was killed.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_DUMPABLE, 1); // as for any process of that user
@@ -114,16 +123,16 @@ void shim_start_become(struct shim *s, int index, int stdin_fd, int output_fd) {
     dup2(output_fd, STDERR_FILENO);
     int r = shim_box_enter(s);
     if (r < 0)
-        fail(s, index, -r, "cannot enter the cgroup %s", s->cgroup);
+        fail(s, index, false, -r, "cannot enter the cgroup %s", s->cgroup);
     become_user(s, index);
     umask(022);
     if (chdir(s->workdir) < 0)
-        fail(s, index, errno, "cannot enter the working directory %s", s->workdir);
+        fail(s, index, true, errno, "cannot enter the working directory %s", s->workdir);
     for (uint32_t i = 0; i < spec->n_rank_env; i++)
         s->env[spec->n_env + i] = s->rank_env[(uint32_t)index * spec->n_rank_env + i];
     environ = s->env;
     execvp(s->args[0], s->args);
-    fail(s, index, errno, "cannot run %s", s->args[0]);
+    fail(s, index, true, errno, "cannot run %s", s->args[0]);
 }
 
 /* ---- in the shim ---- */
@@ -144,7 +153,7 @@ static void make_dir(const struct shim *s, const char *path, mode_t mode, bool u
 
 static void not_started(struct shim *s, int index, const char *message) {
     snprintf(s->ranks[index].state.message, SHIM_MESSAGE_BYTES, "%s", message);
-    s->ranks[index].state.cause = SHIM_CAUSE_START;
+    s->ranks[index].state.cause = SHIM_CAUSE_UNKNOWN; // not the job's doing
 }
 
 /* Standard input of a rank: for the first of the node a pipe that attach writes to. */

@@ -5,7 +5,8 @@
 /* Why a process could not become the rank it should be; written by it before it ends. */
 struct shim_start_error {
     int32_t index;
-    int32_t error; // errno
+    int32_t error;  // errno
+    uint32_t cause; // enum shim_cause: START, or UNKNOWN where the node is to blame
     char what[SHIM_MESSAGE_BYTES - 64];
 };
 
@@ -20,7 +21,7 @@ struct shim_init_exit {
 int shim_start_read(struct shim *s, int spec_fd);
 
 /* Start all ranks (in the box made before). Those that
- * cannot be forked get cause start and a message, and no pid. */
+ * cannot be forked get cause unknown and a message, and no pid. */
 void shim_start_ranks(struct shim *s);
 
 /* Become rank `index`: never returns. In the child; fds: stdin, output. */

@@ -21,6 +21,7 @@ enum {
     AGAIN_MIN_US = 100000,
     AGAIN_MAX_US = 2000000,
     PROGRESS_EVERY_US = 250000,
+    MESSAGE_BYTES = 500, // of 512: bytes that are no text grow when they are encoded
 };
 
 struct uplink {
@@ -193,10 +194,10 @@ static void add_exit(struct agentd *a, const struct reconcile_hold *hold,
     else
         e->exit_code = exit->exit_code & 0xff;
     e->cause = exit->cause;
-    e->message = hai_strdup(exit->message);
+    e->message = exit->message ? hai_strndup(exit->message, MESSAGE_BYTES) : NULL;
     e->at = exit->at_us ? exit->at_us : S_ABSENT;
-    logfile_tail(a->config.log_dir, hold->key.job, hold->key.attempt, exit->rank, LOG_TAIL_BYTES,
-                 &tail);
+    e->log_bytes = logfile_tail(a->config.log_dir, hold->key.job, hold->key.attempt, exit->rank,
+                                LOG_TAIL_BYTES, &tail);
     e->tail = (struct schema_blob){TAKE_PTR(tail.data), tail.n_bytes};
 }
 
@@ -241,9 +242,26 @@ static void take_results(struct uplink *u, const struct http_answer *answer) {
     schema_free(agent_report_reply_schema(), &reply);
 }
 
+/* Commits of a report that failed: they go with the next one. Where the scheduler cannot read the
+ * report they are refused instead: what they say may be why, and exits must get through. */
+static void keep_commits(struct uplink *u, bool refused) {
+    for (size_t i = 0; i < u->sent.commits.n; i++) {
+        struct ckpt_commit *commit = &u->sent.commits.items[i];
+        struct ckpt_result result = {.job = commit->job,
+                                     .epoch = commit->epoch,
+                                     .step = commit->step,
+                                     .message = (char *)"it cannot be sent to the scheduler"};
+        if (refused || news_commit(u->a, commit) < 0)
+            rankhub_committed(u->a, &result);
+        else
+            schema_init(ckpt_commit_schema(), commit);
+    }
+}
+
 static void on_report(struct http_answer *answer, void *data) {
     struct uplink *u = data;
     bool ok = answer->r == 0 && answer->status == 200;
+    bool unreadable = answer->r == 0 && (answer->status == 400 || answer->status == 413);
 
     u->report = NULL;
     reconcile_reported(u->a->core, ok);
@@ -253,10 +271,7 @@ static void on_report(struct http_answer *answer, void *data) {
     } else {
         if (answer->r == 0)
             log_warning("report: status %d: %.300s", answer->status, buf_cstr(&answer->body));
-        for (size_t i = 0; i < u->sent.commits.n; i++) {
-            news_commit(u->a, &u->sent.commits.items[i]);
-            schema_init(ckpt_commit_schema(), &u->sent.commits.items[i]);
-        }
+        keep_commits(u, unreadable);
         u->report_waits = true;
         loop_timer_after(u->report_timer, u->report_again_us);
         u->report_again_us = MIN(u->report_again_us * 2, (int64_t)AGAIN_MAX_US);

@@ -494,6 +494,15 @@ static size_t utf8_length(const uint8_t *s, size_t n_bytes) {
     return 0;
 }
 
+bool json_is_text(const char *s, size_t n_bytes) {
+    size_t at = 0;
+
+    for (size_t n; at < n_bytes; at += n)
+        if (!(n = utf8_length((const uint8_t *)s + at, n_bytes - at)))
+            return false;
+    return true;
+}
+
 static void dump_escape(uint8_t byte, struct buf *ret) {
     static const char names[] = {['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r',
                                  ['\t'] = 't', ['"'] = '"',  ['\\'] = '\\'};

@@ -109,6 +109,9 @@ void json_add_bool(struct json *object, const char *key, bool value);
  * line feed at the end. Reals are written with the fewest digits that read back the same. */
 void json_dump(const struct json *value, int indent, struct buf *ret);
 
+/* Is it UTF-8, so that it is a JSON string as it is? */
+bool json_is_text(const char *s, size_t n_bytes);
+
 /* Append pieces of JSON without a tree, for replies written straight from structs. */
 void json_dump_string(const char *s, size_t n_bytes, struct buf *ret); // bad UTF-8: U+FFFD
 void json_dump_int(int64_t value, struct buf *ret);

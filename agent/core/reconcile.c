@@ -251,6 +251,11 @@ void reconcile_scanned(struct reconcile *core) {
 }
 
 bool reconcile_synced(const struct reconcile *core) {
+    // What waits for something older to end may start, and be reported, before a poll that does not
+    // name it arrives: the scheduler would conclude that it is gone.
+    for (size_t i = 0; core->scanned && i < core->n_wants; i++)
+        if (core->wants[i].phase == DESIRED_PHASE_RUN && !find(core, &core->wants[i].key))
+            return false;
     return core->scanned;
 }
 
@@ -261,13 +266,13 @@ void reconcile_desired(struct reconcile *core, const struct reconcile_want *want
     compare(core);
 }
 
-void reconcile_failed(struct reconcile *core, const struct reconcile_key *key, int64_t now_us,
-                      const char *message) {
+void reconcile_failed(struct reconcile *core, const struct reconcile_key *key,
+                      enum exit_cause cause, int64_t now_us, const char *message) {
     struct reconcile_hold *hold = find(core, key);
 
     if (!hold || hold->gone)
         return;
-    exit_all(hold, 127, 0, EXIT_CAUSE_START, now_us, message);
+    exit_all(hold, 127, 0, cause, now_us, message);
     reconcile_gone(core, key);
 }
 
@@ -307,8 +312,16 @@ bool reconcile_next(struct reconcile *core, struct reconcile_action *ret) {
     return true;
 }
 
+/* How many exits may be told. With its last exit an attempt gives its GPUs back, so that one waits
+ * until nothing that a rank has left behind still uses them. */
+static size_t tellable(const struct reconcile_hold *hold) {
+    bool last = hold->n_exits && hold->n_exits >= hold->n_ranks;
+
+    return hold->n_exits - (last && !hold->gone);
+}
+
 static bool unreported(const struct reconcile_hold *hold) {
-    return (hold->started && !hold->has_started) || hold->n_exits > hold->n_exits_had ||
+    return (hold->started && !hold->has_started) || tellable(hold) > hold->n_exits_had ||
            (hold->gone && !hold->has_gone);
 }
 
@@ -320,12 +333,18 @@ bool reconcile_unreported(const struct reconcile *core) {
 }
 
 void reconcile_report(struct reconcile *core) {
+    size_t left = RECONCILE_EXITS_MAX;
+
     assert(!core->reporting);
     core->reporting = true;
     for (struct reconcile_hold *hold = core->first; hold; hold = hold->next) {
+        size_t may = tellable(hold);
+        size_t n = may > hold->n_exits_had ? may - hold->n_exits_had : 0;
+        n = MIN(n, left);
+        left -= n;
         hold->sent_started = hold->started;
-        hold->n_exits_sent = hold->n_exits;
-        hold->sent_gone = hold->gone;
+        hold->n_exits_sent = hold->n_exits_had + n;
+        hold->sent_gone = hold->gone && hold->n_exits_sent == hold->n_exits;
     }
 }
 

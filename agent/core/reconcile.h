@@ -92,15 +92,18 @@ void reconcile_found(struct reconcile *core, const struct reconcile_key *key, co
 
 /* All shims were found. Until then no desired set is acted upon. */
 void reconcile_scanned(struct reconcile *core);
+
+/* The holds are all there is, and nothing else will be started from the newest desired set. */
 bool reconcile_synced(const struct reconcile *core);
 
 /* The whole desired set. wants must stay valid until the next call: what waits for something older
  * to be gone is started from it later. */
 void reconcile_desired(struct reconcile *core, const struct reconcile_want *wants, size_t n_wants);
 
-/* Nothing of it was started, and nothing will be. */
-void reconcile_failed(struct reconcile *core, const struct reconcile_key *key, int64_t now_us,
-                      const char *message);
+/* Nothing of it was started, and nothing will be. cause: START where the job itself cannot be
+ * started as described, UNKNOWN where this node could not (another may). */
+void reconcile_failed(struct reconcile *core, const struct reconcile_key *key,
+                      enum exit_cause cause, int64_t now_us, const char *message);
 
 /* A rank ended; a second report of the same rank is ignored. */
 void reconcile_exited(struct reconcile *core, const struct reconcile_key *key,
@@ -118,8 +121,12 @@ bool reconcile_next(struct reconcile *core, struct reconcile_action *ret);
 /* Something is there that the scheduler does not know. */
 bool reconcile_unreported(const struct reconcile *core);
 
-/* One report at a time: _report marks everything unknown to the scheduler as sent (holds with
- * sent_* or n_exits_sent beyond what it had), _reported says what became of it. */
+/* With their last output, so many exits fit into the body of one report. */
+enum { RECONCILE_EXITS_MAX = 256 };
+
+/* One report at a time: _report marks what is unknown to the scheduler as sent (holds with sent_*
+ * or n_exits_sent beyond what it had), _reported says what became of it. The last exit of an
+ * attempt is told with or after its being gone. */
 void reconcile_report(struct reconcile *core);
 void reconcile_reported(struct reconcile *core, bool ok);
 

@@ -221,7 +221,7 @@ TEST(failures)
 
     reconcile_desired(core, wants, 2);
     actions(core);
-    reconcile_failed(core, &one, 5, "no shim");
+    reconcile_failed(core, &one, EXIT_CAUSE_START, 5, "no shim");
     const struct reconcile_hold *hold = reconcile_find(core, &one);
     CHECK(hold->gone && !hold->started);
     CHECK_EQ(hold->n_exits, 2);
