@@ -203,7 +203,7 @@ TEST(ranges_over_rotated_output)
         CHECK_EQ(end, 16, "case %zu", i);
     }
     _cleanup_(buf_free) struct buf tail = {0};
-    CHECK_EQ(logfile_tail(dir, 3, 1, 0, 8, &tail), 20);
+    CHECK_EQ(logfile_tail(dir, 3, 1, 0, 8, &tail), 16);
     CHECK_STR(buf_cstr(&tail), "89abcdef");
     CHECK_EQ(logfile_read(dir, 3, 1, 7, 0, 10, &tail, &offset, &end), -ENOENT);
     CHECK_EQ(logfile_newest_attempt(dir, 3), 1);
