@@ -142,6 +142,8 @@ static bool asks_upgrade(struct api_call *call) {
 void relay_agent(struct api_call *call) {
     struct stream *stream = map_get(&call->s->relay->open, strtoll(call->params[0], NULL, 10));
     const char *refusal = http_request_header(call->request, "Hai-Error");
+    if (!refusal && http_request_header(call->request, "Hai-Missing"))
+        refusal = "the node has no such file any more";
     struct hai_err err = {0};
     struct buf empty = {0};
 
