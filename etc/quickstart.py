@@ -163,8 +163,8 @@ class Run:
             time.sleep(0.02)
         return None
 
-    def finish(self, with_events=False):
-        view = self.follow(lambda: False, with_events)
+    def finish(self):
+        view = self.follow(lambda: False)
         self.screen.end_bar()
         if view["state"] != "succeeded":
             raise Failed(f"job {self.job} {view['state']}: {view['message']}\n" + self.live.hai(
@@ -248,7 +248,7 @@ def keep_hints(screen, prefix, live):
 The cluster is up (--keep). In a shell:
   export PATH={prefix}/bin:$PATH HAI_CONFIG={live.dir}/client.yaml
   hai nodes
-  hai submit --gpus-per-node 1 -- nvidia-smi -L '||' echo "rank \\$RANK on \\$HAI_NODE"
+  hai run -n 2 --gpus-per-node 2 -- sh -c 'echo rank $RANK on $HAI_NODE'
   hai logs disturbed
   hai events disturbed
   hai down --purge --dir {live.dir}""")
@@ -275,7 +275,7 @@ def tour(screen, args):
         screen.title(f"training again; a node will be lost (seed {args.seed})")
         run = Run(screen, live, work, "disturbed")
         loss = lose_node(screen, run, rng)
-        run.finish(with_events=True)
+        run.finish()
         generate(screen, work)
         n_differ = training.differing(run.steps, control.steps, STEPS)
         closing(screen, control, run, loss, n_differ)

@@ -57,6 +57,8 @@ PLANTED = [
     ("check_developer", "docs/a.md", "cd /home/" + "someone/hai\n", "developer"),
     ("check_developer", "lib/text.c", "// TO" + "DO\n", "unfinished"),
     ("check_unit_lists", "tests/unit/test_words.c", "\n", "not in tests/unit/meson.build"),
+    ("check_map", "docs/ARCHITECTURE.md", "| `lib/gone.c` | |\n", "is not there"),
+    ("check_map", "docs/ARCHITECTURE.md", "| `text_get` `text_lost` |\n", "called text_lost"),
     ("check_core_symbols", "scheduler/core/feasible.c",
      BODY + "#include <time.h>\nint feasible_get(int a) {\n    return (int)time(NULL) + a;\n}\n",
      "refers to time"),

@@ -126,7 +126,8 @@ class Bench:
             started = time.monotonic()
             jobs = []
             for at in range(0, n, 250):
-                body = {"jobs": [spec(f"t{at + i}", ["true"]) for i in range(min(250, n - at))]}
+                body = {"jobs": [{"spec": spec(f"t{at + i}", ["true"])}
+                                 for i in range(min(250, n - at))]}
                 answer = self.api.post("/api/v1/jobs:batch", body)
                 jobs += [result["id"] for result in answer["results"]]
             cluster.wait_for("end of all jobs", lambda: not self.api.get("/api/v1/queue"), 120,
