@@ -4,6 +4,7 @@
 #include "lib/log.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
+#include "scheduler/store/query.h"
 
 /* A report under way: its entries are in the log's next batch. */
 struct report {
@@ -108,12 +109,29 @@ static bool exit_is_new(const struct state *state, const struct attempt_report *
     return job->r.ranks.items[exit->rank].state != RANK_STATE_EXITED;
 }
 
+/* A node speaks of its own ranks only: was this one there, in this attempt or an earlier one? */
+static bool was_here(struct api_call *call, int64_t id, int64_t attempt, int64_t rank) {
+    const struct state *state = schedd_state(call->s);
+    const struct job *job = state_job_find(state, id);
+    _cleanup_free_ char *name = NULL;
+
+    if (!job || rank >= job->r.spec.nodes * job->r.spec.ranks_per_node)
+        return false;
+    size_t at = (size_t)(rank / job->r.spec.ranks_per_node);
+    if (attempt == job->r.attempt)
+        return at < job->r.allocs.n &&
+               hai_streq(state->nodes[job->r.allocs.items[at].node]->r.name, call->caller.node);
+    rows_flush(turn_rows(call->s->turn), NULL);
+    return query_place(call->s->store, id, attempt, (int64_t)at, &name, NULL) == 0 &&
+           hai_streq(name, call->caller.node);
+}
+
 static void add_exit(struct api_call *call, const struct attempt_report *attempt,
                      const struct rank_exit *exit) {
     struct entry_rank_exited entry;
     struct turn *turn = call->s->turn;
 
-    if (exit->tail.n_bytes)
+    if (exit->tail.n_bytes && was_here(call, attempt->job, attempt->attempt, exit->rank))
         rows_add_tail(turn_rows(turn), &(struct rows_tail){.job = attempt->job,
                                                            .attempt = attempt->attempt,
                                                            .rank = exit->rank,
@@ -157,13 +175,13 @@ static void add_attempt(struct api_call *call, const struct attempt_report *atte
 
 /* Progress of jobs on this node; news of what has ended meanwhile is dropped. */
 static void take_progress(struct api_call *call, const struct agent_report *body) {
-    const struct state *state = schedd_state(call->s);
     int64_t now_us = turn_now_us(call->s->turn);
 
     for (size_t i = 0; i < body->progress.n; i++) {
         const struct rank_progress *progress = &body->progress.items[i];
-        const struct job *job = state_job_find(state, progress->job);
-        if (job && (size_t)progress->rank < job->r.ranks.n && progress->attempt == job->r.attempt)
+        const struct job *job = state_job_find(schedd_state(call->s), progress->job);
+        if (job && progress->attempt == job->r.attempt &&
+            was_here(call, progress->job, progress->attempt, progress->rank))
             live_set_progress(call->s->live, progress, now_us);
     }
 }

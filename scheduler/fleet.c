@@ -5,7 +5,12 @@
 #include "scheduler/assignment.h"
 #include <stdio.h>
 
-enum { PROTO = 1, CHECK_US = 250 * 1000, STREAMS_WAITING_MAX = 256 };
+enum {
+    PROTO = 1,
+    CHECK_US = 250 * 1000,
+    DEAF_US = 1000 * 1000, // a look at silence that comes so late tells nothing
+    STREAMS_WAITING_MAX = 256,
+};
 
 struct agent {
     struct fleet *fleet;
@@ -17,6 +22,7 @@ struct agent {
     struct api_call *poll;
     struct loop_source *timer;    // end of the poll's wait
     bool fresh;                   // the poll is this instance's first
+    int64_t silent_us;            // log time from which its silence counts
     bool lost_said;               // a node_lost entry is under way
     struct agent_desired streams; // only the list `streams` is used
 };
@@ -24,6 +30,7 @@ struct agent {
 struct fleet {
     struct schedd *s;
     struct loop_source *check;
+    int64_t checked_us;   // log time
     struct agent **items; // by node number, NULL: never heard of
     int n_items;
     int64_t n_polling;
@@ -44,7 +51,7 @@ static struct agent *agent_of(struct fleet *fleet, int node) {
         struct agent *agent = hai_new(struct agent);
         agent->fleet = fleet;
         agent->node = node;
-        agent->heard_us = turn_now_us(fleet->s->turn);
+        agent->heard_us = agent->silent_us = turn_now_us(fleet->s->turn);
         agent->grant_us = S_ABSENT;
         agent->timer = loop_timer_new(fleet->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
         schema_init(agent_desired_schema(), &agent->streams);
@@ -195,15 +202,17 @@ static void on_up(void *data, int64_t index, int r, const struct apply_reply *re
 }
 
 /* An agent that is new, or back, or lives elsewhere now: the state must know before anything is
- * granted. Returns true if an entry was needed. */
+ * granted. So it must where the node is just being called lost: that entry names the newest grant.
+ * Returns true if an entry was needed. */
 static bool announce(struct agent *agent, struct api_call *call) {
     const struct agent_poll *poll = call->body;
     const struct state_node *node = &node_of(agent)->r;
     _cleanup_free_ char *address = address_of(&poll->hello);
     struct entry_node_up up;
 
-    if (node->state == NODE_STATE_UP && hai_streq(node->boot_id, poll->hello.boot_id) &&
-        hai_streq(node->address, address) && hai_streq(node->version, poll->hello.version))
+    if (node->state == NODE_STATE_UP && !agent->lost_said &&
+        hai_streq(node->boot_id, poll->hello.boot_id) && hai_streq(node->address, address) &&
+        hai_streq(node->version, poll->hello.version))
         return false;
     schema_init(entry_node_up_schema(), &up);
     up.node = node->name;
@@ -217,8 +226,7 @@ static bool announce(struct agent *agent, struct api_call *call) {
 void fleet_heard(struct fleet *fleet, int node) {
     struct agent *agent = agent_of(fleet, node);
 
-    agent->heard_us = turn_now_us(fleet->s->turn);
-    agent->lost_said = false;
+    agent->heard_us = agent->silent_us = turn_now_us(fleet->s->turn);
 }
 
 void fleet_poll(struct api_call *call) {
@@ -275,6 +283,12 @@ int fleet_request_stream(struct fleet *fleet, int node, struct stream_request *r
     return 0;
 }
 
+static void on_lost(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct agent *agent = data;
+
+    agent->lost_said = false; // if it could not be saved, the next look says it again
+}
+
 static void say_lost(struct agent *agent, int64_t silent_us) {
     struct schedd *s = agent->fleet->s;
     struct entry_node_lost lost;
@@ -289,7 +303,7 @@ static void say_lost(struct agent *agent, int64_t silent_us) {
     lost.evidence = evidence;
     log_write(LOG_LEVEL_WARNING, LOG_FIELDS(.node = lost.node), "node %s is lost: %s", lost.node,
               evidence);
-    turn_append(s->turn, ENTRY_NODE_LOST, &lost, "system:hai", NULL, NULL);
+    turn_append(s->turn, ENTRY_NODE_LOST, &lost, "system:hai", on_lost, agent);
     agent->lost_said = true;
 }
 
@@ -297,12 +311,18 @@ static void check_silence(void *data) {
     struct fleet *fleet = data;
     const struct state *state = schedd_state(fleet->s);
     int64_t now_us = turn_now_us(fleet->s->turn);
+    int64_t late_us = now_us - fleet->checked_us - CHECK_US;
+    /* What agents said while this process stood still (a slow disk, a paused machine) is not read
+     * yet: they were not silent, we were deaf. */
+    int64_t deaf_us = late_us > DEAF_US ? late_us : 0;
 
+    fleet->checked_us = now_us;
     for (int i = 0; i < state->n_nodes; i++) {
         if (state->nodes[i]->r.state != NODE_STATE_UP)
             continue;
         struct agent *agent = agent_of(fleet, i);
-        int64_t silent_us = now_us - agent->heard_us;
+        agent->silent_us += deaf_us;
+        int64_t silent_us = now_us - agent->silent_us;
         if (silent_us > fleet->s->cluster.node_silence_us && !agent->lost_said)
             say_lost(agent, silent_us);
     }
@@ -326,6 +346,7 @@ struct fleet *fleet_new(struct schedd *s) {
     struct fleet *fleet = hai_new(struct fleet);
 
     fleet->s = s;
+    fleet->checked_us = turn_now_us(s->turn);
     fleet->check = loop_timer_new(s->loop, LOOP_BOOTTIME, check_silence, fleet);
     loop_timer_after(fleet->check, CHECK_US);
     return fleet;

@@ -56,10 +56,10 @@ static void on_again(void *data) {
 
 static void on_applied(void *data, const struct effects *fx, int64_t index) {
     struct schedd *s = data;
-    const struct state *state = schedd_state(s);
 
     if (!s->live)
         return; // the first entries, before anybody listens
+    const struct state *state = schedd_state(s);
     for (size_t i = 0; i < fx->n_jobs; i++) {
         const struct job *job = state_job_find(state, fx->jobs[i]);
         live_touch(s->live, fx->jobs[i], index);

@@ -48,6 +48,7 @@ struct turn {
     struct result *results;
     int64_t clock_offset_us; // log time - CLOCK_BOOTTIME
     int64_t retry_us;        // not before: ticks, after a failed commit
+    bool undecided;          // proposals were lost with a commit: decide again by a tick
     int64_t append_us;       // CLOCK_MONOTONIC
     struct turn_stats stats;
 #ifdef HAI_PLANT_EARLY_REPLY
@@ -113,7 +114,7 @@ void turn_append(struct turn *turn, enum entry_kind kind, const void *payload,
 }
 
 static void add_tick(struct turn *turn, int64_t now_us) {
-    int64_t due_us = state_next_wakeup(turn->state);
+    int64_t due_us = turn->undecided ? turn->retry_us : state_next_wakeup(turn->state);
     struct entry_tick tick;
 
     if (due_us > now_us || now_us < turn->retry_us)
@@ -198,6 +199,7 @@ static void on_committed(struct turn *turn) {
         *result = (struct result){0};
         result->r = apply_entry(turn->state, &turn->entries[i], turn->fx, &result->reply);
     }
+    turn->undecided = false;
     turn->stats.n_entries += (int64_t)turn->batch.n;
     turn->stats.n_commits++;
     projection_add(turn->rows, turn->state, turn->fx);
@@ -221,6 +223,7 @@ static void on_not_committed(struct turn *turn, int r, const struct hai_err *err
     /* What was proposed is gone, so what it was derived from must be looked at again. */
     decide_free(turn->decide);
     turn->decide = decide_new();
+    turn->undecided = true;
 }
 
 static void on_append_done(void *data, int r, const struct hai_err *err) {
@@ -298,17 +301,31 @@ bool turn_placed_next(const struct turn *turn, int64_t job, struct buf *ret) {
 }
 
 int64_t turn_due_us(const struct turn *turn) {
-    int64_t due_us = state_next_wakeup(turn->state);
+    int64_t due_us = turn->undecided ? turn->retry_us : state_next_wakeup(turn->state);
 
     return due_us == INT64_MAX ? due_us : MAX(due_us, turn->retry_us);
 }
 
-static void append_start(struct turn *turn) {
+static void on_started(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct hai_err *err = data;
+
+    if (r < 0)
+        *err = reply->err;
+}
+
+/* The start is in the log before anything else happens: leases that an earlier scheduler granted
+ * are reckoned from it. */
+static int commit_start(struct turn *turn, struct hai_err *err) {
     struct entry_sched_start start;
+    struct hai_err failure = {0};
 
     schema_init(entry_sched_start_schema(), &start);
     start.version = (char *)HAI_VERSION;
-    turn_append(turn, ENTRY_SCHED_START, &start, "system:hai", NULL, NULL);
+    turn_append(turn, ENTRY_SCHED_START, &start, "system:hai", on_started, &failure);
+    turn_run(turn);
+    if (failure.r < 0 && err)
+        *err = failure;
+    return failure.r;
 }
 
 int turn_open(struct store *store, const struct turn_hooks *hooks, struct turn **ret,
@@ -331,9 +348,10 @@ int turn_open(struct store *store, const struct turn_hooks *hooks, struct turn *
         return r;
     int64_t now_us = MAX(timefmt_now_us(), turn->state->r.time_us + 1);
     turn->clock_offset_us = now_us - timefmt_boottime_us();
-    append_start(turn);
-    *ret = TAKE_PTR(turn);
-    return 0;
+    r = commit_start(turn, err);
+    if (r == 0)
+        *ret = TAKE_PTR(turn);
+    return r;
 }
 
 static void free_inputs(struct inputs *inputs) {

@@ -161,6 +161,61 @@ TEST(a_failed_commit_changes_nothing)
     teardown(&f);
 }
 
+/* Syncs fail n times, quietly. */
+static void fail_syncs(int n) {
+    log_set_output(-1, LOG_FORM_JSON);
+    power_vfs_fail_syncs(n);
+}
+
+TEST(a_placement_lost_with_its_commit_is_proposed_again)
+{
+    struct fixture f = {0};
+    struct answer answer = {0};
+    struct entry_node_up up;
+
+    power_vfs_register(false);
+    setup(&f, "power");
+    describe(&f);
+    schema_init(entry_node_up_schema(), &up);
+    up.node = (char *)"a1";
+    up.boot_id = (char *)"boot";
+    turn_append(f.turn, ENTRY_NODE_UP, &up, "node:a1", NULL, NULL);
+    submit(&f, "one", NULL, &answer);
+    turn_run(f.turn);
+    CHECK_EQ(answer.r, 0);
+    const struct job *job = state_job_find(turn_state(f.turn), answer.id);
+    fail_syncs(1);
+    turn_run(f.turn);
+    log_set_output(2, LOG_FORM_AUTO);
+    CHECK_EQ((int)job->r.state, JOB_STATE_QUEUED);
+    int64_t wait_us = turn_due_us(f.turn) - turn_now_us(f.turn);
+    CHECK(wait_us > 0 && wait_us <= 2000000, "nothing else will happen that looks at it");
+    usleep((useconds_t)MIN(wait_us, INT64_C(2000000)) + 1000);
+    turn_run(f.turn);
+    turn_run(f.turn);
+    CHECK_EQ((int)job->r.state, JOB_STATE_STARTING);
+    CHECK_EQ(turn_due_us(f.turn), INT64_MAX);
+    teardown(&f);
+}
+
+TEST(no_start_without_its_entry)
+{
+    struct fixture f = {0};
+    struct turn_hooks hooks = {on_applied, on_again, &f};
+    struct turn *turn = NULL;
+    struct hai_err err = {0};
+
+    power_vfs_register(false);
+    setup(&f, "power");
+    turn_close(f.turn);
+    fail_syncs(1);
+    CHECK_EQ(turn_open(f.store, &hooks, &turn, &err), -EIO);
+    log_set_output(2, LOG_FORM_AUTO);
+    CHECK(turn == NULL);
+    CHECK_EQ(turn_open(f.store, &hooks, &f.turn, &err), 0, "%s", err.text);
+    teardown(&f);
+}
+
 static void encode(const void *state, struct buf *ret) {
     state_encode(state, ret);
 }
@@ -202,8 +257,12 @@ TEST(a_restart_gives_the_same_bytes)
     close_turn(&f);
     open_turn(&f, NULL);
     CHECK_EQ(turn_stats(f.turn).n_replayed, 9, "from the snapshot on");
+    CHECK_EQ(turn_state(f.turn)->r.index, index + 1, "the start is saved before anything else");
+    CHECK_EQ(restore_replay(turn_log(f.turn), NULL, state, index + 1, &err), 0, "%s", err.text);
     buf_clear(&restored);
-    encode(turn_state(f.turn), &restored);
+    encode(state, &restored);
+    buf_clear(&live);
+    encode(turn_state(f.turn), &live);
     CHECK(restored.n_bytes == live.n_bytes && !memcmp(restored.data, live.data, live.n_bytes));
     teardown(&f);
 }
