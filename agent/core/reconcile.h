@@ -121,8 +121,8 @@ bool reconcile_next(struct reconcile *core, struct reconcile_action *ret);
 /* Something is there that the scheduler does not know. */
 bool reconcile_unreported(const struct reconcile *core);
 
-/* With their last output, so many exits fit into the body of one report. */
-enum { RECONCILE_EXITS_MAX = 256 };
+/* With their last output, in hexadecimal, so many exits fit into the body of one report. */
+enum { RECONCILE_EXITS_MAX = 128 };
 
 /* One report at a time: _report marks what is unknown to the scheduler as sent (holds with sent_*
  * or n_exits_sent beyond what it had), _reported says what became of it. The last exit of an
