@@ -165,9 +165,11 @@ ALWAYS_INLINE float v_max_all(vf a) {
 }
 #endif
 
-/* e^x to about 1 unit in the last place; 0 is approached below -87, +inf is not reached. */
+/* e^x to about 1 unit in the last place; 0 is approached below -87, +inf is not reached. The bounds
+ * come first because these instructions give their second operand where one is NaN: a NaN must stay
+ * one, or damaged weights would make plausible numbers. */
 ALWAYS_INLINE vf v_exp(vf x) {
-    x = v_min(v_max(x, v_set(-87.3f)), v_set(88.3f));
+    x = v_min(v_set(88.3f), v_max(v_set(-87.3f), x));
     vf n = v_round(v_mul(x, v_set(0x1.715476p+0f)));
     vf r = v_fnma(n, v_set(0x1.62e4p-1f), x);
     r = v_fnma(n, v_set(0x1.7f7d1cp-20f), r);

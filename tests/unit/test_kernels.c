@@ -154,6 +154,46 @@ TEST(fallback_is_told_once)
     CHECK(y[0] == 3 && y[1] == 4, "");
 }
 
+/* One damaged key: no row that sees it may come out as a plausible number. */
+static void check_damaged_key(struct k_ctx *ctx, int64_t n, int64_t damaged) {
+    enum { D = 8, N_MAX = 40 };
+    float q[N_MAX * D], k[N_MAX * D], v[N_MAX * D], y[N_MAX * D];
+    int32_t start[] = {0, (int32_t)n}, zero = 0, length = (int32_t)n;
+    struct k_attention a = {.y = k_tensor_3d(y, K_F32, n, 1, D),
+                            .q = k_tensor_3d(q, K_F32, n, 1, D),
+                            .k = k_tensor_3d(k, K_F32, n, 1, D),
+                            .v = k_tensor_3d(v, K_F32, n, 1, D),
+                            .q_start = k_tensor_1d(start, K_I32, 2),
+                            .kv_start = k_tensor_1d(&zero, K_I32, 1),
+                            .kv_length = k_tensor_1d(&length, K_I32, 1),
+                            .scale = 1};
+
+    for (int64_t i = 0; i < n * D; i++)
+        q[i] = k[i] = v[i] = (float)(i % 5) * 0.25f;
+    k[damaged * D] = NAN;
+    _cleanup_free_ void *work = hai_alloc(k_attention_workspace(ctx, &a) + 64);
+    ctx->workspace = (void *)(((uintptr_t)work + 63) & ~(uintptr_t)63);
+    ctx->workspace_bytes = k_attention_workspace(ctx, &a);
+    CHECK_EQ(k_attention(ctx, &a), 0, "");
+    for (int64_t i = 0; i < n; i++)
+        CHECK(isnan(y[i * D]) == (i >= damaged), "%s: row %lld of %lld, key %lld: %g", ctx->path,
+              (long long)i, (long long)n, (long long)damaged, (double)y[i * D]);
+}
+
+TEST(a_nan_stays_one)
+{
+    for (size_t p = 0; p <= ARRAY_SIZE(paths); p++) {
+        struct k_ctx ctx;
+        bool ref = p == ARRAY_SIZE(paths);
+        if (k_ctx_init(&ctx, ref ? K_BACKEND_REF : K_BACKEND_CPU, ref ? NULL : paths[p], NULL) < 0)
+            continue;
+        check_damaged_key(&ctx, 1, 0);
+        check_damaged_key(&ctx, 37, 0);
+        check_damaged_key(&ctx, 37, 20);
+        check_damaged_key(&ctx, 40, 39);
+    }
+}
+
 TEST(workspace_too_small)
 {
     float x[8] = {0};
