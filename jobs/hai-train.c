@@ -167,6 +167,12 @@ static void tell(struct run *run, const struct trainer_report *report, int64_t f
     fflush(stdout);
 }
 
+static int commit(struct run *run, const struct saver_done *done, struct hai_err *err) {
+    if (done->pruning.r < 0)
+        fprintf(stderr, NAME ": older checkpoints stay: %s\n", hai_err_text(&done->pruning));
+    return rank_commit(run->rank, done->step, done->path, done->digest, err);
+}
+
 /* Have a finished save recorded. A save that failed (a full disk) must not end the training that it
  * is there to protect: the next one may succeed. */
 static void record(struct run *run, bool wait) {
@@ -175,7 +181,7 @@ static void record(struct run *run, bool wait) {
     int r = trainer_saved(run->trainer, wait, &done, &err);
 
     if (r > 0)
-        r = rank_commit(run->rank, done.step, done.path, done.digest, &err);
+        r = commit(run, &done, &err);
     if (r < 0)
         fprintf(stderr, NAME ": checkpoint failed, training goes on: %s\n", hai_err_text(&err));
     free(done.path);
@@ -199,7 +205,7 @@ static int save_last(struct run *run, struct hai_err *err) {
     if (r == 0)
         r = trainer_saved(run->trainer, true, &done, err);
     if (r > 0)
-        r = rank_commit(run->rank, done.step, done.path, done.digest, err);
+        r = commit(run, &done, err);
     free(done.path);
     return MIN(r, 0);
 }

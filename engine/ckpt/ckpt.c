@@ -403,17 +403,23 @@ int ckpt_load(const struct ckpt *c, const struct ckpt_part *parts, size_t n_part
         int r = safetensors_get(c->file, name, parts[i].n_dims, parts[i].shape, &t, err);
         if (r < 0)
             return r == -ENOENT ? -EINVAL : r;
+        if (t->dtype != SAFETENSORS_F32)
+            return hai_fail(err, -EINVAL, "%s: '%s' is not F32", c->path, name);
         memcpy(parts[i].data, t->data, t->n_bytes);
     }
     return 0;
 }
 
-int ckpt_prune(const char *dir, int keep, struct hai_err *err) {
+int ckpt_prune(const char *dir, int64_t step, int64_t epoch, int keep, struct hai_err *err) {
+    const struct entry saved = {.step = step, .epoch = epoch};
     _cleanup_(listing_free) struct listing l = {0};
     int r = list(dir, true, &l, err);
+    size_t first = 0;
 
     assert(keep >= 1);
-    for (size_t i = (size_t)keep; r == 0 && i < l.n; i++) {
+    while (first < l.n && newest_first(&l.entries[first], &saved) < 0)
+        first++;
+    for (size_t i = first + (size_t)keep; r == 0 && i < l.n; i++) {
         // First out of sight under the other name, so that a removal cut off leaves nothing torn.
         _cleanup_free_ char *gone = hai_asprintf("%s/" UNFINISHED "removed-%" PRId64 ".E%" PRId64,
                                                  dir, l.entries[i].step, l.entries[i].epoch);

@@ -86,6 +86,8 @@ const char *ckpt_digest(const struct ckpt *ckpt); // as ckpt_save returned it
 int ckpt_load(const struct ckpt *ckpt, const struct ckpt_part *parts, size_t n_parts,
               struct hai_err *err);
 
-/* Remove all but the newest `keep` (at least 1), and what saves that were cut off left behind.
- * Only names of our own making are touched. */
-int ckpt_prune(const char *dir, int keep, struct hai_err *err);
+/* Remove all but the newest `keep` (at least 1) of those up to the one just saved, that of step and
+ * epoch, and what saves that were cut off left behind. Folders with newer names stay and do not
+ * count: a run that saves behind them has passed them over as damaged, and they must not push out
+ * what it can resume from. Only names of our own making are touched. */
+int ckpt_prune(const char *dir, int64_t step, int64_t epoch, int keep, struct hai_err *err);

@@ -63,8 +63,9 @@ static void *save(void *arg) {
     struct saver *s = arg;
 
     s->r = ckpt_save(s->dir, &s->meta, s->copy, s->n_parts, &s->done.path, s->done.digest, &s->err);
+    // What is durable counts, even where older ones cannot be removed.
     if (s->r == 0)
-        s->r = ckpt_prune(s->dir, s->keep, &s->err);
+        (void)ckpt_prune(s->dir, s->meta.step, s->meta.epoch, s->keep, &s->done.pruning);
     atomic_store(&s->end, true);
     return NULL;
 }

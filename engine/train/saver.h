@@ -24,6 +24,7 @@ struct saver_done {
     int64_t step;
     char *path; // caller frees
     char digest[CKPT_DIGEST_BYTES];
+    struct hai_err pruning; // r below 0: older ones could not be removed, and why
 };
 
 /* A save that has ended since the last look: 1 and what it made, 0 if there is none, or its

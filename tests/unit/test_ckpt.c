@@ -180,10 +180,33 @@ TEST(order_and_pruning)
     CHECK_EQ(mkdir(torn, 0755), 0);
     CHECK_EQ(mkdir(stranger, 0755), 0);
     CHECK_EQ(newest(dir), 100);
-    CHECK_EQ(ckpt_prune(dir, 2, &err), 0, "%s", err.text);
+    CHECK_EQ(ckpt_prune(dir, 100, 2, 2, &err), 0, "%s", err.text);
     CHECK(exists(dir, "step-100.E2") && exists(dir, "step-10.E2"));
     CHECK(!exists(dir, "step-10.E1") && !exists(dir, "step-9.E1"));
     CHECK(exists(dir, "step-x"));
     CHECK(access(torn, F_OK) < 0);
+    fileio_remove_tree(dir, NULL);
+}
+
+/* A run that resumed before a damaged one saves behind it: what it saved must outlive the pruning.
+ */
+TEST(damaged_ones_push_nothing_out)
+{
+    _cleanup_free_ char *dir = scratch();
+    _cleanup_free_ char *part = hai_asprintf("%s/step-300.E1/part-00000.safetensors", dir);
+    struct hai_err err = {0};
+
+    save(dir, 100, 1);
+    save(dir, 300, 1);
+    CHECK_EQ(truncate(part, 1000), 0);
+    CHECK_EQ(newest(dir), 100);
+    save(dir, 200, 2);
+    CHECK_EQ(ckpt_prune(dir, 200, 2, 1, &err), 0, "%s", err.text);
+    CHECK_EQ(newest(dir), 200);
+    CHECK(!exists(dir, "step-100.E1"));
+    save(dir, 300, 2);
+    CHECK_EQ(ckpt_prune(dir, 300, 2, 1, &err), 0, "%s", err.text);
+    CHECK_EQ(newest(dir), 300);
+    CHECK(!exists(dir, "step-300.E1") && !exists(dir, "step-200.E2"));
     fileio_remove_tree(dir, NULL);
 }
