@@ -6,6 +6,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define NAME "hai-eval"
@@ -38,6 +39,7 @@ static int write_rows(void *userdata, const float *rows, int64_t n_rows, struct 
 static int logits(const struct args *args, struct hai_err *err) {
     _cleanup_(generate_freep) struct generate *g = NULL;
     int64_t n = (int64_t)args->ids.n;
+    struct stat st;
     int r = generate_open(args->model, &args->place, n, &g, err);
 
     if (r < 0)
@@ -45,12 +47,14 @@ static int logits(const struct args *args, struct hai_err *err) {
     struct sink sink = {fopen(args->out, "we"), generate_config(g)->n_vocab};
     if (!sink.file)
         return hai_fail(err, -errno, "%s: %m", args->out);
+    // A file cut short is removed; a device or a pipe is not ours to remove.
+    bool regular = fstat(fileno(sink.file), &st) == 0 && S_ISREG(st.st_mode);
     r = npy_write_header(sink.file, n, sink.n_vocab);
-    if (r == 0)
-        r = generate_logits(g, args->ids.ids, n, write_rows, &sink, err);
+    r = r < 0 ? hai_fail(err, r, "%s: %m", args->out)
+              : generate_logits(g, args->ids.ids, n, write_rows, &sink, err);
     if (fclose(sink.file) < 0 && r == 0)
         r = hai_fail(err, -errno, "%s: %m", args->out);
-    if (r < 0)
+    if (r < 0 && regular)
         unlink(args->out);
     return r;
 }

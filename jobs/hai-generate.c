@@ -103,6 +103,8 @@ static int generate(struct args *args, struct hai_err *err) {
     r = generate_run(g, &args->request, print_token, &printer, err);
     if (r == 0)
         print_rest(&printer);
+    if ((r == 0 && fflush(stdout)) || ferror(stdout))
+        r = hai_fail(err, -EIO, "writing to stdout failed");
     token_list_free(&printer.ids);
     buf_free(&printer.pending);
     return r;

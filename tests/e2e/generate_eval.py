@@ -201,6 +201,30 @@ def check_bad_options(generate, evaluate, scratch):
         check(code == status and says in err, "%s: exit %d: %s" % (args, code, err))
 
 
+def check_output(generate, evaluate, scratch):
+    """What cannot be written is said; what is no file of ours is not removed."""
+    for more in (["--print-ids"], []):
+        with open("/dev/full", "w") as full:
+            p = subprocess.run([generate, "--model", MODELS + "llama_mha", "--token-ids", "75",
+                                "--max-tokens", "4", *more], stdout=full, stderr=subprocess.PIPE)
+        check(p.returncode == 1 and b"writing to stdout" in p.stderr,
+              "full %s: exit %d: %r" % (more, p.returncode, p.stderr))
+    device, cut_short = scratch + "/device", scratch + "/cut.npy"
+    os.symlink("/dev/null", device)
+    for out in (device, cut_short):
+        code, _, err = run(evaluate, "logits", "--model", MODELS + "llama_mha", "--token-ids", "512",
+                           "--out", out)
+        check(code == 2 and "512" in err, "%s: exit %d: %s" % (out, code, err))
+    check(os.path.lexists(device), "a device was removed")
+    check(not os.path.exists(cut_short), "half a file stays")
+    full = scratch + "/full"
+    os.symlink("/dev/full", full)
+    code, _, err = run(evaluate, "logits", "--model", MODELS + "llama_mha", "--token-ids", "1",
+                       "--out", full)
+    check(code == 1 and "full" in err, "full: exit %d: %s" % (code, err))
+    check(os.path.lexists(full), "a device was removed")
+
+
 GOOD = """model: tests/fixtures/models/llama_mha
 out: %s/out
 data: {files: tests/fixtures/README.md, tokenizer: tests/fixtures/tokenizer/tiny}
@@ -256,6 +280,7 @@ def main():
         check_logits(evaluate, scratch)
         check_bad_models(generate, scratch)
         check_bad_options(generate, evaluate, scratch)
+        check_output(generate, evaluate, scratch)
         check_bad_training(train, scratch)
     print("failed" if failures else "ok")
     return 1 if failures else 0
