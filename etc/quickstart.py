@@ -251,7 +251,7 @@ The cluster is up (--keep). In a shell:
   hai run -n 2 --gpus-per-node 2 -- sh -c 'echo rank $RANK on $HAI_NODE'
   hai logs disturbed
   hai events disturbed
-  hai down --purge --dir {live.dir}""")
+  hai down --purge --dir {live.dir} && rm -r {os.path.dirname(live.dir)}""")
 
 
 def tour(screen, args):

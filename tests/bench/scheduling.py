@@ -74,7 +74,9 @@ class Bench:
 
     def occupy(self):
         """One job that holds all GPUs."""
-        job = self.api.post("/api/v1/jobs", spec("occupy", ["sleep", "3600"], 4, 2))["id"]
+        body = spec("occupy", ["sleep", "3600"], 4, 2)
+        body["resources"]["cross_zones"] = True
+        job = self.api.post("/api/v1/jobs", body)["id"]
         self.live.wait_job(job, ("running",), 30)
         return job
 
