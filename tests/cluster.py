@@ -285,11 +285,28 @@ class Cluster:
                 except FileNotFoundError:
                     continue
         if not found:
-            roots = self.pids("hai-agentd", f"/nodes/{node}/") + self.pids("hai-shim",
-                                                                          f"/nodes/{node}/")
+            roots = self.pids("hai-agentd", f"/nodes/{node}/") + self.shim_pids(node)
             for pid in roots:
                 found.update([pid, *descendants(pid)])
         return found
+
+    def shim_pids(self, node):
+        """The shims of a node: what its ranks, known by their socket, were started by."""
+        mark = f"HAI_SOCKET={self.dir}/nodes/{node}/".encode()
+        table = {pid: (parent, words) for pid, parent, words in processes()}
+        found = set()
+        for pid in table:
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    if not any(word.startswith(mark) for word in f.read().split(b"\0")):
+                        continue
+            except OSError:
+                continue
+            while pid in table:
+                pid, words = table[pid][0], table.get(table[pid][0], (0, []))[1]
+                if words and os.path.basename(words[0]) == "hai-shim":
+                    found.add(pid)
+        return sorted(found)
 
     def kill_node(self, node):
         """SIGKILL to all of a node until nothing is left; returns how many were killed."""

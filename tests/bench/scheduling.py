@@ -220,7 +220,7 @@ class Bench:
         node = self.live.node_names()[0]
         size = self.memory(self.live.agent_pid(node))
         self.row("resident memory, agent", f"{size:.1f} MB", "", "", "< 15 MB", size < 15)
-        sizes = [self.memory(pid) for pid in self.live.pids("hai-shim")]
+        sizes = [self.memory(pid) for pid in self.live.shim_pids(node)]
         if sizes:
             self.row("resident memory, shim with 2 ranks", f"{max(sizes):.1f} MB", "", "", "< 2 MB",
                      max(sizes) < 2)
