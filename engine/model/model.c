@@ -8,14 +8,12 @@
 #include "kernels/rope.h"
 
 #include <stdio.h>
+#include <sys/sysinfo.h>
 
 enum {
     MEMORY_ALIGN = 64,
     THREADS_MAX = 256,
 };
-
-/* Bytes of one process's model that are surely a mistake rather than a plan: 16 TiB. */
-static const double memory_bytes_max = 0x1p44;
 
 struct k_tensor model_rows(const struct model *m, float *data, int64_t n) {
     return k_tensor_2d(data, K_F32, n, m->config.n_dim);
@@ -217,6 +215,7 @@ static int measure(struct model *m, struct hai_err *err) {
             r = l->type->backward_input(&m->ctx, l, &lb, &x, &x, &y);
         if (o->training && r >= 0)
             r = l->type->backward_weight(&m->ctx, l, &lb, &x, &x);
+        l->balance_scale = 0;
     }
     if (r >= 0)
         r = model_head(m, m->normed, o->n_tokens_max);
@@ -228,24 +227,39 @@ static int measure(struct model *m, struct hai_err *err) {
     return 0;
 }
 
+/* Zeros, or an error: the size comes from a file. More than the machine has would be granted, and
+ * the process killed when it writes there. */
+static int take_memory(size_t n_bytes, void **ret, struct hai_err *err) {
+    struct sysinfo machine = {0};
+
+    (void)sysinfo(&machine);
+    double has = ((double)machine.totalram + (double)machine.totalswap) * machine.mem_unit;
+    *ret = (double)n_bytes <= has ? calloc(1, n_bytes) : NULL;
+    return *ret ? 0
+                : hai_fail(err, -ENOMEM,
+                           "the model needs %.3g GB of memory; this machine has %.3g GB",
+                           (double)n_bytes * 1e-9, has * 1e-9);
+}
+
 static int allocate(struct model *m, struct hai_err *err) {
     struct plan plan = {0};
 
     place(m, &plan);
-    if ((double)plan.n_bytes > memory_bytes_max)
-        return hai_fail(err, -ENOMEM, "the model needs %.3g bytes of memory", (double)plan.n_bytes);
-    m->memory = hai_alloc(plan.n_bytes + MEMORY_ALIGN);
+    int r = take_memory(plan.n_bytes + MEMORY_ALIGN, &m->memory, err);
+    if (r < 0)
+        return r;
     plan = (struct plan){.base = (char *)(((uintptr_t)m->memory + MEMORY_ALIGN - 1) &
                                           ~(uintptr_t)(MEMORY_ALIGN - 1))};
     place(m, &plan);
     for (int i = 0; i < m->n_layers_all; i++)
         for (int k = 0; k < m->layers[i].n_params; k++)
             bind_param(m, &m->layers[i], &m->layers[i].params[k]);
-    int r = measure(m, err);
+    r = measure(m, err);
+    if (r == 0)
+        r = take_memory(m->ctx.measured_bytes + MEMORY_ALIGN, &m->workspace_memory, err);
     if (r < 0)
         return r;
     m->ctx.workspace_bytes = m->ctx.measured_bytes;
-    m->workspace_memory = hai_alloc(m->ctx.workspace_bytes + MEMORY_ALIGN);
     m->ctx.workspace = (void *)(((uintptr_t)m->workspace_memory + MEMORY_ALIGN - 1) &
                                 ~(uintptr_t)(MEMORY_ALIGN - 1));
     return 0;

@@ -11,6 +11,7 @@ enum {
     FILE_BYTES_MAX = 1 << 20,
     FILES_MAX = 65536,
     TOKENS_MAX = 1 << 28, // of one forward pass
+    SHARE_MAX = 1 << 30,  // of one rank's part of a step
 };
 
 enum kind {
@@ -362,6 +363,11 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
         (!conf->micro_batch && conf->batch / world * conf->seq > TOKENS_MAX))
         return hai_fail(err, -EINVAL, "more than %d tokens at once; expected a smaller micro_batch",
                         TOKENS_MAX);
+    if (conf->batch / world * conf->seq > SHARE_MAX)
+        return hai_fail(err, -EINVAL,
+                        "batch and seq make %" PRId64 " tokens a step on each of %d ranks; "
+                        "expected at most %d",
+                        conf->batch / world * conf->seq, world, SHARE_MAX);
     if (conf->schedule.warmup > conf->steps)
         return hai_fail(err, -EINVAL,
                         "schedule.warmup is %" PRId64 "; expected at most steps, %" PRId64,

@@ -144,6 +144,7 @@ BAD_MODELS = [
     (lambda m: os.remove(m + "/config.json"), ["config.json", "No such file"], 2),
     (lambda m: change_config(m, hidden_size=64), ["model.safetensors", "shape [512, 128]; expected"], 2),
     (lambda m: change_config(m, intermediate_size=640), ["mlp", "shape"], 2),
+    (lambda m: change_config(m, vocab_size=1 << 20, hidden_size=1 << 16), ["GB of memory"], 1),
     (lambda m: change_config(m, rms_norm_eps=float("nan")), ["config.json"], 2),
     (lambda m: change_config(m, rms_norm_eps="small"), ["rms_norm_eps"], 2),
     (lambda m: change_config(m, no_such_field=1), ["no_such_field"], 2),
@@ -249,6 +250,7 @@ BAD_TRAINING = [
     (("README.md", "NOTHING.md"), "NOTHING.md"),
     (("models/llama_mha", "models/none"), "models/none"),
     (("batch: 2", "batch: 3"), "batch is 3; expected a multiple of the 2 ranks"),
+    (("batch: 2\nseq: 32", "batch: 16777216\nmicro_batch: 1\nseq: 1024"), "tokens a step on each"),
     (("seq: 32", "seq: 100000"), "max_position_embeddings"),
     (("seq: 32", "backend: cuda"), "not built"),
 ]
