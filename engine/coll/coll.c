@@ -43,6 +43,7 @@ struct coll {
     uint8_t *received;
     size_t received_bytes;
     struct iovec *pieces;
+    size_t n_pieces;
     const void **rows;
 };
 
@@ -210,7 +211,9 @@ static int join(struct coll *c, const struct rendezvous *meet,
         return r;
     c->terms = hai_new_array(struct term, n);
     c->group_start = hai_new_array(int, n + 1);
-    c->pieces = hai_new_array(struct iovec, 2 * n + 2 * COLL_NODES_MAX);
+    // For each other node my terms go out and its terms come in; results: one out, one in.
+    c->n_pieces = (size_t)(c->n_nodes - 1) * ((size_t)c->nodes[c->my_node].n + 2) + n;
+    c->pieces = hai_new_array(struct iovec, c->n_pieces);
     c->rows = hai_new_array(const void *, n);
     // Of every other rank at most one row as long as this node's share of a chunk.
     c->received_bytes = (c->chunk_bytes / LINE_BYTES / (size_t)c->n_nodes + 1) * LINE_BYTES;
@@ -394,6 +397,7 @@ static int exchange_terms(struct coll *c, size_t n_bytes, int slot, struct hai_e
                                                   mine_to - mine_from};
         piece += x->n_in;
     }
+    assert(piece <= c->pieces + c->n_pieces);
     for (int t = 0; t < c->n_terms; t++)
         c->rows[t] = c->terms[t].node == c->my_node ? term_data(c, &c->terms[t], slot) + mine_from
                                                     : c->received + (size_t)t * c->received_bytes;

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WORLD_MAX = 8 };
+enum { WORLD_MAX = 40 };
 
 /* Ranks of each node, in order of ranks: "0011" is two nodes of two. */
 static const char *const layouts[] = {"0",    "00",   "01",    "0000", "0011",
@@ -128,6 +128,26 @@ TEST(sums_have_one_order)
     for (size_t i = 0; i < ARRAY_SIZE(layouts); i++)
         CHECK_EQ(run_world(layouts[i], body_sums), 0, "%s", layouts[i]);
 }
+
+/* One node of many ranks beside many of one: the lists for the network are longest on it. */
+static void body_uneven(const char *layout, int rank, const char *port) {
+    _cleanup_(coll_closep) struct coll *c = join(layout, rank, port, "");
+    struct hai_err err = {0};
+    float x[100], wanted[100];
+    int n_bad = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(x); i++) {
+        x[i] = number(rank, i);
+        wanted[i] = expected(coll_world(c), 1, i);
+    }
+    CHECK_EQ(coll_sum_f32(c, x, ARRAY_SIZE(x), &err), 0, "%s", err.text);
+    for (size_t i = 0; i < ARRAY_SIZE(x); i++)
+        n_bad += memcmp(&x[i], &wanted[i], sizeof *x) != 0;
+    CHECK_EQ(n_bad, 0);
+}
+
+TEST(uneven_nodes)
+{ CHECK_EQ(run_world("0000000000000000000abcdefghijklmnopqrs", body_uneven), 0); }
 
 static void body_others(const char *layout, int rank, const char *port) {
     _cleanup_(coll_closep) struct coll *c = join(layout, rank, port, "");
