@@ -116,6 +116,7 @@ class Storm:
         self.flowing = threading.Event()
         self.abort = threading.Event()
         self.checked = set()
+        self.looked_at = 0
         self.problems = []
         self.n_kills = self.n_agent_kills = 0
         self.back_s = []
@@ -125,12 +126,26 @@ class Storm:
         return self.cluster.api(timeout_s=10)
 
     def settled(self, api):
-        """None while jobs run; the list of all jobs once all have ended."""
+        """Has every job ended? Not while the scheduler does not answer."""
         try:
-            jobs = api.get("/api/v1/jobs?all=1&limit=10000")
+            return not api.get("/api/v1/queue")
         except (OSError, http.client.HTTPException, cluster.Refused):
-            return None
-        return jobs if all(job["state"] in cluster.ENDED for job in jobs) else None
+            return False
+
+    def new_jobs(self, api):
+        """The jobs after those already looked at, each by its number: numbers are never reused and
+        follow each other, so a job that nobody was told of is seen too."""
+        known = [job for client in self.clients for job in list(client.jobs)]
+        last = max(known, default=0) + 20
+        jobs = {}
+        for job in range(self.looked_at + 1, last + 1):
+            status, view = api.call("GET", f"/api/v1/jobs/{job}")
+            if status == 200:
+                jobs[job] = view
+            elif status != 404:
+                self.problems.append(f"job {job}: {status} {view}")
+        self.looked_at = max(known, default=0)
+        return jobs
 
     def backlog(self, api):
         try:
@@ -168,16 +183,17 @@ class Storm:
     def check(self, api):
         """Everything acknowledged so far is there, once, and ended as it must."""
         try:
-            jobs = cluster.wait_for("end of all jobs", lambda: self.settled(api), 120, 0.2)
+            cluster.wait_for("end of all jobs", lambda: self.settled(api), 120, 0.2)
         except cluster.Timeout:
             left = api.get("/api/v1/queue")
             self.problems += [f"{len(left)} jobs do not end"] + [
                 f"job {job['id']} ({job['name']}) is still {job['state']} on {job['node_names']}: "
                 f"{job['message']}" for job in left[:10]]
             return
-        by_id = {job["id"]: job for job in jobs}
-        names = collections.Counter(job["name"] for job in jobs)
-        self.problems += [f"{name}: submitted once, {n} jobs" for name, n in names.items() if n > 1]
+        by_id = self.new_jobs(api)
+        known = {job for client in self.clients for job in client.jobs}
+        self.problems += [f"job {job} ({view['name']}): nobody was told of it, or it is there twice"
+                          for job, view in by_id.items() if job not in known]
         starts = self.starts()
         for client in self.clients:
             self.problems += client.refused
