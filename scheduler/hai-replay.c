@@ -95,7 +95,7 @@ static int run(struct replay *replay, int64_t base, int64_t end,
         char hex[DIGEST_SHA256_HEX_BYTES];
         if (e->index < base || e->index > end)
             continue;
-        r = restore_replay(replay->log, NULL, state, e->index, err);
+        r = restore_replay(replay->log, NULL, NULL, state, e->index, err);
         if (r < 0)
             break;
         digest_of(state, hex);
@@ -106,7 +106,7 @@ static int run(struct replay *replay, int64_t base, int64_t end,
         replay->n_compared++;
     }
     if (r == 0)
-        r = restore_replay(replay->log, NULL, state, end, err);
+        r = restore_replay(replay->log, NULL, NULL, state, end, err);
     if (r == 0)
         digest_of(state, ret);
     return r;

@@ -38,9 +38,8 @@ static int apply_one(void *data, const struct entry *entry, struct hai_err *err)
     return 0;
 }
 
-int restore_replay(struct entry_log *log, struct rows *rows, struct state *state, int64_t to,
-                   struct hai_err *err) {
-    _cleanup_(effects_freep) struct effects *fx = effects_new();
+int restore_replay(struct entry_log *log, struct rows *rows, struct effects *fx,
+                   struct state *state, int64_t to, struct hai_err *err) {
     struct replay replay = {state, rows, fx, to};
 
     if (state->r.index >= to)
@@ -92,15 +91,15 @@ static int newest_snapshot(struct store *store, struct entry_log *log, struct st
     return restore_snapshot(store, 0, ret, err);
 }
 
-int restore_state(struct store *store, struct entry_log *log, struct rows *rows, struct state **ret,
-                  int64_t *ret_applied, struct hai_err *err) {
+int restore_state(struct store *store, struct entry_log *log, struct rows *rows, struct effects *fx,
+                  struct state **ret, int64_t *ret_applied, struct hai_err *err) {
     _cleanup_(state_freep) struct state *state = NULL;
     int r = newest_snapshot(store, log, &state, err);
 
     if (r < 0)
         return r;
     int64_t from = state->r.index;
-    r = restore_replay(log, rows, state, entry_log_committed(log), err);
+    r = restore_replay(log, rows, fx, state, entry_log_committed(log), err);
     if (r < 0)
         return r;
     *ret_applied = state->r.index - from;

@@ -343,7 +343,8 @@ int turn_open(struct store *store, const struct turn_hooks *hooks, struct turn *
     if (r == 0)
         r = log_sqlite_new(store, turn->rows, &turn->log, err);
     if (r == 0)
-        r = restore_state(store, turn->log, turn->rows, &turn->state, &turn->stats.n_replayed, err);
+        r = restore_state(store, turn->log, turn->rows, turn->fx, &turn->state,
+                          &turn->stats.n_replayed, err);
     if (r < 0)
         return r;
     int64_t now_us = MAX(timefmt_now_us(), turn->state->r.time_us + 1);
