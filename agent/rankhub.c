@@ -209,12 +209,12 @@ static void on_commit(struct peer *peer, const char *text) {
     commit.dir = hai_strdup(text + dir);
     struct hai_err err = {0};
     int r = schema_check(ckpt_commit_schema(), &commit, &err);
-    if (r == 0 && (r = news_commit(at->agentd, &commit)) < 0)
-        hai_fail(&err, r, "commit: too many at once");
-    if (r < 0) {
+    if (r < 0)
         refuse(peer, err.text);
+    else if ((r = news_commit(at->agentd, &commit)) < 0)
+        buf_printf(&peer->out, "commit %" PRId64 " refused too many at once\n", commit.step);
+    if (r < 0)
         schema_free(ckpt_commit_schema(), &commit);
-    }
 }
 
 static void give_values(struct peer *peer, const char *round) {

@@ -231,6 +231,10 @@ static void answer(struct http_request *request, int status, struct MHD_Response
     const char *end = at + request->headers.n_bytes;
 
     assert(response);
+    if (request->state == STATE_DEAD) { // the client has gone, and MHD has not yet looked
+        MHD_destroy_response(response);
+        return;
+    }
     assert(request->state <= STATE_HELD);
     while (at < end) {
         const char *value = at + strlen(at) + 1;
@@ -595,7 +599,8 @@ void http_respond_stream(struct http_request *request, int status, const char *t
     request->on_close = on_close;
     request->data = data;
     answer(request, status, response);
-    request->state = STATE_STREAM;
+    if (request->state != STATE_DEAD)
+        request->state = STATE_STREAM;
 }
 
 size_t http_stream_write(struct http_request *request, const void *data, size_t n_bytes) {

@@ -21,21 +21,28 @@ struct fixture {
     int n_held;
     int n_closed;
     int n_drained;
+    bool answers_others;
     struct buf pieces;
     int refuse_pieces;
     struct http_raw *raw;
     struct loop_source *raw_source;
 };
 
-static void on_closed(struct http_request *request, void *data) {
-    ((struct fixture *)data)->n_closed++;
-}
-
 static void reply(struct http_request *request, const char *text) {
     struct buf body = {0};
 
     buf_add_str(&body, text);
     http_respond(request, 200, "text/plain", &body);
+}
+
+static void on_closed(struct http_request *request, void *data) {
+    struct fixture *f = data;
+
+    f->n_closed++;
+    if (f->answers_others && f->n_held == 2) {
+        reply(f->held[f->held[0] == request], "too late");
+        f->n_held = 0;
+    }
 }
 
 static void on_raw(int fd, uint32_t events, void *data) {
@@ -340,6 +347,33 @@ static void script_stream(struct fixture *f) {
     ask(f, "GET /more HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK");
     await(fd, "two\r\n0\r\n\r\n", &got);
     ask_fd(fd, "GET /again HTTP/1.1\r\nHost: x\r\n\r\n", "GET /again"); // still alive
+}
+
+/* Both requests are over, and one of them is still to be answered. */
+TEST(an_answer_to_a_request_that_is_over)
+{
+    struct fixture f = {.answers_others = true};
+    struct http_server_config config = {.handle = on_request, .data = &f};
+    struct hai_err err = {0};
+    int fds[2];
+
+    CHECK_EQ(loop_new(&f.loop, &err), 0);
+    f.server = http_server_new(f.loop, &config);
+    int port = http_server_listen(f.server, "127.0.0.1:0", &err);
+    snprintf(f.address, sizeof f.address, "127.0.0.1:%d", port);
+    for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = dial(&f);
+        say(fds[i], "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    for (int i = 0; i < 100 && f.n_held < 2; i++)
+        loop_turn(f.loop, 10000);
+    CHECK_EQ(f.n_held, 2);
+    http_server_free(f.server);
+    CHECK_EQ(f.n_held, 0);
+    CHECK_EQ(f.n_closed, 1, "whoever has answered does not hear of the end");
+    for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+        close(fds[i]);
+    loop_free(f.loop);
 }
 
 TEST(streamed_answers)
