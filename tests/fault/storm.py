@@ -118,7 +118,8 @@ class Storm:
         self.checked = set()
         self.looked_at = 0
         self.problems = []
-        self.n_kills = self.n_agent_kills = 0
+        self.n_kills = self.n_agent_kills = self.n_restarts = 0
+        self.agents_killed = set()
         self.back_s = []
         self.clients = []
 
@@ -157,9 +158,11 @@ class Storm:
         self.flowing.set()
         time.sleep(self.rng.uniform(0.05, 0.6))
         if self.rng.random() < 0.4:
-            agent = self.cluster.agent_pid(self.rng.choice(self.cluster.node_names()))
+            node = self.rng.choice(self.cluster.node_names())
+            agent = self.cluster.agent_pid(node)
             if agent and cluster.kill(agent):
                 self.n_agent_kills += 1
+                self.agents_killed.add(node)
         for _ in range(1 + (self.rng.random() < 0.2)):
             pid = cluster.wait_for("scheduler", self.cluster.schedd_pid, 15, 0.01)
             # A second blow falls into the recovery from the first.
@@ -201,12 +204,13 @@ class Storm:
             for job, acked in list(client.jobs.items()):
                 if job not in self.checked:
                     self.checked.add(job)
-                    self.check_job(job, acked, by_id.get(job), starts, job in client.stopped)
+                    self.check_job(api, job, acked, by_id.get(job), starts,
+                                   job in client.stopped)
         with open(os.path.join(self.dir, "violations"), "a+") as f:
             f.seek(0)
             self.problems += [f"violation: {line.strip()}" for line in f]
 
-    def check_job(self, job, acked, view, starts, stopped):
+    def check_job(self, api, job, acked, view, starts, stopped):
         if view is None or view["name"] != acked.name:
             self.problems.append(f"job {job} ({acked.name}): acknowledged and lost")
             return
@@ -214,20 +218,32 @@ class Storm:
         if view["state"] not in allowed:
             self.problems.append(f"job {job}: {view['state']} ({view['message']}), not {allowed}")
         if view["attempt"] > 1:
-            self.problems.append(f"job {job}: started {view['attempt']} times without a fault")
-        counts = [starts[(job, rank)] for rank in range(acked.ranks)]
-        if view["state"] == "succeeded" and counts != [1] * acked.ranks:
-            self.problems.append(f"job {job}: succeeded with {counts} starts of its ranks")
-        elif max(counts) > 1:
-            self.problems.append(f"job {job}: {counts} starts of its ranks")
+            self.check_restart(api, job, view)
+        ranks = [[starts[(job, rank, n + 1)] for rank in range(acked.ranks)]
+                 for n in range(view["attempt"])]
+        if any(n > 1 for attempt in ranks for n in attempt):
+            self.problems.append(f"job {job}: {ranks} starts of its ranks in each attempt")
+        elif view["state"] == "succeeded" and ranks[-1] != [1] * acked.ranks:
+            self.problems.append(f"job {job}: succeeded with {ranks[-1]} starts of its ranks")
+
+    def check_restart(self, api, job, view):
+        """An agent that dies between the mark of an attempt and its start cannot know whether it
+        was started: it ends it and says so, and the job starts again. Nothing else restarts one."""
+        events = api.get(f"/api/v1/jobs/{job}/events")
+        agents = {event["node"] for event in events if event["kind"] == "fault"}
+        if not self.agents_killed & agents or view["attempt"] > 1 + self.n_agent_kills:
+            self.problems.append(f"job {job}: started {view['attempt']} times, faults on {agents}, "
+                                 f"agents killed on {self.agents_killed}")
+        self.n_restarts += 1
 
     def starts(self):
+        """Starts by (job, rank, attempt). That attempts do not overlap is for the locks to tell."""
         counts = collections.Counter()
         try:
             with open(os.path.join(self.dir, "ranks")) as f:
                 for line in f:
-                    job, rank, _, what = line.split()[:4]
-                    counts[(int(job), int(rank))] += what == "start"
+                    job, rank, attempt, what = line.split()[:4]
+                    counts[(int(job), int(rank), int(attempt))] += what == "start"
         except FileNotFoundError:
             pass
         return counts
@@ -279,7 +295,8 @@ def main(argv=None):
             storm.problems.append(f"{type(problem).__name__}: {problem}")
             done = 0
         result = {"rounds": done, "scheduler_kills": storm.n_kills,
-                  "agent_kills": storm.n_agent_kills, "acknowledged": len(storm.checked),
+                  "agent_kills": storm.n_agent_kills, "restarts": storm.n_restarts,
+                  "acknowledged": len(storm.checked),
                   "stops": sum(len(client.stopped) for client in storm.clients),
                   "problems": len(storm.problems)}
         if storm.back_s:
