@@ -167,10 +167,16 @@ static void tell(struct run *run, const struct trainer_report *report, int64_t f
     fflush(stdout);
 }
 
-static int commit(struct run *run, const struct saver_done *done, struct hai_err *err) {
+/* Ask for the record of a save. That it cannot be recorded now (the scheduler is away for long) is
+ * no failure: what counts for going on lies on disk. */
+static void commit(struct run *run, const struct saver_done *done) {
+    struct hai_err err = {0};
+
     if (done->pruning.r < 0)
         fprintf(stderr, NAME ": older checkpoints stay: %s\n", hai_err_text(&done->pruning));
-    return rank_commit(run->rank, done->step, done->path, done->digest, err);
+    if (rank_commit(run->rank, done->step, done->path, done->digest, &err) < 0)
+        fprintf(stderr, NAME ": checkpoint of step %" PRId64 " is saved, but not recorded: %s\n",
+                done->step, hai_err_text(&err));
 }
 
 /* Have a finished save recorded. A save that failed (a full disk) must not end the training that it
@@ -181,8 +187,8 @@ static void record(struct run *run, bool wait) {
     int r = trainer_saved(run->trainer, wait, &done, &err);
 
     if (r > 0)
-        r = commit(run, &done, &err);
-    if (r < 0)
+        commit(run, &done);
+    else if (r < 0)
         fprintf(stderr, NAME ": checkpoint failed, training goes on: %s\n", hai_err_text(&err));
     free(done.path);
 }
@@ -205,7 +211,7 @@ static int save_last(struct run *run, struct hai_err *err) {
     if (r == 0)
         r = trainer_saved(run->trainer, true, &done, err);
     if (r > 0)
-        r = commit(run, &done, err);
+        commit(run, &done);
     free(done.path);
     return MIN(r, 0);
 }
