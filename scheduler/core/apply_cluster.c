@@ -137,6 +137,10 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
         mutate_dequeue(state, job);
     state_cluster_free(state);
     hai_strset(&state->r.cluster, in->name);
+    /* Leases granted until now run for as long as they were granted for. */
+    if (state->n_nodes && in->lease_us < state->r.lease_us)
+        state->r.lease_basis_us = MAX(state->r.lease_basis_us,
+                                      c->entry->time_us + state->r.lease_us - in->lease_us);
     state->r.lease_us = in->lease_us;
     state->r.drift_us = in->drift_us;
     state->r.fence = in->fence;
@@ -167,7 +171,7 @@ int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in) {
 
     if (r < 0)
         return r;
-    c->state->r.lease_basis_us = c->entry->time_us;
+    c->state->r.lease_basis_us = MAX(c->state->r.lease_basis_us, c->entry->time_us);
     effects_event(c->fx, c->entry, EVENT_CLUSTER, NULL, -1, -1, "scheduler %s serves",
                   in->version ? in->version : "");
     c->reply->changed = true;

@@ -99,6 +99,36 @@ TEST(a_new_scheduler_counts_leases_from_its_start)
     world_free(&w);
 }
 
+/* A shorter lease in the cluster file shortens none that a node has already. */
+TEST(a_shorter_lease_counts_for_new_grants_only)
+{
+    struct world w;
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 3,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .lone = true};
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    int64_t id = submit(&w, 2, 2, 1);
+    world_decide(&w);
+    all_started(&w, id);
+    world_pass(&w, S(100));
+    cluster.lone = false;
+    int64_t set_us = w.now_us;
+    world_cluster(&w, &cluster);
+    for (int i = 0; i < 2; i++) { // also after the next start
+        world_pass(&w, S(5));
+        node_lost(&w, i ? "a2" : "a1", i ? w.now_us : S_ABSENT);
+        CHECK(llabs(w.state->nodes[i]->r.hold_until_us - (set_us + S(601))) < S(1));
+        world_restart(&w, i);
+    }
+    check_same(&w);
+    world_free(&w);
+}
+
 TEST(a_node_that_comes_back_ends_its_ranks_itself)
 {
     struct world w;
