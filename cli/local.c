@@ -32,7 +32,7 @@ static int read_text(const char *dir, const char *name, struct buf *ret) {
 static void make_cluster(const struct local_shape *shape, struct buf *ret) {
     int64_t left = shape->nodes;
 
-    buf_printf(ret, "version: 1\nname: local\nzones:\n");
+    buf_printf(ret, "version: 1\nname: local\nfence: hai-upd\nzones:\n");
     for (int64_t z = 0; z < shape->zones; z++)
         buf_printf(ret, "  - name: %c\n", (char)('a' + z));
     buf_printf(ret, "nodes:\n");

@@ -87,6 +87,7 @@ int api_find_view(struct api_call *call, int64_t id, bool ranks, struct job_view
 
     if (job) {
         views_job(call->s, &job->r, live_index(call->s->live, id), ranks, ret);
+        views_reason(call->s, job, ret);
         return 0;
     }
     query_job(call->s->store, id, take_view, &view, NULL);

@@ -71,6 +71,7 @@ static int read_filter(struct api_call *call, struct filter *f) {
 void api_read_jobs(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     struct filter f;
+    int n_reasons = 0;
 
     if (read_filter(call, &f) < 0)
         return;
@@ -79,6 +80,8 @@ void api_read_jobs(struct api_call *call) {
         if (!wanted(&f, &job->r))
             continue;
         views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
+        if (n_reasons++ < VIEWS_REASONS_MAX)
+            views_reason(call->s, job, &view);
         add_view(&f, &view);
     }
     struct query_jobs query = {.user = f.user,
@@ -111,6 +114,8 @@ void api_read_queue(struct api_call *call) {
         if (group && !hai_streq(group, job->r.spec.group))
             continue;
         views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
+        if (i < VIEWS_REASONS_MAX)
+            views_reason(call->s, job, &view);
         add_view(&f, &view);
     }
     api_call_reply_list(call, &f.list);

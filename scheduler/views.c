@@ -3,6 +3,7 @@
 #include "lib/digest.h"
 #include "lib/pure/tlv.h"
 #include "scheduler/assignment.h"
+#include "scheduler/core/core.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/store/rows.h"
@@ -146,6 +147,16 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->last_fault = last_fault(s, job);
     if (ranks)
         fill_ranks(s, job, ret);
+}
+
+void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret) {
+    struct why why;
+
+    if (ret->message || (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD))
+        return;
+    why_job(schedd_state(s), job, &why);
+    hai_strset(&ret->reason, why.code);
+    hai_strset(&ret->message, why.message);
 }
 
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,

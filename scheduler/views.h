@@ -13,6 +13,11 @@ struct event;
 void views_job(const struct schedd *s, const struct state_job *job, int64_t index, bool ranks,
                struct job_view *ret);
 
+/* Say in a view why a job that waits does so: reason and message, where the record has none. Lists
+ * do it for their first VIEWS_REASONS_MAX jobs, since an answer must not hold up the loop. */
+enum { VIEWS_REASONS_MAX = 200 };
+void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret);
+
 /* A job of the store: 0, or -EBADMSG if its record cannot be read. */
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,
                   struct job_view *ret, struct hai_err *err);
