@@ -59,7 +59,7 @@ void golden_compare(const char *what, const float *a, const float *b, int64_t n,
 
     for (int64_t i = 0; i < n; i++) {
         double excess = fabs((double)a[i] - (double)b[i]) - atol - rtol * fabs((double)b[i]);
-        if (!(excess <= worst)) {
+        if (!isnan(worst) && !(excess <= worst)) { // once NaN, it stays
             worst = excess;
             at = i;
         }

@@ -153,7 +153,8 @@ static void check_split(const char *dir) {
     CHECK(fabs(part[0].total + part[1].total - all.total) < 1e-6, "%s: %g + %g, %g", dir,
           part[0].total, part[1].total, all.total);
     for (int64_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)model_gradients(m)[i] - (double)whole[i]));
+        double d = fabs((double)model_gradients(m)[i] - (double)whole[i]);
+        worst = isnan(worst) || d <= worst ? worst : d; // once NaN, it stays; fmax would drop it
         largest = fmax(largest, fabs((double)whole[i]));
     }
     CHECK(worst < 1e-5 * largest, "%s: gradients differ by %g of %g", dir, worst, largest);
