@@ -4,6 +4,9 @@
 /* More experts than any published model has (384), with room. */
 enum { EXPERTS_MAX = 1024 };
 
+/* Added to a sum of scores before it divides, as the published code does: all may vanish. */
+static const double sum_min = 1e-20;
+
 /* Mark the best n of value[first, first + count), ties to the lower number. */
 static void mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark) {
     for (int64_t round = 0; round < n; round++) {
@@ -59,7 +62,7 @@ int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
                 sum += scores[e];
             }
         for (int64_t s = 0; s < n_slots; s++) {
-            double share = a->normalise ? scores[experts[s]] / (sum + 1e-20) : scores[experts[s]];
+            double share = a->normalise ? scores[experts[s]] / (sum + sum_min) : scores[experts[s]];
             weights[s] = (float)(share * (double)a->scaling);
         }
     }
@@ -70,7 +73,7 @@ int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
 static void weights_dx(const struct k_router_dx *a, int64_t t, double *dscore) {
     const int32_t *experts = ref_ints(&a->experts) + t * a->experts.stride[0];
     const float *scores = ref_row(&a->scores, t), *dweights = ref_row(&a->dweights, t);
-    double sum = 0, dot = 0, scaling = (double)a->scaling;
+    double sum = sum_min, dot = 0, scaling = (double)a->scaling;
 
     for (int64_t s = 0; s < a->experts.shape[1]; s++) {
         sum += scores[experts[s]];
@@ -92,7 +95,7 @@ int k_ref_router_dx(struct k_ctx *ctx, const struct k_router_dx *a) {
         const float *scores = ref_row(&a->scores, t);
         weights_dx(a, t, dscore);
         if (a->f.data) {
-            double sum = 0, dot = 0;
+            double sum = sum_min, dot = 0;
             while (t >= seq_start[seq + 1])
                 seq++;
             const float *f = ref_row(&a->f, seq);
@@ -121,7 +124,7 @@ int k_ref_balance(struct k_ctx *ctx, const struct k_balance *a) {
         double picks[EXPERTS_MAX] = {0}, mean[EXPERTS_MAX] = {0};
         double n_tokens = seq_start[s + 1] - seq_start[s];
         for (int64_t t = seq_start[s]; t < seq_start[s + 1]; t++) {
-            double value[EXPERTS_MAX], sum = 0;
+            double value[EXPERTS_MAX], sum = sum_min;
             bool best[EXPERTS_MAX] = {false};
             for (int64_t e = 0; e < n_experts; e++)
                 sum += value[e] = ref_row(&a->scores, t)[e];
