@@ -24,6 +24,8 @@ static void become(const struct attempt *at, const struct launch_account *accoun
                    char **env) {
     sigset_t none;
 
+    // libcurl's sockets are among what we have open.
+    close_range(STDERR_FILENO + 1, ~0U, 0);
     for (int sig = 1; sig < 32; sig++)
         signal(sig, SIG_DFL);
     sigemptyset(&none);
