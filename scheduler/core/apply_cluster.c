@@ -139,8 +139,8 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
     hai_strset(&state->r.cluster, in->name);
     /* Leases granted until now run for as long as they were granted for. */
     if (state->n_nodes && in->lease_us < state->r.lease_us)
-        state->r.lease_basis_us = MAX(state->r.lease_basis_us,
-                                      c->entry->time_us + state->r.lease_us - in->lease_us);
+        state->r.lease_basis_us =
+            MAX(state->r.lease_basis_us, c->entry->time_us + state->r.lease_us - in->lease_us);
     state->r.lease_us = in->lease_us;
     state->r.drift_us = in->drift_us;
     state->r.fence = in->fence;

@@ -258,7 +258,8 @@ TEST(a_restart_gives_the_same_bytes)
     open_turn(&f, NULL);
     CHECK_EQ(turn_stats(f.turn).n_replayed, 9, "from the snapshot on");
     CHECK_EQ(turn_state(f.turn)->r.index, index + 1, "the start is saved before anything else");
-    CHECK_EQ(restore_replay(turn_log(f.turn), NULL, NULL, state, index + 1, &err), 0, "%s", err.text);
+    CHECK_EQ(restore_replay(turn_log(f.turn), NULL, NULL, state, index + 1, &err), 0, "%s",
+             err.text);
     buf_clear(&restored);
     encode(state, &restored);
     buf_clear(&live);
