@@ -67,6 +67,7 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"out",                  required_argument, NULL, 'o'},
         {"backend",required_argument, NULL, 'b'},
         {"dtype",               required_argument, NULL, 'd'},
+        {"help",              no_argument, NULL, 'h'},
         {0             },
     };
     int c, status = 0;
@@ -88,6 +89,9 @@ static int parse(int argc, char **argv, struct args *ret) {
         case 'd':
             status = modelargs_dtype(NAME, optarg, &ret->place.dtype);
             break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(JOBEXIT_DONE);
         default:
             fputs(usage, stderr);
             status = JOBEXIT_USAGE;

@@ -144,6 +144,9 @@ static int set_option(int c, struct args *ret) {
     case 'j':
         ret->print_ids = true;
         return 0;
+    case 'h':
+        fputs(usage, stdout);
+        exit(JOBEXIT_DONE);
     default:
         fputs(usage, stderr);
         return JOBEXIT_USAGE;
@@ -163,7 +166,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"print-ids",                  no_argument, NULL, 'j'},
         {"backend",              required_argument, NULL, 'b'},
         {"dtype",               required_argument, NULL, 'd'},
-        {0     },
+        {"help",      no_argument, NULL, 'h'},
+        {0             },
     };
     int c;
 
@@ -188,10 +192,6 @@ int main(int argc, char **argv) {
     };
     struct hai_err err = {0};
 
-    if (argc > 1 && hai_streq(argv[1], "--help")) {
-        fputs(usage, stdout);
-        return JOBEXIT_DONE;
-    }
     int status = parse(argc, argv, &args);
     if (!status && generate(&args, &err) < 0)
         status = jobexit_report(NAME, &err);

@@ -23,6 +23,7 @@
 
 enum {
     EXIT_TERMINATED = 128 + SIGTERM,
+    EXIT_INTERRUPTED = 128 + SIGINT,
     AGENT_WAIT_US = 30 * 1000000, // for the agent to answer
     LOAD_S = 3600,                // before the first step: data is made, weights are read
     SAVE_S = 1800,                // for a checkpoint
@@ -38,18 +39,19 @@ static const char usage[] =
     "  --out DIR     where the trained model goes, instead of 'out'\n"
     "Ranks: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, NODE_RANK as for PyTorch.\n"
     "Checkpoints: $HAI_CKPT_DIR, else 'checkpoint.dir', else DIR/ckpt; the newest is resumed.\n"
-    "SIGTERM saves a checkpoint and ends with status 143.\n";
+    "SIGTERM saves a checkpoint and ends with status 143; Ctrl-C does the same with 130.\n";
 
 struct run {
     struct trainconf conf;
     struct rank *rank; // NULL by hand
     struct coll *coll;
     struct trainer *trainer;
-    int signals;     // signalfd
-    int log;         // per-step losses; -1: none
-    bool stop;       // told to end
-    double step_s;   // smoothed time of a step; 0: not known yet
-    int64_t line_us; // when the last progress line was printed
+    int signals;      // signalfd
+    int log;          // per-step losses; -1: none
+    bool stop;        // told to end
+    bool interrupted; // ... by Ctrl-C
+    double step_s;    // smoothed time of a step; 0: not known yet
+    int64_t line_us;  // when the last progress line was printed
 };
 
 static bool is_first(const struct run *run) {
@@ -119,8 +121,10 @@ static void listen_outside(struct run *run) {
     struct signalfd_siginfo signal;
     struct rank_event event;
 
-    while (read(run->signals, &signal, sizeof signal) == sizeof signal)
+    while (read(run->signals, &signal, sizeof signal) == sizeof signal) {
         run->stop = true;
+        run->interrupted |= signal.ssi_signo == SIGINT;
+    }
     while (rank_next(run->rank, &event) > 0)
         switch (event.kind) {
         case RANK_EVENT_TERMINATE:
@@ -237,8 +241,10 @@ static int train(struct run *run, struct hai_err *err) {
             r = save(run, err);
         if (r < 0)
             return r;
-        if (report.stop && report.step < run->conf.steps)
+        if (report.stop && report.step < run->conf.steps) {
+            listen_outside(run); // another rank may have been told first
             return 1;
+        }
     }
     return 0;
 }
@@ -329,7 +335,7 @@ static int finish(struct run *run, int r, const struct hai_err *err) {
             wait_for_end(run);
         }
     } else if (r > 0) {
-        status = EXIT_TERMINATED;
+        status = run->interrupted ? EXIT_INTERRUPTED : EXIT_TERMINATED;
     } else if (is_first(run) && run->conf.out) {
         fprintf(stderr,
                 NAME ": done; try: hai-generate --model %s --prompt TEXT --max-tokens 100\n",

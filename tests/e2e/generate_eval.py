@@ -189,6 +189,10 @@ def check_bad_options(generate, evaluate, scratch):
         code, _, err = run(generate, "--model", MODELS + "llama_mha", "--token-ids", "1",
                            "--max-tokens", 2, *options)
         check(code == status and says in err, "%s: exit %d: %s" % (options, code, err))
+    for program, *words in [(generate, "--help"), (generate, "--max-tokens", "2", "--help"),
+                            (evaluate, "--help"), (evaluate, "logits", "--help")]:
+        code, out, _ = run(program, *words)
+        check(code == 0 and out.startswith("usage:"), "%s: exit %d: %s" % (words, code, out))
     for args, says, status in [
             (["logits", "--model", MODELS + "llama_mha"], "expected --model, --token-ids", 2),
             (["perplexity"], "expected 'logits'", 2),

@@ -174,6 +174,16 @@ class Tester:
             p.send_signal(signal.SIGTERM)
         self.check(run.wait(20) == [143] * world, "SIGTERM on %d nodes" % nodes)
 
+    def interrupted(self):
+        config, out = self.config("interrupted")
+        run = Run(self.program, config, 2, 1)
+        wait_step(out, 3, run)
+        for p in run.ranks:
+            p.send_signal(signal.SIGINT)
+        codes = run.wait(20)
+        self.check(codes == [130] * 2, "Ctrl-C: exits %s" % codes)
+        self.check(newest(out).startswith(out + "/ckpt/step-"), "Ctrl-C saves")
+
     def moved(self):
         """The same ranks elsewhere: the same bits. Fewer ranks: refused, or said."""
         config, out = self.config("moved")
@@ -204,6 +214,7 @@ def main():
         t.layout(2, 1)
         t.layout(4, 2)
         t.moved()
+        t.interrupted()
     print("failed" if t.failures else "ok")
     return 1 if t.failures else 0
 
