@@ -100,6 +100,7 @@ def run_job(job, running):
     log = os.path.join(LOGS, job.name.replace("/", ".") + ".log")
     started = time.monotonic()
     tmp = tempfile.mkdtemp(prefix="hai-")
+    os.chmod(tmp, 0o755)  # ranks of other users pass through it
     env = dict(os.environ, TMPDIR=tmp, HAI_TEST_JOB=job_id, HAI_TEST_LOG=log, **job.env)
     reports = log + ".sanitizer"
     for old in find_reports(reports):
