@@ -30,6 +30,8 @@ struct attempt {
     struct holder *holder;
     bool adopting; // its shim has not said yet what it holds
     bool gone;
+    struct loop_source *ending; // its shim is dead and something it held is not yet: look again
+    bool end_told;              // that something is left was logged
     int64_t lease_sent_us;
     struct shim_state state;        // .job is 0 until the shim has spoken
     struct desired_attempt desired; // .job is 0 until the scheduler has
@@ -57,6 +59,7 @@ struct agentd {
     struct agent_desired desired; // newest answer
     struct reconcile_want *wants; // made from it
     int64_t lease_until_us;       // CLOCK_BOOTTIME
+    int64_t clock_offset_us;      // the scheduler's clock less CLOCK_BOOTTIME, S_ABSENT: not told
     struct attempt **attempts;
     size_t n_attempts, n_attempts_max;
     size_t n_adopting;

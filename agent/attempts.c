@@ -11,7 +11,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { END_LOST_US = 2000000 }; // for the processes of a shim that was killed
+enum {
+    END_WAIT_US = 20000,        // in one look at the processes of a shim that was killed
+    END_AGAIN_US = 200000,      // until the next
+    GRACE_UNTOLD_US = 30000000, // from SIGTERM to SIGKILL where the scheduler names no time
+};
 
 static bool key_equal(const struct reconcile_key *a, const struct reconcile_key *b) {
     return a->job == b->job && a->attempt == b->attempt && a->epoch == b->epoch;
@@ -58,6 +62,7 @@ static void attempt_free(struct attempt *at) {
     for (size_t i = 0; i < a->n_attempts; i++)
         if (a->attempts[i] == at)
             a->attempts[i] = a->attempts[--a->n_attempts];
+    loop_source_free(at->ending);
     rankhub_free(at->hub);
     holder_free(at->holder);
     schema_free(desired_attempt_schema(), &at->desired);
@@ -154,20 +159,41 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
-/* The shim is no more, without having said that nothing is left. */
-static void on_closed(struct holder *holder, void *data) {
+/* End what a dead shim held. Its GPUs are free only when nothing is left, however long a process
+ * hangs in the kernel: until then it is looked at again and again. */
+static void end_lost(void *data) {
     struct attempt *at = data;
     struct agentd *a = at->agentd;
 
-    if (!at->gone) {
-        log_write(LOG_LEVEL_WARNING, LOG_FIELDS(.job = at->key.job),
-                  "the shim of job %" PRId64 " is gone", at->key.job);
-        if (at->state.cgroup[0] && cgroups_end(at->state.cgroup, END_LOST_US) < 0)
+    if (at->state.cgroup[0] && cgroups_end(at->state.cgroup, END_WAIT_US) < 0) {
+        if (!at->end_told && at->ending)
             log_error("%s: processes are left that do not end", at->state.cgroup);
-        at->gone = true;
-        reconcile_lost(a->core, &at->key, timefmt_now_us());
+        at->end_told = at->ending;
+        if (!at->ending)
+            at->ending = loop_timer_new(a->loop, LOOP_MONOTONIC, end_lost, at);
+        loop_timer_after(at->ending, END_AGAIN_US);
+        return;
     }
+    at->gone = true;
+    reconcile_lost(a->core, &at->key, timefmt_now_us());
     adopted(at);
+    if (!at->holder) { // found without a shim: only its mark tells of it
+        remove_files(a, &at->key, at->dir);
+        attempt_free(at);
+    }
+}
+
+/* The shim is no more, without having said that nothing is left. */
+static void on_closed(struct holder *holder, void *data) {
+    struct attempt *at = data;
+
+    if (at->gone) {
+        adopted(at);
+        return;
+    }
+    log_write(LOG_LEVEL_WARNING, LOG_FIELDS(.job = at->key.job),
+              "the shim of job %" PRId64 " is gone", at->key.job);
+    end_lost(at);
 }
 
 static const struct holder_ops shim_ops = {
@@ -258,22 +284,16 @@ static void adopt_one(struct agentd *a, const struct reconcile_key *key) {
     struct attempt *at = attempt_new(a, key);
     struct hai_err err = {0};
 
-    int r = holder_connect(a->loop, at->dir, &shim_ops, at, &at->holder, &err);
-    if (r == 0) {
-        at->adopting = true;
-        a->n_adopting++;
+    at->adopting = true;
+    a->n_adopting++;
+    if (holder_connect(a->loop, at->dir, &shim_ops, at, &at->holder, &err) == 0)
         return;
-    }
     // No shim lives. If one was killed, its cgroup may not be empty.
-    if (a->cgroups.base) {
-        _cleanup_free_ char *cgroup =
-            hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job,
-                         key->attempt, key->epoch);
-        if (cgroups_end(cgroup, END_LOST_US) < 0)
-            log_error("%s: processes are left that do not end", cgroup);
-    }
-    remove_files(a, key, at->dir);
-    attempt_free(at);
+    if (a->cgroups.base)
+        snprintf(at->state.cgroup, sizeof at->state.cgroup,
+                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
+                 key->epoch);
+    end_lost(at);
 }
 
 int attempts_adopt(struct agentd *a, struct hai_err *err) {
@@ -309,11 +329,14 @@ static void release(struct agentd *a, const struct reconcile_key *key) {
     attempt_free(at);
 }
 
-/* A time by the wall clock, as the scheduler says it, on the clock of the shims' deadlines. */
-static int64_t boottime_of(int64_t wall_us) {
-    if (wall_us == S_ABSENT)
-        return timefmt_boottime_us() + 30 * INT64_C(1000000);
-    return wall_us - timefmt_now_us() + timefmt_boottime_us();
+/* A time by the scheduler's clock on that of the shims' deadlines: our own wall clock may be wrong
+ * by more than a grace. */
+static int64_t boottime_of(const struct agentd *a, int64_t at_us) {
+    if (at_us == S_ABSENT)
+        return timefmt_boottime_us() + GRACE_UNTOLD_US;
+    if (a->clock_offset_us == S_ABSENT) // a scheduler of an earlier version
+        return at_us - timefmt_now_us() + timefmt_boottime_us();
+    return at_us - a->clock_offset_us;
 }
 
 static void act(struct agentd *a, const struct reconcile_action *action) {
@@ -322,9 +345,9 @@ static void act(struct agentd *a, const struct reconcile_action *action) {
     switch (action->kind) {
     case RECONCILE_TERM:
         if (at && at->holder)
-            holder_term(at->holder, boottime_of(action->kill_at_us));
+            holder_term(at->holder, boottime_of(a, action->kill_at_us));
         if (at)
-            rankhub_terminate(at->hub, action->kill_at_us);
+            rankhub_terminate(at->hub, boottime_of(a, action->kill_at_us));
         break;
     case RECONCILE_KILL:
         if (at && at->holder)

@@ -169,6 +169,7 @@ static int setup(struct agentd *a, struct hai_err *err) {
         return r;
     // No shim is given a lease that the scheduler did not grant; those found have their own.
     a->lease_until_us = timefmt_boottime_us();
+    a->clock_offset_us = S_ABSENT;
     a->streams = rankstream_new(a);
     return attempts_adopt(a, err);
 }

@@ -85,7 +85,7 @@ static void refuse(struct peer *peer, const char *text) {
 
 static void say_terminate(struct peer *peer) {
     int64_t at_us = peer->hub->kill_at_us;
-    int64_t left_us = at_us == S_ABSENT ? 0 : MAX(at_us - timefmt_now_us(), (int64_t)0);
+    int64_t left_us = MAX(at_us - timefmt_boottime_us(), (int64_t)0);
 
     buf_printf(&peer->out, "terminate %" PRId64 "\n", left_us / 1000000);
 }

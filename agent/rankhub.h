@@ -12,7 +12,7 @@ void rankhub_free(struct rankhub *hub);
 /* at->desired is there now: answer the ranks that waited for it. */
 void rankhub_desired(struct rankhub *hub);
 
-/* Tell all ranks that they are being ended. kill_at_us: wall clock, S_ABSENT if unknown. */
+/* Tell all ranks that they are being ended. kill_at_us: SIGKILL, CLOCK_BOOTTIME. */
 void rankhub_terminate(struct rankhub *hub, int64_t kill_at_us);
 
 /* What the scheduler said about a checkpoint. */

@@ -116,6 +116,7 @@ static void take_answer(struct uplink *u, struct agent_desired *desired) {
         return;
     }
     a->lease_until_us = u->polled_us + desired->lease_us;
+    a->clock_offset_us = desired->now == S_ABSENT ? S_ABSENT : desired->now - timefmt_boottime_us();
     attempts_lease(a, desired->lease_us);
     u->revision = desired->revision;
     if (desired->changed) {

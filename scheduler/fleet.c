@@ -87,6 +87,7 @@ static void answer(struct agent *agent) {
     reply.revision = node_of(agent)->r.revision;
     reply.lease_us = schedd_state(s)->r.lease_us;
     reply.cluster = hai_strdup(store_id(s->store));
+    reply.now = turn_now_us(s->turn);
     if (agent->fresh || poll->revision != reply.revision)
         add_desired(agent, &reply);
     __typeof__(reply.streams) streams = reply.streams;
