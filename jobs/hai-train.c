@@ -46,6 +46,7 @@ struct run {
     struct rank *rank; // NULL by hand
     struct coll *coll;
     struct trainer *trainer;
+    char *ckpt_dir;   // used by a save under way until trainer_free
     int signals;      // signalfd
     int log;          // per-step losses; -1: none
     bool stop;        // told to end
@@ -296,12 +297,12 @@ static int run_all(struct run *run, const char *config, struct hai_err *err) {
         r = open_log(run, err);
     if (r < 0)
         return r;
-    _cleanup_free_ char *dir = env_dir && env_dir[0] ? hai_strdup(env_dir)
-                               : run->conf.ckpt_dir  ? hai_strdup(run->conf.ckpt_dir)
-                               : run->conf.out       ? hai_asprintf("%s/ckpt", run->conf.out)
-                                                     : NULL;
-    const struct trainer_place place = {run->coll, dir, run->rank ? rank_epoch(run->rank) : 0, say,
-                                        NULL};
+    run->ckpt_dir = env_dir && env_dir[0] ? hai_strdup(env_dir)
+                    : run->conf.ckpt_dir  ? hai_strdup(run->conf.ckpt_dir)
+                    : run->conf.out       ? hai_asprintf("%s/ckpt", run->conf.out)
+                                          : NULL;
+    const struct trainer_place place = {run->coll, run->ckpt_dir,
+                                        run->rank ? rank_epoch(run->rank) : 0, say, NULL};
     rank_phase(run->rank, "load", LOAD_S);
     r = trainer_open(&run->conf, &place, &run->trainer, err);
     if (r < 0)
@@ -342,6 +343,7 @@ static int finish(struct run *run, int r, const struct hai_err *err) {
                 run->conf.out);
     }
     trainer_free(run->trainer);
+    free(run->ckpt_dir);
     coll_close(run->coll);
     rank_close(run->rank);
     trainconf_free(&run->conf);
