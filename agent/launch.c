@@ -138,14 +138,20 @@ void launch_env(const struct launch_node *node, const struct launch_account *acc
     set_gpus(ret, place);
 }
 
-static int train_args(const struct launch_node *node, const struct job_train *train,
+static int train_args(const struct launch_node *node, const struct job_spec *spec,
                       struct launch_texts *ret, struct hai_err *err) {
+    const struct job_train *train = &spec->train;
+    const struct job_checkpoint *ckpt = &spec->checkpoint;
+    _cleanup_free_ char *keep =
+        ckpt->keep == S_ABSENT ? NULL : hai_asprintf("%" PRId64, ckpt->keep);
     const struct {
         const char *flag, *value;
     } single[] = {
-        {NULL,      train->config},
-        {"--model", train->model },
-        {"--out",   train->out   },
+        {NULL,      train->config        },
+        {"--model", train->model         },
+        {"--out",   train->out           },
+        {"--every", hai_streq(ckpt->every, "auto") ? NULL : ckpt->every},
+        {"--keep",         keep                      },
     };
 
     if (!node->hai_train)
@@ -170,7 +176,7 @@ int launch_args(const struct launch_node *node, const struct job_spec *spec,
 
     *ret = (struct launch_texts){0};
     if (spec->kind == JOB_KIND_TRAIN) {
-        int r = train_args(node, &spec->train, &command, err);
+        int r = train_args(node, spec, &command, err);
         if (r < 0)
             return r;
     }

@@ -32,11 +32,14 @@ enum {
 };
 
 static const char usage[] =
-    "usage: " NAME " CONFIG.yaml [--model PATH] [--data PATH]... [--out DIR]\n"
+    "usage: " NAME " CONFIG.yaml [--model PATH] [--data PATH]... [--out DIR] [--every N]\n"
+    "                 [--keep N]\n"
     "Train a model; the file's keys are described in etc/examples/train.yaml.\n"
     "  --model PATH  config.json or its folder, instead of 'model'\n"
     "  --data PATH   text, instead of 'data.files'; may be repeated\n"
     "  --out DIR     where the trained model goes, instead of 'out'\n"
+    "  --every N     steps between checkpoints, instead of 'checkpoint.every'\n"
+    "  --keep N      complete checkpoints kept, instead of 'checkpoint.keep'\n"
     "Ranks: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, NODE_RANK as for PyTorch.\n"
     "Checkpoints: $HAI_CKPT_DIR, else 'checkpoint.dir', else DIR/ckpt; the newest is resumed.\n"
     "SIGTERM saves a checkpoint and ends with status 143; Ctrl-C does the same with 130.\n";
@@ -354,17 +357,32 @@ static int finish(struct run *run, int r, const struct hai_err *err) {
     return status;
 }
 
+/* A whole number from min to a million. */
+static int whole(const char *text, int64_t min, int64_t *ret) {
+    char *end;
+
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (errno || end == text || *end || v < min || v > 1000000)
+        return -EINVAL;
+    *ret = v;
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static const struct option options[] = {
         {"model",            required_argument, NULL, 'm'},
         {"data",              required_argument, NULL, 'd'},
         {"out",                  required_argument, NULL, 'o'},
-        {"help",no_argument, NULL, 'h'},
-        {0              },
+        {"every",required_argument, NULL, 'e'},
+        {"keep",               required_argument, NULL, 'k'},
+        {"help",              no_argument, NULL, 'h'},
+        {0             },
     };
     struct run run = {.signals = -1, .log = -1};
     struct hai_err err = {0};
     const char *model = NULL, *out = NULL;
+    int64_t every = -1, keep = -1;
     _cleanup_free_ const char **data = hai_new_array(const char *, (size_t)argc);
     size_t n_data = 0;
     int c;
@@ -380,6 +398,14 @@ int main(int argc, char **argv) {
         case 'o':
             out = optarg;
             break;
+        case 'e':
+            if (whole(optarg, 0, &every) < 0)
+                return jobexit_usage(NAME, "--every is no number of steps");
+            break;
+        case 'k':
+            if (whole(optarg, 1, &keep) < 0)
+                return jobexit_usage(NAME, "--keep is no number from 1");
+            break;
         case 'h':
             fputs(usage, stdout);
             return JOBEXIT_DONE;
@@ -394,6 +420,10 @@ int main(int argc, char **argv) {
     if (r < 0)
         return finish(&run, r, &err);
     trainconf_set(&run.conf, model, out, data, n_data);
+    if (every >= 0)
+        run.conf.ckpt_every = every;
+    if (keep >= 0)
+        run.conf.ckpt_keep = keep;
     r = run_all(&run, argv[optind], &err);
     return finish(&run, r, &err);
 }

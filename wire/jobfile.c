@@ -560,6 +560,7 @@ static void read_object(struct reader *r, const struct schema *schema, const str
 static const char *broken_rule(const struct job_spec *spec, const char **ret_field) {
     const struct job_resources *res = &spec->resources;
     const struct job_train *train = &spec->train;
+    const char *every = spec->checkpoint.every;
     bool has_train = train->config || train->model || train->data.n || train->out;
 
     *ret_field = "kind";
@@ -574,6 +575,11 @@ static const char *broken_rule(const struct job_spec *spec, const char **ret_fie
                "'command' belongs to kind command; kind train runs hai-train by itself";
     if (spec->kind == JOB_KIND_TRAIN && !train->config)
         return *ret_field = "train", "train.config is missing; kind train reads it";
+    if (spec->kind == JOB_KIND_TRAIN && every && strcmp(every, "auto") != 0 &&
+        every[strspn(every, "0123456789")])
+        return *ret_field = "checkpoint",
+               "checkpoint.every is a duration, not yet supported for kind train; expected auto or "
+               "a number of steps";
     if (res->ranks && strcmp(res->ranks, "per-gpu") == 0 && res->gpus_per_node == 0)
         return *ret_field = "resources",
                "resources.ranks is per-gpu and gpus_per_node is 0; expected per-node or a number";

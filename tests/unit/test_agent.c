@@ -101,6 +101,10 @@ TEST(arguments)
          "/bin/sh|-c|. v\nexec \"$@\"|sh|a|b c"                                                                     },
         {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\", \"data\": [\"p\", \"q\"]}",
          "/bin/hai-train|c.yaml|--data|p|--data|q"                                                                  },
+        {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\"}, \"checkpoint\": {\"every\": "
+         "\"20\", \"keep\": 2}",                                                                                     "/bin/hai-train|c.yaml|--every|20|--keep|2"                                                                                     },
+        {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\"}, \"checkpoint\": {\"every\": "
+         "\"auto\"}",                                                                                    "/bin/hai-train|c.yaml"                    },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
