@@ -53,7 +53,7 @@ PLANTED = [
     ("check_headers", "lib/text.h", "/* text.h - says. */\n", "pragma once"),
     ("check_form", "lib/text.c", '#include "lib/text.h"\nint  text_get( int a ){return a;}\n',
      "clang-format"),
-    ("check_developer", "lib/text.c", "// see /" + "work/notes\n", "developer"),
+    ("check_developer", "lib/text.c", "// see /" + "Users/someone\n", "developer"),
     ("check_developer", "docs/a.md", "cd /home/" + "someone/hai\n", "developer"),
     ("check_developer", "lib/text.c", "// TO" + "DO\n", "unfinished"),
     ("check_unit_lists", "tests/unit/test_words.c", "\n", "not in tests/unit/meson.build"),

@@ -95,16 +95,16 @@ TEST(arguments)
         const char *spec;
         const char *words; // joined with |
     } cases[] = {
-        {"\"command\": [\"a\", \"b\"]",                                                        "a|b"                },
-        {"\"command\": [\"/bin/sh\", \"-c\", \"x y\"], \"setup\": \". v\"",                    "/bin/sh|-c|. v\nx y"},
+        {"\"command\": [\"a\", \"b\"]",                                                        "a|b"                                      },
+        {"\"command\": [\"/bin/sh\", \"-c\", \"x y\"], \"setup\": \". v\"",                    "/bin/sh|-c|. v\nx y"                      },
         {"\"command\": [\"a\", \"b c\"], \"setup\": \". v\"",
-         "/bin/sh|-c|. v\nexec \"$@\"|sh|a|b c"                                                                     },
+         "/bin/sh|-c|. v\nexec \"$@\"|sh|a|b c"                                                                                           },
         {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\", \"data\": [\"p\", \"q\"]}",
-         "/bin/hai-train|c.yaml|--data|p|--data|q"                                                                  },
+         "/bin/hai-train|c.yaml|--data|p|--data|q"                                                                                        },
         {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\"}, \"checkpoint\": {\"every\": "
-         "\"20\", \"keep\": 2}",                                                                                     "/bin/hai-train|c.yaml|--every|20|--keep|2"                                                                                     },
+         "\"20\", \"keep\": 2}",                                                      "/bin/hai-train|c.yaml|--every|20|--keep|2"},
         {"\"kind\": \"train\", \"train\": {\"config\": \"c.yaml\"}, \"checkpoint\": {\"every\": "
-         "\"auto\"}",                                                                                    "/bin/hai-train|c.yaml"                    },
+         "\"auto\"}",                                                                 "/bin/hai-train|c.yaml"                    },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
