@@ -133,6 +133,19 @@ static void run(struct shim *s, int timer_fd, const sigset_t *unblocked) {
     }
 }
 
+/* What is left in memory at the end: the sanitizers of the tests want to see it go. */
+static void release(struct shim *s) {
+    for (int i = 0; i < SHIM_CONNECTIONS_MAX; i++) {
+        buf_free(&s->connections[i].in);
+        buf_free(&s->connections[i].out);
+    }
+    buf_free(&s->stdin_data);
+    free(s->args);
+    free(s->env);
+    free(s->rank_env);
+    free(s->ranks);
+}
+
 static void on_child(int signal) {
 }
 
@@ -185,5 +198,6 @@ int main(void) {
         if (s.ranks[i].state.message[0]) // could not be forked
             shim_life_ended(&s, (int)i, CLD_EXITED, 127);
     run(&s, timer_fd, &unblocked);
+    release(&s);
     return 0;
 }
