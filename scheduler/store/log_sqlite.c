@@ -34,13 +34,15 @@ static int insert_entry(struct db *db, const struct entry *entry, int64_t projec
 }
 
 static int write_batch(struct log_sqlite *log, const struct entry *entries, size_t n,
-                       struct hai_err *err) {
-    int64_t projected = log->rows ? rows_applied(log->rows) : 0;
+                       bool with_rows, struct hai_err *err) {
+    int64_t projected = !log->rows  ? 0
+                        : with_rows ? rows_applied(log->rows)
+                                    : rows_written_index(log->rows);
     int r = 0;
 
     for (size_t i = 0; i < n && r == 0; i++)
         r = insert_entry(log->db, &entries[i], projected, err);
-    if (r == 0 && log->rows)
+    if (r == 0 && with_rows)
         r = rows_write(log->rows, err);
     return r;
 }
@@ -49,19 +51,20 @@ static void append(struct entry_log *base, const struct entry *entries, size_t n
                    entry_log_done_fn done, void *data) {
     struct log_sqlite *log = (struct log_sqlite *)base;
     struct hai_err err = {0};
+    bool with_rows = log->rows && rows_due(log->rows);
 
     assert(n > 0);
     for (size_t i = 0; i < n; i++)
         assert(entries[i].index == log->committed + 1 + (int64_t)i);
     int r = db_begin(log->db, &err);
     if (r == 0) {
-        r = write_batch(log, entries, n, &err);
+        r = write_batch(log, entries, n, with_rows, &err);
         if (r < 0)
             db_rollback(log->db);
         else
             r = db_commit(log->db, &err);
     }
-    if (log->rows)
+    if (with_rows)
         rows_written(log->rows, r == 0);
     if (r == 0)
         log->committed += (int64_t)n;

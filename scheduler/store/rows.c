@@ -23,6 +23,10 @@ struct rows {
     int64_t written; // and are in the tables
 };
 
+/* Rows that wait for company: every table and index that a transaction touches costs a page, so 64
+ * submissions one after another write theirs once. */
+enum { ROWS_WAIT_MAX = 64 };
+
 static size_t grow(size_t n_max) {
     return n_max ? 2 * n_max : 64;
 }
@@ -214,6 +218,10 @@ void rows_written(struct rows *rows, bool committed) {
 
 size_t rows_outstanding(const struct rows *rows) {
     return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n;
+}
+
+bool rows_due(const struct rows *rows) {
+    return rows->tails.n || rows->audits.n || rows_outstanding(rows) >= ROWS_WAIT_MAX;
 }
 
 int rows_flush(struct rows *rows, struct hai_err *err) {

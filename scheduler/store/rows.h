@@ -1,8 +1,8 @@
 /* rows.h - writing the rows that people query: the projection of the log, and the side tables.
  *
- * Rows are collected in memory while entries are applied and written with the next transaction of
+ * Rows are collected in memory while entries are applied and written with a later transaction of
  * the log, together with the index up to which they are complete (log.projected). So one fsync
- * serves a turn, and rows may lag behind the state by one batch; rows_flush ends that lag when
+ * serves a turn, and rows may lag behind the state by a few dozen; rows_flush ends that lag when
  * nobody else commits. After a crash the entries behind it are projected again, which
  * gives the same rows. Rows of tail and audit have no other source: what must survive is added
  * before the batch is appended that acknowledges it.
@@ -89,8 +89,10 @@ size_t rows_outstanding(const struct rows *rows);
 /* Write what is outstanding in a transaction of its own. Nothing to do: 0. */
 int rows_flush(struct rows *rows, struct hai_err *err);
 
-/* For the log's transactions: write outstanding rows inside one, and learn how it ended. The log
- * keeps rows_applied with its entries: a transaction touches as few pages as it can. */
+/* For the log's transactions: should this one write the outstanding rows (rows of tail and audit
+ * wait for nobody)? Then write them inside it, and learn how it ended. The log keeps the index of
+ * the rows with its entries: a transaction touches as few pages as it can. */
+bool rows_due(const struct rows *rows);
 int rows_write(struct rows *rows, struct hai_err *err);
 int64_t rows_applied(const struct rows *rows);
 void rows_written(struct rows *rows, bool committed);

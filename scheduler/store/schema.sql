@@ -1,8 +1,8 @@
 -- schema.sql - every table of the scheduler's store; the one home of their form.
 --
 -- `log` is the truth: state is what follows from it. All other tables are a projection of the log
--- (job, event, place: written one transaction later) or keep what is not state: the last output of
--- ranks, requests that were denied.
+-- (job, event, place: written a few transactions later) or keep what is not state: the last output
+-- of ranks, requests that were denied.
 -- A change of this file needs a higher schema_version and a step in migrate.c.
 
 CREATE TABLE meta (

@@ -164,6 +164,15 @@ TEST(truncation_keeps_the_newest)
     teardown(&f);
 }
 
+static void add_audit(struct fixture *f) {
+    rows_add_audit(f->rows, &(struct rows_audit){.time_us = 1,
+                                                 .principal = "",
+                                                 .method = "GET",
+                                                 .path = "/api/v1/jobs",
+                                                 .status = 401,
+                                                 .detail = "no token"});
+}
+
 static void count_event(void *data, const struct rows_event *event) {
     int64_t *sum = data;
 
@@ -171,7 +180,7 @@ static void count_event(void *data, const struct rows_event *event) {
     sum[1] = event->index;
 }
 
-TEST(rows_follow_one_batch_later)
+TEST(rows_follow_a_batch_later)
 {
     struct fixture f = {0};
     int64_t seen[2] = {0};
@@ -185,21 +194,41 @@ TEST(rows_follow_one_batch_later)
     rows_outstanding_events(f.rows, 0, 0, count_event, seen);
     CHECK_EQ(seen[0], 1);
     CHECK_EQ(append(&f, 1), 0);
-    CHECK_EQ(rows_written_index(f.rows), 1);
+    CHECK_EQ(rows_written_index(f.rows), 0, "one row waits for company");
+    add_audit(&f);
+    CHECK_EQ(append(&f, 1), 0);
+    CHECK_EQ(rows_written_index(f.rows), 1, "a row that nothing else keeps waits for nobody");
     CHECK_EQ(rows_outstanding(f.rows), 0);
     CHECK_EQ(query_events(f.store, 2, 0, 10, count_event, seen, NULL), 1);
     CHECK_EQ(query_events(f.store, 1, 0, 10, count_event, seen, NULL), 0);
-    add_event(&f, 2);
-    close_store(&f); // as a crash would: the row of entry 2 is not written
+    add_event(&f, 3);
+    close_store(&f); // as a crash would: the row of entry 3 is not written
     CHECK_EQ(open_with(&f, NULL, false, NULL), 0);
     CHECK_EQ(rows_written_index(f.rows), 1);
-    add_event(&f, 2);
+    add_event(&f, 3);
     CHECK_EQ(rows_flush(f.rows, NULL), 0);
-    CHECK_EQ(rows_written_index(f.rows), 2);
+    CHECK_EQ(rows_written_index(f.rows), 3);
     CHECK_EQ(query_events(f.store, 0, 1, 10, count_event, seen, NULL), 1);
-    CHECK_EQ(seen[1], 2);
+    CHECK_EQ(seen[1], 3);
     CHECK_EQ(query_events_newest(f.store, 0, 1, count_event, seen, NULL), 1);
-    CHECK_EQ(seen[1], 2);
+    CHECK_EQ(seen[1], 3);
+    teardown(&f);
+}
+
+TEST(rows_wait_for_company_not_for_ever)
+{
+    struct fixture f = {0};
+
+    make_dir(&f);
+    CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
+    for (int64_t i = 1; i <= 64; i++) {
+        CHECK_EQ(append(&f, 1), 0);
+        CHECK_EQ(rows_written_index(f.rows), 0);
+        add_event(&f, i);
+    }
+    CHECK_EQ(append(&f, 1), 0);
+    CHECK_EQ(rows_written_index(f.rows), 64);
+    CHECK_EQ(rows_outstanding(f.rows), 0);
     teardown(&f);
 }
 
@@ -271,11 +300,12 @@ TEST(failed_commit_leaves_nothing)
     CHECK_EQ(open_with(&f, "power", true, NULL), 0);
     CHECK_EQ(append(&f, 2), 0);
     add_event(&f, 2);
+    add_audit(&f);
     power_vfs_fail_syncs(1);
     CHECK(append(&f, 2) < 0);
     CHECK_EQ(entry_log_committed(f.log), 2);
     CHECK_EQ(rows_written_index(f.rows), 0);
-    CHECK_EQ(rows_outstanding(f.rows), 1, "kept for the next transaction");
+    CHECK_EQ(rows_outstanding(f.rows), 2, "kept for the next transaction");
     check_log(&f, 1, 2);
     CHECK_EQ(append(&f, 3), 0);
     CHECK_EQ(rows_written_index(f.rows), 2);

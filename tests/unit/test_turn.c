@@ -289,13 +289,13 @@ TEST(rows_that_a_crash_left_out_are_made_again)
         submit(&f, "job", NULL, &answer);
         turn_run(f.turn);
     }
-    power_vfs_fail_at(1, POWER_LOSS_DROP, 1); // the rows of the last batch are not written any more
+    power_vfs_fail_at(1, POWER_LOSS_DROP, 1); // the outstanding rows are not written any more
     log_set_output(-1, LOG_FORM_JSON);
     close_turn(&f);
     log_set_output(2, LOG_FORM_AUTO);
     power_vfs_restore();
     open_turn(&f, NULL);
-    CHECK_EQ(rows_outstanding(turn_rows(f.turn)), 1);
+    CHECK(rows_outstanding(turn_rows(f.turn)) >= 5, "one of each job");
     CHECK_EQ(rows_flush(turn_rows(f.turn), NULL), 0);
     for (int64_t job = 1; job <= 5; job++)
         CHECK_EQ(query_events(f.store, job, 0, 10, count, &n, NULL), 1);
