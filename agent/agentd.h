@@ -42,6 +42,7 @@ struct attempt {
 
 struct agentd {
     struct loop *loop;
+    struct loop_source *quiet; // timer: nothing has happened for a moment
     struct agentd_config config;
     int lock_fd; // nobody else is this node's agent
     char *shim;  // path of hai-shim

@@ -15,6 +15,7 @@
 #include "lib/timefmt.h"
 #include "lib/yaml.h"
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -25,6 +26,8 @@
 #define RANK_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 enum {
+    QUIET_US = 1000 * 1000,
+    GIVE_BACK_BYTES = 512 * 1024, // freed and kept by malloc
     CONFIG_BYTES_MAX = 1 << 20,
     RUN_DIR_BYTES_MAX = 64, // a socket's path has 107, and JOB.ATTEMPT.EPOCH/rank.sock is in it
 };
@@ -118,11 +121,18 @@ static void set_launch(struct agentd *a) {
     };
 }
 
+/* An agent sits beside jobs that want the memory: what a burst of them left free goes back. */
+static void give_back(void *data) {
+    if (mallinfo2().fordblks >= GIVE_BACK_BYTES)
+        malloc_trim(0);
+}
+
 static void on_turn_end(void *data) {
     struct agentd *a = data;
 
     attempts_act(a);
     uplink_turn_end(a);
+    loop_timer_after(a->quiet, QUIET_US);
 }
 
 static void on_signal(int signal, void *data) {
@@ -205,6 +215,7 @@ static int run(struct agentd *a, struct hai_err *err) {
     for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
         signals[i] = loop_signal_new(a->loop, ends[i], on_signal, a);
     signals[2] = loop_signal_new(a->loop, SIGCHLD, on_child, a);
+    a->quiet = loop_timer_new(a->loop, LOOP_MONOTONIC, give_back, a);
     r = setup(a, err);
     if (r == 0) {
         a->uplink = uplink_new(a);
@@ -219,6 +230,7 @@ static int run(struct agentd *a, struct hai_err *err) {
         r = loop_run(a->loop);
     }
     teardown(a);
+    loop_source_free(a->quiet);
     for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
         loop_source_free(signals[i]);
     loop_free(a->loop);
