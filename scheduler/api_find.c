@@ -12,7 +12,7 @@ static void take_id(void *data, const struct rows_job *row) {
 /* The newest job of a user with a name (NULL: any); 0: none. What is in the state is newer than
  * what only the store has. */
 static int64_t newest(struct api_call *call, const char *user, const char *name) {
-    struct query_jobs query = {.user = user, .name = name, .state = -1, .limit = 1};
+    struct query_jobs query = {.user = user, .name = name, .limit = 1};
     int64_t id = 0;
 
     for (const struct job *job = schedd_state(call->s)->jobs_last; job; job = job->prev)

@@ -13,7 +13,7 @@ struct filter {
     struct schedd *s;
     const char *user; // NULL: everyone's
     const char *name;
-    int state; // -1: any
+    uint32_t states; // a bit each; 0: any
     int64_t since_us;
     int64_t limit;
     struct api_list list;
@@ -24,7 +24,7 @@ struct filter {
 static bool wanted(const struct filter *f, const struct state_job *job) {
     return (!f->user || hai_streq(f->user, job->spec.user)) &&
            (!f->name || hai_streq(f->name, job->spec.name)) &&
-           (f->state < 0 || f->state == (int)job->state) &&
+           (!f->states || f->states >> job->state & 1) &&
            (job->ended_us == S_ABSENT || job->ended_us >= f->since_us);
 }
 
@@ -44,22 +44,35 @@ static void add_row(void *data, const struct rows_job *row) {
         add_view(f, &view);
 }
 
+/* `running,queued` into the filter. */
+static int read_states(struct api_call *call, const char *text, struct filter *f) {
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        _cleanup_free_ char *word = hai_strndup(text, n);
+        int state = schema_enum_parse(&job_state_enum, word);
+        if (state < 0) {
+            api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of UX.md's states",
+                          word);
+            return -EINVAL;
+        }
+        f->states |= UINT32_C(1) << state;
+        text += n + (text[n] == ',');
+    }
+    return 0;
+}
+
 static int read_filter(struct api_call *call, struct filter *f) {
     const char *state = http_request_query(call->request, "state");
     const char *since = http_request_query(call->request, "since");
     const char *user = http_request_query(call->request, "user");
 
-    *f = (struct filter){
-        .s = call->s, .state = -1, .name = http_request_query(call->request, "name")};
+    *f = (struct filter){.s = call->s, .name = http_request_query(call->request, "name")};
     if (user)
         f->user = user;
     else if (!api_call_query_flag(call, "all"))
         f->user = call->caller.user;
-    if (state && (f->state = schema_enum_parse(&job_state_enum, state)) < 0) {
-        api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of UX.md's states",
-                      state);
+    if (state && read_states(call, state, f) < 0)
         return -EINVAL;
-    }
     if (since && timefmt_iso_parse(since, &f->since_us) < 0) {
         api_call_fail(call, 400, "invalid", "since is '%.40s'; expected 2026-11-23T13:11:40Z",
                       since);
@@ -86,7 +99,7 @@ void api_read_jobs(struct api_call *call) {
     }
     struct query_jobs query = {.user = f.user,
                                .name = f.name,
-                               .state = f.state,
+                               .states = f.states,
                                .since_us = f.since_us,
                                .limit = MIN(f.limit - f.n, (int64_t)QUERY_ROWS_MAX)};
     if (query.limit > 0)

@@ -38,11 +38,11 @@ int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn
      * job_by_user, else by id. */
     static const char all[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
                               " AND (?2 IS NULL OR user = ?2) AND (?3 IS NULL OR name = ?3)"
-                              " AND (?4 < 0 OR state = ?4) AND ended_us >= ?5"
+                              " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
                               " ORDER BY id DESC LIMIT ?6";
     static const char named[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
                                 " AND user = ?2 AND name = ?3"
-                                " AND (?4 < 0 OR state = ?4) AND ended_us >= ?5"
+                                " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
                                 " ORDER BY id DESC LIMIT ?6";
     _cleanup_(db_donep) sqlite3_stmt *s = NULL;
 
@@ -53,7 +53,7 @@ int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn
     db_int(s, 1, query->below ? query->below : INT64_MAX);
     db_text(s, 2, query->user);
     db_text(s, 3, query->name);
-    db_int(s, 4, query->state);
+    db_int(s, 4, query->states);
     db_int(s, 5, query->since_us);
     db_int(s, 6, query->limit);
     return give_jobs(store_db(store), s, fn, data, err);

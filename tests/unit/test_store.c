@@ -236,12 +236,17 @@ TEST(jobs_and_tails_are_found)
                                                   .data = a == 1 ? "one" : "two",
                                                   .n_bytes = 3});
     CHECK_EQ(rows_flush(f.rows, NULL), 0);
-    struct query_jobs query = {.user = "alice", .name = "train", .state = -1, .limit = 1};
+    struct query_jobs query = {.user = "alice", .name = "train", .limit = 1};
     CHECK_EQ(query_jobs(f.store, &query, take_job, ids, NULL), 1);
     CHECK_EQ(ids[1], 2);
-    query = (struct query_jobs){.state = -1, .since_us = 20, .below = 4, .limit = 10};
+    query = (struct query_jobs){.since_us = 20, .below = 4, .limit = 10};
     CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
     CHECK_EQ(ids[1] * 10 + ids[2], 32);
+    query = (struct query_jobs){.states = 1 << 1, .limit = 10};
+    CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
+    CHECK_EQ(ids[1] * 10 + ids[2], 31);
+    query.states |= 1 << 0;
+    CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 4);
     CHECK_EQ(query_tail(f.store, 2, 0, 1, &tail, NULL), 0);
     CHECK_EQ(tail.attempt, 2);
     CHECK_EQ(tail.total, 5);
