@@ -242,6 +242,8 @@ static int exit_of(int r) {
         return CLI_NOT_FOUND;
     case -EHOSTDOWN:
         return CLI_NO_ANSWER;
+    case -EINVAL:  // what the scheduler refuses about a request stood on the command line
+    case -EFBIG:   // or in a file
     case -EBADMSG: // a file of the user's
         return CLI_USAGE;
     default:

@@ -56,10 +56,8 @@ static int submit_one(struct cli *cli, const struct job_spec *spec) {
     struct hai_err err = {0};
 
     int r = submitter_one(cli, spec, cli_has(cli, "dry-run"), &submitted, &err);
-    if (r < 0) {
-        int status = cli_fail(cli, r, &err);
-        return r == -EINVAL || r == -EFBIG ? CLI_USAGE : status;
-    }
+    if (r < 0)
+        return cli_fail(cli, r, &err);
     print_one(cli, submitted);
     if (!cli_has(cli, "follow") || cli_has(cli, "dry-run"))
         return CLI_OK;
