@@ -274,6 +274,12 @@ int cli_fail(const struct cli *cli, int r, const struct hai_err *err) {
     return exit_of(r);
 }
 
+int cli_fail_of_job(const struct cli *cli, int r, const struct hai_err *err) {
+    int status = cli_fail(cli, r, err);
+
+    return status == CLI_FAILED ? CLI_JOB_LOST : status;
+}
+
 int cli_usage(const struct cli *cli, const char *format, ...) {
     struct hai_err err = {0};
     char text[HAI_ERR_TEXT_BYTES];

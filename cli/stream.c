@@ -185,7 +185,7 @@ int stream_run(struct cli *cli, const char *job, const struct stream_options *op
 
     int r = upgrade(cli, job, options, &s);
     if (r < 0)
-        return cli_fail(cli, r, &err);
+        return cli_fail_of_job(cli, r, &err);
     if (options->tty && pipe2(size_pipe, O_CLOEXEC | O_NONBLOCK) == 0) {
         (void)terminal_raw();
         terminal_watch_size(size_pipe[1]);

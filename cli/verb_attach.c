@@ -36,7 +36,7 @@ static int run(struct cli *cli) {
     terminal_catch_interrupt("\nhai: left; the job runs on\n");
     int r = wait_until_started(cli, cli->n_words ? cli->words[0] : NULL, &view, &err);
     if (r < 0)
-        return cli_fail(cli, r, &err);
+        return cli_fail_of_job(cli, r, &err);
     id = hai_asprintf("%lld", (long long)json_get_int(view, "id", 0));
     if (!view_ended(json_get_string(view, "state", "")))
         return stream_run(cli, id, &options);

@@ -23,7 +23,7 @@ static int run(struct cli *cli) {
     r = submitter_one(cli, &spec, false, &submitted, &err);
     schema_free(job_spec_schema(), &spec);
     if (r < 0)
-        return cli_fail(cli, r, &err);
+        return cli_fail_of_job(cli, r, &err);
     view_shape(submitted, &shape);
     cli_note(cli, "job %lld (%s): %s", (long long)json_get_int(submitted, "id", 0),
              json_get_string(submitted, "name", "job"), buf_cstr(&shape));
