@@ -63,7 +63,7 @@ static void show_event(const struct loglines *lines, const struct event *event) 
     char clock[TIMEFMT_ISO_BYTES];
 
     if (lines->form == LOGLINES_PREFIX) {
-        timefmt_clock(event->at_us, lines->cli->utc, clock);
+        timefmt_clock(event->at_us, timefmt_now_us(), lines->cli->utc, clock);
         printf("%s hai| %s\n", clock, event->text);
     } else if (lines->form == LOGLINES_PLAIN && !event->expected) {
         fflush(stdout);
@@ -172,7 +172,7 @@ void loglines_show(struct loglines *lines, int64_t rank, int64_t attempt, const 
         show_json(lines, at_us, rank, attempt, line, n_bytes);
     } else {
         if (lines->form == LOGLINES_PREFIX) {
-            timefmt_clock(at_us, lines->cli->utc, clock);
+            timefmt_clock(at_us, timefmt_now_us(), lines->cli->utc, clock);
             printf("%s %lld| ", clock, (long long)rank);
         }
         fwrite(line, 1, n_bytes, stdout);

@@ -16,6 +16,7 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
     _cleanup_(table_freep) struct table *table =
         table_new(all ? of_all : of_job, all ? ARRAY_SIZE(of_all) : ARRAY_SIZE(of_job));
     _cleanup_(buf_free) struct buf out = {0};
+    int64_t now_us = timefmt_now_us();
 
     for (const struct json *event = json_first(events); event; event = json_next(event)) {
         char time[TIMEFMT_ISO_BYTES] = "-";
@@ -23,7 +24,7 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
         int64_t rank = json_get_int(event, "rank", -1);
         const char *node = json_get_string(event, "node", NULL);
         if (timefmt_iso_parse(json_get_string(event, "at", ""), &at_us) == 0)
-            timefmt_clock(at_us, cli->utc, time);
+            timefmt_clock(at_us, now_us, cli->utc, time);
         table_add_text(table, time);
         if (all && json_get_int(event, "job", 0))
             table_add(table, "%lld", (long long)json_get_int(event, "job", 0));
