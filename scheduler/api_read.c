@@ -44,17 +44,24 @@ static void add_row(void *data, const struct rows_job *row) {
         add_view(f, &view);
 }
 
+static int unknown_state(struct api_call *call, const char *word) {
+    _cleanup_(buf_free) struct buf words = {0};
+
+    for (int i = 0; i < JOB_STATE_COUNT; i++)
+        buf_printf(&words, "%s%s", i ? ", " : "", job_state_text((enum job_state)i));
+    api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of %s", word,
+                  buf_cstr(&words));
+    return -EINVAL;
+}
+
 /* `running,queued` into the filter. */
 static int read_states(struct api_call *call, const char *text, struct filter *f) {
     while (*text) {
         size_t n = strcspn(text, ",");
         _cleanup_free_ char *word = hai_strndup(text, n);
         int state = schema_enum_parse(&job_state_enum, word);
-        if (state < 0) {
-            api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of UX.md's states",
-                          word);
-            return -EINVAL;
-        }
+        if (state < 0)
+            return unknown_state(call, word);
         f->states |= UINT32_C(1) << state;
         text += n + (text[n] == ',');
     }
