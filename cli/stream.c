@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/socket.h>
 
 enum {
     CHANNEL_STDIN = 0,
@@ -93,7 +94,7 @@ static int receive(struct stream *s) {
 }
 
 static int send_out(struct stream *s) {
-    ssize_t n = write(s->fd, s->out.data, s->out.n_bytes);
+    ssize_t n = send(s->fd, s->out.data, s->out.n_bytes, MSG_NOSIGNAL);
 
     if (n < 0)
         return errno == EAGAIN || errno == EINTR
