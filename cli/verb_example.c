@@ -31,7 +31,7 @@ static const char example_train[] =
     "name: gpt-small\n"
     "kind: train\n"
     "train:\n"
-    "  config: train.yaml           # configuration of hai-train, see docs/\n"
+    "  config: train.yaml           # of hai-train: share/hai/examples/train.yaml has every key\n"
     "  model: config.json           # of the model, in Hugging Face form, or a checkpoint\n"
     "  data: [/shared/text]         # files, directories or patterns\n"
     "  out: out                     # receives the trained model\n"

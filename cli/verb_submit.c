@@ -153,13 +153,18 @@ static int submit_many(struct run *run, const char *stream) {
 
 /* A file whose `--` gives arguments: they follow the command's last word. */
 static void add_arguments(struct cli *cli, struct job_spec *spec) {
-    bool shell = spec->command.n == 3 && strcmp(spec->command.items[1], "-c") == 0;
+    char **words = spec->command.items;
+    bool shell =
+        spec->command.n == 3 && strcmp(words[0], "/bin/sh") == 0 && strcmp(words[1], "-c") == 0;
 
-    // sh -c TEXT NAME ARGS: the text finds them as "$@", and gets them at its end.
+    // sh -c TEXT NAME ARGS: the text finds them as "$@", and gets them at the end of its last line.
     if (shell && cli->n_rest) {
-        char *text = hai_asprintf("%s \"$@\"", spec->command.items[2]);
-        free(spec->command.items[2]);
-        spec->command.items[2] = text;
+        size_t n = strlen(words[2]);
+        while (n && strchr(" \t\n", words[2][n - 1]))
+            n--;
+        char *text = hai_asprintf("%.*s \"$@\"", (int)n, words[2]);
+        free(words[2]);
+        words[2] = text;
         *LIST_ADD(&spec->command) = hai_strdup("sh");
     }
     for (int i = 0; i < cli->n_rest; i++)
