@@ -163,14 +163,14 @@ static int upgrade(struct cli *cli, const char *job, const struct stream_options
     return 0;
 }
 
-int stream_run(struct cli *cli, const char *job, const struct stream_options *options) {
-    struct hai_err err = {0};
-    struct stream s = {.fd = -1, .stdin_open = true, .status = -1, .err = &err};
+int stream_join(struct cli *cli, const char *job, const struct stream_options *options, int *ret,
+                struct hai_err *err) {
+    struct stream s = {.fd = -1, .stdin_open = true, .status = -1, .err = err};
     int size_pipe[2] = {-1, -1};
 
     int r = upgrade(cli, job, options, &s);
     if (r < 0)
-        return cli_fail_of_job(cli, r, &err);
+        return r;
     if (options->tty && pipe2(size_pipe, O_CLOEXEC | O_NONBLOCK) == 0) {
         (void)terminal_raw();
         terminal_watch_size(size_pipe[1]);
@@ -185,10 +185,16 @@ int stream_run(struct cli *cli, const char *job, const struct stream_options *op
     buf_free(&s.in);
     buf_free(&s.out);
     if (r == 0 && s.status < 0)
-        r = hai_fail(&err, -EIO, "the stream ended before the rank did");
-    if (r < 0) {
-        (void)cli_fail(cli, r, &err);
-        return CLI_JOB_LOST;
-    }
-    return s.status;
+        r = hai_fail(err, -EIO, "the stream ended before the rank did");
+    if (r == 0)
+        *ret = s.status;
+    return r;
+}
+
+int stream_run(struct cli *cli, const char *job, const struct stream_options *options) {
+    struct hai_err err = {0};
+    int status = CLI_JOB_LOST;
+    int r = stream_join(cli, job, options, &status, &err);
+
+    return r < 0 ? cli_fail_of_job(cli, r, &err) : status;
 }
