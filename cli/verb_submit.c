@@ -21,7 +21,7 @@ struct run {
     struct hai_err err;
     size_t n_submitted;
     size_t n_refused;
-    int64_t last_id;
+    int status; // of those refused
 };
 
 static void print_one(struct cli *cli, const struct json *submitted) {
@@ -64,21 +64,29 @@ static int submit_one(struct cli *cli, const struct job_spec *spec) {
     return follow_job(cli, json_get_int(submitted, "id", 0), FOLLOW_PREFIX);
 }
 
+static void take_refusal(struct run *run, const struct json *submitted) {
+    int64_t status = json_get_int(submitted, "status", 0);
+    int r = status == 400 ? -EINVAL : status == 403 ? -EACCES : -EIO;
+    struct hai_err err = {0};
+    char where[64];
+
+    run->n_refused++;
+    (void)snprintf(where, sizeof where, "job %zu of this call", run->n_submitted + run->n_refused);
+    hai_fail_at(&err, r, json_get_string(submitted, "error_code", "refused"), where, NULL, "%s",
+                json_get_string(submitted, "error", "refused"));
+    run->status = MAX(run->status, cli_fail(run->cli, r, &err));
+}
+
 static void take_result(void *context, const struct json *submitted) {
     struct run *run = context;
-    const char *error = json_get_string(submitted, "error", NULL);
     int64_t id = json_get_int(submitted, "id", 0);
 
-    if (error || !id) {
-        run->n_refused++;
-        fprintf(stderr, "hai: job %zu of this call: %s\n", run->n_submitted + run->n_refused,
-                error ? error : "refused");
-    } else {
+    if (json_get_string(submitted, "error", NULL) || !id)
+        take_refusal(run, submitted);
+    else
         run->n_submitted++;
-        run->last_id = id;
-    }
     if (run->cli->json)
-        json_append(run->all, json_new_int(id));
+        json_append(run->all, id ? json_new_int(id) : json_new_null());
     else if (id && run->cli->quiet)
         printf("%lld\n", (long long)id);
     else if (id)
@@ -123,7 +131,7 @@ static int close_many(struct run *run, int r) {
     else if (r < 0)
         status = CLI_USAGE;
     else if (run->n_refused)
-        status = CLI_FAILED;
+        status = run->status;
     if (cli->json)
         cli_print_json(run->all);
     if (run->n_submitted == 0 && status)
