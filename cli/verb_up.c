@@ -13,13 +13,13 @@
 enum { READY_S = 60, LOG_TAIL_SHOWN = 2000 };
 
 static const struct option options[] = {
-    {0,                                                 "dir", "D", "where everything lies (default ~/.local/share/hai)"},
-    {0,                                              "port", "N", "of the API on 127.0.0.1 (default 7480; 0: any)"},
-    {0,                                                 "nodes", "N", "nodes (default 4)"},
+    {0,                                                                     "dir", "D", "where everything lies (default ~/.local/share/hai)"},
+    {0,                                                                  "port", "N", "of the API on 127.0.0.1 (default: the last one, else 7480; 0: any)"},
+    {0,                                                                     "nodes", "N", "nodes (default 4)"},
     {0,"gpus", "N", "emulated GPUs of each (default 2)"},
     {0, "zones", "N", "zones (default 2)"},
-    {0,                                                 "cluster", "F", "a cluster file instead of the three"},
-    {0                                             },
+    {0,                                                                     "cluster", "F", "a cluster file instead of the three"},
+    {0                                                                 },
 };
 
 static void show_log_tail(const char *dir, const char *name) {
@@ -229,6 +229,8 @@ static int run(struct cli *cli) {
         tell(cli, dir, (int)port, MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
         return CLI_OK;
     }
+    if (!cli_has(cli, "port") && local_port(dir))
+        port = local_port(dir);
     int r = start(cli, dir, &shape, shape_given, (int)port, &err);
     if (r == -ENOENT)
         r = -EIO; // a missing file here is no missing job
