@@ -330,6 +330,8 @@ TEST(snapshots)
     CHECK_EQ(snapshot_prune(f.store, NULL), 0);
     CHECK_EQ(snapshot_write(f.store, 9, "nine", 4, NULL), 0);
     CHECK_EQ(snapshot_prune(f.store, NULL), 0, "one alone lets no entry go");
+    CHECK_EQ(snapshot_write(f.store, 15, "large", (size_t)1 << 30, &err), -EFBIG);
+    CHECK_EQ(snapshot_prune(f.store, NULL), 0, "nor does one that could not be read");
     CHECK_EQ(snapshot_write(f.store, 20, "twenty", 6, NULL), 0);
     pid_t pid = snapshot_start(f.store, 100, encode_text, "hundred");
     CHECK(pid > 0);
