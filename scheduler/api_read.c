@@ -101,6 +101,7 @@ void api_read_queue(struct api_call *call) {
     _cleanup_free_ int64_t *ids = NULL;
     struct filter f = {.s = call->s};
     struct job_view view;
+    int n_reasons = 0;
 
     size_t n = state_queue(state, &ids);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
@@ -114,7 +115,7 @@ void api_read_queue(struct api_call *call) {
         if (group && !hai_streq(group, job->r.spec.group))
             continue;
         views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
-        if (i < VIEWS_REASONS_MAX)
+        if (n_reasons++ < VIEWS_REASONS_MAX)
             views_reason(call->s, job, &view);
         add_view(&f, &view);
     }
@@ -212,21 +213,25 @@ void api_read_spec(struct api_call *call) {
 struct events {
     struct api_list list;
     int64_t limit;
+    int64_t last; // index of the last one given
 };
 
 static void add_event(void *data, const struct rows_event *row) {
     struct events *events = data;
     struct event_view view;
 
+    events->last = row->index;
     views_event_row(row, &view);
     api_call_list_add(&events->list, event_view_schema(), &view);
     schema_free(event_view_schema(), &view);
 }
 
+/* As query_events does: all of the last entry that comes within the limit, since readers go on
+ * behind it. */
 static void add_outstanding(void *data, const struct rows_event *row) {
     struct events *events = data;
 
-    if ((int64_t)events->list.n < events->limit)
+    if ((int64_t)events->list.n < events->limit || row->index == events->last)
         add_event(events, row);
 }
 
