@@ -18,7 +18,9 @@ struct filter {
     int64_t limit;
     struct api_list list;
     int64_t n;
-    int64_t oldest; // id of the last one given
+    int n_reasons;
+    const struct job *next; // of the state, to be given next
+    int64_t below;          // id of the store's last row looked at
 };
 
 static bool wanted(const struct filter *f, const struct state_job *job) {
@@ -34,14 +36,48 @@ static void add_view(struct filter *f, struct job_view *view) {
     schema_free(job_view_schema(), view);
 }
 
+/* Jobs of the state with ids above one. */
+static void add_known(struct filter *f, int64_t above) {
+    for (; f->next && f->next->r.id > above && f->n < f->limit; f->next = f->next->prev) {
+        struct job_view view;
+        if (!wanted(f, &f->next->r))
+            continue;
+        views_job(f->s, &f->next->r, live_index(f->s->live, f->next->r.id), false, &view);
+        if (f->n_reasons++ < VIEWS_REASONS_MAX)
+            views_reason(f->s, f->next, &view);
+        add_view(f, &view);
+    }
+}
+
+/* The newest ended jobs are both in the state and in the store: they are given from the state. */
 static void add_row(void *data, const struct rows_job *row) {
     struct filter *f = data;
     struct job_view view;
 
-    if (state_job_find(schedd_state(f->s), row->id))
-        return; // given already
+    f->below = row->id;
+    add_known(f, row->id);
+    if (f->n >= f->limit || state_job_find(schedd_state(f->s), row->id))
+        return;
     if (views_job_row(f->s, row, false, &view, NULL) == 0)
         add_view(f, &view);
+}
+
+/* Page by page, because nobody knows how many rows are given from the state. */
+static int add_stored(struct filter *f, struct hai_err *err) {
+    struct query_jobs query = {.user = f->user,
+                               .name = f->name,
+                               .state = f->state,
+                               .since_us = f->since_us,
+                               .limit = MIN(f->limit, (int64_t)QUERY_ROWS_MAX)};
+    int n = (int)query.limit;
+
+    if (f->state >= 0 && !job_state_ended((enum job_state)f->state))
+        return 0; // the store has ended ones only
+    while (n == query.limit && f->n < f->limit) {
+        query.below = f->below;
+        n = query_jobs(f->s->store, &query, add_row, f, err);
+    }
+    return n;
 }
 
 static int read_filter(struct api_call *call, struct filter *f) {
@@ -69,28 +105,19 @@ static int read_filter(struct api_call *call, struct filter *f) {
 }
 
 void api_read_jobs(struct api_call *call) {
-    const struct state *state = schedd_state(call->s);
+    struct hai_err err = {0};
     struct filter f;
-    int n_reasons = 0;
 
     if (read_filter(call, &f) < 0)
         return;
-    for (const struct job *job = state->jobs_last; job && f.n < f.limit; job = job->prev) {
-        struct job_view view;
-        if (!wanted(&f, &job->r))
-            continue;
-        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
-        if (n_reasons++ < VIEWS_REASONS_MAX)
-            views_reason(call->s, job, &view);
-        add_view(&f, &view);
+    f.next = schedd_state(call->s)->jobs_last;
+    int r = add_stored(&f, &err);
+    if (r < 0) {
+        buf_free(&f.list.text);
+        api_call_error(call, r, &err);
+        return;
     }
-    struct query_jobs query = {.user = f.user,
-                               .name = f.name,
-                               .state = f.state,
-                               .since_us = f.since_us,
-                               .limit = MIN(f.limit - f.n, (int64_t)QUERY_ROWS_MAX)};
-    if (query.limit > 0)
-        query_jobs(call->s->store, &query, add_row, &f, NULL);
+    add_known(&f, 0);
     api_call_reply_list(call, &f.list);
 }
 
