@@ -251,6 +251,13 @@ void rows_outstanding_events(const struct rows *rows, int64_t job, int64_t since
     }
 }
 
+const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id) {
+    for (size_t i = rows->jobs.n; i-- > 0;)
+        if (rows->jobs.items[i].id == id)
+            return &rows->jobs.items[i];
+    return NULL;
+}
+
 static int expire(struct db *db, const char *sql, int64_t before_us, int64_t n_max,
                   struct hai_err *err) {
     sqlite3_stmt *s;

@@ -235,7 +235,9 @@ TEST(jobs_and_tails_are_found)
                                                   .total = 5,
                                                   .data = a == 1 ? "one" : "two",
                                                   .n_bytes = 3});
+    CHECK(rows_outstanding_job(f.rows, 3) && !strcmp(rows_outstanding_job(f.rows, 3)->user, "bob"));
     CHECK_EQ(rows_flush(f.rows, NULL), 0);
+    CHECK(!rows_outstanding_job(f.rows, 3));
     struct query_jobs query = {.user = "alice", .name = "train", .state = -1, .limit = 1};
     CHECK_EQ(query_jobs(f.store, &query, take_job, ids, NULL), 1);
     CHECK_EQ(ids[1], 2);
