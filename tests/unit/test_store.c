@@ -282,7 +282,20 @@ TEST(failed_commit_leaves_nothing)
     CHECK_EQ(rows_written_index(f.rows), 0);
     CHECK_EQ(rows_outstanding(f.rows), 1, "kept for the next transaction");
     check_log(&f, 1, 2);
+    /* While nothing can be written agents and strangers go on asking: what is kept is bounded. */
+    for (int i = 0; i < 100 * 1000 + 5; i++) {
+        if (i < 3)
+            rows_add_tail(f.rows,
+                          &(struct rows_tail){
+                              .job = 1, .attempt = 1, .total = 4, .data = "tail", .n_bytes = 4});
+        rows_add_audit(
+            f.rows,
+            &(struct rows_audit){
+                .principal = "", .method = "GET", .path = "/", .status = 401, .detail = ""});
+    }
+    CHECK_EQ(rows_outstanding(f.rows), 1 + 1 + 100 * 1000);
     CHECK_EQ(append(&f, 3), 0);
+    CHECK_EQ(rows_outstanding(f.rows), 0);
     CHECK_EQ(rows_written_index(f.rows), 2);
     check_log(&f, 1, 5);
     teardown(&f);
