@@ -50,7 +50,7 @@ static int run(struct cli *cli) {
     if (cli_number(cli, "limit", 1, 100000, 1000, &limit) < 0)
         return CLI_USAGE;
     if (cli_has(cli, "all"))
-        buf_printf(&target, "/api/v1/events?limit=%lld", (long long)limit);
+        buf_printf(&target, "/api/v1/events?newest=1&limit=%lld", (long long)limit);
     else
         cli_job_target(cli->n_words ? cli->words[0] : NULL, "/events", &target);
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &events, &err);

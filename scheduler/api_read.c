@@ -262,17 +262,36 @@ static void add_outstanding(void *data, const struct rows_event *row) {
         add_event(events, row);
 }
 
+static void take_index(void *data, const struct rows_event *row) {
+    *(int64_t *)data = row->index;
+}
+
+/* ?newest=1: leave out what is older than the newest ones that come within the limit. */
+static int skip_old(struct api_call *call, struct events *events, int64_t *since,
+                    struct hai_err *err) {
+    int64_t first = 1;
+
+    int r = query_events_newest(call->s->store, 0, events->limit, take_index, &first, err);
+    *since = MAX(*since, first - 1);
+    events->limit = INT64_MAX; // the entry of the oldest one may have more of them
+    return r;
+}
+
 /* Those in the tables, then those that the next transaction will write. */
 static void reply_events(struct api_call *call, int64_t job) {
     struct events events = {0};
     struct hai_err err = {0};
     int64_t since;
+    int r = 0;
 
     if (api_call_query_int(call, "since", 0, INT64_MAX - 1, 0, &since) < 0 ||
         api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, EVENTS_DEFAULT, &events.limit) <
             0)
         return;
-    int r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
+    if (!job && api_call_query_flag(call, "newest"))
+        r = skip_old(call, &events, &since, &err);
+    if (r >= 0)
+        r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
     if (r < 0) {
         buf_free(&events.list.text);
         api_call_error(call, r, &err);
