@@ -18,7 +18,9 @@ struct filter {
     int64_t limit;
     struct api_list list;
     int64_t n;
-    int64_t oldest; // id of the last one given
+    int n_reasons;
+    const struct job *next; // of the state, to be given next
+    int64_t below;          // id of the store's last row looked at
 };
 
 static bool wanted(const struct filter *f, const struct state_job *job) {
@@ -34,12 +36,28 @@ static void add_view(struct filter *f, struct job_view *view) {
     schema_free(job_view_schema(), view);
 }
 
+/* Jobs of the state with ids above one. */
+static void add_known(struct filter *f, int64_t above) {
+    for (; f->next && f->next->r.id > above && f->n < f->limit; f->next = f->next->prev) {
+        struct job_view view;
+        if (!wanted(f, &f->next->r))
+            continue;
+        views_job(f->s, &f->next->r, live_index(f->s->live, f->next->r.id), false, &view);
+        if (f->n_reasons++ < VIEWS_REASONS_MAX)
+            views_reason(f->s, f->next, &view);
+        add_view(f, &view);
+    }
+}
+
+/* The newest ended jobs are both in the state and in the store: they are given from the state. */
 static void add_row(void *data, const struct rows_job *row) {
     struct filter *f = data;
     struct job_view view;
 
-    if (state_job_find(schedd_state(f->s), row->id))
-        return; // given already
+    f->below = row->id;
+    add_known(f, row->id);
+    if (f->n >= f->limit || state_job_find(schedd_state(f->s), row->id))
+        return;
     if (views_job_row(f->s, row, false, &view, NULL) == 0)
         add_view(f, &view);
 }
@@ -68,6 +86,31 @@ static int read_states(struct api_call *call, const char *text, struct filter *f
     return 0;
 }
 
+static bool ends(uint32_t states) {
+    for (int i = 0; i < JOB_STATE_COUNT; i++)
+        if (states >> i & 1 && job_state_ended((enum job_state)i))
+            return true;
+    return false;
+}
+
+/* Page by page, because nobody knows how many rows are given from the state. */
+static int add_stored(struct filter *f, struct hai_err *err) {
+    struct query_jobs query = {.user = f->user,
+                               .name = f->name,
+                               .states = f->states,
+                               .since_us = f->since_us,
+                               .limit = MIN(f->limit, (int64_t)QUERY_ROWS_MAX)};
+    int n = (int)query.limit;
+
+    if (f->states && !ends(f->states))
+        return 0; // the store has ended ones only
+    while (n == query.limit && f->n < f->limit) {
+        query.below = f->below;
+        n = query_jobs(f->s->store, &query, add_row, f, err);
+    }
+    return n;
+}
+
 static int read_filter(struct api_call *call, struct filter *f) {
     const char *state = http_request_query(call->request, "state");
     const char *since = http_request_query(call->request, "since");
@@ -89,28 +132,19 @@ static int read_filter(struct api_call *call, struct filter *f) {
 }
 
 void api_read_jobs(struct api_call *call) {
-    const struct state *state = schedd_state(call->s);
+    struct hai_err err = {0};
     struct filter f;
-    int n_reasons = 0;
 
     if (read_filter(call, &f) < 0)
         return;
-    for (const struct job *job = state->jobs_last; job && f.n < f.limit; job = job->prev) {
-        struct job_view view;
-        if (!wanted(&f, &job->r))
-            continue;
-        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
-        if (n_reasons++ < VIEWS_REASONS_MAX)
-            views_reason(call->s, job, &view);
-        add_view(&f, &view);
+    f.next = schedd_state(call->s)->jobs_last;
+    int r = add_stored(&f, &err);
+    if (r < 0) {
+        buf_free(&f.list.text);
+        api_call_error(call, r, &err);
+        return;
     }
-    struct query_jobs query = {.user = f.user,
-                               .name = f.name,
-                               .states = f.states,
-                               .since_us = f.since_us,
-                               .limit = MIN(f.limit - f.n, (int64_t)QUERY_ROWS_MAX)};
-    if (query.limit > 0)
-        query_jobs(call->s->store, &query, add_row, &f, NULL);
+    add_known(&f, 0);
     api_call_reply_list(call, &f.list);
 }
 
@@ -121,6 +155,7 @@ void api_read_queue(struct api_call *call) {
     _cleanup_free_ int64_t *ids = NULL;
     struct filter f = {.s = call->s};
     struct job_view view;
+    int n_reasons = 0;
 
     size_t n = state_queue(state, &ids);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
@@ -134,7 +169,7 @@ void api_read_queue(struct api_call *call) {
         if (group && !hai_streq(group, job->r.spec.group))
             continue;
         views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
-        if (i < VIEWS_REASONS_MAX)
+        if (n_reasons++ < VIEWS_REASONS_MAX)
             views_reason(call->s, job, &view);
         add_view(&f, &view);
     }
@@ -232,22 +267,41 @@ void api_read_spec(struct api_call *call) {
 struct events {
     struct api_list list;
     int64_t limit;
+    int64_t last; // index of the last one given
 };
 
 static void add_event(void *data, const struct rows_event *row) {
     struct events *events = data;
     struct event_view view;
 
+    events->last = row->index;
     views_event_row(row, &view);
     api_call_list_add(&events->list, event_view_schema(), &view);
     schema_free(event_view_schema(), &view);
 }
 
+/* As query_events does: all of the last entry that comes within the limit, since readers go on
+ * behind it. */
 static void add_outstanding(void *data, const struct rows_event *row) {
     struct events *events = data;
 
-    if ((int64_t)events->list.n < events->limit)
+    if ((int64_t)events->list.n < events->limit || row->index == events->last)
         add_event(events, row);
+}
+
+static void take_index(void *data, const struct rows_event *row) {
+    *(int64_t *)data = row->index;
+}
+
+/* ?newest=1: leave out what is older than the newest ones that come within the limit. */
+static int skip_old(struct api_call *call, struct events *events, int64_t *since,
+                    struct hai_err *err) {
+    int64_t first = 1;
+
+    int r = query_events_newest(call->s->store, 0, events->limit, take_index, &first, err);
+    *since = MAX(*since, first - 1);
+    events->limit = INT64_MAX; // the entry of the oldest one may have more of them
+    return r;
 }
 
 /* Those in the tables, then those that the next transaction will write. */
@@ -255,12 +309,16 @@ static void reply_events(struct api_call *call, int64_t job) {
     struct events events = {0};
     struct hai_err err = {0};
     int64_t since;
+    int r = 0;
 
     if (api_call_query_int(call, "since", 0, INT64_MAX - 1, 0, &since) < 0 ||
         api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, EVENTS_DEFAULT, &events.limit) <
             0)
         return;
-    int r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
+    if (!job && api_call_query_flag(call, "newest"))
+        r = skip_old(call, &events, &since, &err);
+    if (r >= 0)
+        r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
     if (r < 0) {
         buf_free(&events.list.text);
         api_call_error(call, r, &err);
