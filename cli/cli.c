@@ -140,14 +140,15 @@ static int parse_short(struct cli *cli, const char *text, int left, char **argv)
 
 static int check_words(struct cli *cli) {
     const struct verb *verb = cli->verb;
+    const char *space = verb->args[0] ? " " : "";
 
     if (cli->n_words < verb->words_min)
-        cli_usage(cli, "too few arguments; usage: hai %s %s", verb->name, verb->args);
+        cli_usage(cli, "too few arguments; usage: hai %s%s%s", verb->name, space, verb->args);
     else if (verb->words_max >= 0 && cli->n_words > verb->words_max)
-        cli_usage(cli, "unexpected argument '%s'; usage: hai %s %s", cli->words[verb->words_max],
-                  verb->name, verb->args);
+        cli_usage(cli, "unexpected argument '%s'; usage: hai %s%s%s", cli->words[verb->words_max],
+                  verb->name, space, verb->args);
     else if (cli->has_rest && !verb->rest)
-        cli_usage(cli, "'--' is not expected; usage: hai %s %s", verb->name, verb->args);
+        cli_usage(cli, "'--' is not expected; usage: hai %s%s%s", verb->name, space, verb->args);
     else
         return 0;
     return -EINVAL;
@@ -158,6 +159,9 @@ int cli_parse(struct cli *cli, const struct verb *verb, int argc, char **argv) {
     cli->values = hai_new_array(struct cli_value, (size_t)argc * 8 + 256);
     cli->words = hai_new_array(const char *, (size_t)argc + 1);
     size_t room = (size_t)argc * 8 + 256;
+    // Known before the rest is read, so that a mistake in front of it is told in JSON as well.
+    for (int i = 0; i < argc && !verb->literal && strcmp(argv[i], "--") != 0; i++)
+        cli->json |= strcmp(argv[i], "--json") == 0;
     for (int i = 0; i < argc; i++) {
         char *text = argv[i];
         int r = 0;
@@ -242,6 +246,8 @@ static int exit_of(int r) {
         return CLI_NOT_FOUND;
     case -EHOSTDOWN:
         return CLI_NO_ANSWER;
+    case -EINVAL:  // what the scheduler refuses about a request stood on the command line
+    case -EFBIG:   // or in a file
     case -EBADMSG: // a file of the user's
         return CLI_USAGE;
     default:
@@ -270,6 +276,12 @@ int cli_fail(const struct cli *cli, int r, const struct hai_err *err) {
     fflush(stdout);
     print_error(cli, err);
     return exit_of(r);
+}
+
+int cli_fail_of_job(const struct cli *cli, int r, const struct hai_err *err) {
+    int status = cli_fail(cli, r, err);
+
+    return status == CLI_FAILED ? CLI_JOB_LOST : status;
 }
 
 int cli_usage(const struct cli *cli, const char *format, ...) {

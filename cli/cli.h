@@ -90,6 +90,10 @@ int cli_number(const struct cli *cli, const char *name, int64_t min, int64_t max
  * status that belongs to r: the errno values of cli_ask below. */
 int cli_fail(const struct cli *cli, int r, const struct hai_err *err);
 
+/* The same in verbs that end with a job's code, where 1 would be taken for the job's own:
+ * CLI_JOB_LOST in its place. */
+int cli_fail_of_job(const struct cli *cli, int r, const struct hai_err *err);
+
 /* The same for a mistake on the command line: always CLI_USAGE. */
 int cli_usage(const struct cli *cli, const char *format, ...) _printf_(2, 3);
 

@@ -61,6 +61,13 @@ char *clientconf_up_dir(void) {
     return dir;
 }
 
+/* A variable that is set and not empty. */
+static const char *variable(const char *name) {
+    const char *value = getenv(name);
+
+    return value && value[0] ? value : NULL;
+}
+
 static int read_token_file(const char *path, char **ret, struct hai_err *err) {
     _cleanup_(buf_free) struct buf text = {0};
 
@@ -128,7 +135,7 @@ static int read_file(const char *path, struct clientconf *config, struct hai_err
     hai_strset(&config->token, json_get_string(tree, "token", NULL));
     hai_strset(&config->from, path);
     const char *token_file = json_get_string(tree, "token_file", NULL);
-    if (token_file && !config->token && !getenv("HAI_TOKEN") && !getenv("HAI_TOKEN_FILE"))
+    if (token_file && !config->token && !variable("HAI_TOKEN") && !variable("HAI_TOKEN_FILE"))
         return read_token_file(token_file, &config->token, err);
     return 0;
 }
@@ -141,7 +148,7 @@ static int read_files(struct clientconf *config, struct hai_err *err) {
     int r = read_file(own, config, err);
     if (r != -ENOENT)
         return r;
-    if (getenv("HAI_CONFIG") && getenv("HAI_CONFIG")[0])
+    if (variable("HAI_CONFIG"))
         return hai_fail_at(err, -EINVAL, NULL, own, NULL, "no such file; HAI_CONFIG names it");
     r = read_file(up, config, err);
     return r == -ENOENT ? 0 : r;
@@ -149,19 +156,19 @@ static int read_files(struct clientconf *config, struct hai_err *err) {
 
 int clientconf_read(const char *server, struct clientconf *ret, struct hai_err *err) {
     struct clientconf config = {0};
-    const char *env_server = getenv("HAI_SERVER");
-    const char *env_token = getenv("HAI_TOKEN");
-    const char *env_token_file = getenv("HAI_TOKEN_FILE");
+    const char *env_server = variable("HAI_SERVER");
+    const char *env_token = variable("HAI_TOKEN");
+    const char *env_token_file = variable("HAI_TOKEN_FILE");
     int r = 0;
 
     // A file that nothing is taken from may be broken or absent.
     if (!((server || env_server) && (env_token || env_token_file)))
         r = read_files(&config, err);
-    if (r == 0 && env_token && env_token[0])
+    if (r == 0 && env_token)
         hai_strset(&config.token, env_token);
-    else if (r == 0 && env_token_file && env_token_file[0])
+    else if (r == 0 && env_token_file)
         r = read_token_file(env_token_file, &config.token, err);
-    if (r == 0 && (server || (env_server && env_server[0]))) {
+    if (r == 0 && (server || env_server)) {
         hai_strset(&config.server, server ? server : env_server);
         hai_strset(&config.from, server ? "--server" : "HAI_SERVER");
     }

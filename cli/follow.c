@@ -441,13 +441,10 @@ int follow_output(struct cli *cli, const char *job, const struct follow_options 
         }
         r = run_follow(&f, &err);
     }
-    if (r < 0) {
-        status = cli_fail(cli, r, &err);
-        if (r == -EINVAL)
-            status = CLI_USAGE;
-    } else if (options->follow) {
+    if (r < 0)
+        status = options->follow ? cli_fail_of_job(cli, r, &err) : cli_fail(cli, r, &err);
+    else if (options->follow)
         status = view_exit_code(f.view);
-    }
     for (int i = 0; i < f.n_sources; i++)
         buf_free(&f.sources[i].text);
     free(f.sources);

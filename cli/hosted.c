@@ -20,10 +20,8 @@ static int submit(struct cli *cli, struct cli *options, struct job_spec *spec) {
     struct hai_err err = {0};
 
     int r = submitter_one(cli, spec, false, &submitted, &err);
-    if (r < 0) {
-        int status = cli_fail(cli, r, &err);
-        return r == -EINVAL || r == -EFBIG ? CLI_USAGE : status;
-    }
+    if (r < 0)
+        return cli_fail(cli, r, &err);
     int64_t id = json_get_int(submitted, "id", 0);
     view_shape(submitted, &shape);
     if (cli->json)

@@ -100,10 +100,13 @@ static int choose_port(const char *dir, int port, struct hai_err *err) {
 static int write_cluster(const char *dir, const struct local_shape *shape, bool shape_given,
                          struct hai_err *err) {
     _cleanup_(buf_free) struct buf wanted = {0}, there = {0};
+    _cleanup_free_ char *token = hai_asprintf("%s/schedd/tokens/admin", dir);
     bool exists = read_text(dir, "cluster.yaml", &there) == 0;
 
     if (exists && !shape_given)
         return 0;
+    if (access(token, F_OK) < 0 && errno == ENOENT)
+        exists = false; // hai-schedd never took it: it may have had an error
     int r = cluster_text(shape, &wanted, err);
     if (r < 0)
         return r;

@@ -63,7 +63,7 @@ static void show_event(const struct loglines *lines, const struct event *event) 
     char clock[TIMEFMT_ISO_BYTES];
 
     if (lines->form == LOGLINES_PREFIX) {
-        timefmt_clock(event->at_us, lines->cli->utc, clock);
+        timefmt_clock(event->at_us, timefmt_now_us(), lines->cli->utc, clock);
         printf("%s hai| %s\n", clock, event->text);
     } else if (lines->form == LOGLINES_PLAIN && !event->expected) {
         fflush(stdout);
@@ -145,12 +145,14 @@ static void show_json(struct loglines *lines, int64_t at_us, int64_t rank, int64
     _cleanup_(buf_free) struct buf out = {0};
     char iso[TIMEFMT_ISO_BYTES];
 
+    buf_add_str(&out, !lines->list ? "" : lines->n_shown ? ",\n" : "\n");
     timefmt_iso(at_us, iso);
-    buf_printf(&out, "%s{\"at\":\"%s\",\"attempt\":%lld,\"rank\":%lld,\"text\":",
-               !lines->list     ? ""
-               : lines->n_shown ? ",\n"
-                                : "\n",
-               iso, (long long)attempt, (long long)rank);
+    if (at_us)
+        buf_printf(&out, "{\"at\":\"%s\"", iso);
+    else
+        buf_add_str(&out, "{\"at\":null");
+    buf_printf(&out, ",\"attempt\":%lld,\"rank\":%lld,\"text\":", (long long)attempt,
+               (long long)rank);
     json_dump_string(text, n_bytes, &out);
     buf_add_str(&out, lines->list ? "}" : "}\n");
     fwrite(out.data, 1, out.n_bytes, stdout);
@@ -172,8 +174,9 @@ void loglines_show(struct loglines *lines, int64_t rank, int64_t attempt, const 
         show_json(lines, at_us, rank, attempt, line, n_bytes);
     } else {
         if (lines->form == LOGLINES_PREFIX) {
-            timefmt_clock(at_us, lines->cli->utc, clock);
-            printf("%s %lld| ", clock, (long long)rank);
+            if (at_us)
+                timefmt_clock(at_us, timefmt_now_us(), lines->cli->utc, clock);
+            printf("%s %lld| ", at_us ? clock : "-", (long long)rank);
         }
         fwrite(line, 1, n_bytes, stdout);
         fputc('\n', stdout);

@@ -2,19 +2,13 @@
 
 #include "cli/terminal.h"
 #include "lib/fileio.h"
+#include "wire/frame.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/socket.h>
 
 enum {
-    CHANNEL_STDIN = 0,
-    CHANNEL_STDOUT = 1,
-    CHANNEL_STDERR = 2,
-    CHANNEL_SIZE = 3,
-    CHANNEL_EXIT = 4,
-    CHANNEL_ERROR = 5,
-    FRAME_HEAD_BYTES = 5,
-    FRAME_BYTES_MAX = 1 << 20,
     OUT_BYTES_MAX = 256 * 1024, // stdin is not read while so much waits to go out
     UPGRADE_MS = 30000,
 };
@@ -28,52 +22,43 @@ struct stream {
     struct hai_err *err;
 };
 
-static void add_frame(struct stream *s, uint8_t channel, const void *data, size_t n_bytes) {
-    buf_add_u8(&s->out, channel);
-    buf_add_u32(&s->out, (uint32_t)n_bytes);
-    buf_add(&s->out, data, n_bytes);
-}
-
 static void add_size(struct stream *s) {
     uint16_t rows, cols;
 
     terminal_size(&rows, &cols);
-    uint8_t size[4] = {(uint8_t)rows, (uint8_t)(rows >> 8), (uint8_t)cols, (uint8_t)(cols >> 8)};
-    add_frame(s, CHANNEL_SIZE, size, sizeof size);
+    frame_put_size(&s->out, rows, cols);
 }
 
-static int take_frame(struct stream *s, uint8_t channel, const uint8_t *data, size_t n_bytes) {
-    switch (channel) {
-    case CHANNEL_STDOUT:
-        return fileio_write_full(STDOUT_FILENO, data, n_bytes, FILEIO_HERE, s->err);
-    case CHANNEL_STDERR:
-        return fileio_write_full(STDERR_FILENO, data, n_bytes, FILEIO_HERE, s->err);
-    case CHANNEL_EXIT:
-        s->status = n_bytes ? data[0] : CLI_JOB_LOST;
+static int take_frame(struct stream *s, const struct frame *frame) {
+    switch (frame->channel) {
+    case FRAME_STDOUT:
+        return fileio_write_full(STDOUT_FILENO, frame->data, frame->n_bytes, FILEIO_HERE, s->err);
+    case FRAME_STDERR:
+        return fileio_write_full(STDERR_FILENO, frame->data, frame->n_bytes, FILEIO_HERE, s->err);
+    case FRAME_EXIT:
+        s->status = frame->n_bytes ? frame->data[0] : CLI_JOB_LOST;
         return 0;
-    case CHANNEL_ERROR:
-        return hai_fail(s->err, -EIO, "%.*s", (int)MIN(n_bytes, 400u), (const char *)data);
+    case FRAME_ERROR:
+        return hai_fail(s->err, -EIO, "%.*s", (int)MIN(frame->n_bytes, 400u),
+                        (const char *)frame->data);
     default:
         return 0; // of a newer version
     }
 }
 
 static int take_frames(struct stream *s) {
-    while (s->in.n_bytes >= FRAME_HEAD_BYTES) {
-        struct cursor c = {s->in.data, s->in.n_bytes, 0};
-        uint8_t channel = 0;
-        uint32_t n_bytes = 0;
-        (void)cursor_u8(&c, &channel);
-        (void)cursor_u32(&c, &n_bytes);
-        if (n_bytes > FRAME_BYTES_MAX)
-            return hai_fail(s->err, -EPROTO, "a frame of %u bytes from the node", n_bytes);
-        if (cursor_left(&c) < n_bytes)
-            return 0;
-        int r = take_frame(s, channel, s->in.data + FRAME_HEAD_BYTES, n_bytes);
+    struct frame frame;
+    size_t at = 0;
+    int r;
+
+    while ((r = frame_next(&s->in, &at, &frame)) > 0) {
+        r = take_frame(s, &frame);
         if (r < 0)
             return r;
-        buf_drop(&s->in, FRAME_HEAD_BYTES + n_bytes);
     }
+    if (r < 0)
+        return hai_fail(s->err, r, "a frame from the node that is too long");
+    buf_drop(&s->in, at);
     return 0;
 }
 
@@ -93,7 +78,7 @@ static int receive(struct stream *s) {
 }
 
 static int send_out(struct stream *s) {
-    ssize_t n = write(s->fd, s->out.data, s->out.n_bytes);
+    ssize_t n = send(s->fd, s->out.data, s->out.n_bytes, MSG_NOSIGNAL);
 
     if (n < 0)
         return errno == EAGAIN || errno == EINTR
@@ -109,7 +94,7 @@ static void read_stdin(struct stream *s) {
 
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return;
-    add_frame(s, CHANNEL_STDIN, data, n > 0 ? (size_t)n : 0);
+    frame_put(&s->out, FRAME_STDIN, data, n > 0 ? (size_t)n : 0);
     s->stdin_open = n > 0;
 }
 
@@ -178,14 +163,14 @@ static int upgrade(struct cli *cli, const char *job, const struct stream_options
     return 0;
 }
 
-int stream_run(struct cli *cli, const char *job, const struct stream_options *options) {
-    struct hai_err err = {0};
-    struct stream s = {.fd = -1, .stdin_open = true, .status = -1, .err = &err};
+int stream_join(struct cli *cli, const char *job, const struct stream_options *options, int *ret,
+                struct hai_err *err) {
+    struct stream s = {.fd = -1, .stdin_open = true, .status = -1, .err = err};
     int size_pipe[2] = {-1, -1};
 
     int r = upgrade(cli, job, options, &s);
     if (r < 0)
-        return cli_fail(cli, r, &err);
+        return r;
     if (options->tty && pipe2(size_pipe, O_CLOEXEC | O_NONBLOCK) == 0) {
         (void)terminal_raw();
         terminal_watch_size(size_pipe[1]);
@@ -200,10 +185,16 @@ int stream_run(struct cli *cli, const char *job, const struct stream_options *op
     buf_free(&s.in);
     buf_free(&s.out);
     if (r == 0 && s.status < 0)
-        r = hai_fail(&err, -EIO, "the stream ended before the rank did");
-    if (r < 0) {
-        (void)cli_fail(cli, r, &err);
-        return CLI_JOB_LOST;
-    }
-    return s.status;
+        r = hai_fail(err, -EIO, "the stream ended before the rank did");
+    if (r == 0)
+        *ret = s.status;
+    return r;
+}
+
+int stream_run(struct cli *cli, const char *job, const struct stream_options *options) {
+    struct hai_err err = {0};
+    int status = CLI_JOB_LOST;
+    int r = stream_join(cli, job, options, &status, &err);
+
+    return r < 0 ? cli_fail_of_job(cli, r, &err) : status;
 }

@@ -9,6 +9,10 @@ struct stream_options {
     const char *command; // JSON array of words for shell; NULL: the user's shell
 };
 
-/* Join stdin, stdout and stderr with the rank until one side ends. Returns an exit status: the one
- * that the other side gave. */
+/* Join stdin, stdout and stderr with the rank until one side ends. *ret receives the exit status
+ * that the other side gave. -EEXIST: the rank does not run now. */
+int stream_join(struct cli *cli, const char *job, const struct stream_options *options, int *ret,
+                struct hai_err *err);
+
+/* The same; tells what went wrong and returns an exit status. */
 int stream_run(struct cli *cli, const char *job, const struct stream_options *options);

@@ -8,13 +8,13 @@
 /* A signal handler has no other way to its data. */
 static const char *interrupt_message;
 static struct termios saved;
-static volatile sig_atomic_t is_raw;
+static volatile sig_atomic_t is_changed;
 static int size_fd = -1;
 
 void terminal_restore(void) {
-    if (is_raw)
+    if (is_changed)
         (void)tcsetattr(STDIN_FILENO, TCSANOW, &saved);
-    is_raw = 0;
+    is_changed = 0;
 }
 
 static void on_interrupt(int number) {
@@ -34,6 +34,17 @@ void terminal_catch_interrupt(const char *message) {
     (void)sigaction(SIGINT, &action, NULL);
 }
 
+/* From here on an interrupt puts back what was saved. */
+static bool change(int when, const struct termios *wanted) {
+    is_changed = 1;
+    if (tcsetattr(STDIN_FILENO, when, wanted) < 0) {
+        is_changed = 0;
+        return false;
+    }
+    (void)atexit(terminal_restore);
+    return true;
+}
+
 bool terminal_raw(void) {
     struct termios raw;
 
@@ -41,11 +52,17 @@ bool terminal_raw(void) {
         return false;
     raw = saved;
     cfmakeraw(&raw);
-    if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0)
+    return change(TCSANOW, &raw);
+}
+
+bool terminal_silent(void) {
+    struct termios silent;
+
+    if (tcgetattr(STDIN_FILENO, &saved) < 0)
         return false;
-    is_raw = 1;
-    (void)atexit(terminal_restore);
-    return true;
+    silent = saved;
+    silent.c_lflag &= ~(tcflag_t)ECHO;
+    return change(TCSAFLUSH, &silent);
 }
 
 void terminal_size(uint16_t *ret_rows, uint16_t *ret_cols) {

@@ -11,6 +11,9 @@ void terminal_catch_interrupt(const char *message);
 bool terminal_raw(void);
 void terminal_restore(void);
 
+/* Show nothing of what is typed, until terminal_restore. False when stdin is no terminal. */
+bool terminal_silent(void);
+
 /* Rows and columns of the terminal on stdout, 0 where it is none. */
 void terminal_size(uint16_t *ret_rows, uint16_t *ret_cols);
 

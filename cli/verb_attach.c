@@ -4,8 +4,8 @@
 #include "cli/verbs.h"
 #include "cli/view.h"
 
-/* The job's view once it runs or has ended. */
-static int wait_until_started(struct cli *cli, const char *job, struct json **ret,
+/* The job's view once it has ended, or runs in an attempt after this one. */
+static int wait_until_started(struct cli *cli, const char *job, int64_t attempt, struct json **ret,
                               struct hai_err *err) {
     _cleanup_(buf_free) struct buf target = {0};
 
@@ -16,7 +16,8 @@ static int wait_until_started(struct cli *cli, const char *job, struct json **re
         if (r < 0)
             return r;
         const char *state = json_get_string(view, "state", "");
-        if (strcmp(state, "running") == 0 || view_ended(state)) {
+        bool runs = strcmp(state, "running") == 0 && json_get_int(view, "attempt", 0) > attempt;
+        if (runs || view_ended(state)) {
             *ret = TAKE_PTR(view);
             return 0;
         }
@@ -27,22 +28,33 @@ static int wait_until_started(struct cli *cli, const char *job, struct json **re
     }
 }
 
+/* Attempt after attempt: the end of rank 0 is not yet the job's. */
 static int run(struct cli *cli) {
     struct stream_options options = {.kind = "attach"};
-    _cleanup_(json_freep) struct json *view = NULL;
-    _cleanup_free_ char *id = NULL;
+    _cleanup_free_ char *id = hai_strdup(cli->n_words ? cli->words[0] : NULL);
     struct hai_err err = {0};
+    int64_t attempt = 0;
 
     terminal_catch_interrupt("\nhai: left; the job runs on\n");
-    int r = wait_until_started(cli, cli->n_words ? cli->words[0] : NULL, &view, &err);
-    if (r < 0)
-        return cli_fail(cli, r, &err);
-    id = hai_asprintf("%lld", (long long)json_get_int(view, "id", 0));
-    if (!view_ended(json_get_string(view, "state", "")))
-        return stream_run(cli, id, &options);
-    cli_note(cli, "job %s has ended: %s (hai logs %s)", id, json_get_string(view, "state", "?"),
-             id);
-    return view_exit_code(view);
+    for (;;) {
+        _cleanup_(json_freep) struct json *view = NULL;
+        int status;
+        int r = wait_until_started(cli, id, attempt, &view, &err);
+        if (r < 0)
+            return cli_fail_of_job(cli, r, &err);
+        free(id);
+        id = hai_asprintf("%lld", (long long)json_get_int(view, "id", 0));
+        const char *state = json_get_string(view, "state", "?");
+        if (view_ended(state)) {
+            if (attempt == 0)
+                cli_note(cli, "job %s has ended: %s (hai logs %s)", id, state, id);
+            return view_exit_code(view);
+        }
+        attempt = json_get_int(view, "attempt", 1);
+        r = stream_join(cli, id, &options, &status, &err);
+        if (r < 0 && r != -EEXIST) // its rank 0 may have just ended
+            return cli_fail_of_job(cli, r, &err);
+    }
 }
 
 const struct verb verb_attach = {

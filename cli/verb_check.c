@@ -12,18 +12,18 @@ static int take(void *context, struct job_spec *spec) {
 }
 
 static int run(struct cli *cli) {
+    _cleanup_(json_freep) struct json *names = json_new_array();
     int status = CLI_OK;
 
     for (int i = 0; i < cli->n_words; i++) {
-        _cleanup_(json_freep) struct json *names = json_new_array();
         int n = jobopts_read_file(cli, cli->words[i], take, names);
         if (n < 0)
             status = CLI_USAGE;
-        else if (cli->json)
-            cli_print_json(names);
-        else if (!cli->quiet)
+        else if (!cli->quiet && !cli->json)
             printf("%s: %d job%s, no errors\n", cli->words[i], n, n == 1 ? "" : "s");
     }
+    if (cli->json)
+        cli_print_json(names);
     return status;
 }
 

@@ -157,7 +157,7 @@ static void check_skew(struct doctor *d, const struct http_sync_reply *reply) {
     if (llabs(skew_s) > SKEW_S_MAX)
         tell(d, FINDING_BAD, "time", "set both clocks by NTP",
              "the scheduler's clock is %lld s %s this one", (long long)llabs(skew_s),
-             skew_s > 0 ? "before" : "behind");
+             skew_s > 0 ? "ahead of" : "behind");
     else
         tell(d, FINDING_OK, "time", NULL, "the scheduler's clock agrees");
 }

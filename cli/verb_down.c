@@ -10,6 +10,16 @@ static const struct option options[] = {
     {0   },
 };
 
+static void print_json(const char *dir, bool was_running, int n_killed, bool purged) {
+    _cleanup_(json_freep) struct json *answer = json_new_object();
+
+    json_add_string(answer, "dir", dir);
+    json_add_bool(answer, "was_running", was_running);
+    json_add_int(answer, "killed", n_killed);
+    json_add_bool(answer, "purged", purged);
+    cli_print_json(answer);
+}
+
 static int run(struct cli *cli) {
     struct hai_err err = {0};
     _cleanup_free_ char *dir = verb_up_dir(cli, false, &err);
@@ -26,10 +36,13 @@ static int run(struct cli *cli) {
         cli_note(cli, "nothing ran in %s", dir);
     else
         cli_note(cli, "stopped%s", cli_has(cli, "purge") ? "" : "; hai up goes on where it was");
-    if (!cli_has(cli, "purge"))
-        return CLI_OK;
-    r = local_purge(dir, &err);
-    return r < 0 ? cli_fail(cli, -EIO, &err) : CLI_OK;
+    int n_killed = r;
+    r = cli_has(cli, "purge") ? local_purge(dir, &err) : 0;
+    if (r < 0)
+        return cli_fail(cli, -EIO, &err);
+    if (cli->json)
+        print_json(dir, running, n_killed, cli_has(cli, "purge"));
+    return CLI_OK;
 }
 
 const struct verb verb_down = {

@@ -4,9 +4,11 @@
 #include "cli/view.h"
 #include "lib/timefmt.h"
 
+enum { EVENTS_MAX = 10000 }; // the scheduler gives no more at a time
+
 static const struct option options[] = {
     {'a',   "all", NULL, "events of the whole cluster"},
-    {0, "limit", "N", "with -a: the newest N (default 1000)"},
+    {0, "limit", "N", "of a job the first N (default 10000), with -a the newest (default 1000)"},
     {0    },
 };
 
@@ -16,6 +18,7 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
     _cleanup_(table_freep) struct table *table =
         table_new(all ? of_all : of_job, all ? ARRAY_SIZE(of_all) : ARRAY_SIZE(of_job));
     _cleanup_(buf_free) struct buf out = {0};
+    int64_t now_us = timefmt_now_us();
 
     for (const struct json *event = json_first(events); event; event = json_next(event)) {
         char time[TIMEFMT_ISO_BYTES] = "-";
@@ -23,7 +26,7 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
         int64_t rank = json_get_int(event, "rank", -1);
         const char *node = json_get_string(event, "node", NULL);
         if (timefmt_iso_parse(json_get_string(event, "at", ""), &at_us) == 0)
-            timefmt_clock(at_us, cli->utc, time);
+            timefmt_clock(at_us, now_us, cli->utc, time);
         table_add_text(table, time);
         if (all && json_get_int(event, "job", 0))
             table_add(table, "%lld", (long long)json_get_int(event, "job", 0));
@@ -45,21 +48,25 @@ static int run(struct cli *cli) {
     _cleanup_(buf_free) struct buf target = {0};
     _cleanup_(json_freep) struct json *events = NULL;
     struct hai_err err = {0};
+    bool all = cli_has(cli, "all");
     int64_t limit;
 
-    if (cli_number(cli, "limit", 1, 100000, 1000, &limit) < 0)
+    if (cli_number(cli, "limit", 1, EVENTS_MAX, all ? 1000 : EVENTS_MAX, &limit) < 0)
         return CLI_USAGE;
-    if (cli_has(cli, "all"))
-        buf_printf(&target, "/api/v1/events?limit=%lld", (long long)limit);
+    if (all)
+        buf_add_str(&target, "/api/v1/events");
     else
         cli_job_target(cli->n_words ? cli->words[0] : NULL, "/events", &target);
+    buf_printf(&target, "?%slimit=%lld", all ? "newest=1&" : "", (long long)limit);
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &events, &err);
     if (r < 0)
         return cli_fail(cli, r, &err);
     if (cli->json)
         cli_print_json(events);
     else if (json_count(events))
-        print_events(cli, events, cli_has(cli, "all"));
+        print_events(cli, events, all);
+    if ((int64_t)json_count(events) >= limit)
+        cli_note(cli, "these are the %s %lld", all ? "newest" : "first", (long long)limit);
     return CLI_OK;
 }
 

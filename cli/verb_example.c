@@ -1,5 +1,6 @@
 /* hai example: a commented job file to start from. */
 #include "cli/verbs.h"
+#include "lib/yaml.h"
 #include "wire/jobtext.h"
 #include <stdio.h>
 
@@ -31,7 +32,7 @@ static const char example_train[] =
     "name: gpt-small\n"
     "kind: train\n"
     "train:\n"
-    "  config: train.yaml           # configuration of hai-train, see docs/\n"
+    "  config: train.yaml           # of hai-train: share/hai/examples/train.yaml has every key\n"
     "  model: config.json           # of the model, in Hugging Face form, or a checkpoint\n"
     "  data: [/shared/text]         # files, directories or patterns\n"
     "  out: out                     # receives the trained model\n"
@@ -41,14 +42,27 @@ static const char example_train[] =
     "restart: {max: 100}\n"
     "checkpoint: {every: auto, keep: 3}\n";
 
+/* JSON has no comments; what is left is a job file as well. */
+static void print_example(const struct cli *cli, const char *text) {
+    _cleanup_(json_freep) struct json *tree = NULL;
+
+    if (!cli->json) {
+        fputs(text, stdout);
+        return;
+    }
+    int r = yaml_parse(text, strlen(text), NULL, &tree, NULL);
+    assert(r == 0);
+    cli_print_json(tree);
+}
+
 static int run(struct cli *cli) {
     const char *kind = cli->n_words ? cli->words[0] : "command";
     _cleanup_(buf_free) struct buf schema = {0};
 
     if (strcmp(kind, "command") == 0) {
-        fputs(example_command, stdout);
+        print_example(cli, example_command);
     } else if (strcmp(kind, "train") == 0) {
-        fputs(example_train, stdout);
+        print_example(cli, example_train);
     } else if (strcmp(kind, "schema") == 0) {
         jobtext_json_schema(&schema);
         fputs(buf_cstr(&schema), stdout);

@@ -1,9 +1,9 @@
 /* hai init: use a cluster from this machine. */
 #include "cli/clientconf.h"
+#include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "lib/fileio.h"
 #include <stdio.h>
-#include <termios.h>
 #include <unistd.h>
 
 static const struct option options[] = {
@@ -14,8 +14,6 @@ static const struct option options[] = {
 /* The token from the file, a terminal without echo, or standard input. */
 static int read_token(struct cli *cli, struct buf *ret, struct hai_err *err) {
     const char *path = cli_option(cli, "token-file");
-    struct termios before, silent;
-    bool terminal = !path && tcgetattr(STDIN_FILENO, &before) == 0;
     char line[1024] = "";
 
     if (path) {
@@ -23,18 +21,14 @@ static int read_token(struct cli *cli, struct buf *ret, struct hai_err *err) {
         if (r < 0)
             return r;
     } else {
-        if (terminal) {
+        bool terminal = terminal_silent();
+        if (terminal)
             fprintf(stderr, "token: ");
-            silent = before;
-            silent.c_lflag &= ~(tcflag_t)ECHO;
-            (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
-        }
         if (fgets(line, sizeof line, stdin))
             buf_add_str(ret, line);
-        if (terminal) {
-            (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
+        terminal_restore();
+        if (terminal)
             fprintf(stderr, "\n");
-        }
     }
     while (ret->n_bytes && strchr(" \r\n\t", ret->data[ret->n_bytes - 1]))
         ret->n_bytes--;

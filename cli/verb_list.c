@@ -6,12 +6,12 @@
 #include <stdio.h>
 
 static const struct option list_options[] = {
-    {'a',                                              "all", NULL, "everyone's jobs"},
-    {0,                                            "since", "AGO", "submitted within this time, such as 7d or 12h"},
-    {0,                                                "state", "S", "only jobs in this state; may be given as a,b"},
+    {'a',                                                   "all", NULL, "everyone's jobs"},
+    {0,                                                 "since", "AGO", "not those that ended longer ago, such as 7d or 12h"},
+    {0,                                                     "state", "S", "only jobs in this state, or in one of S,S"},
     {0,"name", "N", "only jobs of this name"},
     {0, "limit", "N", "at most so many (default 1000)"},
-    {0                                               },
+    {0                                                    },
 };
 
 /* Build the query of list; -EINVAL was told. */

@@ -22,10 +22,8 @@ static int run(struct cli *cli) {
     jobopts_defaults(&spec, cli->rest[0]);
     r = submitter_one(cli, &spec, false, &submitted, &err);
     schema_free(job_spec_schema(), &spec);
-    if (r < 0) {
-        int status = cli_fail(cli, r, &err);
-        return r == -EINVAL || r == -EFBIG ? CLI_USAGE : status;
-    }
+    if (r < 0)
+        return cli_fail_of_job(cli, r, &err);
     view_shape(submitted, &shape);
     cli_note(cli, "job %lld (%s): %s", (long long)json_get_int(submitted, "id", 0),
              json_get_string(submitted, "name", "job"), buf_cstr(&shape));

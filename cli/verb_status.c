@@ -1,4 +1,5 @@
 /* hai status: one job now, with its ranks. */
+#include "cli/story.h"
 #include "cli/table.h"
 #include "cli/verbs.h"
 #include "cli/view.h"
@@ -76,14 +77,49 @@ static void print_head(struct cli *cli, const struct json *job, struct buf *out)
                json_get_string(job, "group", "default"));
 }
 
-static void print_used(const struct json *job, struct buf *out) {
+/* `0.24 s`, `9 s`, `18m02s` */
+static void add_span(int64_t us, struct buf *out) {
+    char text[TIMEFMT_ISO_BYTES];
+
+    if (us > 0 && us < 10 * TIMEFMT_US_PER_S) {
+        buf_printf(out, "%.2f s", (double)us / TIMEFMT_US_PER_S);
+    } else if (us < 60 * TIMEFMT_US_PER_S) {
+        buf_printf(out, "%lld s", (long long)us / TIMEFMT_US_PER_S);
+    } else {
+        timefmt_duration(us, text);
+        buf_add_str(out, text);
+    }
+}
+
+static void print_used(const struct json *job, const struct story *story, struct buf *out) {
     const struct json *ran = json_get(job, "ran_s");
     int64_t gpus = json_get_int(job, "nodes", 1) * json_get_int(job, "gpus_per_node", 0);
 
     if (gpus == 0 || !ran || json_kind(ran) == JSON_KIND_NULL ||
         !json_get_string(job, "started_at", NULL))
         return;
-    buf_printf(out, "used        %.2f GPU-hours\n", json_as_real(ran) * (double)gpus / 3600);
+    buf_printf(out, "used        %.2f GPU-hours; ", json_as_real(ran) * (double)gpus / 3600);
+    if (story->recomputed_us && !story->has_checkpoints)
+        buf_add_str(out, "up to ");
+    add_span(story->recomputed_us, out);
+    buf_add_str(out, " recomputed\n");
+}
+
+static void print_faults(struct cli *cli, const struct story *story, bool ended, struct buf *out) {
+    char clock[TIMEFMT_ISO_BYTES];
+
+    // The only fault, and the job's end: that line is there already.
+    if (!story->n_faults || (ended && story->n_faults == 1 && !story->again_us))
+        return;
+    timefmt_clock(story->fault_us, timefmt_now_us(), cli->utc, clock);
+    if (!cli->utc)
+        *strrchr(clock, '.') = '\0'; // milliseconds help nobody here
+    buf_printf(out, "faults      %lld: %s %s", (long long)story->n_faults, clock, story->fault);
+    if (story->again_us) {
+        buf_add_str(out, ", running again after ");
+        add_span(story->again_us - story->fault_us, out);
+    }
+    buf_add_str(out, "\n");
 }
 
 static void print_checkpoint(const struct json *ckpt, struct buf *out) {
@@ -119,9 +155,12 @@ static void print_job(struct cli *cli, const struct json *job) {
     _cleanup_(buf_free) struct buf out = {0}, progress = {0};
     const char *state = json_get_string(job, "state", "");
     const char *message = json_get_string(job, "message", NULL);
-    const char *fault = json_get_string(job, "last_fault", NULL);
-    int64_t restarts = json_get_int(job, "restarts", 0);
+    _cleanup_(story_free) struct story story = {0};
+    struct hai_err err = {0};
 
+    // What cannot be read for the moment is not shown. Most jobs have no faults: nothing is asked.
+    if (json_get_int(job, "attempt", 0) > 1 || json_get_string(job, "last_fault", NULL))
+        (void)story_read(cli, json_get_int(job, "id", 0), &story, &err);
     _cleanup_free_ char *why =
         !message && strcmp(state, "queued") == 0 ? why_it_waits(cli, job) : NULL;
     message = why ? why : message;
@@ -132,10 +171,8 @@ static void print_job(struct cli *cli, const struct json *job) {
     if (progress.n_bytes)
         buf_printf(&out, "progress    %s\n", buf_cstr(&progress));
     print_checkpoint(json_get(job, "checkpoint"), &out);
-    print_used(job, &out);
-    if (fault || restarts)
-        buf_printf(&out, "faults      %lld%s%s\n", (long long)restarts, fault ? ": " : "",
-                   fault ? fault : "");
+    print_used(job, &story, &out);
+    print_faults(cli, &story, view_ended(state), &out);
     print_ranks(json_get(job, "rank_list"), &out);
     view_print(&out);
 }

@@ -21,7 +21,7 @@ struct run {
     struct hai_err err;
     size_t n_submitted;
     size_t n_refused;
-    int64_t last_id;
+    int status; // of those refused
 };
 
 static void print_one(struct cli *cli, const struct json *submitted) {
@@ -56,31 +56,37 @@ static int submit_one(struct cli *cli, const struct job_spec *spec) {
     struct hai_err err = {0};
 
     int r = submitter_one(cli, spec, cli_has(cli, "dry-run"), &submitted, &err);
-    if (r < 0) {
-        int status = cli_fail(cli, r, &err);
-        return r == -EINVAL || r == -EFBIG ? CLI_USAGE : status;
-    }
+    if (r < 0)
+        return cli_fail(cli, r, &err);
     print_one(cli, submitted);
     if (!cli_has(cli, "follow") || cli_has(cli, "dry-run"))
         return CLI_OK;
     return follow_job(cli, json_get_int(submitted, "id", 0), FOLLOW_PREFIX);
 }
 
+static void take_refusal(struct run *run, const struct json *submitted) {
+    int64_t status = json_get_int(submitted, "status", 0);
+    int r = status == 400 ? -EINVAL : status == 403 ? -EACCES : -EIO;
+    struct hai_err err = {0};
+    char where[64];
+
+    run->n_refused++;
+    (void)snprintf(where, sizeof where, "job %zu of this call", run->n_submitted + run->n_refused);
+    hai_fail_at(&err, r, json_get_string(submitted, "error_code", "refused"), where, NULL, "%s",
+                json_get_string(submitted, "error", "refused"));
+    run->status = MAX(run->status, cli_fail(run->cli, r, &err));
+}
+
 static void take_result(void *context, const struct json *submitted) {
     struct run *run = context;
-    const char *error = json_get_string(submitted, "error", NULL);
     int64_t id = json_get_int(submitted, "id", 0);
 
-    if (error || !id) {
-        run->n_refused++;
-        fprintf(stderr, "hai: job %zu of this call: %s\n", run->n_submitted + run->n_refused,
-                error ? error : "refused");
-    } else {
+    if (json_get_string(submitted, "error", NULL) || !id)
+        take_refusal(run, submitted);
+    else
         run->n_submitted++;
-        run->last_id = id;
-    }
     if (run->cli->json)
-        json_append(run->all, json_new_int(id));
+        json_append(run->all, id ? json_new_int(id) : json_new_null());
     else if (id && run->cli->quiet)
         printf("%lld\n", (long long)id);
     else if (id)
@@ -125,7 +131,7 @@ static int close_many(struct run *run, int r) {
     else if (r < 0)
         status = CLI_USAGE;
     else if (run->n_refused)
-        status = CLI_FAILED;
+        status = run->status;
     if (cli->json)
         cli_print_json(run->all);
     if (run->n_submitted == 0 && status)
@@ -155,13 +161,18 @@ static int submit_many(struct run *run, const char *stream) {
 
 /* A file whose `--` gives arguments: they follow the command's last word. */
 static void add_arguments(struct cli *cli, struct job_spec *spec) {
-    bool shell = spec->command.n == 3 && strcmp(spec->command.items[1], "-c") == 0;
+    char **words = spec->command.items;
+    bool shell =
+        spec->command.n == 3 && strcmp(words[0], "/bin/sh") == 0 && strcmp(words[1], "-c") == 0;
 
-    // sh -c TEXT NAME ARGS: the text finds them as "$@", and gets them at its end.
+    // sh -c TEXT NAME ARGS: the text finds them as "$@", and gets them at the end of its last line.
     if (shell && cli->n_rest) {
-        char *text = hai_asprintf("%s \"$@\"", spec->command.items[2]);
-        free(spec->command.items[2]);
-        spec->command.items[2] = text;
+        size_t n = strlen(words[2]);
+        while (n && strchr(" \t\n", words[2][n - 1]))
+            n--;
+        char *text = hai_asprintf("%.*s \"$@\"", (int)n, words[2]);
+        free(words[2]);
+        words[2] = text;
         *LIST_ADD(&spec->command) = hai_strdup("sh");
     }
     for (int i = 0; i < cli->n_rest; i++)

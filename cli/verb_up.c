@@ -13,13 +13,13 @@
 enum { READY_S = 60, LOG_TAIL_SHOWN = 2000 };
 
 static const struct option options[] = {
-    {0,                                                 "dir", "D", "where everything lies (default ~/.local/share/hai)"},
-    {0,                                              "port", "N", "of the API on 127.0.0.1 (default 7480; 0: any)"},
-    {0,                                                 "nodes", "N", "nodes (default 4)"},
+    {0,                                                                     "dir", "D", "where everything lies (default ~/.local/share/hai)"},
+    {0,                                                                  "port", "N", "of the API on 127.0.0.1 (default: the last one, else 7480; 0: any)"},
+    {0,                                                                     "nodes", "N", "nodes (default 4)"},
     {0,"gpus", "N", "emulated GPUs of each (default 2)"},
     {0, "zones", "N", "zones (default 2)"},
-    {0,                                                 "cluster", "F", "a cluster file instead of the three"},
-    {0                                             },
+    {0,                                                                     "cluster", "F", "a cluster file instead of the three"},
+    {0                                                                 },
 };
 
 static void show_log_tail(const char *dir, const char *name) {
@@ -33,24 +33,43 @@ static void show_log_tail(const char *dir, const char *name) {
             (const char *)text.data + text.n_bytes - n);
 }
 
+static char *find_scheduler(struct hai_err *err) {
+    char *program = programs_find("hai-schedd");
+
+    if (!program)
+        hai_fail_at(err, -ENOENT, NULL, NULL, "meson install puts them side by side",
+                    "the program hai-schedd is not beside hai and not in PATH");
+    return program;
+}
+
+/* Every error of a person's cluster file, before anything is made of it. */
+static int check_cluster(const char *path, struct hai_err *err) {
+    _cleanup_free_ char *program = find_scheduler(err);
+    char *argv[] = {"hai-schedd", "--check", (char *)path, NULL};
+
+    if (!program)
+        return -ENOENT;
+    return programs_run(program, argv) == 0
+               ? 0
+               : hai_fail(err, -EBADMSG, "the cluster file is refused; nothing was started");
+}
+
 /* hai-schedd init makes the store and the tokens; it may be repeated. */
 static int init_scheduler(const char *dir, const struct clientconf_user *user,
                           struct hai_err *err) {
-    _cleanup_free_ char *program = programs_find("hai-schedd");
+    _cleanup_free_ char *program = find_scheduler(err);
     _cleanup_free_ char *state = hai_asprintf("%s/schedd", dir);
     _cleanup_free_ char *cluster = hai_asprintf("%s/cluster.yaml", dir);
     _cleanup_free_ char *uid = hai_asprintf("%u", user->uid);
     _cleanup_free_ char *gid = hai_asprintf("%u", user->gid);
 
     if (!program)
-        return hai_fail_at(err, -ENOENT, NULL, NULL, "meson install puts them side by side",
-                           "the program hai-schedd is not beside hai and not in PATH");
+        return -ENOENT;
     char *argv[] = {"hai-schedd", "init",  "--state-dir", state,   "--cluster", cluster, "--user",
                     user->name,   "--uid", uid,           "--gid", gid,         NULL};
     int status = programs_run(program, argv);
     if (status != 0)
-        return hai_fail(err, status == 2 ? -EBADMSG : -EIO, "hai-schedd init ended with %d",
-                        status);
+        return hai_fail(err, -EIO, "hai-schedd init ended with %d", status);
     return 0;
 }
 
@@ -134,7 +153,9 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
     if (!upd)
         return hai_fail_at(err, -ENOENT, NULL, NULL, "meson install puts them side by side",
                            "the program hai-upd is not beside hai and not in PATH");
-    int r = local_prepare(dir, shape, shape_given, port, &user, &port, err);
+    int r = shape->cluster ? check_cluster(shape->cluster, err) : 0;
+    if (r == 0)
+        r = local_prepare(dir, shape, shape_given, port, &user, &port, err);
     if (r == 0)
         r = init_scheduler(dir, &user, err);
     if (r < 0)
@@ -205,9 +226,11 @@ static int run(struct cli *cli) {
         int r = use_client(cli, dir, (int)port, &err);
         if (r < 0)
             return cli_fail(cli, r, &err);
-        tell(cli, dir, (int)port, 0, 0, cli_has(cli, "dir"));
+        tell(cli, dir, (int)port, MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
         return CLI_OK;
     }
+    if (!cli_has(cli, "port") && local_port(dir))
+        port = local_port(dir);
     int r = start(cli, dir, &shape, shape_given, (int)port, &err);
     if (r == -ENOENT)
         r = -EIO; // a missing file here is no missing job

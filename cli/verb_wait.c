@@ -15,7 +15,7 @@ static int run(struct cli *cli) {
         struct json *view = NULL;
         int r = follow_wait(cli, jobs[i], &view, &err);
         if (r < 0)
-            return cli_fail(cli, r, &err);
+            return cli_fail_of_job(cli, r, &err);
         int code = view_exit_code(view);
         cli_note(cli, "%s (%lld) %s", json_get_string(view, "name", "job"),
                  (long long)json_get_int(view, "id", 0), json_get_string(view, "state", "?"));

@@ -36,10 +36,14 @@ static void print_why(struct cli *cli, const struct json *why, const struct json
         at = json_get_string(job, "started_at", at);
     }
     view_time(cli, at, time);
-    buf_printf(&out, "%s %s %s: %s\n", state, word, time,
-               json_get_string(why, "message", "no reason is recorded"));
-    if (starts)
-        buf_printf(&out, "%s%s\n", strncmp(starts, "starts", 6) == 0 ? "" : "starts ", starts);
+    buf_printf(&out, "%s %s %s: ", state, word, time);
+    view_sentence(cli, json_get_string(why, "message", "no reason is recorded"), &out);
+    buf_add_str(&out, "\n");
+    if (starts) {
+        buf_add_str(&out, strncmp(starts, "starts", 6) == 0 ? "" : "starts ");
+        view_sentence(cli, starts, &out);
+        buf_add_str(&out, "\n");
+    }
     if (sooner)
         buf_printf(&out, "sooner: %s\n", sooner);
     if (output && output[0] && !cli->quiet)

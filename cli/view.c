@@ -16,6 +16,23 @@ void view_time(const struct cli *cli, const char *iso, char ret[static VIEW_TEXT
         timefmt_local(us, timefmt_now_us(), cli->utc, ret);
 }
 
+void view_sentence(const struct cli *cli, const char *text, struct buf *ret) {
+    static const char shape[] = "0000-00-00T00:00:00.000Z";
+
+    while (*text) {
+        char iso[sizeof shape] = "", time[VIEW_TEXT_BYTES];
+        int64_t us;
+        (void)strncpy(iso, text, sizeof iso - 1);
+        if (timefmt_iso_parse(iso, &us) == 0) {
+            view_time(cli, iso, time);
+            buf_add_str(ret, time);
+            text += strlen(iso);
+        } else {
+            buf_add_u8(ret, (uint8_t)*text++);
+        }
+    }
+}
+
 void view_seconds(const struct json *object, const char *key, char ret[static VIEW_TEXT_BYTES]) {
     const struct json *value = json_get(object, key);
 

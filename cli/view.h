@@ -11,6 +11,9 @@
 enum { VIEW_TEXT_BYTES = 64 };
 void view_time(const struct cli *cli, const char *iso, char ret[static VIEW_TEXT_BYTES]);
 
+/* Append a sentence of the scheduler's; times in it are shown as by view_time. */
+void view_sentence(const struct cli *cli, const char *text, struct buf *ret);
+
 /* Seconds of a member as `18m02s`; "-" if absent. */
 void view_seconds(const struct json *object, const char *key, char ret[static VIEW_TEXT_BYTES]);
 

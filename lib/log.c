@@ -104,9 +104,10 @@ static void fields_make(const struct log_fields *in, struct field *ret) {
 static void write_human(enum log_level level, const struct field *fields, const char *message,
                         struct buf *line) {
     char clock[TIMEFMT_ISO_BYTES];
+    int64_t now_us = timefmt_now_us();
     const char *before = " (";
 
-    timefmt_clock(timefmt_now_us(), false, clock);
+    timefmt_clock(now_us, now_us, false, clock);
     buf_printf(line, "%s %s: ", clock, settings.name);
     if (level <= LOG_LEVEL_WARNING)
         buf_printf(line, "%s: ", level_texts[level]);

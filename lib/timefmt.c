@@ -143,39 +143,46 @@ int timefmt_iso_parse(const char *text, int64_t *ret_us) {
     return 0;
 }
 
-void timefmt_local(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]) {
+/* Local time by the first format of its day, the second within its year, or the third. */
+static size_t local_text(int64_t us, int64_t now_us, const char *const formats[3],
+                         char ret[static TIMEFMT_ISO_BYTES]) {
     struct tm tm;
     struct tm now;
     int rest;
 
-    if (utc) {
-        timefmt_iso(us, ret);
-        return;
-    }
     time_t s = split(us, &rest);
     time_t now_s = split(now_us, &rest);
     localtime_r(&s, &tm);
     localtime_r(&now_s, &now);
     bool same_year = tm.tm_year == now.tm_year;
-    const char *format = same_year && tm.tm_yday == now.tm_yday ? "%H:%M"
-                         : same_year                            ? "%b %d %H:%M"
-                                                                : "%Y-%m-%d %H:%M";
-    if (strftime(ret, TIMEFMT_ISO_BYTES, format, &tm) == 0)
+    bool same_day = same_year && tm.tm_yday == now.tm_yday;
+    size_t n = strftime(ret, TIMEFMT_ISO_BYTES, formats[same_day ? 0 : same_year ? 1 : 2], &tm);
+    if (n == 0)
         strcpy(ret, "-");
+    return n;
 }
 
-void timefmt_clock(int64_t us, bool utc, char ret[static TIMEFMT_ISO_BYTES]) {
-    struct tm tm;
+void timefmt_local(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]) {
+    static const char *const formats[] = {"%H:%M", "%b %d %H:%M", "%Y-%m-%d %H:%M"};
+
+    if (utc)
+        timefmt_iso(us, ret);
+    else
+        (void)local_text(us, now_us, formats, ret);
+}
+
+void timefmt_clock(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]) {
+    static const char *const formats[] = {"%H:%M:%S", "%b %d %H:%M:%S", "%Y-%m-%d %H:%M:%S"};
     int rest;
 
     if (utc) {
         timefmt_iso(us, ret);
         return;
     }
-    time_t s = split(us, &rest);
-    localtime_r(&s, &tm);
-    size_t n = strftime(ret, TIMEFMT_ISO_BYTES, "%H:%M:%S", &tm);
-    (void)snprintf(ret + n, TIMEFMT_ISO_BYTES - n, ".%03u", (unsigned)rest / 1000 % 1000);
+    (void)split(us, &rest);
+    size_t n = local_text(us, now_us, formats, ret);
+    if (n)
+        (void)snprintf(ret + n, TIMEFMT_ISO_BYTES - n, ".%03u", (unsigned)rest / 1000 % 1000);
 }
 
 /* One `12.5h` of a duration; units before *unit have been used. */

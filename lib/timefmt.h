@@ -27,8 +27,8 @@ int timefmt_iso_parse(const char *text, int64_t *ret_us);
  * if that is not the day of now_us. utc: the ISO form instead. */
 void timefmt_local(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]);
 
-/* Local time of day with milliseconds, `14:11:39.871`; utc: the ISO form. For log lines. */
-void timefmt_clock(int64_t us, bool utc, char ret[static TIMEFMT_ISO_BYTES]);
+/* The same with milliseconds, `14:11:39.871`: for log lines and events. */
+void timefmt_clock(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]);
 
 /* Read `90s`, `30m`, `6h`, `3d`, `1h30m`, `0.5s`; units us ms s m h d w, each at most once and in
  * falling order. A bare number is an error (-EINVAL), a negative or overlong one -ERANGE. */

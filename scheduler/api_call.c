@@ -43,6 +43,8 @@ int api_call_status(int r, const struct hai_err *err) {
     /* "ended" and "conflict" are words of the core for requests that came in the wrong state. */
     if (err && (!strcmp(err->code, "ended") || !strcmp(err->code, "conflict")))
         return 409;
+    if (err && !strcmp(err->code, "store")) // a database that cannot be read, say
+        return 503;
     switch (r) {
     case -EACCES:
     case -EPERM:
@@ -55,6 +57,8 @@ int api_call_status(int r, const struct hai_err *err) {
     case -EFBIG:
     case -EMSGSIZE:
         return 413;
+    case -E2BIG: // jobs, tokens: the request is fine, there are too many already
+        return 429;
     case -EIO:
     case -ENOSPC:
     case -EBUSY:

@@ -12,7 +12,7 @@ static void take_id(void *data, const struct rows_job *row) {
 /* The newest job of a user with a name (NULL: any); 0: none. What is in the state is newer than
  * what only the store has. */
 static int64_t newest(struct api_call *call, const char *user, const char *name) {
-    struct query_jobs query = {.user = user, .name = name, .state = -1, .limit = 1};
+    struct query_jobs query = {.user = user, .name = name, .limit = 1};
     int64_t id = 0;
 
     for (const struct job *job = schedd_state(call->s)->jobs_last; job; job = job->prev)
@@ -43,6 +43,16 @@ int api_find_job(struct api_call *call, const char *text, int64_t *ret) {
     return *ret ? 0 : not_found(call, text);
 }
 
+/* The row of a job that the state has no more; it may still wait for its transaction. */
+static void find_row(struct api_call *call, int64_t id, query_job_fn fn, void *data) {
+    const struct rows_job *row = rows_outstanding_job(turn_rows(call->s->turn), id);
+
+    if (row)
+        fn(data, row);
+    else
+        query_job(call->s->store, id, fn, data, NULL);
+}
+
 struct record {
     struct state_job *job;
     int r;
@@ -62,7 +72,7 @@ int api_find_record(struct api_call *call, int64_t id, struct state_job *ret) {
         schema_copy(state_job_schema(), ret, &job->r);
         return 0;
     }
-    query_job(call->s->store, id, take_record, &record, NULL);
+    find_row(call, id, take_record, &record);
     if (record.r < 0)
         api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
     return record.r;
@@ -90,7 +100,7 @@ int api_find_view(struct api_call *call, int64_t id, bool ranks, struct job_view
         views_reason(call->s, job, ret);
         return 0;
     }
-    query_job(call->s->store, id, take_view, &view, NULL);
+    find_row(call, id, take_view, &view);
     if (view.r < 0)
         api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
     return view.r;

@@ -67,11 +67,13 @@ static const struct state_user *submitter(struct api_call *call) {
 
 /* ?dry_run=1: everything is checked but what only the commit can tell. */
 static void reply_dry_run(struct api_call *call, const struct entry_job_submit *entry) {
-    const struct state *state = schedd_state(call->s);
     struct job_submitted answer;
+    struct hai_err err = {0};
+    struct why why;
 
-    if (state_group_find(state, entry->job.group) < 0) {
-        api_call_fail(call, 400, "unknown_group", "there is no group %s", entry->job.group);
+    int r = why_spec(schedd_state(call->s), &entry->job, &why, &err);
+    if (r < 0) {
+        api_call_error(call, r, &err);
         return;
     }
     schema_init(job_submitted_schema(), &answer);
@@ -81,7 +83,9 @@ static void reply_dry_run(struct api_call *call, const struct entry_job_submit *
     answer.ranks = entry->job.nodes * entry->job.ranks_per_node;
     answer.priority = entry->job.priority;
     answer.group = hai_strdup(entry->job.group);
-    answer.message = hai_strdup("nothing was submitted");
+    answer.message = entry->job.held
+                         ? hai_strdup("nothing was submitted")
+                         : hai_asprintf("nothing was submitted; as things are: %s", why.message);
     api_call_reply(call, 200, job_submitted_schema(), &answer);
     schema_free(job_submitted_schema(), &answer);
 }

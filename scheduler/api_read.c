@@ -13,18 +13,20 @@ struct filter {
     struct schedd *s;
     const char *user; // NULL: everyone's
     const char *name;
-    int state; // -1: any
+    uint32_t states; // a bit each; 0: any
     int64_t since_us;
     int64_t limit;
     struct api_list list;
     int64_t n;
-    int64_t oldest; // id of the last one given
+    int n_reasons;
+    const struct job *next; // of the state, to be given next
+    int64_t below;          // id of the store's last row looked at
 };
 
 static bool wanted(const struct filter *f, const struct state_job *job) {
     return (!f->user || hai_streq(f->user, job->spec.user)) &&
            (!f->name || hai_streq(f->name, job->spec.name)) &&
-           (f->state < 0 || f->state == (int)job->state) &&
+           (!f->states || f->states >> job->state & 1) &&
            (job->ended_us == S_ABSENT || job->ended_us >= f->since_us);
 }
 
@@ -34,14 +36,79 @@ static void add_view(struct filter *f, struct job_view *view) {
     schema_free(job_view_schema(), view);
 }
 
+/* Jobs of the state with ids above one. */
+static void add_known(struct filter *f, int64_t above) {
+    for (; f->next && f->next->r.id > above && f->n < f->limit; f->next = f->next->prev) {
+        struct job_view view;
+        if (!wanted(f, &f->next->r))
+            continue;
+        views_job(f->s, &f->next->r, live_index(f->s->live, f->next->r.id), false, &view);
+        if (f->n_reasons++ < VIEWS_REASONS_MAX)
+            views_reason(f->s, f->next, &view);
+        add_view(f, &view);
+    }
+}
+
+/* The newest ended jobs are both in the state and in the store: they are given from the state. */
 static void add_row(void *data, const struct rows_job *row) {
     struct filter *f = data;
     struct job_view view;
 
-    if (state_job_find(schedd_state(f->s), row->id))
-        return; // given already
+    f->below = row->id;
+    add_known(f, row->id);
+    if (f->n >= f->limit || state_job_find(schedd_state(f->s), row->id))
+        return;
     if (views_job_row(f->s, row, false, &view, NULL) == 0)
         add_view(f, &view);
+}
+
+static int unknown_state(struct api_call *call, const char *word) {
+    _cleanup_(buf_free) struct buf words = {0};
+
+    for (int i = 0; i < JOB_STATE_COUNT; i++)
+        buf_printf(&words, "%s%s", i ? ", " : "", job_state_text((enum job_state)i));
+    api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of %s", word,
+                  buf_cstr(&words));
+    return -EINVAL;
+}
+
+/* `running,queued` into the filter. */
+static int read_states(struct api_call *call, const char *text, struct filter *f) {
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        _cleanup_free_ char *word = hai_strndup(text, n);
+        int state = schema_enum_parse(&job_state_enum, word);
+        if (state < 0)
+            return unknown_state(call, word);
+        f->states |= UINT32_C(1) << state;
+        text += n + (text[n] == ',');
+    }
+    return 0;
+}
+
+static bool ends(uint32_t states) {
+    for (int i = 0; i < JOB_STATE_COUNT; i++)
+        if (states >> i & 1 && job_state_ended((enum job_state)i))
+            return true;
+    return false;
+}
+
+/* Page by page, because nobody knows how many rows are given from the state. */
+static int add_stored(struct filter *f, struct hai_err *err) {
+    struct query_jobs query = {.user = f->user,
+                               .name = f->name,
+                               .states = f->states,
+                               .since_us = f->since_us,
+                               .limit = MIN(f->limit, (int64_t)QUERY_ROWS_MAX)};
+    int n = (int)query.limit;
+
+    if (f->states && !ends(f->states))
+        return 0; // the store has ended ones only
+    while (n == query.limit && f->n < f->limit) {
+        query.below = f->below;
+        n = query_jobs(f->s->store, &query, add_row, f, err);
+    }
+    return n;
 }
 
 static int read_filter(struct api_call *call, struct filter *f) {
@@ -49,17 +116,13 @@ static int read_filter(struct api_call *call, struct filter *f) {
     const char *since = http_request_query(call->request, "since");
     const char *user = http_request_query(call->request, "user");
 
-    *f = (struct filter){
-        .s = call->s, .state = -1, .name = http_request_query(call->request, "name")};
+    *f = (struct filter){.s = call->s, .name = http_request_query(call->request, "name")};
     if (user)
         f->user = user;
     else if (!api_call_query_flag(call, "all"))
         f->user = call->caller.user;
-    if (state && (f->state = schema_enum_parse(&job_state_enum, state)) < 0) {
-        api_call_fail(call, 400, "invalid", "state is '%.40s'; expected one of UX.md's states",
-                      state);
+    if (state && read_states(call, state, f) < 0)
         return -EINVAL;
-    }
     if (since && timefmt_iso_parse(since, &f->since_us) < 0) {
         api_call_fail(call, 400, "invalid", "since is '%.40s'; expected 2026-11-23T13:11:40Z",
                       since);
@@ -69,28 +132,19 @@ static int read_filter(struct api_call *call, struct filter *f) {
 }
 
 void api_read_jobs(struct api_call *call) {
-    const struct state *state = schedd_state(call->s);
+    struct hai_err err = {0};
     struct filter f;
-    int n_reasons = 0;
 
     if (read_filter(call, &f) < 0)
         return;
-    for (const struct job *job = state->jobs_last; job && f.n < f.limit; job = job->prev) {
-        struct job_view view;
-        if (!wanted(&f, &job->r))
-            continue;
-        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
-        if (n_reasons++ < VIEWS_REASONS_MAX)
-            views_reason(call->s, job, &view);
-        add_view(&f, &view);
+    f.next = schedd_state(call->s)->jobs_last;
+    int r = add_stored(&f, &err);
+    if (r < 0) {
+        buf_free(&f.list.text);
+        api_call_error(call, r, &err);
+        return;
     }
-    struct query_jobs query = {.user = f.user,
-                               .name = f.name,
-                               .state = f.state,
-                               .since_us = f.since_us,
-                               .limit = MIN(f.limit - f.n, (int64_t)QUERY_ROWS_MAX)};
-    if (query.limit > 0)
-        query_jobs(call->s->store, &query, add_row, &f, NULL);
+    add_known(&f, 0);
     api_call_reply_list(call, &f.list);
 }
 
@@ -101,6 +155,7 @@ void api_read_queue(struct api_call *call) {
     _cleanup_free_ int64_t *ids = NULL;
     struct filter f = {.s = call->s};
     struct job_view view;
+    int n_reasons = 0;
 
     size_t n = state_queue(state, &ids);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
@@ -114,7 +169,7 @@ void api_read_queue(struct api_call *call) {
         if (group && !hai_streq(group, job->r.spec.group))
             continue;
         views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
-        if (i < VIEWS_REASONS_MAX)
+        if (n_reasons++ < VIEWS_REASONS_MAX)
             views_reason(call->s, job, &view);
         add_view(&f, &view);
     }
@@ -212,22 +267,41 @@ void api_read_spec(struct api_call *call) {
 struct events {
     struct api_list list;
     int64_t limit;
+    int64_t last; // index of the last one given
 };
 
 static void add_event(void *data, const struct rows_event *row) {
     struct events *events = data;
     struct event_view view;
 
+    events->last = row->index;
     views_event_row(row, &view);
     api_call_list_add(&events->list, event_view_schema(), &view);
     schema_free(event_view_schema(), &view);
 }
 
+/* As query_events does: all of the last entry that comes within the limit, since readers go on
+ * behind it. */
 static void add_outstanding(void *data, const struct rows_event *row) {
     struct events *events = data;
 
-    if ((int64_t)events->list.n < events->limit)
+    if ((int64_t)events->list.n < events->limit || row->index == events->last)
         add_event(events, row);
+}
+
+static void take_index(void *data, const struct rows_event *row) {
+    *(int64_t *)data = row->index;
+}
+
+/* ?newest=1: leave out what is older than the newest ones that come within the limit. */
+static int skip_old(struct api_call *call, struct events *events, int64_t *since,
+                    struct hai_err *err) {
+    int64_t first = 1;
+
+    int r = query_events_newest(call->s->store, 0, events->limit, take_index, &first, err);
+    *since = MAX(*since, first - 1);
+    events->limit = INT64_MAX; // the entry of the oldest one may have more of them
+    return r;
 }
 
 /* Those in the tables, then those that the next transaction will write. */
@@ -235,12 +309,16 @@ static void reply_events(struct api_call *call, int64_t job) {
     struct events events = {0};
     struct hai_err err = {0};
     int64_t since;
+    int r = 0;
 
     if (api_call_query_int(call, "since", 0, INT64_MAX - 1, 0, &since) < 0 ||
         api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, EVENTS_DEFAULT, &events.limit) <
             0)
         return;
-    int r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
+    if (!job && api_call_query_flag(call, "newest"))
+        r = skip_old(call, &events, &since, &err);
+    if (r >= 0)
+        r = query_events(call->s->store, job, since, events.limit, add_event, &events, &err);
     if (r < 0) {
         buf_free(&events.list.text);
         api_call_error(call, r, &err);

@@ -273,6 +273,11 @@ bool cluster_same(const struct state *state, const struct entry_cluster_set *ent
 
     for (int i = 0; i < state->n_nodes; i++)
         n_described += !state->nodes[i]->r.removed;
+    if ((size_t)state->n_zones != entry->zones.n)
+        return false;
+    for (size_t i = 0; i < entry->zones.n; i++)
+        if (state_zone_find(state, entry->zones.items[i].name) < 0)
+            return false;
     if (!hai_streq(state->r.cluster, entry->name) || state->r.lease_us != entry->lease_us ||
         state->r.fence != entry->fence || state->r.cross_zone_jobs != entry->cross_zone_jobs ||
         (size_t)n_described != entry->nodes.n || (size_t)state->n_groups != entry->groups.n)

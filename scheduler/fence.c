@@ -12,7 +12,7 @@ struct attempt {
     struct fence *fence;
     struct attempt *next;
     int node;
-    char *boot_id; // of the life that is to end
+    char *boot_id; // of the life that the command is to end
     pid_t pid;
     struct loop_source *child;
     struct loop_source *retry;
@@ -23,15 +23,6 @@ struct fence {
     const char *command; // NULL: none
     struct attempt *first;
 };
-
-struct fence *fence_new(struct schedd *s) {
-    struct fence *fence = hai_new(struct fence);
-    const char *command = s->cluster.fence;
-
-    fence->s = s;
-    fence->command = command && strcmp(command, "hai-upd") != 0 ? command : NULL;
-    return fence;
-}
 
 static void drop(struct attempt *attempt) {
     struct attempt **link = &attempt->fence->first;
@@ -59,6 +50,15 @@ static void report(struct attempt *attempt) {
     turn_append(attempt->fence->s->turn, ENTRY_NODE_FENCED, &entry, "system:hai", NULL, NULL);
 }
 
+/* The node came back while the command ran, and was lost in its new life. */
+static bool lost_anew(const struct attempt *attempt) {
+    const struct state_node *node = node_of(attempt);
+
+    return node->state == NODE_STATE_LOST && !hai_streq(node->boot_id, attempt->boot_id);
+}
+
+static void start(struct attempt *attempt);
+
 static void on_end(pid_t pid, int code, int status, void *data) {
     struct attempt *attempt = data;
     const char *name = node_of(attempt)->name;
@@ -68,7 +68,10 @@ static void on_end(pid_t pid, int code, int status, void *data) {
     attempt->child = NULL;
     if (code == CLD_EXITED && status == 0) {
         report(attempt);
-        drop(attempt);
+        if (lost_anew(attempt))
+            start(attempt);
+        else
+            drop(attempt);
         return;
     }
     log_write(LOG_LEVEL_WARNING, LOG_FIELDS(.node = name),
@@ -88,8 +91,9 @@ static void run_command(const char *command, const char *node) {
 
 static void start(struct attempt *attempt) {
     struct hai_err err = {0};
-    pid_t pid = fork();
 
+    hai_strset(&attempt->boot_id, node_of(attempt)->boot_id);
+    pid_t pid = fork();
     if (pid == 0)
         run_command(attempt->fence->command, node_of(attempt)->name);
     attempt->pid = pid > 0 ? pid : 0;
@@ -118,18 +122,36 @@ static bool under_way(const struct fence *fence, int node) {
     return false;
 }
 
-void fence_on_applied(struct fence *fence, const struct effects *fx) {
-    for (size_t i = 0; fence->command && i < fx->n_events; i++) {
-        const struct event *event = &fx->events[i];
-        if (event->kind != EVENT_NODE_LOST || event->node < 0 || under_way(fence, event->node))
-            continue;
-        struct attempt *attempt = hai_new(struct attempt);
-        *attempt = (struct attempt){.fence = fence, .next = fence->first, .node = event->node};
-        fence->first = attempt;
-        attempt->boot_id = hai_strdup(node_of(attempt)->boot_id);
-        attempt->retry = loop_timer_new(fence->s->loop, LOOP_MONOTONIC, on_retry, attempt);
-        start(attempt);
+static void begin(struct fence *fence, int node) {
+    if (!fence->command || under_way(fence, node))
+        return;
+    struct attempt *attempt = hai_new(struct attempt);
+    *attempt = (struct attempt){.fence = fence, .next = fence->first, .node = node};
+    fence->first = attempt;
+    attempt->retry = loop_timer_new(fence->s->loop, LOOP_MONOTONIC, on_retry, attempt);
+    start(attempt);
+}
+
+/* What an earlier scheduler has not brought to its end begins again. */
+struct fence *fence_new(struct schedd *s) {
+    struct fence *fence = hai_new(struct fence);
+    const struct state *state = schedd_state(s);
+    const char *command = s->cluster.fence;
+
+    fence->s = s;
+    fence->command = command && strcmp(command, "hai-upd") != 0 ? command : NULL;
+    for (int i = 0; i < state->n_nodes; i++) {
+        const struct state_node *node = &state->nodes[i]->r;
+        if (node->state == NODE_STATE_LOST && node->hold_until_us != S_ABSENT)
+            begin(fence, i);
     }
+    return fence;
+}
+
+void fence_on_applied(struct fence *fence, const struct effects *fx) {
+    for (size_t i = 0; i < fx->n_events; i++)
+        if (fx->events[i].kind == EVENT_NODE_LOST && fx->events[i].node >= 0)
+            begin(fence, fx->events[i].node);
 }
 
 void fence_free(struct fence *fence) {

@@ -230,6 +230,11 @@ void fleet_heard(struct fleet *fleet, int node) {
     agent->heard_us = agent->silent_us = turn_now_us(fleet->s->turn);
 }
 
+/* Out of the cluster file, and nothing runs there any more: no business of ours. */
+static bool is_left(const struct node *node) {
+    return node->r.removed && !node->n_jobs;
+}
+
 void fleet_poll(struct api_call *call) {
     const struct agent_poll *poll = call->body;
     const struct state *state = schedd_state(call->s);
@@ -245,7 +250,7 @@ void fleet_poll(struct api_call *call) {
                       (long long)poll->hello.proto, PROTO);
         return;
     }
-    if (node < 0 || state->nodes[node]->r.removed) {
+    if (node < 0 || is_left(state->nodes[node])) {
         api_call_fail(call, 404, "not_found", "node %s is not in the cluster file",
                       call->caller.node);
         return;
@@ -319,7 +324,7 @@ static void check_silence(void *data) {
 
     fleet->checked_us = now_us;
     for (int i = 0; i < state->n_nodes; i++) {
-        if (state->nodes[i]->r.state != NODE_STATE_UP)
+        if (state->nodes[i]->r.state != NODE_STATE_UP || is_left(state->nodes[i]))
             continue;
         struct agent *agent = agent_of(fleet, i);
         agent->silent_us += deaf_us;

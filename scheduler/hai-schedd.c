@@ -54,6 +54,21 @@ static const struct option options[] = {
     {0             },
 };
 
+/* A number of an account; else 3, as take_option returns it: an account of 0 is root's. */
+static int take_account(const char *name, int64_t *ret) {
+    char *end;
+
+    errno = 0;
+    long long value = strtoll(optarg, &end, 10);
+    if (end == optarg || *end || errno || value < 0 || value >= UINT32_MAX) {
+        fprintf(stderr, "hai-schedd: --%s is '%s'; expected a number from 0 to %lld\n", name,
+                optarg, (long long)UINT32_MAX - 1);
+        return 3;
+    }
+    *ret = value;
+    return 0;
+}
+
 /* 0, or the exit status plus 1. */
 static int take_option(int option, struct arguments *a) {
     switch (option) {
@@ -79,11 +94,9 @@ static int take_option(int option, struct arguments *a) {
         a->setup.user = optarg;
         return 0;
     case OPTION_UID:
-        a->setup.uid = strtoll(optarg, NULL, 10);
-        return 0;
+        return take_account("uid", &a->setup.uid);
     case OPTION_GID:
-        a->setup.gid = strtoll(optarg, NULL, 10);
-        return 0;
+        return take_account("gid", &a->setup.gid);
     case OPTION_HELP:
         fputs(usage, stdout);
         return 1;

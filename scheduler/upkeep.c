@@ -27,6 +27,7 @@ struct upkeep {
     int64_t snapshot_index; // newest, or the one being written
     int64_t keep_from;      // log entries up to here may go
     int64_t expire_us;      // CLOCK_MONOTONIC: when to look for old rows next
+    int64_t latest_us;      // CLOCK_MONOTONIC: when to look at the latest
 };
 
 static void encode(const void *state, struct buf *ret) {
@@ -121,13 +122,15 @@ static void look(void *data) {
         log_warning("rows are written later: %s", hai_err_text(&err));
     bool more = truncate_log(upkeep);
     more = expire_rows(upkeep) || more;
-    loop_timer_after(upkeep->timer, more ? QUIET_US : LOOK_US);
+    upkeep->latest_us = timefmt_monotonic_us() + (more ? QUIET_US : LOOK_US);
+    loop_timer_at(upkeep->timer, upkeep->latest_us);
 }
 
 void upkeep_on_applied(struct upkeep *upkeep) {
     if (snapshot_due(upkeep))
         start_snapshot(upkeep);
-    loop_timer_after(upkeep->timer, QUIET_US);
+    /* Where it never gets quiet, the log must be cut all the same. */
+    loop_timer_at(upkeep->timer, MIN(timefmt_monotonic_us() + QUIET_US, upkeep->latest_us));
 }
 
 struct upkeep *upkeep_new(struct schedd *s) {
@@ -139,7 +142,8 @@ struct upkeep *upkeep_new(struct schedd *s) {
         upkeep->snapshot_index = list[0];
     prune(upkeep);
     upkeep->timer = loop_timer_new(s->loop, LOOP_MONOTONIC, look, upkeep);
-    loop_timer_after(upkeep->timer, QUIET_US);
+    upkeep->latest_us = timefmt_monotonic_us() + QUIET_US;
+    loop_timer_at(upkeep->timer, upkeep->latest_us);
     return upkeep;
 }
 

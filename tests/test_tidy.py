@@ -41,6 +41,7 @@ PLANTED = [
     ("check_fences", "scheduler/daemon.c", "#include <sqlite3.h>\n", "fenced"),
     ("check_fences", "agent/daemon.c", "#include <systemd/sd-event.h>\n", "fenced"),
     ("check_fences", "agent/daemon.c", "#include <pthread.h>\n", "fenced"),
+    ("check_fences", "agent/daemon.c", "#include <zlib.h>\n", "fenced"),
     ("check_fences", "scheduler/core/clock.c", "#include <time.h>\n", "in a pure module"),
     ("check_cycles", "lib/text.h", HEADER.format(name="text") + '#include "lib/words.h"\n',
      "includes itself"),

@@ -304,6 +304,22 @@ static int await_head(struct http_sync *http, int64_t deadline_us, size_t *ret_b
     return 0;
 }
 
+/* The hexadecimal number that a line with its line feed starts with. Not strtoull: that passes over
+ * line ends, and so to bytes that have not come. */
+static bool chunk_size(const char *line, size_t *ret) {
+    static const char digits[] = "0123456789abcdef";
+    const char *at = line;
+    size_t n = 0;
+
+    for (const char *d; *at && (d = strchr(digits, *at | (*at >= 'A' ? 0x20 : 0))); at++) {
+        n = n * 16 + (size_t)(d - digits);
+        if (n > BODY_BYTES_MAX)
+            return false;
+    }
+    *ret = n;
+    return at > line && strchr("\r\n; \t", *at);
+}
+
 /* A chunked body that starts at `at`: collects it into body and gives where it ends. */
 static int receive_chunks(struct http_sync *http, size_t at, int64_t deadline_us, struct buf *body,
                           size_t *ret_end, struct hai_err *err) {
@@ -312,10 +328,8 @@ static int receive_chunks(struct http_sync *http, size_t at, int64_t deadline_us
         int r = await_line(http, at, deadline_us, &n_line, err);
         if (r < 0)
             return r;
-        char *end = NULL;
-        unsigned long long n = strtoull((const char *)http->in.data + at, &end, 16);
-        if (end == (const char *)http->in.data + at || n > BODY_BYTES_MAX ||
-            body->n_bytes + n > BODY_BYTES_MAX)
+        size_t n = 0;
+        if (!chunk_size((const char *)http->in.data + at, &n) || body->n_bytes + n > BODY_BYTES_MAX)
             return hai_fail(err, -EPROTO, "an answer with a bad chunk");
         at += n_line;
         if (n == 0) {

@@ -539,7 +539,7 @@ static void read_object(struct reader *r, const struct schema *schema, const str
     for (const struct json *v = json_first(object); v; v = json_next(v)) {
         char path[NAME_BYTES];
         const struct schema_field *f = find_field(schema, json_key(v));
-        // `describe --json` writes every field: what is null, or a default there, is absent.
+        // In JSON absent is null.
         if (json_kind(v) == JSON_KIND_NULL && (f || not_yet(schema, json_key(v))))
             continue;
         if (not_yet(schema, json_key(v))) {

@@ -38,26 +38,6 @@ static int check_priority(struct mutate *c, int64_t priority) {
                        (long long)priority);
 }
 
-/* Can the cluster ever run it, with all its nodes in service and idle? */
-static int check_possible(struct mutate *c, const struct job *job) {
-    const struct state *state = c->state;
-    const struct entry_job_spec *spec = &job->r.spec;
-
-    if (job->group < 0)
-        return hai_fail_at(&c->reply->err, -EINVAL, "unknown_group", "resources.group", NULL,
-                           "there is no group %s", spec->group);
-    for (size_t i = 0; i < spec->zones.n; i++)
-        if (state_zone_find(state, spec->zones.items[i]) < 0)
-            return hai_fail_at(&c->reply->err, -EINVAL, "unknown_zone", "resources.zones", NULL,
-                               "there is no zone %s", spec->zones.items[i]);
-    if (spec->nodes * spec->ranks_per_node > JOB_RANKS_MAX)
-        return hai_fail_at(&c->reply->err, -ERANGE, "too_many", "resources.ranks", NULL,
-                           "%lld nodes with %lld ranks each; expected at most %d ranks",
-                           (long long)spec->nodes, (long long)spec->ranks_per_node, JOB_RANKS_MAX);
-    struct place_need need = place_need_of(job);
-    return place_possible(state, &need, &c->reply->err);
-}
-
 static void add_job(struct mutate *c, struct job *job) {
     struct state *state = c->state;
 
@@ -86,7 +66,7 @@ static int check_submit(struct mutate *c, const struct job *job) {
         return hai_fail_at(&c->reply->err, -E2BIG, "too_many", NULL, NULL,
                            "%d jobs have not ended; no more are taken", JOBS_LIVE_MAX);
     r = check_priority(c, spec->priority);
-    return r < 0 ? r : check_possible(c, job);
+    return r < 0 ? r : place_job_possible(c->state, job, &c->reply->err);
 }
 
 int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {

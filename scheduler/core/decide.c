@@ -102,12 +102,19 @@ static bool same_shape(const struct place_need *a, const struct place_need *b) {
            a->memory_per_node_bytes == b->memory_per_node_bytes && a->cross_zones == b->cross_zones;
 }
 
-/* Could it not even start on the nodes in service if they were idle? Then it blocks nobody. */
-static bool is_hopeless(struct decide *d, const struct state *state,
-                        const struct place_need *need) {
+/* Found hopeless before in this run: what could not start on idle nodes fits nowhere now. */
+static bool known_hopeless(const struct decide *d, const struct place_need *need) {
     for (int i = 0; i < MIN(d->n_hopeless, (int)SHAPES); i++)
         if (same_shape(&d->hopeless[i], need))
             return true;
+    return false;
+}
+
+/* Could it not even start on the nodes in service if they were idle? Then it blocks nobody. */
+static bool is_hopeless(struct decide *d, const struct state *state,
+                        const struct place_need *need) {
+    if (known_hopeless(d, need))
+        return true;
     if (place_could(state, need, true))
         return false;
     d->hopeless[d->n_hopeless++ % SHAPES] = *need;
@@ -164,7 +171,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
         const struct job *job = heads[g];
         struct place_need need = place_need_of(job);
         heads[g] = state_queue_next(&state->groups[g], job);
-        if (place_find(state, &need, &d->taken, &d->scratch) == 0) {
+        if (!known_hopeless(d, &need) && place_find(state, &need, &d->taken, &d->scratch) == 0) {
             propose(d, state, job, &need, ret);
             n++;
         } else if (!is_hopeless(d, state, &need)) {

@@ -399,3 +399,21 @@ int place_possible(const struct state *state, const struct place_need *need, str
                        need->nodes == 1 ? "" : " each", group->name, (long long)n,
                        n == 1 ? "" : "s", need->zones == UINT64_MAX ? "" : " in these zones");
 }
+
+int place_job_possible(const struct state *state, const struct job *job, struct hai_err *err) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    if (job->group < 0)
+        return hai_fail_at(err, -EINVAL, "unknown_group", "resources.group", NULL,
+                           "there is no group %s", spec->group);
+    for (size_t i = 0; i < spec->zones.n; i++)
+        if (state_zone_find(state, spec->zones.items[i]) < 0)
+            return hai_fail_at(err, -EINVAL, "unknown_zone", "resources.zones", NULL,
+                               "there is no zone %s", spec->zones.items[i]);
+    if (spec->nodes * spec->ranks_per_node > JOB_RANKS_MAX)
+        return hai_fail_at(err, -ERANGE, "too_many", "resources.ranks", NULL,
+                           "%lld nodes with %lld ranks each; expected at most %d ranks",
+                           (long long)spec->nodes, (long long)spec->ranks_per_node, JOB_RANKS_MAX);
+    struct place_need need = place_need_of(job);
+    return place_possible(state, &need, err);
+}

@@ -68,3 +68,6 @@ bool place_could(const struct state *state, const struct place_need *need, bool 
 
 /* 0 if the cluster as described can run it; else -EINVAL with the reason, code "impossible". */
 int place_possible(const struct state *state, const struct place_need *need, struct hai_err *err);
+
+/* The same for a job whose group and zones may not be there. */
+int place_job_possible(const struct state *state, const struct job *job, struct hai_err *err);

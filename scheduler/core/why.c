@@ -112,7 +112,7 @@ static void say_sooner(struct why *ret, const struct state *state, const struct 
 static const struct job *blocker(const struct state *state, const struct job *job) {
     const struct group *group = &state->groups[job->group];
 
-    for (struct job *ahead = state_queue_first(group); ahead && ahead != job;
+    for (struct job *ahead = state_queue_first(group); ahead && state_queue_before(ahead, job);
          ahead = state_queue_next(group, ahead)) {
         struct place_need need = place_need_of(ahead);
         if (place_could(state, &need, true))
@@ -279,4 +279,20 @@ void why_job(const struct state *state, const struct job *job, struct why *ret) 
                                                : reason_text(job->r.reason));
         say(&t, "%s", job->r.message ? job->r.message : "all ranks ended with exit status 0");
     }
+}
+
+int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,
+             struct hai_err *err) {
+    struct job job = {0};
+
+    schema_init(state_job_schema(), &job.r);
+    job.r.id = state->r.next_job;
+    job.r.spec = *spec; // stays the caller's
+    job.r.priority = spec->priority;
+    job.r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
+    state_job_resolve(state, &job);
+    int r = place_job_possible(state, &job, err);
+    if (r == 0)
+        why_job(state, &job, ret);
+    return r;
 }

@@ -4,9 +4,13 @@
 #include <unistd.h>
 
 const struct migrate_step *migrate_steps(int *ret_n) {
-    /* Version 1 is the first. The next change of schema.sql adds {2, "ALTER TABLE ..."} here. */
-    *ret_n = 0;
-    return NULL;
+    /* Version 1 is the first. Each change of schema.sql adds its step here. */
+    static const struct migrate_step steps[] = {
+        {2, "CREATE INDEX job_by_owner ON job (user, id)"},
+    };
+
+    *ret_n = ARRAY_SIZE(steps);
+    return steps;
 }
 
 static int back_up(struct db *db, int64_t version, struct hai_err *err) {

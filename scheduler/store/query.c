@@ -34,26 +34,31 @@ static int give_jobs(struct db *db, sqlite3_stmt *s, query_job_fn fn, void *data
 
 int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn fn, void *data,
                struct hai_err *err) {
-    /* Two texts, so that both ways find their rows in order by an index: with a user and name by
-     * job_by_user, else by id. */
+    /* Three texts, so that each finds its rows in order by an index: with a user and name by
+     * job_by_user, with a user by job_by_owner, else by id. */
     static const char all[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
-                              " AND (?2 IS NULL OR user = ?2) AND (?3 IS NULL OR name = ?3)"
-                              " AND (?4 < 0 OR state = ?4) AND ended_us >= ?5"
+                              " AND ?2 IS NULL AND (?3 IS NULL OR name = ?3)"
+                              " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
                               " ORDER BY id DESC LIMIT ?6";
     static const char named[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
                                 " AND user = ?2 AND name = ?3"
-                                " AND (?4 < 0 OR state = ?4) AND ended_us >= ?5"
+                                " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
+                                " ORDER BY id DESC LIMIT ?6";
+    static const char owned[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
+                                " AND user = ?2 AND ?3 IS NULL"
+                                " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
                                 " ORDER BY id DESC LIMIT ?6";
     _cleanup_(db_donep) sqlite3_stmt *s = NULL;
 
     assert(query->limit >= 1 && query->limit <= QUERY_ROWS_MAX);
-    int r = db_sql(store_db(store), query->user && query->name ? named : all, &s, err);
+    const char *text = !query->user ? all : query->name ? named : owned;
+    int r = db_sql(store_db(store), text, &s, err);
     if (r < 0)
         return r;
     db_int(s, 1, query->below ? query->below : INT64_MAX);
     db_text(s, 2, query->user);
     db_text(s, 3, query->name);
-    db_int(s, 4, query->state);
+    db_int(s, 4, query->states);
     db_int(s, 5, query->since_us);
     db_int(s, 6, query->limit);
     return give_jobs(store_db(store), s, fn, data, err);

@@ -8,11 +8,11 @@
 
 enum { QUERY_ROWS_MAX = 1000 };
 
-/* Which ended jobs; newest first. NULL, 0, and -1 (state): any. below: ids less than this one. */
+/* Which ended jobs; newest first. NULL and 0: any. below: ids less than this one. */
 struct query_jobs {
     const char *user;
     const char *name;
-    int state;
+    uint32_t states;  // a bit for each job_state wanted
     int64_t since_us; // ended at or after
     int64_t below;    // 0: no bound
     int64_t limit;    // 1 ... QUERY_ROWS_MAX

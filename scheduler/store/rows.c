@@ -4,6 +4,8 @@
 #include "lib/pure/schema.h"
 #include "scheduler/store/db.h"
 
+enum { AUDITS_MAX = 100 * 1000 }; // outstanding ones; more while nothing can be written are lost
+
 /* One growing array of outstanding rows of a kind. */
 #define ROW_LIST(type)                                                                             \
     struct {                                                                                       \
@@ -76,9 +78,22 @@ void rows_add_place(struct rows *rows, const struct rows_place *place) {
     PUSH(rows->places, copy);
 }
 
+/* A report that could not be saved comes again, for hours if the disk is full. */
+static bool is_kept(const struct rows *rows, const struct rows_tail *tail) {
+    for (size_t i = 0; i < rows->tails.n; i++) {
+        const struct rows_tail *kept = &rows->tails.items[i];
+        if (kept->job == tail->job && kept->attempt == tail->attempt && kept->rank == tail->rank &&
+            kept->total == tail->total && kept->n_bytes == tail->n_bytes)
+            return true;
+    }
+    return false;
+}
+
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail) {
     struct rows_tail copy = *tail;
 
+    if (is_kept(rows, tail))
+        return;
     copy.data = keep(rows, tail->data, tail->n_bytes);
     PUSH(rows->tails, copy);
 }
@@ -86,6 +101,8 @@ void rows_add_tail(struct rows *rows, const struct rows_tail *tail) {
 void rows_add_audit(struct rows *rows, const struct rows_audit *audit) {
     struct rows_audit copy = *audit;
 
+    if (rows->audits.n >= AUDITS_MAX)
+        return;
     copy.principal = keep_text(rows, audit->principal);
     copy.method = keep_text(rows, audit->method);
     copy.path = keep_text(rows, audit->path);
@@ -257,6 +274,13 @@ void rows_outstanding_events(const struct rows *rows, int64_t job, int64_t since
         if (event->index > since && (!job || event->job == job))
             fn(data, event);
     }
+}
+
+const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id) {
+    for (size_t i = rows->jobs.n; i-- > 0;)
+        if (rows->jobs.items[i].id == id)
+            return &rows->jobs.items[i];
+    return NULL;
 }
 
 static int expire(struct db *db, const char *sql, int64_t before_us, int64_t n_max,

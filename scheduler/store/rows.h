@@ -101,6 +101,9 @@ void rows_written(struct rows *rows, bool committed);
 void rows_outstanding_events(const struct rows *rows, int64_t job, int64_t since,
                              void (*fn)(void *data, const struct rows_event *event), void *data);
 
+/* The outstanding row of a job, valid until the next change; NULL: none. */
+const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id);
+
 /* Delete at most n_max rows of each table that are older than their time. Returns how many went. */
 int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, int64_t n_max,
                 struct hai_err *err);

@@ -35,6 +35,7 @@ CREATE TABLE job (
     record       BLOB NOT NULL      -- state_job of scheduler/core/records.def
 );
 CREATE INDEX job_by_user ON job (user, name, id);
+CREATE INDEX job_by_owner ON job (user, id);
 CREATE INDEX job_by_end ON job (ended_us);
 
 -- What happened; n counts within one entry.

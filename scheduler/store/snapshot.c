@@ -28,8 +28,11 @@ int snapshot_write(const struct store *store, int64_t index, const void *data, s
     _cleanup_free_ char *path = path_of(store, index);
     _cleanup_(buf_free) struct buf file = {0};
     uint8_t sha[DIGEST_SHA256_BYTES];
-    int r = fileio_mkdir_p(dir, 0700, err);
 
+    if (n_bytes > SNAPSHOT_BYTES_MAX - HEAD_BYTES)
+        return hai_fail(err, -EFBIG, "%s: the state has %zu bytes; a snapshot holds at most %d",
+                        path, n_bytes, SNAPSHOT_BYTES_MAX - HEAD_BYTES);
+    int r = fileio_mkdir_p(dir, 0700, err);
     if (r < 0)
         return r;
     digest_sha256(data, n_bytes, sha);

@@ -13,7 +13,7 @@
 
 enum { SNAPSHOTS_KEPT = 2 };
 
-/* Write one now, durably; removes none. */
+/* Write one now, durably; removes none. -EFBIG: a restart could not read it. */
 int snapshot_write(const struct store *store, int64_t index, const void *data, size_t n_bytes,
                    struct hai_err *err);
 

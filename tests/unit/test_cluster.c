@@ -80,6 +80,11 @@ TEST(the_example_is_a_cluster)
     CHECK(!cluster_same(state, &entry));
     CHECK_EQ(apply_entry(state, &e, NULL, &reply), 0, "%s", reply.err.text);
     CHECK(cluster_same(state, &entry));
+    LIST_ADD(&entry.zones)->name = hai_strdup("new");
+    CHECK(!cluster_same(state, &entry), "a zone that has no nodes yet");
+    entry.zones.n--;
+    free(entry.zones.items[entry.zones.n].name);
+    CHECK(cluster_same(state, &entry));
     entry.nodes.items[7].gpus = 4;
     CHECK(!cluster_same(state, &entry));
     schema_free(entry_cluster_set_schema(), &entry);

@@ -61,6 +61,11 @@ static const struct {
     {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",                                    -EPROTO,     0,   NULL   },
     {"HTTP/1.1 200 OK\r\nContent-Length: 5x\r\n\r\nhello",                                        -EPROTO,     0,   NULL   },
     {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",                               -EPROTO,     0,   NULL   },
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n1\r\na\r\n0\r\n\r\n",              -EPROTO,     0,
+     NULL                                                                                                                  },
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\na\r\n0\r\n\r\n",                 -EPROTO,     0,   NULL   },
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n",         0,           200,
+     "0123456789"                                                                                                          },
     {"SSH-2.0-OpenSSH_9\r\n\r\n",                                                                 -EPROTO,     0,   NULL   },
     {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel",                                           -ECONNRESET, 0,   NULL   },
 };

@@ -264,13 +264,23 @@ TEST(jobs_and_tails_are_found)
                                                   .total = 5,
                                                   .data = a == 1 ? "one" : "two",
                                                   .n_bytes = 3});
+    CHECK(rows_outstanding_job(f.rows, 3) && !strcmp(rows_outstanding_job(f.rows, 3)->user, "bob"));
     CHECK_EQ(rows_flush(f.rows, NULL), 0);
-    struct query_jobs query = {.user = "alice", .name = "train", .state = -1, .limit = 1};
+    CHECK(!rows_outstanding_job(f.rows, 3));
+    struct query_jobs query = {.user = "alice", .name = "train", .limit = 1};
     CHECK_EQ(query_jobs(f.store, &query, take_job, ids, NULL), 1);
     CHECK_EQ(ids[1], 2);
-    query = (struct query_jobs){.state = -1, .since_us = 20, .below = 4, .limit = 10};
+    query = (struct query_jobs){.user = "alice", .below = 4, .limit = 10};
+    CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
+    CHECK_EQ(ids[1] * 10 + ids[2], 21);
+    query = (struct query_jobs){.since_us = 20, .below = 4, .limit = 10};
     CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
     CHECK_EQ(ids[1] * 10 + ids[2], 32);
+    query = (struct query_jobs){.states = 1 << 1, .limit = 10};
+    CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 2);
+    CHECK_EQ(ids[1] * 10 + ids[2], 31);
+    query.states |= 1 << 0;
+    CHECK_EQ(query_jobs(f.store, &query, take_job, (ids[0] = 0, ids), NULL), 4);
     CHECK_EQ(query_tail(f.store, 2, 0, 1, &tail, NULL), 0);
     CHECK_EQ(tail.attempt, 2);
     CHECK_EQ(tail.total, 5);
@@ -307,18 +317,40 @@ TEST(failed_commit_leaves_nothing)
     CHECK_EQ(rows_written_index(f.rows), 0);
     CHECK_EQ(rows_outstanding(f.rows), 2, "kept for the next transaction");
     check_log(&f, 1, 2);
+    /* While nothing can be written agents and strangers go on asking: what is kept is bounded. */
+    for (int i = 0; i < 100 * 1000 + 5; i++) {
+        if (i < 3)
+            rows_add_tail(f.rows,
+                          &(struct rows_tail){
+                              .job = 1, .attempt = 1, .total = 4, .data = "tail", .n_bytes = 4});
+        rows_add_audit(
+            f.rows,
+            &(struct rows_audit){
+                .principal = "", .method = "GET", .path = "/", .status = 401, .detail = ""});
+    }
+    CHECK_EQ(rows_outstanding(f.rows), 1 + 1 + 100 * 1000);
     CHECK_EQ(append(&f, 3), 0);
+    CHECK_EQ(rows_outstanding(f.rows), 0);
     CHECK_EQ(rows_written_index(f.rows), 2);
     check_log(&f, 1, 5);
     teardown(&f);
 }
 
+enum { V = STORE_SCHEMA_VERSION };
+
 static const struct migrate_step steps[] = {
-    {1, "SELECT nonsense"               },
-    {2, "CREATE TABLE added (x INTEGER)"},
-    {3, "INSERT INTO added VALUES (7)"  },
-    {4, "SELECT nonsense FROM nowhere"  },
+    {V,     "SELECT nonsense"               },
+    {V + 1, "CREATE TABLE added (x INTEGER)"},
+    {V + 2, "INSERT INTO added VALUES (7)"  },
+    {V + 3, "SELECT nonsense FROM nowhere"  },
 };
+
+static void check_says(const struct hai_err *err, const char *what, int version) {
+    char text[64];
+
+    (void)snprintf(text, sizeof text, "%s %d", what, version);
+    CHECK(strstr(err->text, text) != NULL, "%s: %s", text, err->text);
+}
 
 TEST(migration)
 {
@@ -328,18 +360,48 @@ TEST(migration)
 
     make_dir(&f);
     CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
-    _cleanup_free_ char *backup = hai_asprintf("%s/schedd.db.v1", f.dir);
-    CHECK_EQ(migrate_run(store_db(f.store), 4, steps, ARRAY_SIZE(steps), false, &err), -EIO);
-    CHECK(strstr(err.text, "schema version 4"), "%s", err.text);
+    _cleanup_free_ char *backup = hai_asprintf("%s/schedd.db.v%d", f.dir, V);
+    CHECK_EQ(migrate_run(store_db(f.store), V + 3, steps, ARRAY_SIZE(steps), false, &err), -EIO);
+    check_says(&err, "schema version", V + 3);
     CHECK_EQ(db_meta_get(store_db(f.store), "schema_version", 0, &version, NULL), 0);
-    CHECK_EQ(version, 1, "all steps or none");
-    CHECK_EQ(migrate_run(store_db(f.store), 3, steps, ARRAY_SIZE(steps), false, &err), 0);
+    CHECK_EQ(version, V, "all steps or none");
+    CHECK_EQ(migrate_run(store_db(f.store), V + 2, steps, ARRAY_SIZE(steps), false, &err), 0);
     CHECK_EQ(access(backup, F_OK), 0);
     CHECK_EQ(db_exec(store_db(f.store), "UPDATE added SET x = 8 WHERE x = 7", NULL), 0);
     close_store(&f);
     CHECK_EQ(open_with(&f, NULL, false, &err), -EPROTO, "a newer store is refused by name");
-    CHECK(strstr(err.text, "schema version 3"), "%s", err.text);
-    CHECK(strstr(err.text, "knows 1"), "%s", err.text);
+    check_says(&err, "schema version", V + 2);
+    check_says(&err, "knows", V);
+    teardown(&f);
+}
+
+/* Texts of all that a store is made of, in one order. */
+static void describe_tables(struct fixture *f, struct buf *ret) {
+    sqlite3_stmt *statement;
+
+    CHECK_EQ(
+        db_sql(store_db(f->store), "SELECT sql FROM sqlite_master ORDER BY name", &statement, NULL),
+        0);
+    while (db_step(store_db(f->store), statement, NULL) > 0)
+        buf_printf(ret, "%s;", (const char *)sqlite3_column_text(statement, 0));
+    db_done(statement);
+}
+
+TEST(a_store_of_the_first_release_becomes_one_of_this)
+{
+    struct fixture f = {0};
+    _cleanup_(buf_free) struct buf made = {0};
+    _cleanup_(buf_free) struct buf migrated = {0};
+
+    make_dir(&f);
+    CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
+    describe_tables(&f, &made);
+    CHECK_EQ(db_exec(store_db(f.store), "DROP INDEX job_by_owner", NULL), 0);
+    CHECK_EQ(db_meta_set(store_db(f.store), "schema_version", 1, NULL), 0);
+    close_store(&f);
+    CHECK_EQ(open_with(&f, NULL, false, NULL), 0);
+    describe_tables(&f, &migrated);
+    CHECK_STR(buf_cstr(&migrated), buf_cstr(&made));
     teardown(&f);
 }
 
@@ -360,6 +422,8 @@ TEST(snapshots)
     CHECK_EQ(snapshot_prune(f.store, NULL), 0);
     CHECK_EQ(snapshot_write(f.store, 9, "nine", 4, NULL), 0);
     CHECK_EQ(snapshot_prune(f.store, NULL), 0, "one alone lets no entry go");
+    CHECK_EQ(snapshot_write(f.store, 15, "large", (size_t)1 << 30, &err), -EFBIG);
+    CHECK_EQ(snapshot_prune(f.store, NULL), 0, "nor does one that could not be read");
     CHECK_EQ(snapshot_write(f.store, 20, "twenty", 6, NULL), 0);
     pid_t pid = snapshot_start(f.store, 100, encode_text, "hundred");
     CHECK(pid > 0);

@@ -66,8 +66,14 @@ TEST(local)
     CHECK_STR(out, "2026-11-23 14:11");
     timefmt_local(us, us, true, out);
     CHECK_STR(out, "2026-11-23T13:11:40.102Z");
-    timefmt_clock(us, false, out);
+    timefmt_clock(us, us, false, out);
     CHECK_STR(out, "14:11:40.102");
+    timefmt_clock(us, us + 86400 * INT64_C(1000000), false, out);
+    CHECK_STR(out, "Nov 23 14:11:40.102");
+    timefmt_clock(us, us + 86400 * INT64_C(365000000), false, out);
+    CHECK_STR(out, "2026-11-23 14:11:40.102");
+    timefmt_clock(us, us, true, out);
+    CHECK_STR(out, "2026-11-23T13:11:40.102Z");
 }
 
 static const struct {

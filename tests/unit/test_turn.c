@@ -128,6 +128,8 @@ TEST(nothing_is_answered_before_the_commit)
     CHECK(again.repeated);
     CHECK_EQ(other.r, -EEXIST, "the same key with another body");
     CHECK_EQ(api_call_status(other.r, NULL), 409);
+    CHECK_EQ(api_call_status(-E2BIG, &(struct hai_err){.code = "too_many"}), 429);
+    CHECK_EQ(api_call_status(-EBADMSG, &(struct hai_err){.code = "store"}), 503);
     CHECK_EQ(f.n_applied, other.index);
     teardown(&f);
 }

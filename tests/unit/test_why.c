@@ -36,6 +36,37 @@ TEST(a_waiting_job_is_told_what_is_missing)
     world_free(&w);
 }
 
+/* A job that is not there yet is told what it would be told after its submission. */
+TEST(a_dry_run_says_what_a_submission_would)
+{
+    struct world w;
+    struct hai_err err = {0};
+    struct why dry;
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < 6; i++) {
+        struct entry_job_spec spec = world_spec();
+        struct why why;
+        spec.user = (char *)"alice";
+        spec.group = (char *)"default";
+        spec.gpus_per_node = 2;
+        spec.priority = i == 4 ? 50 : 30; // before those that wait
+        CHECK_EQ(why_spec(w.state, &spec, &dry, &err), 0, "%s", err.text);
+        int64_t id = world_submit(&w, &spec);
+        why_job(w.state, job_at(&w, id), &why);
+        CHECK_STR(dry.code, why.code, "job %d", i);
+        CHECK_STR(dry.message, why.message, "job %d", i);
+        world_decide(&w);
+    }
+    CHECK_STR(dry.code, "resources");
+    struct entry_job_spec large = world_spec();
+    large.group = (char *)"default";
+    large.nodes = 3;
+    CHECK_EQ(why_spec(w.state, &large, &dry, &err), -EINVAL);
+    CHECK_STR(err.code, "impossible");
+    world_free(&w);
+}
+
 TEST(a_job_that_can_start_says_so)
 {
     struct world w;
