@@ -1,4 +1,6 @@
 /* The parts of hai-agentd that need no cluster: start messages, marks, output files, rounds. */
+#include "agent/cgroups.h"
+#include "agent/holder.h"
 #include "agent/launch.h"
 #include "agent/logfile.h"
 #include "agent/marks.h"
@@ -6,7 +8,12 @@
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "tests/unit/test.h"
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const struct launch_node node = {
@@ -166,6 +173,39 @@ TEST(marks_survive)
     CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
     CHECK_EQ(seen.n, 1);
     CHECK_EQ(seen.keys[0].job, 4);
+    marks_free(marks);
+    fileio_remove_tree(dir, NULL);
+}
+
+/* A disk that fills up in the middle of a mark. */
+TEST(a_mark_half_written_spoils_no_other)
+{
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    struct reconcile_key one = {1, 2, 3}, two = {7, 8, 9}, three = {4, 5, 6};
+    struct rlimit limit, full;
+    struct seen seen = {0};
+    struct marks *marks;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *path = hai_asprintf("%s/marks", dir);
+    CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+    marks_add(marks, &one);
+    CHECK_EQ(marks_sync(marks, NULL), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    full = limit;
+    full.rlim_cur = strlen("+1 2 3\n+7 8");
+    setrlimit(RLIMIT_FSIZE, &full);
+    marks_add(marks, &two);
+    CHECK(marks_sync(marks, NULL) < 0);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    marks_remove(marks, &two); // what could not be marked was not started
+    marks_add(marks, &three);
+    CHECK_EQ(marks_sync(marks, NULL), 0);
+    marks_free(marks);
+    CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+    CHECK_EQ(seen.n, 2);
+    CHECK(!memcmp(&seen.keys[0], &one, sizeof one) && !memcmp(&seen.keys[1], &three, sizeof three));
     marks_free(marks);
     fileio_remove_tree(dir, NULL);
 }
