@@ -255,6 +255,57 @@ TEST(ranges_over_rotated_output)
     fileio_remove_tree(dir, NULL);
 }
 
+static void on_closed(struct holder *holder, void *data) {
+    ++*(int *)data;
+}
+
+/* Free it where the stack was that its last callback ran on; nothing may be written there. */
+static bool frees_cleanly(struct holder *holder) {
+    volatile char stack[64 * 1024] = {0};
+    bool clean = true;
+
+    holder_free(holder);
+    for (size_t i = 0; i < sizeof stack; i++)
+        clean &= !stack[i];
+    return clean;
+}
+
+TEST(a_shim_that_speaks_nonsense_is_left)
+{
+    static const struct holder_ops ops = {.closed = on_closed};
+    static const struct shim_header frames[] = {
+        {sizeof(struct shim_header) - 1, SHIM_VERSION, SHIM_GONE }, // shorter than its header
+        {UINT32_MAX,                     SHIM_VERSION, SHIM_GONE },
+        {sizeof(struct shim_header),     SHIM_VERSION, SHIM_STATE}, // without a state
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(frames); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX";
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct holder *holder;
+        struct loop *loop;
+        int n_closed = 0;
+
+        CHECK(mkdtemp(dir));
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
+        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+        CHECK_EQ(listen(listener, 1), 0);
+        CHECK_EQ(loop_new(&loop, NULL), 0);
+        CHECK_EQ(holder_connect(loop, dir, &ops, &n_closed, &holder, NULL), 0);
+        int fd = accept(listener, NULL, NULL);
+        CHECK_EQ(write(fd, &frames[i], sizeof frames[i]), sizeof frames[i]);
+        while (!n_closed && loop_turn(loop, 5000000) == 1)
+            ;
+        CHECK_EQ(n_closed, 1, "frame %zu", i);
+        CHECK(frees_cleanly(holder), "frame %zu", i);
+        loop_free(loop);
+        close(fd);
+        close(listener);
+        fileio_remove_tree(dir, NULL);
+    }
+}
+
 TEST(rounds_fill)
 {
     struct rounds *rounds = rounds_new(3);
