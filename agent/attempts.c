@@ -1,4 +1,5 @@
 #include "agent/attempts.h"
+#include "agent/procs.h"
 #include "agent/rankhub.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
@@ -48,6 +49,11 @@ static struct attempt *attempt_new(struct agentd *a, const struct reconcile_key 
     at->key = *key;
     at->dir = hai_asprintf("%s/%" PRId64 ".%" PRId64 ".%" PRId64, a->config.run_dir, key->job,
                            key->attempt, key->epoch);
+    // Until its shim has spoken, where it must be: it may be killed before.
+    if (a->cgroups.base)
+        snprintf(at->state.cgroup, sizeof at->state.cgroup,
+                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
+                 key->epoch);
     if (a->n_attempts == a->n_attempts_max) {
         a->n_attempts_max = MAX(a->n_attempts_max * 2, (size_t)16);
         a->attempts = hai_realloc_array(a->attempts, a->n_attempts_max, sizeof *a->attempts);
@@ -159,15 +165,25 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
+/* Look once at what a dead shim held, and kill it. Returns whether something is left. */
+static bool is_left(const struct attempt *at) {
+    if (at->state.cgroup[0])
+        return cgroups_end(at->state.cgroup, END_WAIT_US) < 0;
+    // Without a cgroup: a PID namespace ends a little later than its shim, and of a walk's
+    // processes only the ranks themselves end with it.
+    _cleanup_free_ char *entry = hai_asprintf("HAI_SOCKET=%s/rank.sock", at->dir);
+    return procs_end(entry, END_WAIT_US) < 0;
+}
+
 /* End what a dead shim held. Its GPUs are free only when nothing is left, however long a process
  * hangs in the kernel: until then it is looked at again and again. */
 static void end_lost(void *data) {
     struct attempt *at = data;
     struct agentd *a = at->agentd;
 
-    if (at->state.cgroup[0] && cgroups_end(at->state.cgroup, END_WAIT_US) < 0) {
+    if (is_left(at)) {
         if (!at->end_told && at->ending)
-            log_error("%s: processes are left that do not end", at->state.cgroup);
+            log_error("job %" PRId64 ": processes are left that do not end", at->key.job);
         at->end_told = at->ending;
         if (!at->ending)
             at->ending = loop_timer_new(a->loop, LOOP_MONOTONIC, end_lost, at);
@@ -288,12 +304,7 @@ static void adopt_one(struct agentd *a, const struct reconcile_key *key) {
     a->n_adopting++;
     if (holder_connect(a->loop, at->dir, &shim_ops, at, &at->holder, &err) == 0)
         return;
-    // No shim lives. If one was killed, its cgroup may not be empty.
-    if (a->cgroups.base)
-        snprintf(at->state.cgroup, sizeof at->state.cgroup,
-                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
-                 key->epoch);
-    end_lost(at);
+    end_lost(at); // no shim lives; if one was killed, something of it may be left
 }
 
 int attempts_adopt(struct agentd *a, struct hai_err *err) {

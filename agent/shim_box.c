@@ -207,15 +207,26 @@ void shim_box_term(struct shim *s) {
             kill(-s->ranks[i].state.pid, SIGTERM);
 }
 
+/* What is no more is empty; what only cannot be read is not. */
+static bool is_absent(ssize_t n) {
+    return n == -ENOENT || n == -ENODEV;
+}
+
 bool shim_box_empty(struct shim *s) {
     char text[256];
+    ssize_t n;
 
     switch ((enum shim_box)s->spec->box) {
     case SHIM_BOX_CGROUP2:
-        return s->cgroup_fd < 0 || read_at(s->cgroup, "cgroup.events", text, sizeof text) <= 0 ||
-               count_of(text, "populated") == 0;
+        if (s->cgroup_fd < 0)
+            return true;
+        n = read_at(s->cgroup, "cgroup.events", text, sizeof text);
+        return n < 0 ? is_absent(n) : count_of(text, "populated") == 0;
     case SHIM_BOX_FREEZER:
-        return s->cgroup_fd < 0 || read_at(s->cgroup, "cgroup.procs", text, sizeof text) <= 0;
+        if (s->cgroup_fd < 0)
+            return true;
+        n = read_at(s->cgroup, "cgroup.procs", text, sizeof text);
+        return n < 0 ? is_absent(n) : n == 0;
     case SHIM_BOX_PIDNS:
         return s->init_pid <= 0;
     default: {

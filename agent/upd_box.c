@@ -180,7 +180,8 @@ int upd_box_enter(const struct upd_box *box) {
     return box->cgroup ? write_text(box->cgroup, "cgroup.procs", "0") : 0;
 }
 
-/* SIGKILL what a cgroup and those below hold; returns how many processes that were. */
+/* SIGKILL what a cgroup and those below hold; returns how many processes that were. What is there
+ * but cannot be looked into (no descriptor is free) counts as one. */
 static int kill_cgroup(const char *path) {
     char name[PATH_MAX];
     int n = 0;
@@ -189,6 +190,7 @@ static int kill_cgroup(const char *path) {
 
     (void)snprintf(name, sizeof name, "%s/cgroup.procs", path);
     FILE *f = fopen(name, "re");
+    n += !f && errno != ENOENT && errno != ENODEV;
     while (f && fscanf(f, "%d", &pid) == 1) {
         n++;
         (void)kill(pid, SIGKILL);
@@ -196,6 +198,7 @@ static int kill_cgroup(const char *path) {
     if (f)
         fclose(f);
     DIR *dir = opendir(path);
+    n += !dir && errno != ENOENT;
     while (dir && (entry = readdir(dir))) {
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;

@@ -4,6 +4,7 @@
 #include "agent/launch.h"
 #include "agent/logfile.h"
 #include "agent/marks.h"
+#include "agent/procs.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
@@ -208,6 +209,52 @@ TEST(a_mark_half_written_spoils_no_other)
     CHECK(!memcmp(&seen.keys[0], &one, sizeof one) && !memcmp(&seen.keys[1], &three, sizeof three));
     marks_free(marks);
     fileio_remove_tree(dir, NULL);
+}
+
+/* What cannot be looked at is not empty: its GPUs would be given out while something uses them. */
+TEST(an_unreadable_cgroup_is_not_empty)
+{
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    struct rlimit limit, none;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *procs = hai_asprintf("%s/cgroup.procs", dir);
+    CHECK_EQ(cgroups_count(dir), 0);
+    fileio_replace(procs, "", 0, 0600, NULL);
+    CHECK_EQ(cgroups_count(dir), 0);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    none = limit;
+    none.rlim_cur = 0;
+    setrlimit(RLIMIT_NOFILE, &none);
+    int n = cgroups_count(dir), r = procs_end("NO=BODY", 0);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    CHECK(n > 0, "%d", n);
+    CHECK_EQ(r, -EMFILE);
+    fileio_remove_tree(dir, NULL);
+}
+
+TEST(processes_are_found_by_their_environment)
+{
+    char entry[64];
+    pid_t pids[2];
+    int status;
+
+    snprintf(entry, sizeof entry, "HAI_SOCKET=/test_agent/%d/rank.sock", getpid());
+    for (int i = 0; i < 2; i++) {
+        _cleanup_free_ char *other = hai_asprintf("%s.not", entry);
+        char *env[] = {(char *)"A=b", i ? other : entry, NULL};
+        pids[i] = vfork();
+        if (!pids[i]) {
+            execle("/bin/sleep", "sleep", "100", NULL, env);
+            _exit(127);
+        }
+    }
+    CHECK_EQ(procs_end(entry, 5000000), 0);
+    CHECK_EQ(waitpid(pids[0], &status, WNOHANG), pids[0]);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    CHECK_EQ(waitpid(pids[1], &status, WNOHANG), 0);
+    kill(pids[1], SIGKILL);
+    waitpid(pids[1], &status, 0);
 }
 
 TEST(ranges_over_rotated_output)
