@@ -174,6 +174,8 @@ int main(void) {
     sigemptyset(&unblocked);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
+    // A rank that is not itself yet shall find it waiting, instead of ignoring it as we do.
+    sigaddset(&blocked, SIGTERM);
     sigprocmask(SIG_SETMASK, &blocked, NULL); // open inside ppoll only
     fcntl(SHIM_LISTEN_FD, F_SETFD, FD_CLOEXEC);
     fcntl(SHIM_LISTEN_FD, F_SETFL, O_NONBLOCK);

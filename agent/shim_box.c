@@ -202,9 +202,12 @@ void shim_box_term(struct shim *s) {
         kill(s->init_pid, SIGTERM); // it passes it on
         return;
     }
-    for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-        if (!s->ranks[i].state.exited)
-            kill(-s->ranks[i].state.pid, SIGTERM);
+    for (uint32_t i = 0; i < s->spec->n_ranks; i++) {
+        pid_t pid = s->ranks[i].state.pid;
+        // Just forked it has no group of its own yet.
+        if (pid > 0 && !s->ranks[i].state.exited && kill(-pid, SIGTERM) < 0)
+            kill(pid, SIGTERM);
+    }
 }
 
 /* What is no more is empty; what only cannot be read is not. */

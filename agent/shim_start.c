@@ -191,8 +191,8 @@ static void init_main(struct shim *s, const int *stdins, const int *outputs, int
     while (n_alive) {
         int sig = sigwaitinfo(&set, NULL);
         for (uint32_t i = 0; sig == SIGTERM && i < n; i++)
-            if (pids[i] > 0)
-                kill(-pids[i], SIGTERM);
+            if (pids[i] > 0 && kill(-pids[i], SIGTERM) < 0) // no group of its own yet
+                kill(pids[i], SIGTERM);
         for (siginfo_t info = {0}; waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid;
              info.si_pid = 0)
             for (uint32_t i = 0; i < n; i++) {
