@@ -129,10 +129,11 @@ static bool try_hierarchy(const char *controller, const char *wanted, const char
 }
 
 static bool namespaces_allowed(void) {
+    int flags = CLONE_NEWPID | (geteuid() == 0 ? 0 : CLONE_NEWUSER); // as shim_box_fork
     pid_t pid = fork();
 
     if (pid == 0)
-        _exit(unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0 ? 0 : 1);
+        _exit(unshare(flags) == 0 ? 0 : 1);
     int status = 1;
     return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
 }

@@ -40,6 +40,10 @@ static void read_init(struct shim *s) {
             shim_life_ended(s, e.index, e.code, e.status);
     for (uint32_t i = 0; ended && i < s->spec->n_ranks; i++)
         shim_life_ended(s, (int)i, CLD_KILLED, SIGKILL);
+    if (ended) { // a pipe without a writer is always ready
+        close(s->init_fd);
+        s->init_fd = -1;
+    }
 }
 
 /* Once the ranks have ended, see what they left behind to its end. Returns whether to look again

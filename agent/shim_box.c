@@ -120,7 +120,8 @@ pid_t shim_box_fork(struct shim *s) {
         args.flags = CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)s->cgroup_fd;
     } else if (s->spec->box == SHIM_BOX_PIDNS) {
-        args.flags = CLONE_NEWUSER | CLONE_NEWPID;
+        // Who may become another user needs no user namespace, and could not do it inside one.
+        args.flags = CLONE_NEWPID | (s->spec->switch_user ? 0 : CLONE_NEWUSER);
     }
     return (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }

@@ -156,6 +156,11 @@ static void not_started(struct shim *s, int index, const char *message) {
     s->ranks[index].state.cause = SHIM_CAUSE_UNKNOWN; // not the job's doing
 }
 
+static void none_started(struct shim *s, const char *message) {
+    for (uint32_t i = 0; i < s->spec->n_ranks; i++)
+        not_started(s, (int)i, message);
+}
+
 /* Standard input of a rank: for the first of the node a pipe that attach writes to. */
 static int open_stdin(struct shim *s, int index) {
     int pipe_fds[2];
@@ -228,19 +233,24 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
     gid_t gid = getegid();
     int exits[2];
 
-    if (pipe2(exits, O_CLOEXEC) < 0)
+    if (pipe2(exits, O_CLOEXEC) < 0) {
+        none_started(s, "cannot make a pipe");
         return;
+    }
     s->init_pid = shim_box_fork(s);
     if (s->init_pid == 0) {
-        map_ids(uid, gid);
+        if (!s->spec->switch_user)
+            map_ids(uid, gid);
         init_main(s, stdins, outputs, exits[1]);
     }
     close(exits[1]);
+    if (s->init_pid < 0) {
+        close(exits[0]);
+        none_started(s, "cannot make a PID namespace");
+        return;
+    }
     s->init_fd = exits[0];
     fcntl(s->init_fd, F_SETFL, O_NONBLOCK);
-    if (s->init_pid < 0)
-        for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-            not_started(s, (int)i, "cannot make a PID namespace");
 }
 
 static void start_directly(struct shim *s, const int *stdins, const int *outputs) {
@@ -282,8 +292,7 @@ void shim_start_ranks(struct shim *s) {
         errors[0] = errors[1] = -1;
     s->error_fd = errors[1];
     if (shim_box_make(s, message) < 0)
-        for (uint32_t i = 0; i < n; i++)
-            not_started(s, (int)i, message);
+        none_started(s, message);
     else if (s->spec->box == SHIM_BOX_PIDNS)
         start_namespace(s, stdins, outputs);
     else
