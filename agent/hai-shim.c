@@ -155,6 +155,7 @@ static void on_child(int signal) {
 
 int main(void) {
     struct shim s = {
+        .pid = getpid(),
         .cgroup_fd = -1,
         .cgroup_procs_fd = -1,
         .memory_procs_fd = -1,

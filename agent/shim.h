@@ -34,6 +34,7 @@ struct shim_connection {
 };
 
 struct shim {
+    pid_t pid; // our own
     const struct shim_spec *spec;
     const int32_t *groups;
     const int32_t *ranks_global;

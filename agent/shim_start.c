@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -99,9 +100,12 @@ static void become_user(struct shim *s, int index) {
         fail(s, index, false, errno, "cannot become uid %u, gid %u", spec->uid, spec->gid);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         fail(s, index, false, errno, "cannot give up new privileges");
-    // Cleared by the change of user, so set after it: no rank outlives a shim that was killed.
+    // Cleared by the change of user, so set after it: no rank outlives a shim that was killed, nor
+    // one that was killed before this. In a PID namespace the parent is the init, and all end with
+    // it. Until exec we are a copy of the shim, which the user may not look into: not dumpable.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    prctl(PR_SET_DUMPABLE, 1); // as for any process of that user
+    if (spec->box != SHIM_BOX_PIDNS && getppid() != s->pid)
+        _exit(126);
 }
 
 static void reset_signals(void) {
@@ -161,6 +165,12 @@ static void none_started(struct shim *s, const char *message) {
         not_started(s, (int)i, message);
 }
 
+/* In a child: whoever holds or reaches these sockets is taken for the shim. */
+static void leave_sockets(void) {
+    close(SHIM_LISTEN_FD);
+    close(SHIM_AGENT_FD);
+}
+
 /* Standard input of a rank: for the first of the node a pipe that attach writes to. */
 static int open_stdin(struct shim *s, int index) {
     int pipe_fds[2];
@@ -186,6 +196,8 @@ static void init_main(struct shim *s, const int *stdins, const int *outputs, int
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (poll(&(struct pollfd){.fd = exits_fd}, 1, 0) != 0)
+        _exit(1); // the shim, its only reader, was killed before this
     for (uint32_t i = 0; i < n; i++) {
         pids[i] = fork();
         if (pids[i] == 0)
@@ -239,6 +251,8 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
     }
     s->init_pid = shim_box_fork(s);
     if (s->init_pid == 0) {
+        leave_sockets();
+        close(exits[0]);
         if (!s->spec->switch_user)
             map_ids(uid, gid);
         init_main(s, stdins, outputs, exits[1]);
@@ -256,8 +270,10 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
 static void start_directly(struct shim *s, const int *stdins, const int *outputs) {
     for (uint32_t i = 0; i < s->spec->n_ranks; i++) {
         pid_t pid = shim_box_fork(s);
-        if (pid == 0)
+        if (pid == 0) {
+            leave_sockets();
             shim_start_become(s, (int)i, stdins[i], outputs[i]);
+        }
         if (pid < 0)
             not_started(s, (int)i, strerror(errno));
         else
