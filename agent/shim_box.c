@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -169,11 +170,13 @@ static void kill_descendants(void) {
 
     for (struct dirent *entry; proc && (entry = readdir(proc));) {
         pid_t pid = atoi(entry->d_name);
-        pid_t up = pid > 0 ? parent_of(pid) : 0;
+        // Opened before the look: whoever gets the number afterwards is not meant.
+        _cleanup_(closep) int fd = pid > 0 ? pidfd_open(pid, 0) : -1;
+        pid_t up = fd >= 0 ? parent_of(pid) : 0;
         for (int depth = 0; up > 1 && up != self && depth < 1000; depth++)
             up = parent_of(up);
         if (up == self)
-            kill(pid, SIGKILL);
+            pidfd_send_signal(fd, SIGKILL, NULL, 0);
     }
     if (proc)
         closedir(proc);
