@@ -1,6 +1,7 @@
 #include "agent/attempts.h"
 #include "agent/procs.h"
 #include "agent/rankhub.h"
+#include "agent/rankstream.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "lib/log.h"
@@ -130,9 +131,23 @@ static void adopted(struct attempt *at) {
         reconcile_scanned(a->core);
 }
 
+/* Look once at what is left of an attempt outside its shim, and kill it. Returns whether something
+ * still is. */
+static bool is_left(const struct attempt *at) {
+    if (at->state.cgroup[0])
+        return cgroups_end(at->state.cgroup, END_WAIT_US) < 0;
+    // Without a cgroup: a PID namespace ends a little later than its shim, and of a walk's
+    // processes only the ranks themselves end with it.
+    _cleanup_free_ char *entry = hai_asprintf("HAI_SOCKET=%s/rank.sock", at->dir);
+    return procs_end(entry, END_WAIT_US) < 0;
+}
+
 static void on_gone(struct holder *holder, void *data) {
     struct attempt *at = data;
 
+    // A cgroup has our shells in it, the other boxes have not: no shell outlives its attempt.
+    if (!at->gone && !at->state.cgroup[0] && rankstream_has_shell(at->agentd, &at->key))
+        is_left(at);
     at->gone = true;
     reconcile_gone(at->agentd->core, &at->key);
 }
@@ -163,16 +178,6 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     if (state->gone)
         on_gone(holder, at);
     adopted(at);
-}
-
-/* Look once at what a dead shim held, and kill it. Returns whether something is left. */
-static bool is_left(const struct attempt *at) {
-    if (at->state.cgroup[0])
-        return cgroups_end(at->state.cgroup, END_WAIT_US) < 0;
-    // Without a cgroup: a PID namespace ends a little later than its shim, and of a walk's
-    // processes only the ranks themselves end with it.
-    _cleanup_free_ char *entry = hai_asprintf("HAI_SOCKET=%s/rank.sock", at->dir);
-    return procs_end(entry, END_WAIT_US) < 0;
 }
 
 /* End what a dead shim held. Its GPUs are free only when nothing is left, however long a process

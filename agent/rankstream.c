@@ -26,9 +26,10 @@ struct stream {
     struct http_raw *raw;
     struct loop_source *io;
     struct buf in, out;
-    bool closing;          // ends when `out` is empty
-    struct holder *holder; // attach
-    pid_t pid;             // shell; 0: none
+    bool closing;             // ends when `out` is empty
+    struct holder *holder;    // attach
+    pid_t pid;                // shell; 0: none
+    struct reconcile_key key; // shell: the attempt it is in
     int shell_fd;
     struct loop_source *shell_io;
     struct buf shell_in; // for the shell, not yet taken
@@ -317,7 +318,15 @@ static void open_shell(struct stream *s, const struct attempt *at) {
         fail(s, hai_err_text(&err));
         return;
     }
+    s->key = at->key;
     s->shell_io = loop_io_new(s->a->loop, s->shell_fd, EPOLLIN, on_shell, s);
+}
+
+bool rankstream_has_shell(const struct agentd *a, const struct reconcile_key *key) {
+    for (const struct stream *s = a->streams ? a->streams->first : NULL; s; s = s->next)
+        if (s->pid > 0 && !memcmp(&s->key, key, sizeof *key))
+            return true;
+    return false;
 }
 
 bool rankstream_reaped(struct agentd *a, pid_t pid, int status) {
