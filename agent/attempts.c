@@ -17,6 +17,7 @@ enum {
     END_WAIT_US = 20000,        // in one look at the processes of a shim that was killed
     END_AGAIN_US = 200000,      // until the next
     GRACE_UNTOLD_US = 30000000, // from SIGTERM to SIGKILL where the scheduler names no time
+    LEASE_STEPS = 200,          // a shim is told of a lease that is longer by such a part of it
 };
 
 static bool key_equal(const struct reconcile_key *a, const struct reconcile_key *b) {
@@ -445,7 +446,8 @@ void attempts_desired(struct agentd *a) {
 void attempts_lease(struct agentd *a, int64_t lease_us) {
     for (size_t i = 0; i < a->n_attempts; i++) {
         struct attempt *at = a->attempts[i];
-        if (!at->holder || at->gone || a->lease_until_us - at->lease_sent_us < lease_us / 10)
+        if (!at->holder || at->gone ||
+            a->lease_until_us - at->lease_sent_us < lease_us / LEASE_STEPS)
             continue;
         at->lease_sent_us = a->lease_until_us;
         holder_lease(at->holder, a->lease_until_us);
