@@ -181,6 +181,17 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
+/* In v1 the memory limit has a hierarchy of its own, which the shim would have cleared. */
+static void remove_memory_cgroup(const struct attempt *at) {
+    if (!at->agentd->cgroups.memory)
+        return;
+    _cleanup_free_ char *path =
+        hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, at->agentd->cgroups.memory,
+                     at->key.job, at->key.attempt, at->key.epoch);
+    if (rmdir(path) < 0 && errno != ENOENT)
+        log_warning("%s: %m", path);
+}
+
 /* End what a dead shim held. Its GPUs are free only when nothing is left, however long a process
  * hangs in the kernel: until then it is looked at again and again. */
 static void end_lost(void *data) {
@@ -196,6 +207,7 @@ static void end_lost(void *data) {
         loop_timer_after(at->ending, END_AGAIN_US);
         return;
     }
+    remove_memory_cgroup(at);
     at->gone = true;
     reconcile_lost(a->core, &at->key, timefmt_now_us());
     adopted(at);
