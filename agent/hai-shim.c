@@ -99,7 +99,8 @@ static size_t fill_poll(const struct shim *s, int timer_fd, struct pollfd *polls
     polls[POLL_STDIN] = (struct pollfd){s->stdin_data.n_bytes ? s->stdin_fd : -1, POLLOUT, 0};
     for (int i = 0; i < SHIM_CONNECTIONS_MAX; i++, n++) {
         const struct shim_connection *c = &s->connections[i];
-        bool full = s->stdin_data.n_bytes > SHIM_STDIN_MAX; // rank 0 reads slowly: hold back
+        // Where rank 0 reads slowly its input is held back; orders are not.
+        bool full = c->feeds && s->stdin_data.n_bytes > SHIM_STDIN_MAX;
         polls[n] = (struct pollfd){
             c->fd, (short)((full ? 0 : POLLIN) | (c->out.n_bytes ? POLLOUT : 0)), 0};
     }

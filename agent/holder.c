@@ -98,8 +98,11 @@ static void on_ready(int fd, uint32_t events, void *data) {
     bool freed = false;
     size_t at = 0;
 
-    if (events & EPOLLOUT)
+    if (events & EPOLLOUT) {
         flush(h);
+        if (h->ops->taken)
+            h->ops->taken(h, h->data);
+    }
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
     enum { STEP = 16 * 1024 };

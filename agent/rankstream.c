@@ -139,7 +139,9 @@ static void flush(struct stream *s) {
         }
         buf_drop(&s->out, (size_t)n);
     }
-    loop_io_set(s->io, EPOLLIN | (s->out.n_bytes ? EPOLLOUT : 0));
+    size_t n_waiting = s->shell_in.n_bytes + (s->holder ? holder_waiting(s->holder) : 0);
+    loop_io_set(s->io, (n_waiting < HOLD_BACK_BYTES ? EPOLLIN : 0) | // nobody reads: we neither
+                           (s->out.n_bytes ? EPOLLOUT : 0));
     if (s->shell_io) // what nobody reads stops the shell, not us
         loop_io_set(s->shell_io, (s->out.n_bytes < HOLD_BACK_BYTES ? EPOLLIN : 0) |
                                      (s->shell_in.n_bytes ? EPOLLOUT : 0));
@@ -182,6 +184,7 @@ static void take_frame(struct stream *s, const struct frame *frame) {
 
     if (frame->channel == FRAME_STDIN && s->holder) {
         holder_stdin(s->holder, frame->data, frame->n_bytes);
+        flush(s);
     } else if (frame->channel == FRAME_STDIN && s->shell_fd >= 0) {
         if (frame->n_bytes)
             buf_add(&s->shell_in, frame->data, frame->n_bytes);
@@ -259,12 +262,17 @@ static void on_rank_gone(struct holder *holder, void *data) {
     finish(data, 125);
 }
 
+static void on_input_taken(struct holder *holder, void *data) {
+    flush(data);
+}
+
 static const struct holder_ops attach_ops = {
     .state = on_rank_state,
     .exit = on_rank_exit,
     .output = on_rank_output,
     .gone = on_rank_gone,
     .closed = on_rank_gone,
+    .taken = on_input_taken,
 };
 
 static void open_attach(struct stream *s, const struct attempt *at) {
