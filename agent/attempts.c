@@ -1,5 +1,7 @@
 #include "agent/attempts.h"
+#include "agent/procs.h"
 #include "agent/rankhub.h"
+#include "agent/rankstream.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "lib/log.h"
@@ -15,6 +17,7 @@ enum {
     END_WAIT_US = 20000,        // in one look at the processes of a shim that was killed
     END_AGAIN_US = 200000,      // until the next
     GRACE_UNTOLD_US = 30000000, // from SIGTERM to SIGKILL where the scheduler names no time
+    LEASE_STEPS = 200,          // a shim is told of a lease that is longer by such a part of it
 };
 
 static bool key_equal(const struct reconcile_key *a, const struct reconcile_key *b) {
@@ -48,6 +51,11 @@ static struct attempt *attempt_new(struct agentd *a, const struct reconcile_key 
     at->key = *key;
     at->dir = hai_asprintf("%s/%" PRId64 ".%" PRId64 ".%" PRId64, a->config.run_dir, key->job,
                            key->attempt, key->epoch);
+    // Until its shim has spoken, where it must be: it may be killed before.
+    if (a->cgroups.base)
+        snprintf(at->state.cgroup, sizeof at->state.cgroup,
+                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
+                 key->epoch);
     if (a->n_attempts == a->n_attempts_max) {
         a->n_attempts_max = MAX(a->n_attempts_max * 2, (size_t)16);
         a->attempts = hai_realloc_array(a->attempts, a->n_attempts_max, sizeof *a->attempts);
@@ -124,9 +132,23 @@ static void adopted(struct attempt *at) {
         reconcile_scanned(a->core);
 }
 
+/* Look once at what is left of an attempt outside its shim, and kill it. Returns whether something
+ * still is. */
+static bool is_left(const struct attempt *at) {
+    if (at->state.cgroup[0])
+        return cgroups_end(at->state.cgroup, END_WAIT_US) < 0;
+    // Without a cgroup: a PID namespace ends a little later than its shim, and of a walk's
+    // processes only the ranks themselves end with it.
+    _cleanup_free_ char *entry = hai_asprintf("HAI_SOCKET=%s/rank.sock", at->dir);
+    return procs_end(entry, END_WAIT_US) < 0;
+}
+
 static void on_gone(struct holder *holder, void *data) {
     struct attempt *at = data;
 
+    // A cgroup has our shells in it, the other boxes have not: no shell outlives its attempt.
+    if (!at->gone && !at->state.cgroup[0] && rankstream_has_shell(at->agentd, &at->key))
+        is_left(at);
     at->gone = true;
     reconcile_gone(at->agentd->core, &at->key);
 }
@@ -159,21 +181,33 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
+/* In v1 the memory limit has a hierarchy of its own, which the shim would have cleared. */
+static void remove_memory_cgroup(const struct attempt *at) {
+    if (!at->agentd->cgroups.memory)
+        return;
+    _cleanup_free_ char *path =
+        hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, at->agentd->cgroups.memory,
+                     at->key.job, at->key.attempt, at->key.epoch);
+    if (rmdir(path) < 0 && errno != ENOENT)
+        log_warning("%s: %m", path);
+}
+
 /* End what a dead shim held. Its GPUs are free only when nothing is left, however long a process
  * hangs in the kernel: until then it is looked at again and again. */
 static void end_lost(void *data) {
     struct attempt *at = data;
     struct agentd *a = at->agentd;
 
-    if (at->state.cgroup[0] && cgroups_end(at->state.cgroup, END_WAIT_US) < 0) {
+    if (is_left(at)) {
         if (!at->end_told && at->ending)
-            log_error("%s: processes are left that do not end", at->state.cgroup);
+            log_error("job %" PRId64 ": processes are left that do not end", at->key.job);
         at->end_told = at->ending;
         if (!at->ending)
             at->ending = loop_timer_new(a->loop, LOOP_MONOTONIC, end_lost, at);
         loop_timer_after(at->ending, END_AGAIN_US);
         return;
     }
+    remove_memory_cgroup(at);
     at->gone = true;
     reconcile_lost(a->core, &at->key, timefmt_now_us());
     adopted(at);
@@ -288,12 +322,7 @@ static void adopt_one(struct agentd *a, const struct reconcile_key *key) {
     a->n_adopting++;
     if (holder_connect(a->loop, at->dir, &shim_ops, at, &at->holder, &err) == 0)
         return;
-    // No shim lives. If one was killed, its cgroup may not be empty.
-    if (a->cgroups.base)
-        snprintf(at->state.cgroup, sizeof at->state.cgroup,
-                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
-                 key->epoch);
-    end_lost(at);
+    end_lost(at); // no shim lives; if one was killed, something of it may be left
 }
 
 int attempts_adopt(struct agentd *a, struct hai_err *err) {
@@ -429,7 +458,8 @@ void attempts_desired(struct agentd *a) {
 void attempts_lease(struct agentd *a, int64_t lease_us) {
     for (size_t i = 0; i < a->n_attempts; i++) {
         struct attempt *at = a->attempts[i];
-        if (!at->holder || at->gone || a->lease_until_us - at->lease_sent_us < lease_us / 10)
+        if (!at->holder || at->gone ||
+            a->lease_until_us - at->lease_sent_us < lease_us / LEASE_STEPS)
             continue;
         at->lease_sent_us = a->lease_until_us;
         holder_lease(at->holder, a->lease_until_us);

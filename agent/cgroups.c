@@ -129,10 +129,11 @@ static bool try_hierarchy(const char *controller, const char *wanted, const char
 }
 
 static bool namespaces_allowed(void) {
+    int flags = CLONE_NEWPID | (geteuid() == 0 ? 0 : CLONE_NEWUSER); // as shim_box_fork
     pid_t pid = fork();
 
     if (pid == 0)
-        _exit(unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0 ? 0 : 1);
+        _exit(unshare(flags) == 0 ? 0 : 1);
     int status = 1;
     return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
 }
@@ -159,11 +160,12 @@ void cgroups_free(struct cgroups *cgroups) {
     *cgroups = (struct cgroups){0};
 }
 
-/* Call fn for every pid in a cgroup and below. Returns how many. */
+/* Call fn for every pid in a cgroup and below. Returns how many; what is there but cannot be looked
+ * into (no descriptor is free) counts as one. */
 static int walk(const char *path, void (*fn)(pid_t pid)) {
     _cleanup_free_ char *procs = hai_asprintf("%s/cgroup.procs", path);
     FILE *file = fopen(procs, "re");
-    int n = 0;
+    int n = !file && errno != ENOENT && errno != ENODEV;
 
     for (int pid; file && fscanf(file, "%d", &pid) == 1; n++)
         if (fn)
@@ -171,6 +173,7 @@ static int walk(const char *path, void (*fn)(pid_t pid)) {
     if (file)
         fclose(file);
     DIR *dir = opendir(path);
+    n += !dir && errno != ENOENT;
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;

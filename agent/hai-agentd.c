@@ -260,6 +260,7 @@ int main(int argc, char **argv) {
         }
     }
     log_open(NAME, LOG_LEVEL_INFO);
+    umask(022); // ranks of other users pass through our directories
     signal(SIGPIPE, SIG_IGN);
     int r = read_config(config, &a.config, &err);
     if (r < 0) {

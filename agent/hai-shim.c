@@ -40,6 +40,10 @@ static void read_init(struct shim *s) {
             shim_life_ended(s, e.index, e.code, e.status);
     for (uint32_t i = 0; ended && i < s->spec->n_ranks; i++)
         shim_life_ended(s, (int)i, CLD_KILLED, SIGKILL);
+    if (ended) { // a pipe without a writer is always ready
+        close(s->init_fd);
+        s->init_fd = -1;
+    }
 }
 
 /* Once the ranks have ended, see what they left behind to its end. Returns whether to look again
@@ -95,7 +99,8 @@ static size_t fill_poll(const struct shim *s, int timer_fd, struct pollfd *polls
     polls[POLL_STDIN] = (struct pollfd){s->stdin_data.n_bytes ? s->stdin_fd : -1, POLLOUT, 0};
     for (int i = 0; i < SHIM_CONNECTIONS_MAX; i++, n++) {
         const struct shim_connection *c = &s->connections[i];
-        bool full = s->stdin_data.n_bytes > SHIM_STDIN_MAX; // rank 0 reads slowly: hold back
+        // Where rank 0 reads slowly its input is held back; orders are not.
+        bool full = c->feeds && s->stdin_data.n_bytes > SHIM_STDIN_MAX;
         polls[n] = (struct pollfd){
             c->fd, (short)((full ? 0 : POLLIN) | (c->out.n_bytes ? POLLOUT : 0)), 0};
     }
@@ -151,6 +156,7 @@ static void on_child(int signal) {
 
 int main(void) {
     struct shim s = {
+        .pid = getpid(),
         .cgroup_fd = -1,
         .cgroup_procs_fd = -1,
         .memory_procs_fd = -1,
@@ -174,6 +180,8 @@ int main(void) {
     sigemptyset(&unblocked);
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
+    // A rank that is not itself yet shall find it waiting, instead of ignoring it as we do.
+    sigaddset(&blocked, SIGTERM);
     sigprocmask(SIG_SETMASK, &blocked, NULL); // open inside ppoll only
     fcntl(SHIM_LISTEN_FD, F_SETFD, FD_CLOEXEC);
     fcntl(SHIM_LISTEN_FD, F_SETFL, O_NONBLOCK);

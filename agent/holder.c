@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+enum { FRAME_BYTES_MAX = 64 << 20 }; // of a shim
+
 struct holder {
     struct loop *loop;
     int fd;
@@ -96,8 +98,11 @@ static void on_ready(int fd, uint32_t events, void *data) {
     bool freed = false;
     size_t at = 0;
 
-    if (events & EPOLLOUT)
+    if (events & EPOLLOUT) {
         flush(h);
+        if (h->ops->taken)
+            h->ops->taken(h, h->data);
+    }
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
     enum { STEP = 16 * 1024 };
@@ -112,16 +117,16 @@ static void on_ready(int fd, uint32_t events, void *data) {
     h->freed = &freed;
     while (h->in.n_bytes - at >= sizeof header) {
         memcpy(&header, h->in.data + at, sizeof header);
-        if (header.n_bytes < sizeof header || header.n_bytes > (64u << 20)) {
-            closed(h);
-            return;
+        int r = -EPROTO;
+        if (header.n_bytes >= sizeof header && header.n_bytes <= FRAME_BYTES_MAX) {
+            if (h->in.n_bytes - at < header.n_bytes)
+                break;
+            r = take_frame(h, &header, h->in.data + at + sizeof header);
         }
-        if (h->in.n_bytes - at < header.n_bytes)
-            break;
-        int r = take_frame(h, &header, h->in.data + at + sizeof header);
         if (freed)
             return;
         if (r < 0) {
+            h->freed = NULL; // it is on our stack
             closed(h);
             return;
         }

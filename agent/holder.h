@@ -18,6 +18,7 @@ struct holder_ops {
     void (*output)(struct holder *holder, const void *bytes, size_t n_bytes,
                    void *data);                        // NULL: not
     void (*closed)(struct holder *holder, void *data); // it ended, or broke the protocol
+    void (*taken)(struct holder *holder, void *data);  // some of what waited; NULL: not
 };
 
 /* Start a shim with a start message (launch.h), and greet it.

@@ -18,6 +18,7 @@ struct marks {
     size_t n_keys, n_keys_max;
     int64_t n_removed;
     struct buf added; // not yet written
+    bool torn;        // the journal's end is not known
 };
 
 static size_t find(const struct marks *marks, const struct reconcile_key *key) {
@@ -66,6 +67,8 @@ static int compact(struct marks *marks, struct hai_err *err) {
         close(marks->fd);
     marks->fd = fd;
     marks->n_removed = 0;
+    marks->torn = false;
+    buf_clear(&marks->added);
     return 0;
 }
 
@@ -122,11 +125,15 @@ void marks_add(struct marks *marks, const struct reconcile_key *key) {
 int marks_sync(struct marks *marks, struct hai_err *err) {
     if (!marks->added.n_bytes)
         return 0;
+    // After half a line, or a failed fdatasync, nobody knows what is on disk.
+    if (marks->torn)
+        return compact(marks, err);
     int r = fileio_write_full(marks->fd, marks->added.data, marks->added.n_bytes, FILEIO_HERE, err);
     if (r == 0 && fdatasync(marks->fd) < 0)
         r = hai_fail(err, -errno, "%s: %m", marks->path);
     if (r == 0)
         buf_clear(&marks->added);
+    marks->torn = r < 0;
     return r < 0 ? r : 0;
 }
 
@@ -136,6 +143,6 @@ void marks_remove(struct marks *marks, const struct reconcile_key *key) {
     if (!drop(marks, key))
         return;
     print(&marks->added, '-', key); // goes out with the next marks
-    if (++marks->n_removed > COMPACT_LINES && compact(marks, &err) == 0)
-        buf_clear(&marks->added);
+    if (++marks->n_removed > COMPACT_LINES)
+        (void)compact(marks, &err); // else with the next ones
 }

@@ -21,6 +21,7 @@ enum {
     STRANGER_BYTES_MAX = 64 << 20, // from a peer that has not proved itself
     AGAIN_US = 200000,
     CONNECTIONS_MAX = 65536,
+    STRANGERS_MAX = 128, // peers that have not proved themselves: anybody may connect
 };
 
 /* A connection: to node rank 0 (ours), or from another agent (theirs). */
@@ -247,6 +248,20 @@ static void on_link(int fd, uint32_t events, void *data) {
         on_message(link, head, (size_t)n_bytes);
 }
 
+/* Close the oldest stranger where there are too many; an agent among them comes again. */
+static void make_room(struct meeting *m) {
+    struct link *oldest = NULL;
+    int n = 0;
+
+    for (struct link *link = m->links; link; link = link->next) // newest first
+        if (!link->ours && !link->at) {
+            oldest = link;
+            n++;
+        }
+    if (n >= STRANGERS_MAX)
+        link_free(oldest);
+}
+
 static void on_connection(int fd, uint32_t events, void *data) {
     struct meeting *m = data;
     int one = 1;
@@ -259,6 +274,7 @@ static void on_connection(int fd, uint32_t events, void *data) {
         return;
     }
     setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    make_room(m);
     struct link *link = link_new(m);
     link->fd = peer;
     link->io = loop_io_new(m->a->loop, peer, EPOLLIN, on_link, link);

@@ -19,6 +19,10 @@ enum {
     OUT_BYTES_MAX = 512 << 20, // all values of the largest gang for one rank
     WAITS_MAX = RANK_ROUNDS_MAX,
     WORD_BYTES = 16, // of a phase or unit
+    // Connections of an attempt: for each of its ranks, and a few more for all. The agent's
+    // descriptors are everybody's.
+    PEERS_A_RANK_MAX = 4,
+    PEERS_MORE_MAX = 16,
 };
 
 /* One connection of a rank. */
@@ -40,6 +44,7 @@ struct rankhub {
     char *path;
     struct loop_source *io;
     struct peer *peers;
+    size_t n_peers;
     int64_t kill_at_us; // 0: the ranks have not been told to end
 };
 
@@ -51,6 +56,7 @@ static void peer_free(struct peer *peer) {
     while (*at != peer)
         at = &(*at)->next;
     *at = peer->next;
+    peer->hub->n_peers--;
     loop_source_free(peer->io);
     close(peer->fd);
     buf_free(&peer->in);
@@ -328,12 +334,19 @@ static void on_connection(int fd, uint32_t events, void *data) {
         close(peer_fd);
         return;
     }
+    // Of a started attempt the scheduler has told the ranks, of an adopted one its shim.
+    size_t n_ranks = MAX(hub->at->desired.ranks.n, (size_t)hub->at->state.n_ranks);
+    if (hub->n_peers >= n_ranks * PEERS_A_RANK_MAX + PEERS_MORE_MAX) {
+        close(peer_fd);
+        return;
+    }
     struct peer *peer = hai_new(struct peer);
     peer->hub = hub;
     peer->fd = peer_fd;
     peer->rank = -1;
     peer->next = hub->peers;
     hub->peers = peer;
+    hub->n_peers++;
     peer->io = loop_io_new(hub->at->agentd->loop, peer_fd, EPOLLIN, on_peer, peer);
 }
 

@@ -26,9 +26,10 @@ struct stream {
     struct http_raw *raw;
     struct loop_source *io;
     struct buf in, out;
-    bool closing;          // ends when `out` is empty
-    struct holder *holder; // attach
-    pid_t pid;             // shell; 0: none
+    bool closing;             // ends when `out` is empty
+    struct holder *holder;    // attach
+    pid_t pid;                // shell; 0: none
+    struct reconcile_key key; // shell: the attempt it is in
     int shell_fd;
     struct loop_source *shell_io;
     struct buf shell_in; // for the shell, not yet taken
@@ -138,7 +139,9 @@ static void flush(struct stream *s) {
         }
         buf_drop(&s->out, (size_t)n);
     }
-    loop_io_set(s->io, EPOLLIN | (s->out.n_bytes ? EPOLLOUT : 0));
+    size_t n_waiting = s->shell_in.n_bytes + (s->holder ? holder_waiting(s->holder) : 0);
+    loop_io_set(s->io, (n_waiting < HOLD_BACK_BYTES ? EPOLLIN : 0) | // nobody reads: we neither
+                           (s->out.n_bytes ? EPOLLOUT : 0));
     if (s->shell_io) // what nobody reads stops the shell, not us
         loop_io_set(s->shell_io, (s->out.n_bytes < HOLD_BACK_BYTES ? EPOLLIN : 0) |
                                      (s->shell_in.n_bytes ? EPOLLOUT : 0));
@@ -181,6 +184,7 @@ static void take_frame(struct stream *s, const struct frame *frame) {
 
     if (frame->channel == FRAME_STDIN && s->holder) {
         holder_stdin(s->holder, frame->data, frame->n_bytes);
+        flush(s);
     } else if (frame->channel == FRAME_STDIN && s->shell_fd >= 0) {
         if (frame->n_bytes)
             buf_add(&s->shell_in, frame->data, frame->n_bytes);
@@ -258,12 +262,17 @@ static void on_rank_gone(struct holder *holder, void *data) {
     finish(data, 125);
 }
 
+static void on_input_taken(struct holder *holder, void *data) {
+    flush(data);
+}
+
 static const struct holder_ops attach_ops = {
     .state = on_rank_state,
     .exit = on_rank_exit,
     .output = on_rank_output,
     .gone = on_rank_gone,
     .closed = on_rank_gone,
+    .taken = on_input_taken,
 };
 
 static void open_attach(struct stream *s, const struct attempt *at) {
@@ -317,7 +326,15 @@ static void open_shell(struct stream *s, const struct attempt *at) {
         fail(s, hai_err_text(&err));
         return;
     }
+    s->key = at->key;
     s->shell_io = loop_io_new(s->a->loop, s->shell_fd, EPOLLIN, on_shell, s);
+}
+
+bool rankstream_has_shell(const struct agentd *a, const struct reconcile_key *key) {
+    for (const struct stream *s = a->streams ? a->streams->first : NULL; s; s = s->next)
+        if (s->pid > 0 && !memcmp(&s->key, key, sizeof *key))
+            return true;
+    return false;
 }
 
 bool rankstream_reaped(struct agentd *a, pid_t pid, int status) {

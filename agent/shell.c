@@ -37,7 +37,8 @@ static void become(const struct attempt *at, const struct launch_account *accoun
          setresgid(account->gid, account->gid, account->gid) < 0 ||
          setresuid(account->uid, account->uid, account->uid) < 0))
         fail("cannot become the job's user");
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        fail("cannot give up new privileges");
     const char *dir = at->spec.workdir ? at->spec.workdir : account->home;
     if (chdir(dir) < 0)
         fail(dir);

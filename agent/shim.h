@@ -27,13 +27,14 @@ struct shim_rank {
 };
 
 struct shim_connection {
-    int fd;       // -1: free
-    int watch;    // index of a rank, -1
-    bool closing; // nothing more is read
+    int fd;     // -1: free
+    int watch;  // index of a rank, -1
+    bool feeds; // gives rank 0 its input, and waits where that does not read it
     struct buf in, out;
 };
 
 struct shim {
+    pid_t pid; // our own
     const struct shim_spec *spec;
     const int32_t *groups;
     const int32_t *ranks_global;

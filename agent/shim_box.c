@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -120,7 +121,8 @@ pid_t shim_box_fork(struct shim *s) {
         args.flags = CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)s->cgroup_fd;
     } else if (s->spec->box == SHIM_BOX_PIDNS) {
-        args.flags = CLONE_NEWUSER | CLONE_NEWPID;
+        // Who may become another user needs no user namespace, and could not do it inside one.
+        args.flags = CLONE_NEWPID | (s->spec->switch_user ? 0 : CLONE_NEWUSER);
     }
     return (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
@@ -168,11 +170,13 @@ static void kill_descendants(void) {
 
     for (struct dirent *entry; proc && (entry = readdir(proc));) {
         pid_t pid = atoi(entry->d_name);
-        pid_t up = pid > 0 ? parent_of(pid) : 0;
+        // Opened before the look: whoever gets the number afterwards is not meant.
+        _cleanup_(closep) int fd = pid > 0 ? pidfd_open(pid, 0) : -1;
+        pid_t up = fd >= 0 ? parent_of(pid) : 0;
         for (int depth = 0; up > 1 && up != self && depth < 1000; depth++)
             up = parent_of(up);
         if (up == self)
-            kill(pid, SIGKILL);
+            pidfd_send_signal(fd, SIGKILL, NULL, 0);
     }
     if (proc)
         closedir(proc);
@@ -202,20 +206,34 @@ void shim_box_term(struct shim *s) {
         kill(s->init_pid, SIGTERM); // it passes it on
         return;
     }
-    for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-        if (!s->ranks[i].state.exited)
-            kill(-s->ranks[i].state.pid, SIGTERM);
+    for (uint32_t i = 0; i < s->spec->n_ranks; i++) {
+        pid_t pid = s->ranks[i].state.pid;
+        // Just forked it has no group of its own yet.
+        if (pid > 0 && !s->ranks[i].state.exited && kill(-pid, SIGTERM) < 0)
+            kill(pid, SIGTERM);
+    }
+}
+
+/* What is no more is empty; what only cannot be read is not. */
+static bool is_absent(ssize_t n) {
+    return n == -ENOENT || n == -ENODEV;
 }
 
 bool shim_box_empty(struct shim *s) {
     char text[256];
+    ssize_t n;
 
     switch ((enum shim_box)s->spec->box) {
     case SHIM_BOX_CGROUP2:
-        return s->cgroup_fd < 0 || read_at(s->cgroup, "cgroup.events", text, sizeof text) <= 0 ||
-               count_of(text, "populated") == 0;
+        if (s->cgroup_fd < 0)
+            return true;
+        n = read_at(s->cgroup, "cgroup.events", text, sizeof text);
+        return n < 0 ? is_absent(n) : count_of(text, "populated") == 0;
     case SHIM_BOX_FREEZER:
-        return s->cgroup_fd < 0 || read_at(s->cgroup, "cgroup.procs", text, sizeof text) <= 0;
+        if (s->cgroup_fd < 0)
+            return true;
+        n = read_at(s->cgroup, "cgroup.procs", text, sizeof text);
+        return n < 0 ? is_absent(n) : n == 0;
     case SHIM_BOX_PIDNS:
         return s->init_pid <= 0;
     default: {

@@ -118,6 +118,7 @@ static void obey(struct shim *s, struct shim_connection *c, enum shim_kind kind,
                 c->watch = (int)i;
         break;
     case SHIM_STDIN:
+        c->feeds = true;
         take_stdin(s, data, n_bytes);
         break;
     default: // from a newer agent

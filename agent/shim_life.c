@@ -73,6 +73,7 @@ void shim_life_ended(struct shim *s, int index, int code, int status) {
     read_errors(s);
     shim_life_drain(s, index); // what it wrote is in its file before anybody hears of its end
     state->exited = true;
+    state->pid = 0; // it is another's from now on
     state->code = code == CLD_EXITED ? CLD_EXITED : CLD_KILLED;
     state->status = status;
     state->at_us = timefmt_now_us();

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -99,9 +100,12 @@ static void become_user(struct shim *s, int index) {
         fail(s, index, false, errno, "cannot become uid %u, gid %u", spec->uid, spec->gid);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         fail(s, index, false, errno, "cannot give up new privileges");
-    // Cleared by the change of user, so set after it: no rank outlives a shim that was killed.
+    // Cleared by the change of user, so set after it: no rank outlives a shim that was killed, nor
+    // one that was killed before this. In a PID namespace the parent is the init, and all end with
+    // it. Until exec we are a copy of the shim, which the user may not look into: not dumpable.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    prctl(PR_SET_DUMPABLE, 1); // as for any process of that user
+    if (spec->box != SHIM_BOX_PIDNS && getppid() != s->pid)
+        _exit(126);
 }
 
 static void reset_signals(void) {
@@ -156,6 +160,17 @@ static void not_started(struct shim *s, int index, const char *message) {
     s->ranks[index].state.cause = SHIM_CAUSE_UNKNOWN; // not the job's doing
 }
 
+static void none_started(struct shim *s, const char *message) {
+    for (uint32_t i = 0; i < s->spec->n_ranks; i++)
+        not_started(s, (int)i, message);
+}
+
+/* In a child: whoever holds or reaches these sockets is taken for the shim. */
+static void leave_sockets(void) {
+    close(SHIM_LISTEN_FD);
+    close(SHIM_AGENT_FD);
+}
+
 /* Standard input of a rank: for the first of the node a pipe that attach writes to. */
 static int open_stdin(struct shim *s, int index) {
     int pipe_fds[2];
@@ -181,6 +196,8 @@ static void init_main(struct shim *s, const int *stdins, const int *outputs, int
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (poll(&(struct pollfd){.fd = exits_fd}, 1, 0) != 0)
+        _exit(1); // the shim, its only reader, was killed before this
     for (uint32_t i = 0; i < n; i++) {
         pids[i] = fork();
         if (pids[i] == 0)
@@ -191,8 +208,8 @@ static void init_main(struct shim *s, const int *stdins, const int *outputs, int
     while (n_alive) {
         int sig = sigwaitinfo(&set, NULL);
         for (uint32_t i = 0; sig == SIGTERM && i < n; i++)
-            if (pids[i] > 0)
-                kill(-pids[i], SIGTERM);
+            if (pids[i] > 0 && kill(-pids[i], SIGTERM) < 0) // no group of its own yet
+                kill(pids[i], SIGTERM);
         for (siginfo_t info = {0}; waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid;
              info.si_pid = 0)
             for (uint32_t i = 0; i < n; i++) {
@@ -228,26 +245,35 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
     gid_t gid = getegid();
     int exits[2];
 
-    if (pipe2(exits, O_CLOEXEC) < 0)
+    if (pipe2(exits, O_CLOEXEC) < 0) {
+        none_started(s, "cannot make a pipe");
         return;
+    }
     s->init_pid = shim_box_fork(s);
     if (s->init_pid == 0) {
-        map_ids(uid, gid);
+        leave_sockets();
+        close(exits[0]);
+        if (!s->spec->switch_user)
+            map_ids(uid, gid);
         init_main(s, stdins, outputs, exits[1]);
     }
     close(exits[1]);
+    if (s->init_pid < 0) {
+        close(exits[0]);
+        none_started(s, "cannot make a PID namespace");
+        return;
+    }
     s->init_fd = exits[0];
     fcntl(s->init_fd, F_SETFL, O_NONBLOCK);
-    if (s->init_pid < 0)
-        for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-            not_started(s, (int)i, "cannot make a PID namespace");
 }
 
 static void start_directly(struct shim *s, const int *stdins, const int *outputs) {
     for (uint32_t i = 0; i < s->spec->n_ranks; i++) {
         pid_t pid = shim_box_fork(s);
-        if (pid == 0)
+        if (pid == 0) {
+            leave_sockets();
             shim_start_become(s, (int)i, stdins[i], outputs[i]);
+        }
         if (pid < 0)
             not_started(s, (int)i, strerror(errno));
         else
@@ -282,8 +308,7 @@ void shim_start_ranks(struct shim *s) {
         errors[0] = errors[1] = -1;
     s->error_fd = errors[1];
     if (shim_box_make(s, message) < 0)
-        for (uint32_t i = 0; i < n; i++)
-            not_started(s, (int)i, message);
+        none_started(s, message);
     else if (s->spec->box == SHIM_BOX_PIDNS)
         start_namespace(s, stdins, outputs);
     else

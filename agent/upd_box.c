@@ -3,9 +3,11 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -180,7 +182,8 @@ int upd_box_enter(const struct upd_box *box) {
     return box->cgroup ? write_text(box->cgroup, "cgroup.procs", "0") : 0;
 }
 
-/* SIGKILL what a cgroup and those below hold; returns how many processes that were. */
+/* SIGKILL what a cgroup and those below hold; returns how many processes that were. What is there
+ * but cannot be looked into (no descriptor is free) counts as one. */
 static int kill_cgroup(const char *path) {
     char name[PATH_MAX];
     int n = 0;
@@ -189,6 +192,7 @@ static int kill_cgroup(const char *path) {
 
     (void)snprintf(name, sizeof name, "%s/cgroup.procs", path);
     FILE *f = fopen(name, "re");
+    n += !f && errno != ENOENT && errno != ENODEV;
     while (f && fscanf(f, "%d", &pid) == 1) {
         n++;
         (void)kill(pid, SIGKILL);
@@ -196,6 +200,7 @@ static int kill_cgroup(const char *path) {
     if (f)
         fclose(f);
     DIR *dir = opendir(path);
+    n += !dir && errno != ENOENT;
     while (dir && (entry = readdir(dir))) {
         if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
             continue;
@@ -210,6 +215,7 @@ static int kill_cgroup(const char *path) {
 /* One process of the walk. */
 struct seen {
     pid_t pid, parent;
+    uint64_t started; // in clock ticks: with the number it names a process for ever
     bool inside;
 };
 
@@ -234,38 +240,55 @@ static bool environ_has(pid_t pid, const struct upd_box *box) {
     return false;
 }
 
-/* The parent of a living process; 0 for a zombie or one that is gone. stat: pid (name) S ppid. */
-static pid_t parent_of(pid_t pid) {
+/* A living process; false for a zombie or one that is gone. stat: pid (name) S ppid, then 17 more
+ * before the time of its start. */
+static bool look_at(pid_t pid, struct seen *ret) {
     char path[64], state;
-    pid_t parent;
     _cleanup_(buf_free) struct buf text = {0};
 
+    *ret = (struct seen){.pid = pid};
     (void)snprintf(path, sizeof path, "/proc/%d/stat", pid);
     if (fileio_read_file(path, PROC_BYTES_MAX, &text, NULL) < 0)
-        return 0;
+        return false;
     const char *close = strrchr(buf_cstr(&text), ')');
-    if (!close || sscanf(close + 1, " %c %d", &state, &parent) != 2 || state == 'Z')
-        return 0;
-    return parent;
+    return close &&
+           sscanf(close + 1,
+                  " %c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+                  "%" SCNu64,
+                  &state, &ret->parent, &ret->started) == 3 &&
+           ret->parent && state != 'Z';
 }
 
-static void walk(const struct upd_box *box, struct seen **ret, size_t *ret_n) {
+static int walk(const struct upd_box *box, struct seen **ret, size_t *ret_n) {
     SCHEMA_LIST(struct seen) all = {0};
     struct dirent *entry;
+    struct seen seen;
     DIR *dir = opendir("/proc");
 
-    while (dir && (entry = readdir(dir))) {
+    if (!dir)
+        return -errno;
+    while ((entry = readdir(dir))) {
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
         pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
-        pid_t parent = parent_of(pid);
-        if (parent && pid != getpid())
-            *LIST_ADD(&all) = (struct seen){pid, parent, environ_has(pid, box)};
+        if (pid == getpid() || !look_at(pid, &seen))
+            continue;
+        seen.inside = environ_has(pid, box);
+        *LIST_ADD(&all) = seen;
     }
-    if (dir)
-        closedir(dir);
+    closedir(dir);
     *ret = all.items;
     *ret_n = all.n;
+    return 0;
+}
+
+/* Not by its number, which may be another's since the walk. */
+static void kill_seen(const struct seen *seen) {
+    _cleanup_(closep) int fd = pidfd_open(seen->pid, 0);
+    struct seen now;
+
+    if (fd >= 0 && look_at(seen->pid, &now) && now.started == seen->started)
+        (void)pidfd_send_signal(fd, SIGKILL, NULL, 0);
 }
 
 static int kill_walk(const struct upd_box *box) {
@@ -274,7 +297,8 @@ static int kill_walk(const struct upd_box *box) {
     int n_killed = 0;
     bool changed = true;
 
-    walk(box, &all, &n);
+    if (walk(box, &all, &n) < 0)
+        return 1;     // nobody knows
     while (changed) { // until no child of a process inside is outside
         changed = false;
         for (size_t i = 0; i < n; i++)
@@ -285,7 +309,7 @@ static int kill_walk(const struct upd_box *box) {
     for (size_t i = 0; i < n; i++) {
         if (!all[i].inside)
             continue;
-        (void)kill(all[i].pid, SIGKILL);
+        kill_seen(&all[i]);
         n_killed++;
     }
     return n_killed;

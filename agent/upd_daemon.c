@@ -64,7 +64,7 @@ bool upd_daemon_running(const struct upd_daemon *daemon) {
 }
 
 /* In the child. The loop has blocked signals in this process: the daemon must not inherit that. */
-static _Noreturn void become(const struct upd_daemon *daemon) {
+static _Noreturn void become(const struct upd_daemon *daemon, pid_t supervisor) {
     sigset_t none;
     int fd = open(daemon->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -76,8 +76,9 @@ static _Noreturn void become(const struct upd_daemon *daemon) {
         _exit(126);
     if (daemon->box && upd_box_enter(daemon->box) < 0)
         _exit(126);
-    if (!daemon->box)
-        (void)prctl(PR_SET_PDEATHSIG, SIGTERM); // the scheduler does not outlive its supervisor
+    // The scheduler does not outlive its supervisor, nor one that was killed a moment ago.
+    if (!daemon->box && (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != supervisor))
+        _exit(126);
     execv(daemon->argv[0], daemon->argv);
     _exit(127);
 }
@@ -108,9 +109,9 @@ void upd_daemon_start(struct upd_daemon *daemon) {
     if (daemon->stopped || daemon->pid > 0)
         return;
     daemon->started_us = timefmt_boottime_us();
-    pid_t pid = fork();
+    pid_t self = getpid(), pid = fork();
     if (pid == 0)
-        become(daemon);
+        become(daemon, self);
     if (pid < 0) {
         log_error("%s: cannot fork: %m", daemon->name);
         plan_restart(daemon);

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 enum { READY_S = 60, LOG_TAIL_SHOWN = 2000 };
@@ -218,6 +219,9 @@ static int run(struct cli *cli) {
                          (long long)shape.zones);
     if (shape.cluster && (cli_has(cli, "nodes") || cli_has(cli, "gpus") || cli_has(cli, "zones")))
         return cli_usage(cli, "--cluster and --nodes, --gpus or --zones exclude each other");
+    // Ranks of other users pass through the directories of the cluster; its secrets have modes of
+    // their own.
+    umask(022);
     _cleanup_free_ char *dir = verb_up_dir(cli, true, &err);
     if (!dir)
         return cli_usage(cli, "%s", err.text);

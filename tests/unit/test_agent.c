@@ -1,12 +1,20 @@
 /* The parts of hai-agentd that need no cluster: start messages, marks, output files, rounds. */
+#include "agent/cgroups.h"
+#include "agent/holder.h"
 #include "agent/launch.h"
 #include "agent/logfile.h"
 #include "agent/marks.h"
+#include "agent/procs.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
 #include "tests/unit/test.h"
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const struct launch_node node = {
@@ -170,6 +178,85 @@ TEST(marks_survive)
     fileio_remove_tree(dir, NULL);
 }
 
+/* A disk that fills up in the middle of a mark. */
+TEST(a_mark_half_written_spoils_no_other)
+{
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    struct reconcile_key one = {1, 2, 3}, two = {7, 8, 9}, three = {4, 5, 6};
+    struct rlimit limit, full;
+    struct seen seen = {0};
+    struct marks *marks;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *path = hai_asprintf("%s/marks", dir);
+    CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+    marks_add(marks, &one);
+    CHECK_EQ(marks_sync(marks, NULL), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    full = limit;
+    full.rlim_cur = strlen("+1 2 3\n+7 8");
+    setrlimit(RLIMIT_FSIZE, &full);
+    marks_add(marks, &two);
+    CHECK(marks_sync(marks, NULL) < 0);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    marks_remove(marks, &two); // what could not be marked was not started
+    marks_add(marks, &three);
+    CHECK_EQ(marks_sync(marks, NULL), 0);
+    marks_free(marks);
+    CHECK_EQ(marks_open(path, see, &seen, &marks, NULL), 0);
+    CHECK_EQ(seen.n, 2);
+    CHECK(!memcmp(&seen.keys[0], &one, sizeof one) && !memcmp(&seen.keys[1], &three, sizeof three));
+    marks_free(marks);
+    fileio_remove_tree(dir, NULL);
+}
+
+/* What cannot be looked at is not empty: its GPUs would be given out while something uses them. */
+TEST(an_unreadable_cgroup_is_not_empty)
+{
+    char dir[] = "/tmp/test_agent.XXXXXX";
+    struct rlimit limit, none;
+
+    CHECK(mkdtemp(dir));
+    _cleanup_free_ char *procs = hai_asprintf("%s/cgroup.procs", dir);
+    CHECK_EQ(cgroups_count(dir), 0);
+    fileio_replace(procs, "", 0, 0600, NULL);
+    CHECK_EQ(cgroups_count(dir), 0);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    none = limit;
+    none.rlim_cur = 0;
+    setrlimit(RLIMIT_NOFILE, &none);
+    int n = cgroups_count(dir), r = procs_end("NO=BODY", 0);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    CHECK(n > 0, "%d", n);
+    CHECK_EQ(r, -EMFILE);
+    fileio_remove_tree(dir, NULL);
+}
+
+TEST(processes_are_found_by_their_environment)
+{
+    char entry[64];
+    pid_t pids[2];
+    int status;
+
+    snprintf(entry, sizeof entry, "HAI_SOCKET=/test_agent/%d/rank.sock", getpid());
+    for (int i = 0; i < 2; i++) {
+        _cleanup_free_ char *other = hai_asprintf("%s.not", entry);
+        char *env[] = {(char *)"A=b", i ? other : entry, NULL};
+        pids[i] = vfork();
+        if (!pids[i]) {
+            execle("/bin/sleep", "sleep", "100", NULL, env);
+            _exit(127);
+        }
+    }
+    CHECK_EQ(procs_end(entry, 5000000), 0);
+    CHECK_EQ(waitpid(pids[0], &status, WNOHANG), pids[0]);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    CHECK_EQ(waitpid(pids[1], &status, WNOHANG), 0);
+    kill(pids[1], SIGKILL);
+    waitpid(pids[1], &status, 0);
+}
+
 TEST(ranges_over_rotated_output)
 {
     static const struct {
@@ -213,6 +300,57 @@ TEST(ranges_over_rotated_output)
     CHECK_EQ(logfile_newest_attempt(dir, 3), 1);
     CHECK_EQ(logfile_newest_attempt(dir, 4), 0);
     fileio_remove_tree(dir, NULL);
+}
+
+static void on_closed(struct holder *holder, void *data) {
+    ++*(int *)data;
+}
+
+/* Free it where the stack was that its last callback ran on; nothing may be written there. */
+static bool frees_cleanly(struct holder *holder) {
+    volatile char stack[64 * 1024] = {0};
+    bool clean = true;
+
+    holder_free(holder);
+    for (size_t i = 0; i < sizeof stack; i++)
+        clean &= !stack[i];
+    return clean;
+}
+
+TEST(a_shim_that_speaks_nonsense_is_left)
+{
+    static const struct holder_ops ops = {.closed = on_closed};
+    static const struct shim_header frames[] = {
+        {sizeof(struct shim_header) - 1, SHIM_VERSION, SHIM_GONE }, // shorter than its header
+        {UINT32_MAX,                     SHIM_VERSION, SHIM_GONE },
+        {sizeof(struct shim_header),     SHIM_VERSION, SHIM_STATE}, // without a state
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(frames); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX";
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct holder *holder;
+        struct loop *loop;
+        int n_closed = 0;
+
+        CHECK(mkdtemp(dir));
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
+        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+        CHECK_EQ(listen(listener, 1), 0);
+        CHECK_EQ(loop_new(&loop, NULL), 0);
+        CHECK_EQ(holder_connect(loop, dir, &ops, &n_closed, &holder, NULL), 0);
+        int fd = accept(listener, NULL, NULL);
+        CHECK_EQ(write(fd, &frames[i], sizeof frames[i]), sizeof frames[i]);
+        while (!n_closed && loop_turn(loop, 5000000) == 1)
+            ;
+        CHECK_EQ(n_closed, 1, "frame %zu", i);
+        CHECK(frees_cleanly(holder), "frame %zu", i);
+        loop_free(loop);
+        close(fd);
+        close(listener);
+        fileio_remove_tree(dir, NULL);
+    }
 }
 
 TEST(rounds_fill)
