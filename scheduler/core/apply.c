@@ -100,6 +100,9 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
     state->r.term = entry->term;
     state->r.time_us = entry->time_us;
     keys_expire(&state->keys, entry->time_us);
+    c.scope = entry_principal(entry->principal, &c.name);
+    if (entry->kind == ENTRY_SCHED_START && entry->version >= 2 && c.scope == SCOPE_SYSTEM)
+        apply_node_hold_anew(&c); // before the time that it brings makes anything due
     run_due(&c);
     if (!schema || entry->version < 1 || entry->version > entry_version(entry->kind))
         return hai_fail(&ret->err, -EBADMSG, "unknown entry kind %d, version %d", entry->kind,
@@ -107,7 +110,6 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
     int r = tlv_decode(schema, entry->payload, entry->payload_bytes, &in, &ret->err);
     if (r < 0)
         return r;
-    c.scope = entry_principal(entry->principal, &c.name);
     r = dispatch(&c, &in);
     schema_free(schema, &in);
     return r;

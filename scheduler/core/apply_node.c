@@ -129,6 +129,18 @@ int apply_node_fenced(struct mutate *c, const struct entry_node_fenced *in) {
     return 0;
 }
 
+void apply_node_hold_anew(struct mutate *c) {
+    for (int i = 0; i < c->state->n_nodes; i++) {
+        struct node *node = node_at(c, i);
+        if (!node->timer.position) // nothing is held there, or it is known to be gone
+            continue;
+        node->r.hold_until_us = MAX(
+            node->r.hold_until_us, c->entry->time_us + c->state->r.lease_us + c->state->r.drift_us);
+        timers_set(&c->state->timers, &node->timer, node->r.hold_until_us);
+        mutate_node(c, i, false);
+    }
+}
+
 void apply_node_due(struct mutate *c, int number) {
     all_gone(c, number, "its lease has run out");
 }

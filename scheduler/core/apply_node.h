@@ -18,5 +18,8 @@ int apply_node_gone(struct mutate *c, const struct entry_ranks_gone *in);
 int apply_node_hung(struct mutate *c, const struct entry_rank_hung *in);
 int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in);
 
+/* Hold what lost nodes hold for a whole lease from now. */
+void apply_node_hold_anew(struct mutate *c);
+
 /* A node's timer is due: its lease has surely run out. */
 void apply_node_due(struct mutate *c, int node);

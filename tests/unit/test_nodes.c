@@ -251,6 +251,27 @@ TEST(a_cluster_described_anew_keeps_what_runs)
     world_free(&w);
 }
 
+TEST(a_clock_set_while_nobody_served_ends_no_lease)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    int64_t id = submit(&w, 2, 2, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, id);
+    CHECK_EQ(node_lost(&w, "a1", w.now_us), 0);
+    CHECK(w.state->nodes[0]->timer.position);
+    w.now_us += S(3600); // as somebody sets it; hardly any time has passed
+    world_restart(&w, false);
+    CHECK_EQ(w.state->nodes[0]->n_jobs, 1, "its ranks may still run");
+    CHECK(w.state->nodes[0]->r.hold_until_us > w.now_us);
+    check_same(&w);
+    world_pass(&w, S(700));
+    CHECK_EQ(w.state->nodes[0]->n_jobs, 0);
+    check_same(&w);
+    world_free(&w);
+}
+
 TEST(desired_sets_tell_a_node_its_part)
 {
     struct world w;
