@@ -115,7 +115,7 @@ static int submit(struct replay *r, uint32_t i) {
     in.job.gpus_per_node = MIN((int64_t)job->gpus, per_node);
     in.job.cross_zones = r->conf->r.jobs.cross_zones;
     in.job.restart_max = RESTARTS_MAX;
-    if (r->conf->r.jobs.time_limit == SIM_LIMIT_ESTIMATE && job->estimate_us)
+    if (r->conf->r.jobs.time_limit == SIMCONF_LIMIT_ESTIMATE && job->estimate_us)
         in.job.time_limit_us = job->estimate_us;
     int error = world_append(&r->world, r->principals[job->user], ENTRY_JOB_SUBMIT, &in);
     if (error == -E2BIG) {
@@ -394,7 +394,7 @@ static bool is_part(const struct state *state, const char *what, int number) {
 }
 
 static void on_loss(struct replay *r, const struct eventheap_item *event) {
-    const struct sim_loss *loss = &r->conf->r.lose.items[event->what];
+    const struct simconf_loss *loss = &r->conf->r.lose.items[event->what];
     int64_t back_us = loss->for_us == S_ABSENT ? INT64_MAX : r->now_us + loss->for_us;
 
     for (int n = 0; n < r->world.state->n_nodes; n++)
@@ -404,7 +404,7 @@ static void on_loss(struct replay *r, const struct eventheap_item *event) {
 
 static int plan_losses(struct replay *r) {
     for (size_t i = 0; i < r->conf->r.lose.n; i++) {
-        const struct sim_loss *loss = &r->conf->r.lose.items[i];
+        const struct simconf_loss *loss = &r->conf->r.lose.items[i];
         bool found = false;
         for (int n = 0; n < r->world.state->n_nodes && !found; n++)
             found = is_part(r->world.state, loss->what, n);

@@ -6,7 +6,7 @@
 #include "sim/csv.h"
 #include "sim/fixed.h"
 
-DEFINE_ENUM(sim_limit, SIM_LIMIT, SIM_LIMITS);
+DEFINE_ENUM(simconf_limit, SIMCONF_LIMIT, SIMCONF_LIMITS);
 
 // clang-format off
 #include "lib/pure/schema_tables.h"
@@ -24,14 +24,14 @@ static const int64_t default_priorities[TRACE_PRIORITY_COUNT] = {10, 20, 30};
 
 void simconf_init(struct simconf *ret) {
     *ret = (struct simconf){0};
-    schema_init(sim_config_schema(), &ret->r);
+    schema_init(simconf_config_schema(), &ret->r);
     memcpy(ret->priorities, default_priorities, sizeof default_priorities);
 }
 
 void simconf_free(struct simconf *conf) {
     if (!conf)
         return;
-    schema_free(sim_config_schema(), &conf->r);
+    schema_free(simconf_config_schema(), &conf->r);
     *conf = (struct simconf){0};
 }
 
@@ -66,7 +66,7 @@ static void report(struct check *c, const struct json *where, int r, const char 
 }
 
 static void check_priorities(struct check *c) {
-    const struct sim_jobs *jobs = &c->conf->r.jobs;
+    const struct simconf_jobs *jobs = &c->conf->r.jobs;
     const struct json *where = at(c, "jobs", "priorities");
 
     if (!jobs->priorities.n)
@@ -86,18 +86,18 @@ static void check_priorities(struct check *c) {
     }
 }
 
-static int64_t zone_nodes(const struct sim_cluster *cluster, int64_t zone) {
+static int64_t zone_nodes(const struct simconf_cluster *cluster, int64_t zone) {
     if (cluster->nodes == S_ABSENT)
         return cluster->leaves * cluster->leaf_nodes;
     return cluster->nodes / cluster->zones + (zone < cluster->nodes % cluster->zones);
 }
 
-static int64_t zone_leaves(const struct sim_cluster *cluster, int64_t zone) {
+static int64_t zone_leaves(const struct simconf_cluster *cluster, int64_t zone) {
     return (zone_nodes(cluster, zone) + cluster->leaf_nodes - 1) / cluster->leaf_nodes;
 }
 
 /* The product has room: each factor is bounded by its field. */
-static const char *too_large(const struct sim_cluster *cluster) {
+static const char *too_large(const struct simconf_cluster *cluster) {
     int64_t n_leaves = 0;
 
     if (cluster->nodes == S_ABSENT &&
@@ -161,7 +161,7 @@ static char *table_path(const char *file, const char *path) {
     return hai_asprintf("%.*s/%s", (int)(slash - file), file, path);
 }
 
-static int read_table(const struct sim_failures *failures, const char *file, int64_t *ret,
+static int read_table(const struct simconf_failures *failures, const char *file, int64_t *ret,
                       struct hai_err *err) {
     _cleanup_free_ char *path = table_path(file, failures->file);
     _cleanup_(buf_free) struct buf text = {0};
@@ -174,7 +174,7 @@ static int read_table(const struct sim_failures *failures, const char *file, int
 }
 
 static void check_failures(struct check *c) {
-    const struct sim_failures *failures = &c->conf->r.failures;
+    const struct simconf_failures *failures = &c->conf->r.failures;
     const struct json *where = at(c, "failures", "per_1000_node_days");
     const char *rate = failures->per_1000_node_days;
     struct hai_err err = {0};
@@ -206,8 +206,8 @@ int simconf_parse(const void *text, size_t n_bytes, const char *file, struct sim
     if (r < 0)
         return r;
     simconf_init(&conf);
-    r = json_schema_decode(sim_config_schema(), tree, JSON_SCHEMA_FILE, 0, file, &conf.r, errors,
-                           err);
+    r = json_schema_decode(simconf_config_schema(), tree, JSON_SCHEMA_FILE, 0, file, &conf.r,
+                           errors, err);
     if (r < 0)
         return r;
     struct check c = {.conf = &conf, .tree = tree, .file = file, .errors = errors};
@@ -263,7 +263,7 @@ int simconf_lose(struct simconf *conf, const char *text, struct hai_err *err) {
         return hai_fail(err, -ERANGE, "'%s': it would be lost for no time", text);
     if (conf->r.lose.n == SIMCONF_LOSSES_MAX)
         return hai_fail(err, -E2BIG, "more than %d losses", SIMCONF_LOSSES_MAX);
-    *LIST_ADD(&conf->r.lose) = (struct sim_loss){TAKE_PTR(what), at_us, for_us};
+    *LIST_ADD(&conf->r.lose) = (struct simconf_loss){TAKE_PTR(what), at_us, for_us};
     return 0;
 }
 
@@ -283,7 +283,7 @@ int64_t simconf_n_nodes(const struct simconf *conf) {
     return n;
 }
 
-static void add_zone(const struct sim_cluster *cluster, int64_t zone, struct entry_group *group,
+static void add_zone(const struct simconf_cluster *cluster, int64_t zone, struct entry_group *group,
                      struct entry_cluster_set *ret) {
     char letter = (char)('a' + zone);
 

@@ -11,10 +11,10 @@
 #include "scheduler/core/entry.h"
 #include "sim/trace.h"
 
-#define SIM_LIMITS(P, X)                                                                           \
+#define SIMCONF_LIMITS(P, X)                                                                       \
     X(P, NONE, "none")                                                                             \
     X(P, ESTIMATE, "estimate") /* the trace's est_s; who runs longer is stopped */
-DECLARE_ENUM(sim_limit, SIM_LIMIT, SIM_LIMITS);
+DECLARE_ENUM(simconf_limit, SIMCONF_LIMIT, SIMCONF_LIMITS);
 
 enum { SIMCONF_LOSSES_MAX = 1000 };
 
@@ -25,7 +25,7 @@ SIMCONF_SCHEMAS
 #include "lib/pure/schema_undef.h"
 
 struct simconf {
-    struct sim_config r;
+    struct simconf_config r;
     int64_t priorities[TRACE_PRIORITY_COUNT];
     int64_t failure_rate; // millionths of failures of 1000 nodes a day
 };
