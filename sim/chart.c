@@ -133,7 +133,11 @@ static int64_t queue_max(const struct chart_run *runs, size_t n) {
     for (size_t k = 0; k < n; k++)
         for (size_t i = 0; i < n_pieces(runs[k].tally); i++)
             most = MAX(most, runs[k].tally->pieces[i].queue / piece_us(runs[k].tally, i) + 1);
-    return (most + 3) / 4 * 4;
+    /* Four steps of 1, 2 or 5 times a power of ten. */
+    for (int64_t ten = 1;; ten *= 10)
+        for (int64_t step = ten; step <= 5 * ten; step = step == ten ? 2 * ten : step + 3 * ten)
+            if (4 * step >= most)
+                return 4 * step;
 }
 
 static void add_curve(struct buf *svg, const struct chart_run *run, size_t k,
