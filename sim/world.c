@@ -22,6 +22,7 @@ void world_log_free(struct world_entry *log, size_t n) {
 
 void world_free(struct world *w) {
     world_log_free(w->log, w->n_log);
+    buf_free(&w->scratch);
     decide_list_free(&w->proposals);
     decide_free(w->decide);
     effects_free(w->fx);
@@ -48,23 +49,29 @@ static int apply_at(struct state *state, const struct world_entry *from, size_t 
     return apply_entry(state, &entry, fx, reply);
 }
 
-static int append_bytes(struct world *w, const char *principal, int kind, struct buf payload) {
+/* Append and apply; the log, if there is one, takes the payload's bytes. */
+static int append_bytes(struct world *w, const char *principal, int kind, struct buf *payload) {
+    w->now_us = MAX(w->now_us, w->state->r.time_us + 1);
+    if (w->forget) {
+        struct world_entry entry = {w->now_us, (char *)principal, kind, entry_version(kind),
+                                    *payload};
+        return apply_at(w->state, &entry, (size_t)w->state->r.index + 1, w->fx, &w->reply);
+    }
     if (w->n_log == w->n_log_max) {
         w->n_log_max = MAX(2 * w->n_log_max, (size_t)64);
         w->log = hai_realloc_array(w->log, w->n_log_max, sizeof *w->log);
     }
-    w->now_us = MAX(w->now_us, w->state->r.time_us + 1);
     w->log[w->n_log++] =
-        (struct world_entry){w->now_us, hai_strdup(principal), kind, entry_version(kind), payload};
+        (struct world_entry){w->now_us, hai_strdup(principal), kind, entry_version(kind), *payload};
+    *payload = (struct buf){0};
     return apply_at(w->state, &w->log[w->n_log - 1], w->n_log, w->fx, &w->reply);
 }
 
 int world_append(struct world *w, const char *principal, enum entry_kind kind,
                  const void *payload) {
-    struct buf bytes = {0};
-
-    tlv_encode(entry_schema(kind), payload, &bytes);
-    return append_bytes(w, principal, kind, bytes);
+    buf_clear(&w->scratch);
+    tlv_encode(entry_schema(kind), payload, &w->scratch);
+    return append_bytes(w, principal, kind, &w->scratch);
 }
 
 size_t world_decide(struct world *w) {
@@ -73,9 +80,7 @@ size_t world_decide(struct world *w) {
     while (decide_run(w->decide, w->state, &w->proposals)) {
         for (size_t i = 0; i < w->proposals.n; i++) {
             struct decide_proposal *proposal = &w->proposals.items[i];
-            struct buf payload = proposal->payload;
-            proposal->payload = (struct buf){0};
-            int r = append_bytes(w, "system:hai", proposal->kind, payload);
+            int r = append_bytes(w, "system:hai", proposal->kind, &proposal->payload);
             /* Nothing came between: a refusal would be proposed again for ever. */
             assert(r == 0);
             n_placed++;
@@ -113,6 +118,7 @@ void world_restart(struct world *w, bool snapshot) {
     struct entry_sched_start start = {.version = (char *)HAI_VERSION};
     struct state *state;
 
+    assert(snapshot || !w->forget);
     if (snapshot) {
         _cleanup_(buf_free) struct buf bytes = {0};
         state_encode(w->state, &bytes);

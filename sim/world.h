@@ -22,6 +22,8 @@ struct world {
     struct apply_reply reply; // of the last entry
     struct world_entry *log;  // entry with index i at [i - 1]
     size_t n_log, n_log_max;
+    bool forget;        // keep no log: long replays of traces, which never restart
+    struct buf scratch; // payload of the entry that is being applied, when there is no log
     int64_t now_us;
 };
 
@@ -38,7 +40,8 @@ size_t world_decide(struct world *w);
 /* Let time pass, with a tick whenever one is due. */
 void world_pass(struct world *w, int64_t us);
 
-/* Start the scheduler anew from the log (snapshot false) or from an encoding of the state (true).
+/* Start the scheduler anew, unless it forgets, from the log (snapshot false) or from an encoding of
+ * the state (true).
  */
 void world_restart(struct world *w, bool snapshot);
 

@@ -1,6 +1,6 @@
 """core_seeds.py - fresh seeds of hai-sim: the scheduler's core in storms of simulated faults.
 
-A failing seed repeats exactly: hai-sim --seeds SEED..SEED.
+A failing seed repeats exactly: hai-sim --fuzz --seeds SEED..SEED.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(argv=None):
     first = cluster.seed_of(args.seed)
     seeds = f"{first}..{first + args.rounds - 1}"
     print(f"seeds {seeds}", flush=True)
-    done = subprocess.run([cluster.program("hai-sim"), "--seeds", seeds], text=True, check=False,
+    done = subprocess.run([cluster.program("hai-sim"), "--fuzz", "--seeds", seeds], text=True, check=False,
                           stdin=subprocess.DEVNULL, capture_output=True)
     print(done.stdout + done.stderr, end="")
     totals = re.search(r"(\d+) seeds, (\d+) entries, (\d+) jobs, (\d+) placements, (\d+) faults, "

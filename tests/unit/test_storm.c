@@ -1,7 +1,7 @@
 #include "sim/storm.h"
 #include "tests/unit/test.h"
 
-/* The short form; `hai-sim --seeds A..B` runs as many as one likes. */
+/* The short form; `hai-sim --fuzz --seeds A..B` runs as many as one likes. */
 TEST(seeded_storms_hurt_nobody)
 {
     for (uint64_t seed = 1; seed <= 12; seed++) {
