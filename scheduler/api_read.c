@@ -2,6 +2,7 @@
 
 #include "lib/timefmt.h"
 #include "scheduler/api_find.h"
+#include "scheduler/core/queue.h"
 #include "scheduler/live.h"
 #include "scheduler/store/query.h"
 #include "scheduler/views.h"
@@ -157,7 +158,7 @@ void api_read_queue(struct api_call *call) {
     struct job_view view;
     int n_reasons = 0;
 
-    size_t n = state_queue(state, &ids);
+    size_t n = queue_list(state, &ids);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
         if (job->queued || state_job_ended(job) || (group && !hai_streq(group, job->r.spec.group)))
             continue;

@@ -185,6 +185,7 @@ static int build(struct build *b, const struct cluster_file *file, bool fence) {
     b->entry->lease_us = file->scheduler_outage_us;
     b->entry->fence = fence || file->fence;
     b->entry->cross_zone_jobs = file->cross_zone_jobs;
+    b->entry->min_run_us = file->time_sharing ? file->min_run_us : S_ABSENT;
     add_zones(b, file);
     for (size_t i = 0; i < file->nodes.n; i++)
         add_range(b, file, i);
@@ -280,7 +281,8 @@ bool cluster_same(const struct state *state, const struct entry_cluster_set *ent
             return false;
     if (!hai_streq(state->r.cluster, entry->name) || state->r.lease_us != entry->lease_us ||
         state->r.fence != entry->fence || state->r.cross_zone_jobs != entry->cross_zone_jobs ||
-        (size_t)n_described != entry->nodes.n || (size_t)state->n_groups != entry->groups.n)
+        state->r.min_run_us != entry->min_run_us || (size_t)n_described != entry->nodes.n ||
+        (size_t)state->n_groups != entry->groups.n)
         return false;
     for (size_t i = 0; i < entry->nodes.n; i++)
         if (!same_node(state, entry, (int)i))

@@ -1,4 +1,5 @@
 #include "sim/invariants.h"
+#include "scheduler/core/queue.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
 
@@ -20,6 +21,11 @@ static int check_job(const struct state *state, const struct job *job, uint32_t 
         gpus[alloc->node] |= (uint32_t)alloc->gpus;
         cpus[alloc->node] += job->cpus_per_node;
     }
+    for (size_t i = 0; i < job->r.claim.n; i++)
+        cpus[job->r.claim.items[i].node] += job->cpus_per_node;
+    if (job->r.claim.n && (!job->queued || job->r.claim.n != (size_t)job->r.spec.nodes))
+        FAIL("job %lld claims %zu nodes and is %s", (long long)id, job->r.claim.n,
+             job_state_text(job->r.state));
     for (size_t i = 0; i < job->r.ranks.n; i++)
         n_assigned += job->r.ranks.items[i].state == RANK_STATE_ASSIGNED;
     if (n_left != job->n_left || n_assigned != job->n_assigned)
@@ -46,18 +52,18 @@ int invariants_explained(const struct state *state, struct hai_err *err) {
 }
 
 static int check_queues(const struct state *state, struct hai_err *err) {
+    struct queue_walk walk = {0};
     int64_t n_queued = 0, n_waiting = 0;
 
-    for (int g = 0; g < state->n_groups; g++) {
-        const struct job *last = NULL;
-        for (const struct job *job = state_queue_first(&state->groups[g]); job;
-             job = state_queue_next(&state->groups[g], job)) {
-            if (!job->queued || (last && !state_queue_before(last, job)))
-                FAIL("job %lld stands wrongly in its queue", (long long)job->r.id);
-            last = job;
-            n_queued++;
-        }
+    queue_walk_begin(&walk, state);
+    for (const struct job *job, *last = NULL; (job = queue_walk_next(&walk)); last = job) {
+        n_queued++;
+        if (job->queued && (!last || queue_before(last, job)))
+            continue;
+        queue_walk_end(&walk);
+        FAIL("job %lld stands wrongly in its line", (long long)job->r.id);
     }
+    queue_walk_end(&walk);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
         n_waiting += job->queued;
         if (job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued)
@@ -66,12 +72,42 @@ static int check_queues(const struct state *state, struct hai_err *err) {
             job->group >= 0 && !job->timer.position)
             FAIL("job %lld recovers and nothing will start it", (long long)job->r.id);
     }
-    if (n_queued != n_waiting)
+    if (n_queued != n_waiting || n_queued != state->queue.n)
         FAIL("%lld jobs in queues, %lld marked so", (long long)n_queued, (long long)n_waiting);
     return 0;
 }
 
+/* The GPUs that waiting jobs claim: each by one, none held by a job that does not leave it. */
+static int check_claims(const struct state *state, uint32_t *claimed, struct hai_err *err) {
+    int64_t n = 0;
+
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        n += job->r.claim.n > 0;
+        for (size_t i = 0; i < job->r.claim.n; i++) {
+            const struct state_claim *claim = &job->r.claim.items[i];
+            if (claimed[claim->node] & claim->gpus)
+                FAIL("a GPU of %s is claimed twice, once by job %lld",
+                     state->nodes[claim->node]->r.name, (long long)job->r.id);
+            claimed[claim->node] |= (uint32_t)claim->gpus;
+        }
+    }
+    for (const struct job *job = state->jobs_first; job; job = job->next)
+        for (size_t i = 0; i < job->r.allocs.n; i++) {
+            const struct state_alloc *alloc = &job->r.allocs.items[i];
+            if (!alloc->released && (alloc->gpus & claimed[alloc->node]) &&
+                job->r.phase == DESIRED_PHASE_RUN)
+                FAIL("job %lld holds claimed GPUs of %s and was not told to leave",
+                     (long long)job->r.id, state->nodes[alloc->node]->r.name);
+        }
+    for (const struct job *job = state->claimants; job; job = job->claimant_next)
+        n--;
+    if (n)
+        FAIL("the list of claims is wrong by %lld", (long long)n);
+    return 0;
+}
+
 int invariants_state(const struct state *state, struct hai_err *err) {
+    _cleanup_free_ uint32_t *claimed = hai_new_array(uint32_t, (size_t)state->n_nodes);
     _cleanup_free_ uint32_t *gpus = hai_new_array(uint32_t, (size_t)state->n_nodes);
     _cleanup_free_ int64_t *cpus = hai_new_array(int64_t, (size_t)state->n_nodes);
 
@@ -80,10 +116,17 @@ int invariants_state(const struct state *state, struct hai_err *err) {
         if (r < 0)
             return r;
     }
+    int r = check_claims(state, claimed, err);
+    if (r < 0)
+        return r;
     for (int i = 0; i < state->n_nodes; i++) {
         const struct node *node = state->nodes[i];
         if (gpus[i] != node->gpus_held || node->cpus_free + cpus[i] != node->r.cpus)
             FAIL("%s: held and free do not add up", node->r.name);
+        if (node->gpus_claimed != claimed[i])
+            FAIL("%s: claims do not add up", node->r.name);
+        if (node->gpus_claimed && !state_node_usable(node))
+            FAIL("%s is claimed and out of service", node->r.name);
         if (node->r.state == NODE_STATE_LOST && node->n_jobs && !node->timer.position)
             FAIL("%s is lost and its ranks are held for ever", node->r.name);
     }

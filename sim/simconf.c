@@ -315,4 +315,5 @@ void simconf_entry(const struct simconf *conf, struct entry_cluster_set *ret) {
     for (int64_t z = 0; z < conf->r.cluster.zones; z++)
         add_zone(&conf->r.cluster, z, group, ret);
     ret->cross_zone_jobs = conf->r.policy.cross_zone_jobs;
+    ret->min_run_us = conf->r.policy.time_sharing ? conf->r.policy.min_run_us : S_ABSENT;
 }

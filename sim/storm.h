@@ -12,6 +12,7 @@ struct storm_result {
     int64_t entries;
     int64_t jobs;
     int64_t placements;
+    int64_t rooms;   // times that jobs were suspended for another
     int64_t faults;  // of nodes, agents, ranks and the scheduler
     uint64_t digest; // of the final state
 };

@@ -142,6 +142,7 @@ static void describe(const struct world_cluster *cluster, struct entry_cluster_s
     set->lease_us = cluster->lone ? 600000000 : 10000000;
     set->drift_us = cluster->lone ? 2000000 : 1000000;
     set->fence = cluster->fence;
+    set->min_run_us = cluster->min_run_us ? cluster->min_run_us : S_ABSENT;
     struct entry_group *group = LIST_ADD(&set->groups);
     group->name = hai_strdup("default");
     group->time_limit_us = S_ABSENT;

@@ -59,6 +59,7 @@ struct world_cluster {
     int gpus, cpus;
     bool lone;
     bool fence;
+    int64_t min_run_us; // 0: jobs share no time
 };
 
 void world_cluster(struct world *w, const struct world_cluster *cluster);

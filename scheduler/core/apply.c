@@ -3,6 +3,8 @@
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/apply_job.h"
 #include "scheduler/core/apply_node.h"
+#include "scheduler/core/claim.h"
+#include "scheduler/core/queue.h"
 
 /* Any payload, decoded. */
 union payload {
@@ -57,6 +59,8 @@ static int dispatch(struct mutate *c, union payload *in) {
         return apply_node_hung(c, &in->entry_rank_hung);
     case ENTRY_CKPT_COMMITTED:
         return apply_node_ckpt(c, &in->entry_ckpt_committed);
+    case ENTRY_MAKE_ROOM:
+        return claim_make_room(c, &in->entry_make_room);
     default:
         return hai_fail(&c->reply->err, -EBADMSG, "unknown entry kind %d", c->entry->kind);
     }
@@ -77,18 +81,34 @@ static void run_due(const struct mutate *change) {
             return;
         int64_t key = timer->key;
         timers_set(&c.state->timers, timer, INT64_MAX);
-        if (key < 0)
+        if (timer == &c.state->look)
+            queue_rank_again(c.state);
+        else if (key < 0)
             apply_node_due(&c, (int)(-key - 1));
         else
             apply_job_due(&c, state_job_find(c.state, key));
     }
 }
 
+static int apply_payload(struct mutate *c) {
+    const struct entry *entry = c->entry;
+    const struct schema *schema = entry_schema(entry->kind);
+    union payload in;
+
+    if (!schema || entry->version < 1 || entry->version > entry_version(entry->kind))
+        return hai_fail(&c->reply->err, -EBADMSG, "unknown entry kind %d, version %d", entry->kind,
+                        entry->version);
+    int r = tlv_decode(schema, entry->payload, entry->payload_bytes, &in, &c->reply->err);
+    if (r < 0)
+        return r;
+    r = dispatch(c, &in);
+    schema_free(schema, &in);
+    return r;
+}
+
 int apply_entry(struct state *state, const struct entry *entry, struct effects *fx,
                 struct apply_reply *ret) {
-    union payload in;
     struct mutate c = {.state = state, .entry = entry, .fx = fx, .reply = ret};
-    const struct schema *schema = entry_schema(entry->kind);
 
     ret->id = 0;
     ret->repeated = ret->changed = false;
@@ -104,13 +124,7 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
     if (entry->kind == ENTRY_SCHED_START && entry->version >= 2 && c.scope == SCOPE_SYSTEM)
         apply_node_hold_anew(&c); // before the time that it brings makes anything due
     run_due(&c);
-    if (!schema || entry->version < 1 || entry->version > entry_version(entry->kind))
-        return hai_fail(&ret->err, -EBADMSG, "unknown entry kind %d, version %d", entry->kind,
-                        entry->version);
-    int r = tlv_decode(schema, entry->payload, entry->payload_bytes, &in, &ret->err);
-    if (r < 0)
-        return r;
-    r = dispatch(&c, &in);
-    schema_free(schema, &in);
+    int r = apply_payload(&c);
+    mutate_look(state);
     return r;
 }

@@ -1,5 +1,6 @@
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/queue.h"
 
 /* ---- the description of the cluster ---- */
 
@@ -106,7 +107,7 @@ static void set_groups(struct state *state, const struct entry_cluster_set *in) 
         for (size_t i = 0; i < from->nodes.n; i++) {
             int node = state_node_find(state, in->nodes.items[from->nodes.items[i]].name);
             to->nodes.items[i] = node;
-            state->nodes[node]->groups |= UINT64_C(1) << g;
+            state_group_join(state, (int)g, node);
         }
         if (to->nodes.n)
             qsort(to->nodes.items, to->nodes.n, sizeof *to->nodes.items, compare_numbers);
@@ -133,8 +134,10 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
         r = check_cluster(c, in);
     if (r < 0)
         return r;
-    for (struct job *job = state->jobs_first; job; job = job->next)
-        mutate_dequeue(state, job);
+    for (struct job *job = state->jobs_first; job; job = job->next) {
+        mutate_claim_drop(c, job);
+        queue_remove(state, job);
+    }
     state_cluster_free(state);
     hai_strset(&state->r.cluster, in->name);
     /* Leases granted until now run for as long as they were granted for. */
@@ -145,6 +148,7 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
     state->r.drift_us = in->drift_us;
     state->r.fence = in->fence;
     state->r.cross_zone_jobs = in->cross_zone_jobs;
+    state->r.min_run_us = in->min_run_us;
     set_topology(state, in);
     set_nodes(c, in);
     set_groups(state, in);

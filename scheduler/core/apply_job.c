@@ -2,6 +2,7 @@
 #include "lib/pure/idset.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/place.h"
+#include "scheduler/core/queue.h"
 
 static int refuse_ended(struct mutate *c, const struct job *job) {
     return hai_fail_at(&c->reply->err, -EINVAL, "ended", NULL, NULL, "job %lld has ended (%s)",
@@ -173,16 +174,18 @@ int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
                            (long long)in->job, job_state_text(job->r.state));
     if (job->r.wanted == WANTED_SUSPEND)
         return 0;
+    bool gave_way = job->r.reason == REASON_GAVE_WAY;
     job->r.wanted = WANTED_SUSPEND;
     c->reply->changed = true;
     _cleanup_free_ char *text = hai_asprintf("suspended by %s", c->name);
     effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
-    if (!state_job_live(job)) {
+    if (job->r.state == JOB_STATE_SUSPENDING || (gave_way && !state_job_live(job))) {
+        job->r.reason = REASON_USER; // whatever it was for: it does not go on by itself now
+        hai_strset(&job->r.message, text);
+        mutate_follow(c, job);
+    } else if (!state_job_live(job)) {
         job->r.not_before_us = S_ABSENT;
         mutate_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", text);
-    } else if (job->r.state == JOB_STATE_SUSPENDING) {
-        hai_strset(&job->r.message, text);
-        effects_touch_job(c->fx, job);
     } else {
         end_wanted(c, job, JOB_STATE_SUSPENDING, REASON_USER, false,
                    c->entry->time_us + job->r.spec.grace_us, text);
@@ -199,6 +202,8 @@ int apply_job_resume(struct mutate *c, const struct entry_job_resume *in) {
     if (state_job_ended(job))
         return refuse_ended(c, job);
     bool waits = job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED;
+    if (job->queued) // it gave way, and goes on by itself
+        return 0;
     if (!waits && !(job->r.state == JOB_STATE_SUSPENDING && job->r.wanted == WANTED_SUSPEND))
         return 0;
     job->r.wanted = WANTED_RUN;
@@ -238,7 +243,8 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
         r = set_group(c, job, in->group);
     if (r < 0)
         return r;
-    mutate_dequeue(c->state, job);
+    queue_remove(c->state, job);
+    mutate_claim_drop(c, job);
     if (in->priority != S_ABSENT)
         job->r.priority = in->priority;
     if (in->time_limit_us != S_ABSENT)
@@ -259,18 +265,10 @@ static int stale(struct mutate *c, const struct job *job, const char *why) {
                        (long long)job->r.id, why);
 }
 
-int apply_job_place(struct mutate *c, const struct entry_place *in) {
-    struct state *state = c->state;
+/* Are the nodes of a placement free for the job, which claims nothing at the moment? */
+static int check_place(struct mutate *c, const struct entry_place *in, const struct job *job) {
+    const struct state *state = c->state;
 
-    int r = mutate_need(c, SCOPE_SYSTEM, "placing a job");
-    if (r < 0)
-        return r;
-    c->reply->id = in->job;
-    struct job *job = state_job_find(state, in->job);
-    if (!job)
-        return hai_fail(&c->reply->err, -ESTALE, "job %lld is gone", (long long)in->job);
-    if (!job->queued || job->r.epoch != in->epoch)
-        return stale(c, job, "it does not wait any more");
     if ((int64_t)in->nodes.n != job->r.spec.nodes)
         return stale(c, job, "another number of nodes");
     struct place_need need = place_need_of(job);
@@ -285,8 +283,27 @@ int apply_job_place(struct mutate *c, const struct entry_place *in) {
         zones |= UINT64_C(1) << state->nodes[node]->zone;
     }
     bool spans = zones & (zones - 1);
-    if (spans && (!job->r.spec.cross_zones || state->n_cross_zone >= state->r.cross_zone_jobs))
+    if (spans && (!job->r.spec.cross_zones || !state_may_cross(state, 0)))
         return stale(c, job, "it may not span zones now");
+    return 0;
+}
+
+int apply_job_place(struct mutate *c, const struct entry_place *in) {
+    int r = mutate_need(c, SCOPE_SYSTEM, "placing a job");
+    if (r < 0)
+        return r;
+    c->reply->id = in->job;
+    struct job *job = state_job_find(c->state, in->job);
+    if (!job)
+        return hai_fail(&c->reply->err, -ESTALE, "job %lld is gone", (long long)in->job);
+    if (!job->queued || job->r.epoch != in->epoch)
+        return stale(c, job, "it does not wait any more");
+    mutate_claim(c->state, job, -1);
+    r = check_place(c, in, job);
+    mutate_claim(c->state, job, 1);
+    if (r < 0)
+        return r;
+    mutate_claim_drop(c, job);
     attempt_begin(c, job, in);
     c->reply->changed = true;
     return 0;

@@ -1,5 +1,6 @@
 #include "scheduler/core/apply_node.h"
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/claim.h"
 
 static struct node *node_at(struct mutate *c, int number) {
     return c->state->nodes[number];
@@ -49,6 +50,8 @@ static void set_node_state(struct mutate *c, int number, enum node_state to, con
     hai_strset(&node->r.evidence, evidence);
     mutate_freed(c->state, node->groups); // what fits, and what blocks whom, may be different now
     mutate_node(c, number, true);
+    if (to != NODE_STATE_UP)
+        claim_node_out(c, number);
 }
 
 int apply_node_up(struct mutate *c, const struct entry_node_up *in) {
@@ -160,6 +163,7 @@ int apply_node_drain(struct mutate *c, const struct entry_node_drain *in) {
     node->r.drained = true;
     hai_strset(&node->r.drain_reason, in->reason);
     hai_strset(&node->r.drained_by, c->name);
+    claim_node_out(c, number);
     mutate_freed(c->state, node->groups);
     mutate_node(c, number, false);
     effects_event(c->fx, c->entry, EVENT_NODE_DRAINED, NULL, -1, number, "drained by %s%s%s",

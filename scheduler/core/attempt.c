@@ -72,6 +72,23 @@ static void set_ranks(struct job *job) {
         schema_init(state_rank_schema(), &job->r.ranks.items[i]);
 }
 
+void attempt_live(struct state *state, struct job *job, bool live) {
+    if (live) {
+        job->live_next = state->live_first;
+        if (job->live_next)
+            job->live_next->live_prev = job;
+        state->live_first = job;
+        return;
+    }
+    if (job->live_prev)
+        job->live_prev->live_next = job->live_next;
+    else
+        state->live_first = job->live_next;
+    if (job->live_next)
+        job->live_next->live_prev = job->live_prev;
+    job->live_next = job->live_prev = NULL;
+}
+
 void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *place) {
     bool again = job->r.state == JOB_STATE_RECOVERING;
 
@@ -80,6 +97,7 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
     job->r.allocs.n = place->nodes.n;
     set_ranks(job);
     job->n_left = place->nodes.n;
+    attempt_live(c->state, job, true);
     job->n_assigned = job->r.ranks.n;
     job->r.attempt++;
     job->r.epoch++;
@@ -126,8 +144,30 @@ void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, in
     mutate_follow(c, job);
 }
 
+/* Time to save: at least what the last time took, twice over. */
+static int64_t grace_us(const struct job *job) {
+    int64_t measured_us = job->r.save_us == S_ABSENT ? 0 : 2 * job->r.save_us;
+
+    return MAX(job->r.spec.grace_us, MIN(measured_us, SAVE_GRACE_MAX_US));
+}
+
+void attempt_give_way(struct mutate *c, struct job *job, const struct job *to) {
+    _cleanup_free_ char *text =
+        hai_asprintf("gives way to job %lld (%s, priority %lld)", (long long)to->r.id,
+                     to->r.spec.user, (long long)to->r.priority);
+
+    job->r.gave_way = MAX(job->r.gave_way, 0) + 1;
+    job->r.ending_us = c->entry->time_us;
+    effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
+    attempt_end(c, job, DESIRED_PHASE_TERM, c->entry->time_us + grace_us(job));
+    mutate_state(c, job, JOB_STATE_SUSPENDING, REASON_GAVE_WAY, "%s", text);
+}
+
 /* Everything is gone: the GPUs are free, and the job goes where its record says. */
 static void settle(struct mutate *c, struct job *job) {
+    if (job->r.state == JOB_STATE_SUSPENDING && job->r.ending_us != S_ABSENT)
+        job->r.save_us = c->entry->time_us - job->r.ending_us;
+    job->r.ending_us = S_ABSENT;
     for (size_t i = 0; i < job->r.allocs.n; i++)
         release(c, job, i);
     job->r.ran_us += c->entry->time_us - job->r.placed_us;
@@ -137,6 +177,7 @@ static void settle(struct mutate *c, struct job *job) {
         mutate_freed(c->state, UINT64_MAX);
     }
     job->spans = false;
+    attempt_live(c->state, job, false);
     restart_settle(c, job);
 }
 

@@ -13,6 +13,9 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
 /* Tell all ranks that are left to end: SIGTERM and SIGKILL at kill_at_us, or SIGKILL now. */
 void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, int64_t kill_at_us);
 
+/* Suspend a running job for another; it goes on by itself when there is room again. */
+void attempt_give_way(struct mutate *c, struct job *job, const struct job *to);
+
 /* All ranks on one of the job's nodes were reported to run. */
 void attempt_started(struct mutate *c, struct job *job, size_t alloc);
 
@@ -34,6 +37,9 @@ int attempt_alloc_on(const struct job *job, int node);
 
 /* Take or give back what an allocation holds (state_decode uses attempt_hold too). */
 void attempt_hold(struct state *state, const struct job *job, size_t alloc);
+
+/* Put a job into the list of those with a live attempt, or take it out (state_decode too). */
+void attempt_live(struct state *state, struct job *job, bool live);
 
 /* Does the gang span zones? */
 bool attempt_spans(const struct state *state, const struct job *job);

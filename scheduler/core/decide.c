@@ -1,40 +1,55 @@
 #include "scheduler/core/decide.h"
 #include "lib/pure/tlv.h"
-#include "scheduler/core/place.h"
+#include "scheduler/core/claim.h"
+#include "scheduler/core/order.h"
+#include "scheduler/core/queue.h"
+#include "scheduler/core/victims.h"
 
-/* What is known of a group since the last look: its first job that fits on the nodes in service
- * does not fit now, and nothing can have changed that as long as these numbers stay. */
-struct blocked {
-    bool is;
-    uint64_t freed;
-    uint64_t ordered;
+/* What is known of a shape, as long as nothing more is free in its group than then. */
+struct memo {
+    uint64_t serial; // of the shape
+    uint64_t freed;  // of its group
     uint64_t cluster_seq;
-    int64_t looked_at; // or 0: all jobs up to this one fit nowhere, and block nobody
+    bool too_big;   // there is no room for it now
+    int hopeless;   // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t ask_us; // when to try again to make room for it
 };
 
-/* Shapes that were found not to fit even on idle nodes, within one run. */
-enum { SHAPES = 16 };
+/* When a run found nothing to do; another finds nothing either as long as these stay. */
+struct idle {
+    bool is;
+    uint64_t changes; // of the queue
+    uint64_t freed;   // of all groups
+    uint64_t cluster_seq;
+    int64_t until_us; // time-sharing: look again
+};
 
 struct decide {
-    struct blocked groups[GROUPS_MAX];
     struct place_scratch scratch;
-    struct place_taken taken;
-    int n_nodes; // of the arrays of taken
-    struct place_need hopeless[SHAPES];
-    int n_hopeless;
+    struct room *room;
+    struct victims victims;
+    struct memo *memos; // by slot of the shape
+    size_t n_memos;
+    struct queue_walk walk;
+    bool blocked[GROUPS_MAX]; // in this run
+    struct idle idle;
 };
 
 struct decide *decide_new(void) {
-    return hai_new(struct decide);
+    struct decide *d = hai_new(struct decide);
+
+    d->room = room_new();
+    return d;
 }
 
 void decide_free(struct decide *d) {
     if (!d)
         return;
     place_scratch_free(&d->scratch);
-    free(d->taken.gpus);
-    free(d->taken.cpus);
-    free(d->taken.memory);
+    room_free(d->room);
+    victims_free(&d->victims);
+    queue_walk_end(&d->walk);
+    free(d->memos);
     free(d);
 }
 
@@ -59,134 +74,175 @@ static struct decide_proposal *list_add(struct decide_list *list) {
     return &list->items[list->n++];
 }
 
-static void reserve(struct decide *d, const struct state *state) {
-    size_t n = (size_t)state->n_nodes;
-
-    if (d->n_nodes == state->n_nodes)
-        return;
-    free(d->taken.gpus);
-    free(d->taken.cpus);
-    free(d->taken.memory);
-    d->taken.gpus = hai_new_array(uint32_t, n);
-    d->taken.cpus = hai_new_array(int64_t, n);
-    d->taken.memory = hai_new_array(int64_t, n);
-    d->n_nodes = state->n_nodes;
+/* The nodes of a proposal, named. */
+static void name_nodes(const struct state *state, const struct place_node *nodes, size_t n,
+                       struct entry_place_node *ret) {
+    for (size_t i = 0; i < n; i++)
+        ret[i] = (struct entry_place_node){state->nodes[nodes[i].node]->r.name, nodes[i].gpus};
 }
 
-/* Propose a placement, and count its nodes as taken for the rest of this run. */
+/* Propose a placement on the nodes of the scratch. */
 static void propose(struct decide *d, const struct state *state, const struct job *job,
-                    const struct place_need *need, struct decide_list *ret) {
+                    struct decide_list *ret) {
     struct entry_place place = {.job = job->r.id, .epoch = job->r.epoch};
     struct decide_proposal *proposal = list_add(ret);
-    bool spans = false;
 
-    place.nodes.n = (size_t)need->nodes;
+    place.nodes.n = (size_t)job->r.spec.nodes;
     place.nodes.items = hai_new_array(struct entry_place_node, place.nodes.n);
-    for (size_t i = 0; i < place.nodes.n; i++) {
-        const struct place_node *at = &d->scratch.nodes[i];
-        place.nodes.items[i] = (struct entry_place_node){state->nodes[at->node]->r.name, at->gpus};
-        d->taken.gpus[at->node] |= at->gpus;
-        d->taken.cpus[at->node] += need->cpus_per_node;
-        d->taken.memory[at->node] += need->memory_per_node_bytes;
-        spans |= state->nodes[at->node]->zone != state->nodes[d->scratch.nodes[0].node]->zone;
-    }
-    d->taken.cross += spans;
+    name_nodes(state, d->scratch.nodes, place.nodes.n, place.nodes.items);
     proposal->kind = ENTRY_PLACE;
     tlv_encode(entry_place_schema(), &place, &proposal->payload);
     free(place.nodes.items);
 }
 
-static bool same_shape(const struct place_need *a, const struct place_need *b) {
-    return a->group == b->group && a->zones == b->zones && a->nodes == b->nodes &&
-           a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
-           a->memory_per_node_bytes == b->memory_per_node_bytes && a->cross_zones == b->cross_zones;
+/* Propose that the victims leave the nodes of the scratch to the job. */
+static void propose_room(struct decide *d, const struct state *state, const struct job *job,
+                         struct decide_list *ret) {
+    struct entry_make_room make = {.job = job->r.id, .epoch = job->r.epoch};
+    struct decide_proposal *proposal = list_add(ret);
+
+    make.nodes.n = (size_t)job->r.spec.nodes;
+    make.nodes.items = hai_new_array(struct entry_place_node, make.nodes.n);
+    name_nodes(state, d->scratch.nodes, make.nodes.n, make.nodes.items);
+    make.victims.n = d->victims.n;
+    make.victims.items = hai_new_array(struct entry_victim, make.victims.n);
+    for (size_t i = 0; i < make.victims.n; i++)
+        make.victims.items[i] =
+            (struct entry_victim){d->victims.jobs[i]->r.id, d->victims.jobs[i]->r.epoch};
+    proposal->kind = ENTRY_MAKE_ROOM;
+    tlv_encode(entry_make_room_schema(), &make, &proposal->payload);
+    free(make.nodes.items);
+    free(make.victims.items);
 }
 
-/* Found hopeless before in this run: what could not start on idle nodes fits nowhere now. */
-static bool known_hopeless(const struct decide *d, const struct place_need *need) {
-    for (int i = 0; i < MIN(d->n_hopeless, (int)SHAPES); i++)
-        if (same_shape(&d->hopeless[i], need))
-            return true;
+/* What is known of the shape; forgotten if more has become free. */
+static struct memo *memo_of(struct decide *d, const struct state *state,
+                            const struct shape *shape) {
+    uint64_t freed = state->groups[shape->need.group].freed;
+
+    if (d->n_memos <= (size_t)shape->slot) {
+        size_t n = MAX(2 * d->n_memos, (size_t)shape->slot + 64);
+        d->memos = hai_realloc_array(d->memos, n, sizeof *d->memos);
+        memset(d->memos + d->n_memos, 0, (n - d->n_memos) * sizeof *d->memos);
+        d->n_memos = n;
+    }
+    struct memo *memo = &d->memos[shape->slot];
+    if (memo->serial != shape->serial)
+        memo->ask_us = 0;
+    if (memo->serial != shape->serial || memo->freed != freed ||
+        memo->cluster_seq != state->cluster_seq)
+        *memo = (struct memo){.serial = shape->serial,
+                              .freed = freed,
+                              .cluster_seq = state->cluster_seq,
+                              .hopeless = -1,
+                              .ask_us = memo->ask_us};
+    return memo;
+}
+
+/* Would there be no room even if the nodes in service were idle? */
+static bool is_hopeless(struct memo *memo, const struct state *state, const struct shape *shape) {
+    if (memo->hopeless < 0)
+        memo->hopeless = !place_could(state, &shape->need, true);
+    return memo->hopeless;
+}
+
+/* Jobs for which others leave nodes, once those are free. */
+static size_t place_claimants(struct decide *d, const struct state *state,
+                              struct decide_list *ret) {
+    size_t n = 0;
+
+    place_scratch_fit(&d->scratch, state);
+    for (const struct job *job = state->claimants; job && n < DECIDE_PROPOSALS_MAX;
+         job = job->claimant_next) {
+        if (!claim_ready(state, job))
+            continue;
+        for (size_t i = 0; i < job->r.claim.n; i++)
+            d->scratch.nodes[i] = (struct place_node){(int)job->r.claim.items[i].node,
+                                                      (uint32_t)job->r.claim.items[i].gpus};
+        propose(d, state, job, ret);
+        n++;
+    }
+    return n;
+}
+
+/* Place the job if there is room for it beside what was proposed before. */
+static bool try_place(struct decide *d, const struct state *state, const struct job *job,
+                      struct memo *memo, bool first, struct decide_list *ret) {
+    struct place_need need = place_need_of(job);
+
+    if (memo->too_big)
+        return false;
+    if (room_find(d->room, state, &need, &d->scratch) == 0) {
+        propose(d, state, job, ret);
+        room_take(d->room, state, &need, d->scratch.nodes);
+        return true;
+    }
+    memo->too_big = first; // else what stands in its way may be proposals that come to nothing
     return false;
 }
 
-/* Could it not even start on the nodes in service if they were idle? Then it blocks nobody. */
-static bool is_hopeless(struct decide *d, const struct state *state,
-                        const struct place_need *need) {
-    if (known_hopeless(d, need))
-        return true;
-    if (place_could(state, need, true))
+/* Make others leave nodes to the job, if the policy lets it ask. */
+static bool try_make_room(struct decide *d, const struct state *state, const struct job *job,
+                          struct memo *memo, struct decide_list *ret) {
+    if (state->r.time_us < memo->ask_us || !order_may_ask(state, job))
         return false;
-    d->hopeless[d->n_hopeless++ % SHAPES] = *need;
+    memo->ask_us = order_next_look_us(state);
+    if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0)
+        return false;
+    propose_room(d, state, job, ret);
     return true;
 }
 
-static bool unchanged(const struct blocked *b, const struct state *state, int g) {
-    return b->freed == state->groups[g].freed && b->ordered == state->groups[g].ordered &&
-           b->cluster_seq == state->cluster_seq;
+/* The jobs that wait, in order. At most one makes room in a run: the next one is chosen when it is
+ * known who leaves. */
+static size_t walk_queue(struct decide *d, const struct state *state, struct decide_list *ret) {
+    bool shares = order_shares(state);
+    const struct job *job;
+    size_t n = 0;
+
+    queue_walk_begin(&d->walk, state);
+    while (n < DECIDE_PROPOSALS_MAX && (job = queue_walk_next(&d->walk))) {
+        struct memo *memo = memo_of(d, state, job->shape);
+        if (d->blocked[job->group]) {
+            queue_walk_pass(&d->walk);
+        } else if (try_place(d, state, job, memo, n == 0, ret)) {
+            n++;
+        } else if (job->r.claim.n) {
+            continue; // it has asked already; those behind it may be luckier
+        } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
+            return 1;
+        } else {
+            d->blocked[job->group] = !shares && !is_hopeless(memo, state, job->shape);
+            queue_walk_pass(&d->walk);
+        }
+    }
+    return n;
 }
 
-static void remember(struct decide *d, const struct state *state, int g, bool is_blocked,
-                     int64_t looked_at) {
-    d->groups[g] = (struct blocked){is_blocked, state->groups[g].freed, state->groups[g].ordered,
-                                    state->cluster_seq, looked_at};
-}
+static uint64_t freed_in_all(const struct state *state) {
+    uint64_t sum = 0;
 
-/* Where to begin: NULL if the group is still blocked, behind the jobs that are known to fit
- * nowhere, or at its first. A job that left the queue meanwhile has changed its order. */
-static struct job *first_to_look_at(const struct decide *d, const struct state *state, int g) {
-    const struct blocked *b = &d->groups[g];
-    const struct job *job = b->looked_at ? state_job_find(state, b->looked_at) : NULL;
-
-    if (!unchanged(b, state, g))
-        return state_queue_first(&state->groups[g]);
-    if (b->is)
-        return NULL;
-    return job && job->queued ? state_queue_next(&state->groups[g], job)
-                              : state_queue_first(&state->groups[g]);
-}
-
-/* The group whose next job comes first; -1: all are at their end or blocked. */
-static int next_group(struct job *const *heads, int n) {
-    int best = -1;
-
-    for (int g = 0; g < n; g++)
-        if (heads[g] && (best < 0 || state_queue_before(heads[g], heads[best])))
-            best = g;
-    return best;
+    for (int g = 0; g < state->n_groups; g++)
+        sum += state->groups[g].freed;
+    return sum;
 }
 
 size_t decide_run(struct decide *d, const struct state *state, struct decide_list *ret) {
-    struct job *heads[GROUPS_MAX];
-    size_t n = 0;
-    int g;
+    struct idle now = {.changes = state->queue.changes,
+                       .freed = freed_in_all(state),
+                       .cluster_seq = state->cluster_seq,
+                       .until_us = order_shares(state) ? order_next_look_us(state) : INT64_MAX};
 
-    for (g = 0; g < state->n_groups; g++)
-        heads[g] = first_to_look_at(d, state, g);
-    if (next_group(heads, state->n_groups) < 0)
+    if (!state->queue.n ||
+        (d->idle.is && d->idle.changes == now.changes && d->idle.freed == now.freed &&
+         d->idle.cluster_seq == now.cluster_seq && state->r.time_us < d->idle.until_us))
         return 0;
-    reserve(d, state);
-    d->n_hopeless = 0;
-    while (n < DECIDE_PROPOSALS_MAX && (g = next_group(heads, state->n_groups)) >= 0) {
-        const struct job *job = heads[g];
-        struct place_need need = place_need_of(job);
-        heads[g] = state_queue_next(&state->groups[g], job);
-        if (!known_hopeless(d, &need) && place_find(state, &need, &d->taken, &d->scratch) == 0) {
-            propose(d, state, job, &need, ret);
-            n++;
-        } else if (!is_hopeless(d, state, &need)) {
-            heads[g] = NULL;
-            if (n == 0) // else what stands in its way may be proposals that come to nothing
-                remember(d, state, g, true, 0);
-        } else if (n == 0) {
-            remember(d, state, g, false, job->r.id);
-        }
-    }
-    if (n) { // nodes are taken only until the proposals are applied
-        memset(d->taken.gpus, 0, (size_t)state->n_nodes * sizeof *d->taken.gpus);
-        memset(d->taken.cpus, 0, (size_t)state->n_nodes * sizeof *d->taken.cpus);
-        memset(d->taken.memory, 0, (size_t)state->n_nodes * sizeof *d->taken.memory);
-        d->taken.cross = 0;
-    }
+    room_follow(d->room, state);
+    memset(d->blocked, 0, sizeof d->blocked);
+    size_t n = place_claimants(d, state, ret);
+    if (!n)
+        n = walk_queue(d, state, ret);
+    now.is = n == 0;
+    d->idle = now;
     return n;
 }

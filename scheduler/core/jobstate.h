@@ -15,12 +15,12 @@
     X(QUEUED, STOPPED, "stopped by a person")                                                      \
     X(STARTING, RUNNING, "all ranks run")                                                          \
     X(STARTING, RECOVERING, "a fault that restarts")                                               \
-    X(STARTING, SUSPENDING, "suspended by a person")                                               \
+    X(STARTING, SUSPENDING, "suspended by a person, or for a more important job")                  \
     X(STARTING, STOPPING, "stopped by a person, failed, or time limit")                            \
     X(STARTING, FAILED, "its only ranks failed")                                                   \
     X(RUNNING, SUCCEEDED, "all ranks ended with exit status 0")                                    \
     X(RUNNING, RECOVERING, "a fault that restarts")                                                \
-    X(RUNNING, SUSPENDING, "suspended by a person")                                                \
+    X(RUNNING, SUSPENDING, "suspended by a person, or for a more important job")                   \
     X(RUNNING, STOPPING, "stopped by a person, failed, or time limit")                             \
     X(RUNNING, FAILED, "its only ranks failed")                                                    \
     X(RECOVERING, RUNNING, "all ranks run again")                                                  \
@@ -32,6 +32,7 @@
     X(SUSPENDING, SUSPENDED, "all ranks are gone")                                                 \
     X(SUSPENDING, QUEUED, "all ranks are gone, resumed meanwhile")                                 \
     X(SUSPENDING, STOPPING, "stopped by a person")                                                 \
+    X(SUSPENDED, STARTING, "there is room again after it gave way")                                \
     X(SUSPENDED, QUEUED, "resumed")                                                                \
     X(SUSPENDED, STOPPED, "stopped by a person")                                                   \
     X(STOPPING, RECOVERING, "what looked like a failure of its own turned out a fault")            \

@@ -1,67 +1,20 @@
 #include "scheduler/core/mutate.h"
+#include "scheduler/core/order.h"
+#include "scheduler/core/queue.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-/* A job waits for nodes if it is queued, or recovers with nothing left of its last attempt and its
- * delay over. */
+/* A job waits for nodes if it is queued, gave way, or recovers with nothing left of its last
+ * attempt and its delay over. */
 static bool wants_nodes(const struct state *state, const struct job *job) {
     if (job->group < 0)
         return false;
-    if (job->r.state == JOB_STATE_QUEUED)
+    if (job->r.state == JOB_STATE_QUEUED ||
+        (job->r.state == JOB_STATE_SUSPENDED && job->r.wanted == WANTED_RUN))
         return true;
     return job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) &&
            (job->r.not_before_us == S_ABSENT || job->r.not_before_us <= state->r.time_us);
-}
-
-static struct job_queue *queue_of(const struct state *state, const struct job *job) {
-    int level = state_priority_level(job->r.priority);
-
-    assert(level >= 0);
-    return &state->groups[job->group].queues[level];
-}
-
-/* New jobs go to the end; a job that waits again is older than most, so its place is looked for
- * from the front. */
-static void enqueue(struct state *state, struct job *job) {
-    struct job_queue *queue = queue_of(state, job);
-    struct job *next = NULL;
-
-    if (queue->last && queue->last->r.id > job->r.id) {
-        next = queue->first;
-        while (next->r.id < job->r.id)
-            next = next->queue_next;
-    }
-    job->queue_next = next;
-    job->queue_prev = next ? next->queue_prev : queue->last;
-    if (job->queue_prev)
-        job->queue_prev->queue_next = job;
-    else
-        queue->first = job;
-    if (next)
-        next->queue_prev = job;
-    else
-        queue->last = job;
-    job->queued = true;
-    if (state_queue_next(&state->groups[job->group], job))
-        state->groups[job->group].ordered++;
-}
-
-void mutate_dequeue(struct state *state, struct job *job) {
-    if (!job->queued)
-        return;
-    struct job_queue *queue = queue_of(state, job);
-    if (job->queue_prev)
-        job->queue_prev->queue_next = job->queue_next;
-    else
-        queue->first = job->queue_next;
-    if (job->queue_next)
-        job->queue_next->queue_prev = job->queue_prev;
-    else
-        queue->last = job->queue_prev;
-    job->queue_next = job->queue_prev = NULL;
-    job->queued = false;
-    state->groups[job->group].ordered++;
 }
 
 int64_t mutate_limit_us(const struct job *job) {
@@ -85,15 +38,26 @@ void mutate_follow_state(struct state *state, struct job *job) {
     bool wants = wants_nodes(state, job);
 
     if (wants && !job->queued)
-        enqueue(state, job);
-    else if (!wants && job->queued)
-        mutate_dequeue(state, job);
+        queue_add(state, job);
+    else if (!wants)
+        queue_remove(state, job);
     timers_set(&state->timers, &job->timer, due_us(job));
 }
 
 void mutate_follow(struct mutate *c, struct job *job) {
     mutate_follow_state(c->state, job);
+    if (!job->queued)
+        mutate_claim_drop(c, job);
     effects_touch_job(c->fx, job);
+}
+
+void mutate_look(struct state *state) {
+    int64_t at_us = INT64_MAX;
+
+    if (state->queue.n && order_shares(state))
+        at_us = order_next_look_us(state);
+    if (at_us != (state->look.position ? state->look.at_us : INT64_MAX))
+        timers_set(&state->timers, &state->look, at_us);
 }
 
 /* Ended jobs are kept in the order (time, id), which a snapshot's reader can find again. */
@@ -173,6 +137,7 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
 void mutate_node(struct mutate *c, int node, bool revise) {
     if (revise)
         c->state->nodes[node]->r.revision++;
+    c->state->touched[c->state->n_touched++ % NODES_TOUCHED_KEPT] = node;
     effects_touch_node(c->fx, c->state->nodes[node], node);
 }
 
@@ -238,4 +203,64 @@ int mutate_find_node(struct mutate *c, const char *name, int *ret) {
                            "there is no node %s in the cluster file", name);
     *ret = node;
     return 0;
+}
+
+bool mutate_claim_spans(const struct state *state, const struct job *job) {
+    for (size_t i = 1; i < job->r.claim.n; i++)
+        if (state->nodes[job->r.claim.items[i].node]->zone !=
+            state->nodes[job->r.claim.items[0].node]->zone)
+            return true;
+    return false;
+}
+
+void mutate_claim(struct state *state, const struct job *job, int sign) {
+    if (mutate_claim_spans(state, job))
+        state->n_cross_claims += sign;
+    for (size_t i = 0; i < job->r.claim.n; i++) {
+        const struct state_claim *claim = &job->r.claim.items[i];
+        struct node *node = state->nodes[claim->node];
+        if (sign > 0)
+            node->gpus_claimed |= (uint32_t)claim->gpus;
+        else
+            node->gpus_claimed &= ~(uint32_t)claim->gpus;
+        node->cpus_free -= sign * job->cpus_per_node;
+        node->memory_free -= sign * job->r.spec.memory_per_node_bytes;
+    }
+}
+
+static void enlist(struct state *state, struct job *job) {
+    job->claimant_next = state->claimants;
+    state->claimants = job;
+}
+
+static void delist(struct state *state, struct job *job) {
+    struct job **at = &state->claimants;
+
+    while (*at != job)
+        at = &(*at)->claimant_next;
+    *at = job->claimant_next;
+    job->claimant_next = NULL;
+}
+
+void mutate_claim_hold(struct state *state, struct job *job) {
+    if (!job->r.claim.n)
+        return;
+    mutate_claim(state, job, 1);
+    enlist(state, job);
+}
+
+void mutate_claim_drop(struct mutate *c, struct job *job) {
+    if (!job->r.claim.n)
+        return;
+    mutate_claim(c->state, job, -1);
+    delist(c->state, job);
+    for (size_t i = 0; i < job->r.claim.n; i++) {
+        int node = (int)job->r.claim.items[i].node;
+        mutate_freed(c->state, c->state->nodes[node]->groups);
+        mutate_node(c, node, false);
+    }
+    free(job->r.claim.items);
+    job->r.claim.items = NULL;
+    job->r.claim.n = 0;
+    job->r.claimed_us = S_ABSENT;
 }

@@ -27,13 +27,22 @@ void mutate_enter(struct state *state, struct job *job);
 /* Put a job into its queue or take it out, and set its timer, as its record demands. */
 void mutate_follow(struct mutate *c, struct job *job);
 void mutate_follow_state(struct state *state, struct job *job);
-void mutate_dequeue(struct state *state, struct job *job);
+
+/* While jobs wait and share time, it is looked at them when order_next_look_us says. */
+void mutate_look(struct state *state);
 
 /* When the job's running attempt is told to end because of its time limit; INT64_MAX: never. */
 int64_t mutate_limit_us(const struct job *job);
 
 /* The node's desired set or record changed; revise: its agent must hear of it. */
 void mutate_node(struct mutate *c, int node, bool revise);
+
+/* Claims (claim.h): add what a job claims to what its nodes keep (sign 1), or take it away (-1); a
+ * claim that was made or read begins to count; the job claims nothing any more. */
+void mutate_claim(struct state *state, const struct job *job, int sign);
+void mutate_claim_hold(struct state *state, struct job *job);
+void mutate_claim_drop(struct mutate *c, struct job *job);
+bool mutate_claim_spans(const struct state *state, const struct job *job);
 
 /* Nodes in these groups may take more than before. */
 void mutate_freed(struct state *state, uint64_t groups);

@@ -30,10 +30,11 @@ void place_scratch_free(struct place_scratch *scratch) {
     free(scratch->nodes);
     free(scratch->candidates);
     free(scratch->in_leaf);
+    free(scratch->take);
     *scratch = (struct place_scratch){0};
 }
 
-static void scratch_fit(struct place_scratch *scratch, const struct state *state) {
+void place_scratch_fit(struct place_scratch *scratch, const struct state *state) {
     if (scratch->n_max < state->n_nodes) {
         scratch->n_max = state->n_nodes;
         scratch->nodes =
@@ -43,13 +44,14 @@ static void scratch_fit(struct place_scratch *scratch, const struct state *state
     }
     if (scratch->n_leaves_max < state->n_leaves) {
         free(scratch->in_leaf);
+        free(scratch->take);
         scratch->n_leaves_max = state->n_leaves;
         scratch->in_leaf = hai_new_array(int64_t, (size_t)state->n_leaves);
+        scratch->take = hai_new_array(int64_t, (size_t)state->n_leaves);
     }
 }
 
-/* The lowest n bits of a set. */
-static uint32_t lowest(uint32_t set, int64_t n) {
+uint32_t place_lowest_gpus(uint32_t set, int64_t n) {
     uint32_t r = 0;
 
     for (; n > 0; n--) {
@@ -64,23 +66,17 @@ static bool in_zones(const struct place_need *need, const struct node *node) {
     return need->zones & UINT64_C(1) << node->zone;
 }
 
-/* Room for one node of the gang besides what is held and taken? *ret_free: its free GPUs. */
-static bool has_room(const struct state *state, const struct place_need *need,
-                     const struct place_taken *taken, int number, uint32_t *ret_free) {
+/* Room for one node of the gang? *ret_free: its free GPUs. */
+static bool has_room(const struct state *state, const struct place_need *need, int number,
+                     uint32_t *ret_free) {
     const struct node *node = state->nodes[number];
     uint32_t free_gpus = state_gpus_free(node);
-    int64_t cpus = node->cpus_free;
-    int64_t memory = node->memory_free;
 
-    if (taken && taken->gpus) {
-        free_gpus &= ~taken->gpus[number];
-        cpus -= taken->cpus[number];
-        memory -= taken->memory[number];
-    }
     *ret_free = free_gpus;
     return state_node_usable(node) && in_zones(need, node) &&
-           __builtin_popcount(free_gpus) >= need->gpus_per_node && cpus >= need->cpus_per_node &&
-           (!node->r.memory_bytes || memory >= need->memory_per_node_bytes);
+           __builtin_popcount(free_gpus) >= need->gpus_per_node &&
+           node->cpus_free >= need->cpus_per_node &&
+           (!node->r.memory_bytes || node->memory_free >= need->memory_per_node_bytes);
 }
 
 static bool avoided(const struct place_need *need, int node) {
@@ -94,13 +90,13 @@ bool place_fits(const struct state *state, const struct place_need *need, int nu
                 uint32_t gpus) {
     uint32_t free_gpus;
 
-    return has_room(state, need, NULL, number, &free_gpus) && !(gpus & ~free_gpus) &&
+    return has_room(state, need, number, &free_gpus) && !(gpus & ~free_gpus) &&
            __builtin_popcount(gpus) == need->gpus_per_node &&
            (state->nodes[number]->groups & UINT64_C(1) << need->group);
 }
 
-static int find_one(const struct state *state, const struct place_need *need,
-                    const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+static int find_one(const struct state *state, const struct place_need *need, bool avoid,
+                    struct place_scratch *scratch) {
     const struct state_group *group = &state->groups[need->group].r;
     int64_t best_key = INT64_MAX;
 
@@ -108,15 +104,15 @@ static int find_one(const struct state *state, const struct place_need *need,
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
-        if (!has_room(state, need, taken, number, &free_gpus) || (avoid && avoided(need, number)))
+        if (!has_room(state, need, number, &free_gpus) || (avoid && avoided(need, number)))
             continue;
-        int64_t cpus = node->cpus_free - (taken && taken->cpus ? taken->cpus[number] : 0);
         int64_t key = need->gpus_per_node
                           ? __builtin_popcount(free_gpus)
-                          : (node->r.gpus ? 2 * NODE_CPUS_MAX : NODE_CPUS_MAX) - cpus;
+                          : (node->r.gpus ? 2 * NODE_CPUS_MAX : NODE_CPUS_MAX) - node->cpus_free;
         if (key < best_key) {
             best_key = key;
-            scratch->nodes[0] = (struct place_node){number, lowest(free_gpus, need->gpus_per_node)};
+            scratch->nodes[0] =
+                (struct place_node){number, place_lowest_gpus(free_gpus, need->gpus_per_node)};
         }
     }
     return best_key == INT64_MAX ? -ENOSPC : 0;
@@ -135,8 +131,8 @@ static int compare_candidates(const void *pa, const void *pb) {
     return a->node < b->node ? -1 : a->node > b->node;
 }
 
-static size_t collect(const struct state *state, const struct place_need *need,
-                      const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+static size_t collect(const struct state *state, const struct place_need *need, bool avoid,
+                      struct place_scratch *scratch) {
     const struct state_group *group = &state->groups[need->group].r;
     size_t n = 0;
 
@@ -144,7 +140,7 @@ static size_t collect(const struct state *state, const struct place_need *need,
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
-        if (!has_room(state, need, taken, number, &free_gpus) || (avoid && avoided(need, number)))
+        if (!has_room(state, need, number, &free_gpus) || (avoid && avoided(need, number)))
             continue;
         scratch->candidates[n++] = (struct place_candidate){
             .node = number,
@@ -248,68 +244,76 @@ static bool cross_zones(const struct state *state, int64_t *in_zone, const int64
     return true;
 }
 
-static int compare_nodes(const void *pa, const void *pb) {
-    const struct place_candidate *a = pa, *b = pb;
+bool place_choose(const struct state *state, int64_t *in_zone, const int64_t *in_leaf, int64_t n,
+                  bool may_cross, int64_t *take) {
+    return choose_zone(state, in_zone, in_leaf, n, take) >= 0 ||
+           (may_cross && cross_zones(state, in_zone, in_leaf, n, take));
+}
 
-    if (a->zone != b->zone)
-        return a->zone < b->zone ? -1 : 1;
-    if (a->leaf != b->leaf)
-        return a->leaf < b->leaf ? -1 : 1;
-    return a->node < b->node ? -1 : a->node > b->node;
+static int compare_nodes(const void *pa, const void *pb, void *data) {
+    const struct state *state = data;
+    int a = ((const struct place_node *)pa)->node, b = ((const struct place_node *)pb)->node;
+    const struct node *node_a = state->nodes[a], *node_b = state->nodes[b];
+
+    if (node_a->zone != node_b->zone)
+        return node_a->zone < node_b->zone ? -1 : 1;
+    if (node_a->r.leaf != node_b->r.leaf)
+        return node_a->r.leaf < node_b->r.leaf ? -1 : 1;
+    return a < b ? -1 : a > b;
+}
+
+void place_sort(const struct state *state, struct place_node *nodes, size_t n) {
+    qsort_r(nodes, n, sizeof *nodes, compare_nodes, (void *)state);
 }
 
 /* The fullest candidates of each chosen leaf, in rank order. */
-static void answer(const struct place_need *need, size_t n, int64_t *take,
+static void answer(const struct state *state, const struct place_need *need, size_t n,
                    struct place_scratch *scratch) {
     size_t n_chosen = 0;
 
     qsort(scratch->candidates, n, sizeof *scratch->candidates, compare_candidates);
     for (size_t i = 0; i < n; i++) {
-        struct place_candidate *candidate = &scratch->candidates[i];
-        if (take[candidate->leaf] > 0) {
-            take[candidate->leaf]--;
-            scratch->candidates[n_chosen++] = *candidate;
-        }
+        const struct place_candidate *candidate = &scratch->candidates[i];
+        if (!scratch->take[candidate->leaf])
+            continue;
+        scratch->take[candidate->leaf]--;
+        scratch->nodes[n_chosen++] = (struct place_node){
+            candidate->node, place_lowest_gpus(candidate->free, need->gpus_per_node)};
     }
     assert((int64_t)n_chosen == need->nodes);
-    qsort(scratch->candidates, n_chosen, sizeof *scratch->candidates, compare_nodes);
-    for (size_t i = 0; i < n_chosen; i++)
-        scratch->nodes[i] = (struct place_node){
-            scratch->candidates[i].node, lowest(scratch->candidates[i].free, need->gpus_per_node)};
+    place_sort(state, scratch->nodes, n_chosen);
 }
 
-static int find_many(const struct state *state, const struct place_need *need,
-                     const struct place_taken *taken, bool avoid, struct place_scratch *scratch) {
+static int find_many(const struct state *state, const struct place_need *need, bool avoid,
+                     struct place_scratch *scratch) {
     int64_t in_zone[ZONES_MAX] = {0};
-    bool may_cross = need->cross_zones &&
-                     state->n_cross_zone + (taken ? taken->cross : 0) < state->r.cross_zone_jobs;
+    bool may_cross = need->cross_zones && state_may_cross(state, 0);
+    size_t leaf_bytes = (size_t)state->n_leaves * sizeof *scratch->in_leaf;
 
-    size_t n = collect(state, need, taken, avoid, scratch);
+    size_t n = collect(state, need, avoid, scratch);
     if ((int64_t)n < need->nodes)
         return -ENOSPC;
     for (size_t i = 0; i < n; i++) {
         scratch->in_leaf[scratch->candidates[i].leaf]++;
         in_zone[scratch->candidates[i].zone]++;
     }
-    _cleanup_free_ int64_t *take = hai_new_array(int64_t, (size_t)state->n_leaves);
-    bool found = choose_zone(state, in_zone, scratch->in_leaf, need->nodes, take) >= 0 ||
-                 (may_cross && cross_zones(state, in_zone, scratch->in_leaf, need->nodes, take));
-    for (size_t i = 0; i < n; i++)
-        scratch->in_leaf[scratch->candidates[i].leaf] = 0;
-    if (!found)
-        return -ENOSPC;
-    answer(need, n, take, scratch);
-    return 0;
+    bool found =
+        place_choose(state, in_zone, scratch->in_leaf, need->nodes, may_cross, scratch->take);
+    if (found)
+        answer(state, need, n, scratch);
+    memset(scratch->in_leaf, 0, leaf_bytes);
+    memset(scratch->take, 0, leaf_bytes);
+    return found ? 0 : -ENOSPC;
 }
 
 int place_find(const struct state *state, const struct place_need *need,
-               const struct place_taken *taken, struct place_scratch *scratch) {
+               struct place_scratch *scratch) {
     int r = -ENOSPC;
 
-    scratch_fit(scratch, state);
+    place_scratch_fit(scratch, state);
     for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--)
-        r = need->nodes == 1 ? find_one(state, need, taken, avoid, scratch)
-                             : find_many(state, need, taken, avoid, scratch);
+        r = need->nodes == 1 ? find_one(state, need, avoid, scratch)
+                             : find_many(state, need, avoid, scratch);
     return r;
 }
 

@@ -25,15 +25,6 @@ struct place_need {
 
 struct place_need place_need_of(const struct job *job);
 
-/* What proposals made in this turn take, on top of the state. Zeroed arrays of n_nodes, or NULL for
- * none. */
-struct place_taken {
-    uint32_t *gpus;
-    int64_t *cpus;
-    int64_t *memory;
-    int64_t cross; // gangs that span zones
-};
-
 struct place_node {
     int node;
     uint32_t gpus; // set
@@ -44,15 +35,26 @@ struct place_scratch {
     struct place_node *nodes; // the answer: as many as the need has, in rank order
     struct place_candidate *candidates;
     int64_t *in_leaf; // candidates by leaf; all zero between calls
+    int64_t *take;    // chosen ones by leaf; all zero between calls
     int n_max;
     int n_leaves_max;
 };
 
 void place_scratch_free(struct place_scratch *scratch);
 
-/* Find nodes. taken may be NULL. Returns 0 with the answer in scratch->nodes, or -ENOSPC. */
+/* Find nodes, by looking at every one: room.h is faster where many searches follow each other.
+ * Returns 0 with the answer in scratch->nodes, or -ENOSPC. */
 int place_find(const struct state *state, const struct place_need *need,
-               const struct place_taken *taken, struct place_scratch *scratch);
+               struct place_scratch *scratch);
+
+/* The steps of a search that room.h shares. Make the scratch fit the cluster; how many candidates
+ * to take from each leaf, given how many there are (false: it does not fit; in_zone is used up);
+ * into rank order; the lowest n GPUs of a set. */
+void place_scratch_fit(struct place_scratch *scratch, const struct state *state);
+bool place_choose(const struct state *state, int64_t *in_zone, const int64_t *in_leaf, int64_t n,
+                  bool may_cross, int64_t *take);
+void place_sort(const struct state *state, struct place_node *nodes, size_t n);
+uint32_t place_lowest_gpus(uint32_t set, int64_t n);
 
 /* Are exactly these GPUs and the CPUs and memory of the need free on a node that may take it? */
 bool place_fits(const struct state *state, const struct place_need *need, int node, uint32_t gpus);

@@ -86,10 +86,10 @@ void restart_settle(struct mutate *c, struct job *job) {
     if ((int)job->r.outcome >= 0) {
         mutate_state(c, job, job->r.outcome, job->r.reason, "%s", job->r.message);
     } else if (job->r.state == JOB_STATE_SUSPENDING) {
-        if (job->r.wanted == WANTED_RUN) {
+        if (job->r.wanted == WANTED_RUN && job->r.reason != REASON_GAVE_WAY) {
             mutate_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
         } else {
-            mutate_state(c, job, JOB_STATE_SUSPENDED, REASON_USER, "%s", job->r.message);
+            mutate_state(c, job, JOB_STATE_SUSPENDED, job->r.reason, "%s", job->r.message);
             effects_event(c->fx, c->entry, EVENT_SUSPENDED, job, -1, -1, "holds nothing any more");
         }
     } else if (job->r.fault == FAULT_NONE) {

@@ -9,6 +9,8 @@
 
 #define RESTART_DELAY_FIRST_US INT64_C(1000000)
 #define RESTART_DELAY_MAX_US (INT64_C(300) * 1000000)
+/* A job that saves slowly gets more time to, up to this. */
+#define SAVE_GRACE_MAX_US (INT64_C(600) * 1000000)
 #define RESTART_CLEAR_US (INT64_C(3600) * 1000000)
 
 /* Would the job's fault restart it now? */

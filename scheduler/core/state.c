@@ -42,6 +42,15 @@ void state_cluster_free(struct state *state) {
     state->n_zones = state->n_leaves = state->n_groups = 0;
 }
 
+static void free_queue(struct queue *queue) {
+    for (size_t i = 0; i < queue->n_slots; i++)
+        free(queue->slots[i]);
+    for (int rank = 0; rank < ORDER_RANKS; rank++)
+        free(queue->present[rank]);
+    free(queue->slots);
+    map_free(&queue->by_hash);
+}
+
 void state_free(struct state *state) {
     if (!state)
         return;
@@ -50,6 +59,7 @@ void state_free(struct state *state) {
         state->jobs_first = job->next;
         state_job_free(job);
     }
+    free_queue(&state->queue);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {
         schema_free(state_node_schema(), &state->nodes[i]->r);
@@ -150,50 +160,9 @@ int state_priority_level(int64_t priority) {
     return -EINVAL;
 }
 
-static struct job *first_from(const struct group *group, int level) {
-    for (; level < PRIORITY_COUNT; level++)
-        if (group->queues[level].first)
-            return group->queues[level].first;
-    return NULL;
-}
-
-struct job *state_queue_first(const struct group *group) {
-    return first_from(group, 0);
-}
-
-struct job *state_queue_next(const struct group *group, const struct job *job) {
-    if (job->queue_next)
-        return job->queue_next;
-    return first_from(group, state_priority_level(job->r.priority) + 1);
-}
-
-bool state_queue_before(const struct job *a, const struct job *b) {
-    return a->r.priority > b->r.priority || (a->r.priority == b->r.priority && a->r.id < b->r.id);
-}
-
-size_t state_queue(const struct state *state, int64_t **ret) {
-    _cleanup_free_ struct job **heads = hai_new_array(struct job *, (size_t)state->n_groups);
-    size_t n = 0, n_max = 0;
-    int64_t *ids = NULL;
-
-    for (int g = 0; g < state->n_groups; g++)
-        heads[g] = state_queue_first(&state->groups[g]);
-    for (;;) {
-        int best = -1;
-        for (int g = 0; g < state->n_groups; g++)
-            if (heads[g] && (best < 0 || state_queue_before(heads[g], heads[best])))
-                best = g;
-        if (best < 0)
-            break;
-        if (n == n_max) {
-            n_max = MAX(2 * n_max, (size_t)64);
-            ids = hai_realloc_array(ids, n_max, sizeof *ids);
-        }
-        ids[n++] = heads[best]->r.id;
-        heads[best] = state_queue_next(&state->groups[best], heads[best]);
-    }
-    *ret = ids;
-    return n;
+void state_group_join(struct state *state, int group, int node) {
+    state->nodes[node]->groups |= UINT64_C(1) << group;
+    state->groups[group].gpus_max = MAX(state->groups[group].gpus_max, state->nodes[node]->r.gpus);
 }
 
 void state_job_resolve(const struct state *state, struct job *job) {

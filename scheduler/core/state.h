@@ -57,12 +57,15 @@ DECLARE_ENUM(fault, FAULT, FAULTS);
     X(P, HANG, "hang")                   /* a rank made no progress */                             \
     X(P, NODE_LOST, "node_lost")         /* a node with ranks of it was lost */                    \
     X(P, RESTARTS, "restarts_exhausted") /* one fault more than restart_max */                     \
-    X(P, TIME_LIMIT, "time_limit")       /* it ran for as long as it may */
+    X(P, TIME_LIMIT, "time_limit")       /* it ran for as long as it may */                        \
+    X(P, GAVE_WAY, "gave_way")           /* suspended for a more important job; goes on by itself */
 DECLARE_ENUM(reason, REASON, REASONS);
 
-/* Levels of UX.md, highest first; the position is the number of a job's queue within its group. */
+/* Levels of UX.md, highest first. */
 #define PRIORITIES(X) X(50) X(40) X(30) X(20) X(10) X(8) X(5) X(0)
 enum { PRIORITY_COUNT = 8 };
+
+enum { NODES_TOUCHED_KEPT = 8192 };
 
 #include "scheduler/core/records.def"
 
@@ -74,16 +77,20 @@ struct job {
     struct state_job r;
 
     /* derived */
-    int group;               // number, -1: the group is no longer described
-    uint64_t zones;          // set of zone numbers where it may run
-    int64_t cpus_per_node;   // with the default filled in
-    size_t n_left;           // allocations that are not gone; 0: no live attempt
-    size_t n_assigned;       // ranks not yet reported to run
-    bool spans;              // its live attempt spans zones
-    bool queued;             // in a queue of its group: waits for nodes, may be placed now
+    int group;             // number, -1: the group is no longer described
+    uint64_t zones;        // set of zone numbers where it may run
+    int64_t cpus_per_node; // with the default filled in
+    size_t n_left;         // allocations that are not gone; 0: no live attempt
+    size_t n_assigned;     // ranks not yet reported to run
+    bool spans;            // its live attempt spans zones
+    bool queued;           // stands in a line (queue.h): waits for nodes, may be placed now
+    int rank;              // of its line
+    struct shape *shape;   // of its line
+    struct job *line_next, *line_prev;
+    struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
+    struct job *claimant_next;
     struct timer timer;      // what happens next by itself
     struct job *next, *prev; // all jobs, ascending ids
-    struct job *queue_next, *queue_prev;
     struct job *ended_next;
     uint64_t touched; // effects.c: the batch that has it in its list
 };
@@ -93,9 +100,10 @@ struct node {
 
     /* derived */
     int zone;
-    uint64_t groups;    // set of group numbers
-    uint32_t gpus_held; // set of GPUs that an attempt holds
-    int64_t cpus_free;  // may be negative after the description changed
+    uint64_t groups;       // set of group numbers
+    uint32_t gpus_held;    // set of GPUs that an attempt holds
+    uint32_t gpus_claimed; // set of GPUs that are kept for a waiting job
+    int64_t cpus_free;     // may be negative after the description changed
     int64_t memory_free;
     int64_t *jobs; // ids of jobs with an allocation here that is not gone, ascending
     size_t n_jobs;
@@ -104,18 +112,31 @@ struct node {
     uint64_t touched;   // effects.c
 };
 
-struct job_queue {
+struct job_line {
     struct job *first, *last; // ascending ids
+};
+
+/* Ranks in which jobs wait (order.h), best first. */
+enum { ORDER_RANKS = 32 };
+
+/* All jobs that wait for nodes: see queue.h. */
+struct queue {
+    struct shape **slots; // NULL: free
+    size_t n_slots;       // a multiple of 64
+    size_t slot_hint;     // no slot below is free
+    struct map by_hash;
+    uint64_t *present[ORDER_RANKS]; // slots with a job in that rank
+    uint64_t serial;
+    uint64_t changes; // grows when jobs come, go or change their rank
+    int64_t n;        // jobs
 };
 
 struct group {
     struct state_group r;
 
     /* derived */
-    struct job_queue queues[PRIORITY_COUNT]; // highest priority first
-    /* For decide.c, which remembers that a group is blocked until one of these grows: */
-    uint64_t freed;   // nodes of the group may take more than before
-    uint64_t ordered; // its queue changed elsewhere than at the end
+    int64_t gpus_max; // of its largest node
+    uint64_t freed;   // grows whenever nodes of the group may take more than before
 };
 
 struct state {
@@ -137,11 +158,20 @@ struct state {
     struct map user_by_name;              // position + 1
     struct map token_by_hash;             // hexadecimal; id
     struct job *ended_first, *ended_last; // ended jobs, oldest first
+    struct queue queue;
+    struct job *live_first;
+    struct job *claimants; // jobs with a claim, in no order that matters
     int64_t n_jobs, n_ended;
     int64_t n_jobs_in[JOB_STATE_COUNT]; // by state
     int64_t n_cross_zone;               // live attempts that span zones
+    int64_t n_cross_claims;             // claims that do
     struct timers timers;
+    struct timer look;    // time-sharing: look again at who waits
     uint64_t cluster_seq; // grows when nodes or groups are described anew
+    /* The last nodes that changed, for whoever keeps a picture of them (room.h): entry n is at
+     * n % NODES_TOUCHED_KEPT. */
+    uint64_t n_touched;
+    int touched[NODES_TOUCHED_KEPT];
     uint16_t ports_used[MASTER_PORT_LAST - MASTER_PORT_FIRST + 1]; // attempts using a master port
 };
 
@@ -173,6 +203,11 @@ static inline bool state_node_usable(const struct node *node) {
     return node->r.state == NODE_STATE_UP && !node->r.drained && !node->r.removed;
 }
 
+/* May one more gang span zones, beside n others that the state does not know of? */
+static inline bool state_may_cross(const struct state *state, int64_t n) {
+    return state->n_cross_zone + state->n_cross_claims + n < state->r.cross_zone_jobs;
+}
+
 /* May ranks of the job run somewhere? */
 static inline bool state_job_live(const struct job *job) {
     return job->n_left > 0;
@@ -182,31 +217,21 @@ static inline bool state_job_ended(const struct job *job) {
     return job_state_ended(job->r.state);
 }
 
-/* Waiting for nodes in decision order: the first job of the group's queues, and the one after job;
- * NULL at the end. Order: priority, highest first, then id. */
-struct job *state_queue_first(const struct group *group);
-struct job *state_queue_next(const struct group *group, const struct job *job);
-
-/* GPUs of a node that are there and not held. */
+/* GPUs of a node that are there and neither held nor claimed. */
 static inline uint32_t state_gpus_free(const struct node *node) {
-    return (uint32_t)((UINT64_C(1) << node->r.gpus) - 1) & ~node->gpus_held;
+    return (uint32_t)((UINT64_C(1) << node->r.gpus) - 1) & ~(node->gpus_held | node->gpus_claimed);
 }
 
-/* The queue number of a priority, or -EINVAL if it is none of PRIORITIES. */
+/* The position of a priority in PRIORITIES, or -EINVAL. */
 int state_priority_level(int64_t priority);
-
-/* Ids of all jobs that wait for nodes, in the order in which they are tried (priority, then id,
- * over all groups). The caller frees *ret. Returns how many. */
-size_t state_queue(const struct state *state, int64_t **ret);
 
 /* Compute a job's group, zones and CPUs from its spec and the cluster (state_decode and apply). */
 void state_job_resolve(const struct state *state, struct job *job);
 
-/* Is job a tried before job b? */
-bool state_queue_before(const struct job *a, const struct job *b);
-
-/* For apply and state_decode. state_token_at: where the token with this id is, or would be;
- * state_token_name: the key of token_by_hash, 2 * DIGEST_BYTES + 1 bytes. */
+/* For apply and state_decode. state_group_join: a node is in a group (what is derived of that);
+ * state_token_at: where the token with this id is, or would be; state_token_name: the key of
+ * token_by_hash, 2 * DIGEST_BYTES + 1 bytes. */
+void state_group_join(struct state *state, int group, int node);
 void state_job_free(struct job *job);
 void state_cluster_free(struct state *state); // zones, leaves and groups
 size_t state_token_at(const struct state *state, int64_t id);

@@ -134,6 +134,9 @@ static bool job_sound(const struct state *state, const struct job *job) {
     for (size_t i = 0; i < job->r.avoid.n; i++)
         if (job->r.avoid.items[i] >= state->n_nodes)
             return false;
+    for (size_t i = 0; i < job->r.claim.n; i++)
+        if (job->r.claim.items[i].node >= state->n_nodes)
+            return false;
     if (job->r.allocs.n && (job->r.master_port < MASTER_PORT_FIRST ||
                             job->r.master_port > MASTER_PORT_LAST || job->r.placed_us == S_ABSENT))
         return false;
@@ -176,7 +179,7 @@ static int derive_cluster(struct state *state) {
     }
     for (int g = 0; g < state->n_groups; g++)
         for (size_t k = 0; k < state->groups[g].r.nodes.n; k++)
-            state->nodes[state->groups[g].r.nodes.items[k]]->groups |= UINT64_C(1) << g;
+            state_group_join(state, g, (int)state->groups[g].r.nodes.items[k]);
     for (size_t i = 0; i < state->n_users; i++)
         map_put_text(&state->user_by_name, state->users[i].name, (void *)(intptr_t)(i + 1));
     for (size_t i = 0; i < state->n_tokens; i++) {
@@ -205,7 +208,12 @@ static int derive_job(struct state *state, struct job *job) {
             job->n_left++;
         }
     }
+    for (size_t i = 0; i < job->r.claim.n; i++)
+        if (state->nodes[job->r.claim.items[i].node]->gpus_claimed & job->r.claim.items[i].gpus)
+            return -EBADMSG;
+    mutate_claim_hold(state, job);
     if (state_job_live(job)) {
+        attempt_live(state, job, true);
         state->ports_used[job->r.master_port - MASTER_PORT_FIRST]++;
         job->spans = attempt_spans(state, job);
         state->n_cross_zone += job->spans;
@@ -236,6 +244,7 @@ int state_decode(const void *data, size_t n_bytes, struct state **ret, struct ha
         if (!job_sound(state, job) || derive_job(state, job) < 0)
             return hai_fail(err, -EBADMSG, "the snapshot's job %lld does not hold together",
                             (long long)job->r.id);
+    mutate_look(state);
     *ret = TAKE_PTR(state);
     return 0;
 }

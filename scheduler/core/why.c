@@ -1,5 +1,6 @@
 #include "scheduler/core/why.h"
-#include "scheduler/core/place.h"
+#include "scheduler/core/order.h"
+#include "scheduler/core/queue.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -89,7 +90,7 @@ static void say_sooner(struct why *ret, const struct state *state, const struct 
     for (int64_t gpus = need->gpus_per_node - 1; gpus > 0; gpus--) {
         struct place_need less = *need;
         less.gpus_per_node = gpus;
-        if (place_find(state, &less, NULL, &scratch) == 0) {
+        if (place_find(state, &less, &scratch) == 0) {
             say(&t, "with --gpus-per-node %lld it starts now on %s%s", (long long)gpus,
                 first_node(state, &scratch), need->nodes > 1 ? " and others" : "");
             return;
@@ -99,7 +100,7 @@ static void say_sooner(struct why *ret, const struct state *state, const struct 
     while (high - low > 1) {
         struct place_need less = *need;
         less.nodes = low + (high - low) / 2;
-        if (place_find(state, &less, NULL, &scratch) == 0)
+        if (place_find(state, &less, &scratch) == 0)
             low = less.nodes;
         else
             high = less.nodes;
@@ -110,15 +111,49 @@ static void say_sooner(struct why *ret, const struct state *state, const struct 
 
 /* The first job of the group's queue that blocks those behind it, if that is not the job itself. */
 static const struct job *blocker(const struct state *state, const struct job *job) {
-    const struct group *group = &state->groups[job->group];
+    const struct job *ahead, *found = NULL;
+    struct queue_walk walk = {0};
 
-    for (struct job *ahead = state_queue_first(group); ahead && state_queue_before(ahead, job);
-         ahead = state_queue_next(group, ahead)) {
-        struct place_need need = place_need_of(ahead);
-        if (place_could(state, &need, true))
-            return ahead;
+    queue_walk_begin(&walk, state);
+    while (!found && (ahead = queue_walk_next(&walk)) && queue_before(ahead, job)) {
+        if (ahead->group == job->group && place_could(state, &ahead->shape->need, true))
+            found = ahead;
+        queue_walk_pass(&walk);
     }
-    return NULL;
+    queue_walk_end(&walk);
+    return found;
+}
+
+static bool holds_claimed(const struct job *running, const struct job *job) {
+    for (size_t i = 0; i < running->r.allocs.n; i++) {
+        const struct state_alloc *alloc = &running->r.allocs.items[i];
+        for (size_t k = 0; k < job->r.claim.n && !alloc->released; k++)
+            if (job->r.claim.items[k].node == alloc->node)
+                return true;
+    }
+    return false;
+}
+
+/* Others are leaving nodes to the job: who, and until when they may take. */
+static void why_making_room(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    int n_named = 0, n_more = 0;
+
+    code(ret, "making_room");
+    for (const struct job *one = state->live_first; one; one = one->live_next) {
+        if (one->r.state != JOB_STATE_SUSPENDING || !holds_claimed(one, job))
+            continue;
+        if (n_named < NODES_NAMED)
+            say(&t, "%s %lld (%s)", n_named++ ? "," : "waits until others have saved and left: job",
+                (long long)one->r.id, one->r.spec.user);
+        else
+            n_more++;
+        ret->at_us = MAX(ret->at_us, one->r.kill_at_us);
+    }
+    if (n_more)
+        say(&t, " and %d more", n_more);
+    say(&t, "%s %s%s", n_named ? "; then it starts on" : "starts now on",
+        state->nodes[job->r.claim.items[0].node]->r.name, job->r.claim.n > 1 ? " and others" : "");
 }
 
 static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
@@ -131,13 +166,15 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     const struct job *ahead = could ? blocker(state, job) : NULL;
 
     ret->ahead = ahead ? ahead->r.id : 0;
-    if (!could) {
+    if (job->r.claim.n) {
+        why_making_room(state, job, ret);
+    } else if (!could) {
         code(ret, "nodes_out");
         say_need(&t, state, job);
         say(&t, "; not enough are in service");
         say_nodes(&t, state, &need, true);
         say(&sooner, "returning nodes: hai undrain, hai nodes");
-    } else if (place_find(state, &need, NULL, &scratch) < 0) {
+    } else if (place_find(state, &need, &scratch) < 0) {
         code(ret, "resources");
         say_need(&t, state, job);
         say_nodes(&t, state, &need, false);
@@ -251,6 +288,10 @@ void why_job(const struct state *state, const struct job *job, struct why *ret) 
         say(&sooner, "another group: hai set %lld group=G", (long long)job->r.id);
         return;
     }
+    if (job->r.state == JOB_STATE_SUSPENDED && job->queued) { // it gave way
+        why_queued(state, job, ret);
+        return;
+    }
     switch (job->r.state) {
     case JOB_STATE_HELD:
     case JOB_STATE_SUSPENDED:
@@ -291,6 +332,7 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     job.r.priority = spec->priority;
     job.r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, &job);
+    job.rank = order_rank(state, &job);
     int r = place_job_possible(state, &job, err);
     if (r == 0)
         why_job(state, &job, ret);

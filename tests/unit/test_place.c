@@ -1,3 +1,4 @@
+#include "scheduler/core/queue.h"
 #include "tests/unit/core_steps.h"
 
 /* Where a job goes on two zones of two leaves of three nodes, 2 GPUs and 8 CPUs each, with some
@@ -138,7 +139,7 @@ TEST(priorities_then_first_come)
         ids[i] = world_submit(&w, &spec);
     }
     _cleanup_free_ int64_t *order = NULL;
-    CHECK_EQ(state_queue(w.state, &order), 4);
+    CHECK_EQ(queue_list(w.state, &order), 4);
     static const int expected[] = {3, 1, 2, 0};
     for (int i = 0; i < 4; i++) {
         CHECK_EQ(order[i], ids[expected[i]]);

@@ -83,7 +83,8 @@ TEST(a_trace_worked_out_by_hand)
         {FIGURE_ledger_capacity,         16 * 180 * SECOND           },
     };
 
-    replay_text(TWO_NODES, COLUMNS "0,8,100,,x\n10,16,50,,x\n20,1,30,,y\n30,8,10,,y\n", &o);
+    replay_text(TWO_NODES "policy: {time_sharing: false}\n",
+                COLUMNS "0,8,100,,x\n10,16,50,,x\n20,1,30,,y\n30,8,10,,y\n", &o);
     for (size_t i = 0; i < ARRAY_SIZE(expected); i++)
         CHECK_EQ(value(&o, expected[i].figure), expected[i].value, "figure %d", expected[i].figure);
     done(&o);
@@ -319,7 +320,8 @@ static void replay_row(struct csv *csv, struct outcome_of *o) {
     _cleanup_free_ char *path = hai_asprintf("tests/fixtures/traces/%s.csv.gz",
                                              kalos ? "acme_kalos_like_a" : "philly_2017oct");
     /* First come, first served: all are equal. */
-    const char *conf = "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000}\n";
+    const char *conf =
+        "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, time_sharing: false}\n";
     struct hai_err err = {0};
     int64_t nodes, load;
 

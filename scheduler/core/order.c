@@ -1,0 +1,107 @@
+#include "scheduler/core/order.h"
+
+#define SECOND INT64_C(1000000)
+#define HOUR (3600 * SECOND)
+
+/* The policy's numbers; docs/policy.md says how they were found. */
+enum { LEVELS = 3 };
+/* A job on one node sinks a level at these GPU times, one on several nodes at these run times. */
+static const int64_t single_levels_us[LEVELS - 1] = {4 * HOUR, 40 * HOUR};
+static const int64_t gang_levels_us[LEVELS - 1] = {HOUR / 2, 8 * HOUR};
+/* Parts of min_run: how long a job waits before it makes others give way; a gang asks sooner, since
+ * it can rarely start without. For its equals (if it never ran), or for anybody if more GPUs are
+ * busy then, it waits a whole one. */
+enum { ASK_SINGLE = 6, ASK_GANG = 30, LOOK = 30 };
+#define LOOK_MIN_US SECOND
+#define LOOK_MAX_US (60 * SECOND)
+/* Jobs on one node run for this many times min_run: there are many, and each suspension costs. */
+enum { SINGLE_MIN_RUNS = 4 };
+
+bool order_shares(const struct state *state) {
+    return state->r.min_run_us != S_ABSENT;
+}
+
+int64_t order_gpus(const struct job *job) {
+    return job->r.spec.nodes * job->r.spec.gpus_per_node;
+}
+
+static bool is_gang(const struct job *job) {
+    return job->r.spec.nodes > 1;
+}
+
+static bool takes_whole_nodes(const struct state *state, const struct job *job) {
+    return is_gang(job) || (job->r.spec.gpus_per_node &&
+                            job->r.spec.gpus_per_node >= state->groups[job->group].gpus_max);
+}
+
+static int64_t run_time_us(const struct state *state, const struct job *job) {
+    return job->r.ran_us + (state_job_live(job) ? state->r.time_us - job->r.placed_us : 0);
+}
+
+static int level(const struct state *state, const struct job *job) {
+    const int64_t *levels_us = is_gang(job) ? gang_levels_us : single_levels_us;
+    int64_t had_us = run_time_us(state, job);
+    int n = 0;
+
+    if (!is_gang(job))
+        had_us *= MAX(job->r.spec.gpus_per_node, 1);
+    while (n < LEVELS - 1 && had_us >= levels_us[n])
+        n++;
+    return n;
+}
+
+int order_rank(const struct state *state, const struct job *job) {
+    int position = state_priority_level(job->r.priority);
+
+    _Static_assert(ORDER_RANKS >= PRIORITY_COUNT + PRIORITY_COUNT * LEVELS, "ranks");
+    if (!order_shares(state))
+        return position;
+    int sunk = level(state, job);
+    if (!is_gang(job) && sunk == 0)
+        return position;
+    return PRIORITY_COUNT + LEVELS * position + sunk;
+}
+
+bool order_may_ask(const struct state *state, const struct job *job) {
+    int64_t waited_us = state->r.time_us - job->r.since_us;
+
+    return waited_us >= state->r.min_run_us / (is_gang(job) ? ASK_GANG : ASK_SINGLE);
+}
+
+int64_t order_next_look_us(const struct state *state) {
+    int64_t every_us = MAX(MIN(state->r.min_run_us / LOOK, LOOK_MAX_US), LOOK_MIN_US);
+
+    return (state->r.time_us / every_us + 1) * every_us;
+}
+
+/* Does it run, and for long enough to be disturbed? */
+static bool may_be_asked(const struct state *state, const struct job *running) {
+    int64_t least_us = state->r.min_run_us * (is_gang(running) ? 1 : SINGLE_MIN_RUNS);
+
+    return running->r.state == JOB_STATE_RUNNING && running->r.wanted == WANTED_RUN &&
+           running->r.phase == DESIRED_PHASE_RUN &&
+           state->r.time_us - running->r.running_us >= least_us;
+}
+
+enum order_way order_gives_way(const struct state *state, const struct job *running,
+                               const struct job *to) {
+    int64_t waited_us = state->r.time_us - to->r.since_us;
+    int rank = order_rank(state, running);
+    bool overdue = to->r.started_us == S_ABSENT &&
+                   state->r.time_us - to->r.submitted_us >= state->r.min_run_us;
+
+    if (!may_be_asked(state, running) || (is_gang(running) && !is_gang(to)))
+        return ORDER_STAYS;
+    if (rank > to->rank || (rank == to->rank && running->r.id > to->r.id && overdue))
+        return ORDER_GIVES_WAY;
+    bool smaller = order_gpus(running) < order_gpus(to);
+    return takes_whole_nodes(state, to) && smaller && waited_us >= state->r.min_run_us
+               ? ORDER_FOR_GAIN
+               : ORDER_STAYS;
+}
+
+int64_t order_loss(const struct state *state, const struct job *running) {
+    int64_t saved_us = MAX(running->r.ckpt_us, running->r.running_us);
+
+    return state->r.time_us - saved_us + ORDER_RESTART_US;
+}

@@ -1,0 +1,42 @@
+/* order.h - who goes first, and who gives way to whom.
+ *
+ * Pure and reading only: the policy of docs/policy.md as arithmetic. The rank of a job depends on
+ * its record and the time alone, so that queues can be kept in order; a smaller rank goes first,
+ * and within a rank the smaller id. Nothing here is written to the log or the state: it may change
+ * from one version to the next.
+ */
+#pragma once
+#include "scheduler/core/state.h"
+
+/* Time-sharing: while jobs wait, who goes first and who may give way is looked at again at the
+ * latest then. Depends on nothing but the policy and the time. */
+int64_t order_next_look_us(const struct state *state);
+
+/* What starting again after a suspension is taken to cost each GPU. */
+#define ORDER_RESTART_US (INT64_C(60) * 1000000)
+
+/* Do jobs share time? If not, one that waits its turn blocks those behind it in its group. */
+bool order_shares(const struct state *state);
+
+/* GPUs of the whole gang. */
+int64_t order_gpus(const struct job *job);
+
+/* The rank of a job, 0 to ORDER_RANKS - 1 (state.h). */
+int order_rank(const struct state *state, const struct job *job);
+
+/* May a running job be suspended for a waiting one now? ORDER_FOR_GAIN: it is as important or more,
+ * but may be asked if all victims together hold clearly fewer GPUs than the waiting job takes: then
+ * more are busy. */
+enum order_way { ORDER_STAYS, ORDER_GIVES_WAY, ORDER_FOR_GAIN };
+enum order_way order_gives_way(const struct state *state, const struct job *running,
+                               const struct job *to);
+
+/* The most that victims may hold, if one gives way for the gain, in tenths of what the waiting job
+ * takes. */
+enum { ORDER_GAIN_TENTHS = 9 };
+
+/* What suspending a running job would lose: GPU time in microseconds for each GPU that it frees. */
+int64_t order_loss(const struct state *state, const struct job *running);
+
+/* Has a waiting job waited long enough to make others give way? */
+bool order_may_ask(const struct state *state, const struct job *job);

@@ -1,0 +1,260 @@
+#include "scheduler/core/queue.h"
+#include "scheduler/core/order.h"
+
+static bool same_need(const struct place_need *a, const struct place_need *b) {
+    return a->group == b->group && a->zones == b->zones && a->nodes == b->nodes &&
+           a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
+           a->memory_per_node_bytes == b->memory_per_node_bytes && a->cross_zones == b->cross_zones;
+}
+
+static int64_t hash_of(const struct place_need *need) {
+    const uint64_t parts[] = {(uint64_t)need->group,         need->zones,
+                              (uint64_t)need->nodes,         (uint64_t)need->gpus_per_node,
+                              (uint64_t)need->cpus_per_node, (uint64_t)need->memory_per_node_bytes,
+                              (uint64_t)need->cross_zones};
+    uint64_t h = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        h = (h ^ parts[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 29;
+    }
+    return (int64_t)(h >> 1);
+}
+
+bool queue_before(const struct job *a, const struct job *b) {
+    return a->rank < b->rank || (a->rank == b->rank && a->r.id < b->r.id);
+}
+
+static void set_present(struct queue *queue, const struct shape *shape, int rank) {
+    uint64_t bit = UINT64_C(1) << (shape->slot & 63);
+    uint64_t *word = &queue->present[rank][shape->slot >> 6];
+
+    if (shape->lines[rank].first)
+        *word |= bit;
+    else
+        *word &= ~bit;
+}
+
+static void more_slots(struct queue *queue) {
+    size_t n = queue->n_slots, n_words = n / 64;
+
+    queue->n_slots = MAX(2 * n, (size_t)64);
+    queue->slots = hai_realloc_array(queue->slots, queue->n_slots, sizeof *queue->slots);
+    memset(queue->slots + n, 0, (queue->n_slots - n) * sizeof *queue->slots);
+    for (int rank = 0; rank < ORDER_RANKS; rank++) {
+        uint64_t **words = &queue->present[rank];
+        *words = hai_realloc_array(*words, queue->n_slots / 64, sizeof **words);
+        memset(*words + n_words, 0, (queue->n_slots / 64 - n_words) * sizeof **words);
+    }
+}
+
+static struct shape *shape_find(struct queue *queue, const struct place_need *need) {
+    int64_t hash = hash_of(need);
+    struct shape *first = map_get(&queue->by_hash, hash), *shape;
+
+    for (shape = first; shape; shape = shape->again)
+        if (same_need(&shape->need, need))
+            return shape;
+    shape = hai_new(struct shape);
+    shape->need = *need;
+    shape->need.avoid = NULL;
+    shape->need.n_avoid = 0;
+    shape->serial = ++queue->serial;
+    shape->again = first;
+    map_put(&queue->by_hash, hash, shape);
+    size_t slot = queue->slot_hint;
+    while (slot < queue->n_slots && queue->slots[slot])
+        slot++;
+    if (slot == queue->n_slots)
+        more_slots(queue);
+    shape->slot = (int)slot;
+    queue->slots[slot] = shape;
+    queue->slot_hint = slot + 1;
+    return shape;
+}
+
+static void shape_drop(struct queue *queue, struct shape *shape) {
+    int64_t hash = hash_of(&shape->need);
+    struct shape *first = map_get(&queue->by_hash, hash), **at = &first;
+
+    while (*at != shape)
+        at = &(*at)->again;
+    *at = shape->again;
+    if (first)
+        map_put(&queue->by_hash, hash, first);
+    else
+        map_remove(&queue->by_hash, hash);
+    queue->slots[shape->slot] = NULL;
+    queue->slot_hint = MIN(queue->slot_hint, (size_t)shape->slot);
+    free(shape);
+}
+
+/* New jobs go to the end of their line; one that waits again is older than most, so its place is
+ * looked for from the front. */
+static void enter(struct job_line *line, struct job *job) {
+    struct job *next = NULL;
+
+    if (line->last && line->last->r.id > job->r.id) {
+        next = line->first;
+        while (next->r.id < job->r.id)
+            next = next->line_next;
+    }
+    job->line_next = next;
+    job->line_prev = next ? next->line_prev : line->last;
+    if (job->line_prev)
+        job->line_prev->line_next = job;
+    else
+        line->first = job;
+    if (next)
+        next->line_prev = job;
+    else
+        line->last = job;
+}
+
+static void leave(struct job_line *line, struct job *job) {
+    if (job->line_prev)
+        job->line_prev->line_next = job->line_next;
+    else
+        line->first = job->line_next;
+    if (job->line_next)
+        job->line_next->line_prev = job->line_prev;
+    else
+        line->last = job->line_prev;
+    job->line_next = job->line_prev = NULL;
+}
+
+void queue_add(struct state *state, struct job *job) {
+    struct place_need need = place_need_of(job);
+
+    assert(!job->queued);
+    job->shape = shape_find(&state->queue, &need);
+    job->rank = order_rank(state, job);
+    enter(&job->shape->lines[job->rank], job);
+    set_present(&state->queue, job->shape, job->rank);
+    job->shape->n++;
+    state->queue.n++;
+    state->queue.changes++;
+    job->queued = true;
+}
+
+void queue_remove(struct state *state, struct job *job) {
+    struct shape *shape = job->shape;
+
+    if (!job->queued)
+        return;
+    leave(&shape->lines[job->rank], job);
+    set_present(&state->queue, shape, job->rank);
+    state->queue.n--;
+    state->queue.changes++;
+    job->queued = false;
+    job->shape = NULL;
+    if (--shape->n == 0)
+        shape_drop(&state->queue, shape);
+}
+
+void queue_rank_again(struct state *state) {
+    for (struct job *job = state->jobs_first; job; job = job->next) {
+        if (!job->queued || order_rank(state, job) == job->rank)
+            continue;
+        leave(&job->shape->lines[job->rank], job);
+        set_present(&state->queue, job->shape, job->rank);
+        job->rank = order_rank(state, job);
+        enter(&job->shape->lines[job->rank], job);
+        set_present(&state->queue, job->shape, job->rank);
+        state->queue.changes++;
+    }
+}
+
+static void sift_down(struct queue_walk *walk, size_t at) {
+    struct job *job = walk->heap[at];
+
+    for (size_t child; (child = 2 * at + 1) < walk->n; at = child) {
+        if (child + 1 < walk->n && walk->heap[child + 1]->r.id < walk->heap[child]->r.id)
+            child++;
+        if (walk->heap[child]->r.id > job->r.id)
+            break;
+        walk->heap[at] = walk->heap[child];
+    }
+    walk->heap[at] = job;
+}
+
+/* The first job of every shape that has one in this rank. */
+static void gather(struct queue_walk *walk) {
+    const struct queue *queue = &walk->state->queue;
+
+    for (size_t word = 0; word < queue->n_slots / 64; word++) {
+        uint64_t set = queue->present[walk->rank][word];
+        for (; set; set &= set - 1) {
+            const struct shape *shape = queue->slots[word * 64 + (size_t)__builtin_ctzll(set)];
+            if (walk->n == walk->n_max) {
+                walk->n_max = MAX(2 * walk->n_max, (size_t)64);
+                walk->heap = hai_realloc_array(walk->heap, walk->n_max, sizeof *walk->heap);
+            }
+            walk->heap[walk->n++] = shape->lines[walk->rank].first;
+        }
+    }
+    for (size_t i = walk->n / 2; i-- > 0;)
+        sift_down(walk, i);
+}
+
+void queue_walk_begin(struct queue_walk *walk, const struct state *state) {
+    walk->state = state;
+    walk->rank = -1;
+    walk->n = 0;
+    walk->given = false;
+}
+
+void queue_walk_end(struct queue_walk *walk) {
+    free(walk->heap);
+    *walk = (struct queue_walk){0};
+}
+
+/* The head of the heap gives its place to job, or to the last of all. */
+static void replace_head(struct queue_walk *walk, struct job *job) {
+    walk->heap[0] = job ? job : walk->heap[--walk->n];
+    if (walk->n)
+        sift_down(walk, 0);
+}
+
+struct job *queue_walk_next(struct queue_walk *walk) {
+    if (walk->given)
+        replace_head(walk, walk->heap[0]->line_next);
+    walk->given = false;
+    while (!walk->n) {
+        if (++walk->rank >= ORDER_RANKS)
+            return NULL;
+        gather(walk);
+    }
+    walk->given = true;
+    return walk->heap[0];
+}
+
+void queue_walk_pass(struct queue_walk *walk) {
+    assert(walk->given);
+    replace_head(walk, NULL);
+    walk->given = false;
+}
+
+struct job *queue_first(const struct state *state, int group) {
+    struct queue_walk walk = {0};
+    struct job *job;
+
+    queue_walk_begin(&walk, state);
+    while ((job = queue_walk_next(&walk)) && job->group != group)
+        queue_walk_pass(&walk);
+    queue_walk_end(&walk);
+    return job;
+}
+
+size_t queue_list(const struct state *state, int64_t **ret) {
+    int64_t *ids = hai_new_array(int64_t, (size_t)MAX(state->queue.n, 1));
+    struct queue_walk walk = {0};
+    size_t n = 0;
+
+    queue_walk_begin(&walk, state);
+    for (const struct job *job; (job = queue_walk_next(&walk));)
+        ids[n++] = job->r.id;
+    queue_walk_end(&walk);
+    *ret = ids;
+    return n;
+}

@@ -1,0 +1,52 @@
+/* queue.h - jobs that wait for nodes, in the order in which they are tried.
+ *
+ * Pure. The order is (rank, id), over all groups: order.h gives the rank. Jobs that ask for the
+ * same are of one shape and stand in one line for each rank, so that whoever finds that a shape
+ * does not fit can pass over all of them at once. Derived state: made again by state_decode.
+ */
+#pragma once
+#include "scheduler/core/place.h"
+
+struct shape {
+    struct place_need need; // without nodes to avoid
+    struct job_line lines[ORDER_RANKS];
+    int64_t n;           // jobs
+    int slot;            // of state->queue.slots
+    uint64_t serial;     // tells apart shapes that had a slot one after another
+    struct shape *again; // another one with the same hash
+};
+
+/* Put a job that wants nodes into its line, or take it out if it is in one. */
+void queue_add(struct state *state, struct job *job);
+void queue_remove(struct state *state, struct job *job);
+
+/* After time has passed: jobs whose rank has changed go to the line where they belong now. */
+void queue_rank_again(struct state *state);
+
+/* A walk over all jobs in order; start from {0}, end with queue_walk_end, which keeps nothing. */
+struct queue_walk {
+    const struct state *state;
+    int rank;
+    struct job **heap; // the first job left of each shape of this rank
+    size_t n, n_max;
+    bool given; // the head was returned and is not passed yet
+};
+
+void queue_walk_begin(struct queue_walk *walk, const struct state *state);
+void queue_walk_end(struct queue_walk *walk);
+
+/* The next job, or NULL at the end. */
+struct job *queue_walk_next(struct queue_walk *walk);
+
+/* Pass over the rest of the line of the job that came last: its shape in this rank. The state must
+ * not change during a walk. */
+void queue_walk_pass(struct queue_walk *walk);
+
+/* Is job a tried before job b? */
+bool queue_before(const struct job *a, const struct job *b);
+
+/* Ids of all jobs in order. The caller frees *ret. Returns how many. */
+size_t queue_list(const struct state *state, int64_t **ret);
+
+/* The first job of a group, NULL: none waits. */
+struct job *queue_first(const struct state *state, int group);

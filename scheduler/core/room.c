@@ -1,0 +1,374 @@
+#include "scheduler/core/room.h"
+
+/* What is free on a node that may be used now; nothing on any other. */
+struct room_node {
+    int64_t cpus;
+    int64_t memory;
+    uint32_t gpus; // set
+    int level;     // free GPUs; -1: not usable
+};
+
+struct undo {
+    int number;
+    struct room_node was;
+};
+
+struct room {
+    int n_nodes;
+    size_t n_words; // of each bitmap
+    struct room_node *nodes;
+    uint64_t *at_least[NODE_GPUS_MAX + 2]; // usable nodes with that many free GPUs; the last: none
+    uint64_t *in_group[GROUPS_MAX];
+    uint64_t *in_zone[ZONES_MAX];
+    uint64_t cluster_seq; // of the state when the bitmaps were made
+    uint64_t n_touched;   // of the state that were looked at
+    int64_t cross;        // gangs taken that span zones
+    int *taken;           // nodes that differ from the state
+    size_t n_taken, n_taken_max;
+    bool trial;
+    struct undo *undo; // what nodes were before the trial changed them
+    size_t n_undo, n_undo_max;
+    int64_t undo_cross;
+};
+
+static void free_maps(struct room *room) {
+    for (int i = 0; i < NODE_GPUS_MAX + 2; i++)
+        free(room->at_least[i]);
+    for (int i = 0; i < GROUPS_MAX; i++)
+        free(room->in_group[i]);
+    for (int i = 0; i < ZONES_MAX; i++)
+        free(room->in_zone[i]);
+    free(room->nodes);
+    memset(room->at_least, 0, sizeof room->at_least);
+    memset(room->in_group, 0, sizeof room->in_group);
+    memset(room->in_zone, 0, sizeof room->in_zone);
+}
+
+struct room *room_new(void) {
+    struct room *room = hai_new(struct room);
+
+    room->n_nodes = -1; // follows nothing yet
+    return room;
+}
+
+void room_free(struct room *room) {
+    if (!room)
+        return;
+    free_maps(room);
+    free(room->taken);
+    free(room->undo);
+    free(room);
+}
+
+static void set_bit(uint64_t *map, int node, bool on) {
+    uint64_t bit = UINT64_C(1) << (node & 63);
+
+    if (on)
+        map[node >> 6] |= bit;
+    else
+        map[node >> 6] &= ~bit;
+}
+
+/* A node has more or fewer free GPUs: it enters or leaves the bitmaps between the two. */
+static void set_level(struct room *room, int number, int level) {
+    struct room_node *node = &room->nodes[number];
+
+    while (node->level < level)
+        set_bit(room->at_least[++node->level], number, true);
+    while (node->level > level)
+        set_bit(room->at_least[node->level--], number, false);
+}
+
+static void look_at(struct room *room, const struct state *state, int number) {
+    const struct node *from = state->nodes[number];
+    struct room_node *node = &room->nodes[number];
+
+    node->gpus = state_gpus_free(from);
+    node->cpus = from->cpus_free;
+    node->memory = from->r.memory_bytes ? from->memory_free : INT64_MAX;
+    set_level(room, number, state_node_usable(from) ? __builtin_popcount(node->gpus) : -1);
+}
+
+static void make_maps(struct room *room, const struct state *state) {
+    free_maps(room);
+    room->n_nodes = state->n_nodes;
+    room->n_words = ((size_t)state->n_nodes + 63) / 64;
+    room->nodes = hai_new_array(struct room_node, (size_t)state->n_nodes);
+    for (int i = 0; i < NODE_GPUS_MAX + 2; i++)
+        room->at_least[i] = hai_new_array(uint64_t, room->n_words);
+    for (int g = 0; g < state->n_groups; g++) {
+        room->in_group[g] = hai_new_array(uint64_t, room->n_words);
+        for (size_t i = 0; i < state->groups[g].r.nodes.n; i++)
+            set_bit(room->in_group[g], (int)state->groups[g].r.nodes.items[i], true);
+    }
+    for (int z = 0; z < state->n_zones; z++)
+        room->in_zone[z] = hai_new_array(uint64_t, room->n_words);
+    for (int i = 0; i < state->n_nodes; i++) {
+        room->nodes[i].level = -1;
+        set_bit(room->in_zone[state->nodes[i]->zone], i, true);
+        look_at(room, state, i);
+    }
+    room->cluster_seq = state->cluster_seq;
+}
+
+void room_follow(struct room *room, const struct state *state) {
+    if (room->n_nodes != state->n_nodes || room->cluster_seq != state->cluster_seq ||
+        state->n_touched - room->n_touched > NODES_TOUCHED_KEPT) {
+        make_maps(room, state);
+    } else {
+        for (size_t i = 0; i < room->n_taken; i++)
+            look_at(room, state, room->taken[i]);
+        for (uint64_t i = room->n_touched; i < state->n_touched; i++)
+            look_at(room, state, state->touched[i % NODES_TOUCHED_KEPT]);
+    }
+    room->n_touched = state->n_touched;
+    room->n_taken = 0;
+    room->cross = 0;
+}
+
+/* A node is about to change. */
+static void note(struct room *room, int number) {
+    if (room->trial) {
+        if (room->n_undo == room->n_undo_max) {
+            room->n_undo_max = MAX(2 * room->n_undo_max, (size_t)64);
+            room->undo = hai_realloc_array(room->undo, room->n_undo_max, sizeof *room->undo);
+        }
+        room->undo[room->n_undo++] = (struct undo){number, room->nodes[number]};
+        return;
+    }
+    if (room->n_taken == room->n_taken_max) {
+        room->n_taken_max = MAX(2 * room->n_taken_max, (size_t)64);
+        room->taken = hai_realloc_array(room->taken, room->n_taken_max, sizeof *room->taken);
+    }
+    room->taken[room->n_taken++] = number;
+}
+
+void room_take(struct room *room, const struct state *state, const struct place_need *need,
+               const struct place_node *nodes) {
+    bool spans = false;
+
+    for (int64_t i = 0; i < need->nodes; i++) {
+        int number = nodes[i].node;
+        struct room_node *node = &room->nodes[number];
+        assert(!(nodes[i].gpus & ~node->gpus));
+        note(room, number);
+        node->gpus &= ~nodes[i].gpus;
+        node->cpus -= need->cpus_per_node;
+        if (node->memory != INT64_MAX)
+            node->memory -= need->memory_per_node_bytes;
+        set_level(room, number, __builtin_popcount(node->gpus));
+        spans |= state->nodes[number]->zone != state->nodes[nodes[0].node]->zone;
+    }
+    room->cross += spans;
+}
+
+void room_trial_begin(struct room *room) {
+    assert(!room->trial);
+    room->trial = true;
+    room->n_undo = 0;
+    room->undo_cross = room->cross;
+}
+
+void room_leave(struct room *room, const struct state *state, const struct job *job) {
+    assert(room->trial);
+    for (size_t i = 0; i < job->r.allocs.n; i++) {
+        const struct state_alloc *alloc = &job->r.allocs.items[i];
+        int number = (int)alloc->node;
+        struct room_node *node = &room->nodes[number];
+        if (alloc->released || !state_node_usable(state->nodes[number]))
+            continue;
+        note(room, number);
+        node->gpus |= (uint32_t)alloc->gpus;
+        node->cpus += job->cpus_per_node;
+        if (node->memory != INT64_MAX)
+            node->memory += job->r.spec.memory_per_node_bytes;
+        set_level(room, number, __builtin_popcount(node->gpus));
+    }
+    room->cross -= job->spans;
+}
+
+void room_trial_end(struct room *room) {
+    assert(room->trial);
+    while (room->n_undo) {
+        const struct undo *undo = &room->undo[--room->n_undo];
+        set_level(room, undo->number, undo->was.level);
+        room->nodes[undo->number] = undo->was;
+    }
+    room->cross = room->undo_cross;
+    room->trial = false;
+}
+
+/* A word of the nodes that the need may have by group and zone. */
+static uint64_t allowed(const struct room *room, const struct place_need *need, size_t word) {
+    uint64_t zones = 0;
+
+    for (int z = 0; z < ZONES_MAX && room->in_zone[z]; z++)
+        if (need->zones & UINT64_C(1) << z)
+            zones |= room->in_zone[z][word];
+    return zones & room->in_group[need->group][word];
+}
+
+static bool has_room(const struct room *room, const struct place_need *need, int number,
+                     bool avoid) {
+    const struct room_node *node = &room->nodes[number];
+
+    if (node->cpus < need->cpus_per_node || node->memory < need->memory_per_node_bytes)
+        return false;
+    for (size_t i = 0; avoid && i < need->n_avoid; i++)
+        if (need->avoid[i] == number)
+            return false;
+    return true;
+}
+
+/* The lowest number in a set that is not empty, taken out of it. */
+static int take_lowest(uint64_t *set, size_t word) {
+    int number = (int)(word * 64) + __builtin_ctzll(*set);
+
+    *set &= *set - 1;
+    return number;
+}
+
+/* The fullest node with room; of equals the lowest number. */
+static int find_gpus(const struct room *room, const struct place_need *need, bool avoid) {
+    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX; level++) {
+        const uint64_t *here = room->at_least[level], *above = room->at_least[level + 1];
+        for (size_t word = 0; word < room->n_words; word++) {
+            uint64_t set = here[word] & ~above[word];
+            if (set)
+                set &= allowed(room, need, word);
+            while (set) {
+                int number = take_lowest(&set, word);
+                if (has_room(room, need, number, avoid))
+                    return number;
+            }
+        }
+    }
+    return -1;
+}
+
+/* For a job without GPUs: nodes without any first, then the most free CPUs, then the number. */
+static int find_cpus(const struct room *room, const struct state *state,
+                     const struct place_need *need, bool avoid) {
+    int best = -1;
+    bool best_spares = false;
+
+    for (size_t word = 0; word < room->n_words; word++) {
+        uint64_t set = room->at_least[0][word];
+        if (set)
+            set &= allowed(room, need, word);
+        while (set) {
+            int number = take_lowest(&set, word);
+            bool spares = !state->nodes[number]->r.gpus;
+            if (!has_room(room, need, number, avoid) || (best >= 0 && spares < best_spares))
+                continue;
+            if (best < 0 || spares > best_spares ||
+                room->nodes[number].cpus > room->nodes[best].cpus) {
+                best = number;
+                best_spares = spares;
+            }
+        }
+    }
+    return best;
+}
+
+static int find_one(const struct room *room, const struct state *state,
+                    const struct place_need *need, bool avoid, struct place_scratch *scratch) {
+    int number =
+        need->gpus_per_node ? find_gpus(room, need, avoid) : find_cpus(room, state, need, avoid);
+
+    if (number < 0)
+        return -ENOSPC;
+    scratch->nodes[0] = (struct place_node){
+        number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
+    return 0;
+}
+
+/* Candidates by leaf and zone. Returns how many there are. */
+static int64_t count(const struct room *room, const struct state *state,
+                     const struct place_need *need, bool avoid, int64_t *in_leaf,
+                     int64_t *in_zone) {
+    const uint64_t *enough = room->at_least[need->gpus_per_node];
+    int64_t n = 0;
+
+    for (size_t word = 0; word < room->n_words; word++) {
+        uint64_t set = enough[word];
+        if (set)
+            set &= allowed(room, need, word);
+        while (set) {
+            int number = take_lowest(&set, word);
+            if (!has_room(room, need, number, avoid))
+                continue;
+            in_leaf[state->nodes[number]->r.leaf]++;
+            in_zone[state->nodes[number]->zone]++;
+            n++;
+        }
+    }
+    return n;
+}
+
+/* Are there enough by GPUs alone? Most gangs that do not fit end here. */
+static bool may_fit(const struct room *room, const struct place_need *need) {
+    const uint64_t *enough = room->at_least[need->gpus_per_node];
+    int64_t n = 0;
+
+    for (size_t word = 0; word < room->n_words && n < need->nodes; word++)
+        if (enough[word])
+            n += __builtin_popcountll(enough[word] & allowed(room, need, word));
+    return n >= need->nodes;
+}
+
+/* Of each leaf as many as take says, the fullest first. */
+static void choose(const struct room *room, const struct state *state,
+                   const struct place_need *need, bool avoid, int64_t *take,
+                   struct place_scratch *scratch) {
+    int64_t n = 0;
+
+    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX && n < need->nodes; level++) {
+        const uint64_t *here = room->at_least[level], *above = room->at_least[level + 1];
+        for (size_t word = 0; word < room->n_words; word++) {
+            uint64_t set = here[word] & ~above[word];
+            if (set)
+                set &= allowed(room, need, word);
+            while (set) {
+                int number = take_lowest(&set, word);
+                int64_t leaf = state->nodes[number]->r.leaf;
+                if (!take[leaf] || !has_room(room, need, number, avoid))
+                    continue;
+                take[leaf]--;
+                scratch->nodes[n++] = (struct place_node){
+                    number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
+            }
+        }
+    }
+    assert(n == need->nodes);
+    place_sort(state, scratch->nodes, (size_t)n);
+}
+
+static int find_many(const struct room *room, const struct state *state,
+                     const struct place_need *need, bool avoid, struct place_scratch *scratch) {
+    int64_t in_zone[ZONES_MAX] = {0};
+    bool may_cross = need->cross_zones && state_may_cross(state, room->cross);
+    size_t leaf_bytes = (size_t)state->n_leaves * sizeof *scratch->in_leaf;
+
+    if (!may_fit(room, need))
+        return -ENOSPC;
+    int64_t n = count(room, state, need, avoid, scratch->in_leaf, in_zone);
+    bool found = n >= need->nodes && place_choose(state, in_zone, scratch->in_leaf, need->nodes,
+                                                  may_cross, scratch->take);
+    if (found)
+        choose(room, state, need, avoid, scratch->take, scratch);
+    memset(scratch->in_leaf, 0, leaf_bytes);
+    memset(scratch->take, 0, leaf_bytes);
+    return found ? 0 : -ENOSPC;
+}
+
+int room_find(const struct room *room, const struct state *state, const struct place_need *need,
+              struct place_scratch *scratch) {
+    int r = -ENOSPC;
+
+    place_scratch_fit(scratch, state);
+    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--)
+        r = need->nodes == 1 ? find_one(room, state, need, avoid, scratch)
+                             : find_many(room, state, need, avoid, scratch);
+    return r;
+}

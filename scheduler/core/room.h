@@ -1,0 +1,33 @@
+/* room.h - what is free where: a picture of the nodes that decisions are tried out on.
+ *
+ * Pure. It follows a state by the nodes that were touched meanwhile, so keeping up costs what
+ * changed. What is proposed is taken from the picture at once; the next room_follow asks the state
+ * what became of it. Nodes stand in bitmaps by the number of their free GPUs, so that a search sees
+ * only those that may fit: its answers are those of place_find, which looks at every node and is
+ * the truth in tests.
+ */
+#pragma once
+#include "scheduler/core/place.h"
+
+struct room;
+
+struct room *room_new(void);
+void room_free(struct room *room);
+DEFINE_CLEANUP(struct room *, room_free)
+
+/* Be as the state is. A room belongs to one state: throw it away when another takes its place. */
+void room_follow(struct room *room, const struct state *state);
+
+/* As place_find. Returns 0 with the answer in scratch->nodes, or -ENOSPC. */
+int room_find(const struct room *room, const struct state *state, const struct place_need *need,
+              struct place_scratch *scratch);
+
+/* Take what an answer holds, until the next room_follow. */
+void room_take(struct room *room, const struct state *state, const struct place_need *need,
+               const struct place_node *nodes);
+
+/* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them.
+ * room_leave: the job leaves all that it holds. */
+void room_trial_begin(struct room *room);
+void room_leave(struct room *room, const struct state *state, const struct job *job);
+void room_trial_end(struct room *room);

@@ -1,0 +1,21 @@
+/* victims.h - which running jobs to suspend so that a waiting one can start, at the least loss.
+ *
+ * Pure and reading only. Who may be asked to give way, and what that would lose, is order.h's
+ * business; where the waiting job then goes is place.h's.
+ */
+#pragma once
+#include "scheduler/core/room.h"
+
+struct victims {
+    const struct job **jobs; // the answer, ascending ids
+    size_t n, n_max;
+    struct victims_candidate *candidates; // room to work in
+    size_t n_candidates_max;
+};
+
+void victims_free(struct victims *v);
+
+/* Find victims. Returns 0 with them in v and the nodes of the waiting job in scratch->nodes, or
+ * -ENOSPC: it would not fit even if all that may be asked gave way, or too much would be lost. */
+int victims_find(struct victims *v, struct room *room, const struct state *state,
+                 const struct job *job, struct place_scratch *scratch);

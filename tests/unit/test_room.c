@@ -1,0 +1,135 @@
+/* The picture of free room gives the answers of the plain search, whatever has happened. */
+#include "scheduler/core/room.h"
+#include "sim/rng.h"
+#include "tests/unit/core_steps.h"
+
+enum { STEPS = 1500, ASKED = 6, SEEDS = 12 };
+
+struct trial {
+    struct world w;
+    struct rng rng;
+    struct room *room;
+    struct place_scratch plain, quick;
+    int64_t avoid[2];
+};
+
+static struct place_need some_need(struct trial *t) {
+    struct rng *rng = &t->rng;
+    const struct state *state = t->w.state;
+
+    for (size_t i = 0; i < ARRAY_SIZE(t->avoid); i++)
+        t->avoid[i] = rng_below(rng, state->n_nodes);
+    return (struct place_need){
+        .group = 0,
+        .zones = rng_once_in(rng, 4) ? (uint64_t)1 << rng_below(rng, state->n_zones) : UINT64_MAX,
+        .nodes = rng_once_in(rng, 2) ? 1 : 1 + rng_below(rng, 12),
+        .gpus_per_node = rng_below(rng, 9),
+        .cpus_per_node = 1 + rng_below(rng, 6),
+        .cross_zones = rng_once_in(rng, 2),
+        .avoid = t->avoid,
+        .n_avoid = (size_t)rng_below(rng, 3),
+    };
+}
+
+static void compare(struct trial *t) {
+    for (int i = 0; i < ASKED && !test_failed(); i++) {
+        struct place_need need = some_need(t);
+        int plain = place_find(t->w.state, &need, &t->plain);
+        CHECK_EQ(room_find(t->room, t->w.state, &need, &t->quick), plain);
+        for (int64_t n = 0; plain == 0 && n < need.nodes; n++) {
+            CHECK_EQ(t->quick.nodes[n].node, t->plain.nodes[n].node);
+            CHECK_EQ(t->quick.nodes[n].gpus, t->plain.nodes[n].gpus);
+        }
+    }
+}
+
+/* Take what a job of this shape would get, first in the picture, then in the state. */
+static void start_one(struct trial *t) {
+    struct place_need need = some_need(t);
+    struct entry_job_spec spec = world_spec();
+
+    need.zones = UINT64_MAX;
+    need.n_avoid = 0;
+    spec.nodes = need.nodes;
+    spec.gpus_per_node = need.gpus_per_node;
+    spec.cpus_per_node = need.cpus_per_node;
+    spec.cross_zones = need.cross_zones;
+    int64_t id = world_submit(&t->w, &spec);
+    if (id < 0 || room_find(t->room, t->w.state, &need, &t->quick) < 0)
+        return;
+    struct entry_place place = {.job = id};
+    for (int64_t i = 0; i < need.nodes; i++)
+        *LIST_ADD(&place.nodes) = (struct entry_place_node){
+            t->w.state->nodes[t->quick.nodes[i].node]->r.name, t->quick.nodes[i].gpus};
+    room_take(t->room, t->w.state, &need, t->quick.nodes);
+    CHECK_EQ(world_append(&t->w, "system:hai", ENTRY_PLACE, &place), 0, "%s", t->w.reply.err.text);
+    free(place.nodes.items);
+    compare(t); // before the picture has followed
+}
+
+static void end_one(struct trial *t) {
+    struct job *job = t->w.state->jobs_first;
+
+    for (int64_t skip = rng_below(&t->rng, 8); job && (skip > 0 || !state_job_live(job));
+         job = job->next)
+        skip -= state_job_live(job);
+    if (!job)
+        return;
+    int64_t id = job->r.id;
+    for (size_t rank = 0; rank < job_at(&t->w, id)->r.ranks.n; rank++)
+        CHECK_EQ(ended(&t->w, id, (int64_t)rank, 0, 0, EXIT_CAUSE_SELF), 0);
+}
+
+static void change_a_node(struct trial *t) {
+    int number = (int)rng_below(&t->rng, t->w.state->n_nodes);
+    const struct node *node = t->w.state->nodes[number];
+
+    if (node->r.drained)
+        CHECK_EQ(drain(&t->w, node->r.name, false), 0);
+    else if (rng_once_in(&t->rng, 2))
+        CHECK_EQ(drain(&t->w, node->r.name, true), 0);
+    else if (node->r.state == NODE_STATE_UP)
+        CHECK_EQ(node_lost(&t->w, node->r.name, S_ABSENT), 0);
+    else
+        CHECK_EQ(node_up(&t->w, node->r.name, node->r.boot_id), 0);
+}
+
+static void run(uint64_t seed) {
+    struct trial t = {.rng = {seed}, .room = room_new()};
+    struct world_cluster cluster = {.n_zones = 1 + (int)rng_below(&t.rng, 3),
+                                    .leaves_per_zone = 1 + (int)rng_below(&t.rng, 4),
+                                    .nodes_per_leaf = 1 + (int)rng_below(&t.rng, 9),
+                                    .gpus = 8,
+                                    .cpus = 16};
+
+    world_init(&t.w);
+    world_cluster(&t.w, &cluster);
+    for (int i = 0; i < STEPS && !test_failed(); i++) {
+        room_follow(t.room, t.w.state);
+        compare(&t);
+        switch (rng_below(&t.rng, 8)) {
+        case 0:
+            change_a_node(&t);
+            break;
+        case 1:
+        case 2:
+        case 3:
+            end_one(&t);
+            break;
+        default:
+            start_one(&t);
+        }
+        world_clear(&t.w);
+    }
+    CHECK(!test_failed(), "seed %llu", (unsigned long long)seed);
+    place_scratch_free(&t.plain);
+    place_scratch_free(&t.quick);
+    room_free(t.room);
+    world_free(&t.w);
+}
+
+TEST(room_finds_what_the_plain_search_finds)
+{
+    for (uint64_t seed = 1; seed <= SEEDS; seed++)
+        run(seed);
+}

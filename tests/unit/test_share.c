@@ -1,0 +1,231 @@
+/* Sharing of time: less important jobs give way, and go on by themselves. */
+#include "scheduler/core/why.h"
+#include "tests/unit/core_steps.h"
+
+static void setup(struct world *w) {
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 2,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .min_run_us = S(600)};
+
+    world_init(w);
+    world_cluster(w, &cluster);
+}
+
+static int64_t submit_at(struct world *w, int64_t priority, int64_t nodes, int64_t gpus) {
+    struct entry_job_spec spec = world_spec();
+
+    spec.priority = priority;
+    spec.nodes = nodes;
+    spec.gpus_per_node = gpus;
+    return world_submit(w, &spec);
+}
+
+static void run_for(struct world *w, int64_t id, int64_t us) {
+    CHECK_EQ(world_decide(w), 1);
+    all_started(w, id);
+    world_pass(w, us);
+}
+
+static void all_left(struct world *w, int64_t id) {
+    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
+        CHECK_EQ(ended(w, id, (int64_t)i, 0, 15, EXIT_CAUSE_ORDER), 0);
+}
+
+TEST(a_job_gives_way_and_goes_on)
+{
+    struct world w;
+
+    setup(&w);
+    int64_t low = submit_at(&w, 10, 2, 2);
+    run_for(&w, low, S(700));
+    int64_t high = submit_at(&w, 50, 2, 2);
+    CHECK_EQ(world_decide(&w), 0); // it does not ask at once
+    world_pass(&w, S(41));
+    CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
+    CHECK_EQ(job_at(&w, low)->r.reason, REASON_GAVE_WAY);
+    CHECK_STR(job_at(&w, low)->r.message, "gives way to job 2 (alice, priority 50)");
+    CHECK_EQ(state_of(&w, high), JOB_STATE_QUEUED);
+    CHECK_EQ(job_at(&w, high)->r.claim.n, 2);
+    struct why why;
+    why_job(w.state, job_at(&w, high), &why);
+    CHECK_STR(why.code, "making_room");
+    CHECK_STR(
+        why.message,
+        "waits until others have saved and left: job 1 (alice); then it starts on a1 and others");
+    CHECK_EQ(why.at_us, job_at(&w, low)->r.kill_at_us);
+    /* What is left is for nobody else. */
+    int64_t small = submit_at(&w, 50, 1, 1);
+    w.now_us += S(3);
+    all_left(&w, low);
+    CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDED);
+    CHECK(job_at(&w, low)->r.save_us >= S(3));
+    CHECK(job_at(&w, low)->r.save_us <= S(63));
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, high), JOB_STATE_STARTING);
+    CHECK_EQ(job_at(&w, high)->r.claim.n, 0);
+    CHECK_EQ(state_of(&w, small), JOB_STATE_QUEUED);
+    all_started(&w, high);
+    check_same(&w);
+    why_job(w.state, job_at(&w, low), &why);
+    CHECK_STR(why.code, "resources");
+    for (int rank = 0; rank < 2; rank++)
+        CHECK_EQ(ended(&w, high, rank, 0, 0, EXIT_CAUSE_SELF), 0);
+    CHECK_EQ(world_decide(&w), 1); // the small one, then the large one does not fit any more
+    CHECK_EQ(state_of(&w, small), JOB_STATE_STARTING);
+    CHECK_EQ(stop(&w, "submit:alice", small, true), 0);
+    all_left(&w, small);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, low), JOB_STATE_STARTING);
+    CHECK_EQ(job_at(&w, low)->r.attempt, 2);
+    CHECK_EQ(job_at(&w, low)->r.gave_way, 1);
+    CHECK_EQ(job_at(&w, low)->r.restarts, 0);
+    world_free(&w);
+}
+
+TEST(nobody_gives_way_too_soon_or_to_an_equal)
+{
+    struct world w;
+
+    setup(&w);
+    int64_t low = submit_at(&w, 10, 2, 2);
+    run_for(&w, low, S(300));
+    submit_at(&w, 50, 2, 1);
+    world_pass(&w, S(240));
+    CHECK_EQ(state_of(&w, low), JOB_STATE_RUNNING);
+    world_pass(&w, S(120)); // the wait itself brings the scheduler to look again
+    CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
+    world_free(&w);
+
+    setup(&w);
+    int64_t first = submit_at(&w, 10, 2, 2);
+    run_for(&w, first, S(1000));
+    submit_at(&w, 10, 2, 2);
+    world_pass(&w, S(700)); // both are new: neither has sunk
+    CHECK_EQ(state_of(&w, first), JOB_STATE_RUNNING);
+    world_free(&w);
+
+    /* A gang gives way to nobody on a single node. */
+    setup(&w);
+    first = submit_at(&w, 0, 2, 2);
+    run_for(&w, first, S(7000));
+    submit_at(&w, 50, 1, 1);
+    world_pass(&w, S(7000));
+    CHECK_EQ(state_of(&w, first), JOB_STATE_RUNNING);
+    world_free(&w);
+}
+
+TEST(only_who_is_in_the_way_gives_way)
+{
+    struct world w;
+
+    setup(&w);
+    int64_t a = submit_at(&w, 10, 1, 2), b = submit_at(&w, 10, 1, 2);
+    CHECK_EQ(world_decide(&w), 2);
+    all_started(&w, a);
+    world_pass(&w, S(100));
+    all_started(&w, b); // has less to lose
+    world_pass(&w, S(3000));
+    submit_at(&w, 30, 1, 1);
+    world_pass(&w, S(360));
+    CHECK_EQ(state_of(&w, a), JOB_STATE_RUNNING);
+    CHECK_EQ(state_of(&w, b), JOB_STATE_SUSPENDING);
+    world_free(&w);
+}
+
+TEST(more_gpus_busy_is_a_reason_too)
+{
+    struct world w;
+
+    setup(&w);
+    int64_t small = submit_at(&w, 50, 1, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, small);
+    world_pass(&w, S(3000));
+    int64_t gang = submit_at(&w, 0, 2, 2); // the least important, and four GPUs
+    world_pass(&w, S(590));
+    CHECK_EQ(state_of(&w, small), JOB_STATE_RUNNING);
+    world_pass(&w, S(40));
+    CHECK_EQ(state_of(&w, small), JOB_STATE_SUSPENDING);
+    CHECK_EQ(job_at(&w, gang)->r.claim.n, 2);
+    world_free(&w);
+
+    setup(&w); // not where as much is lost as won
+    int64_t two[2];
+    for (int i = 0; i < 2; i++)
+        two[i] = submit_at(&w, 50, 1, 2);
+    CHECK_EQ(world_decide(&w), 2);
+    for (int i = 0; i < 2; i++)
+        all_started(&w, two[i]);
+    world_pass(&w, S(3000));
+    submit_at(&w, 0, 2, 2);
+    world_pass(&w, S(7000));
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(state_of(&w, two[i]), JOB_STATE_RUNNING);
+    world_free(&w);
+}
+
+TEST(a_claim_ends_with_its_reason)
+{
+    enum { STOPPED, RAISED, DRAINED, LOST, DESCRIBED, N_WAYS };
+
+    for (int way = 0; way < N_WAYS; way++) {
+        struct world w;
+        setup(&w);
+        int64_t low = submit_at(&w, 10, 2, 2);
+        run_for(&w, low, S(700));
+        int64_t high = submit_at(&w, 50, 2, 2);
+        world_pass(&w, S(120));
+        CHECK_EQ(job_at(&w, high)->r.claim.n, 2);
+        if (way == STOPPED)
+            CHECK_EQ(stop(&w, "submit:alice", high, false), 0);
+        if (way == DRAINED)
+            CHECK_EQ(drain(&w, "a2", true), 0);
+        if (way == LOST)
+            CHECK_EQ(node_lost(&w, "a1", S_ABSENT), 0);
+        if (way == RAISED) {
+            struct entry_job_set set = {high, 0, S_ABSENT, NULL};
+            CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+        }
+        if (way == DESCRIBED) {
+            struct world_cluster other = {.n_zones = 1,
+                                          .leaves_per_zone = 1,
+                                          .nodes_per_leaf = 3,
+                                          .gpus = 2,
+                                          .cpus = 8,
+                                          .min_run_us = S(600)};
+            world_cluster(&w, &other);
+        }
+        CHECK_EQ(job_at(&w, high)->r.claim.n, 0, "way %d", way);
+        CHECK(!w.state->claimants, "way %d", way);
+        check_same(&w);
+        world_free(&w);
+    }
+}
+
+TEST(a_person_may_suspend_what_gave_way)
+{
+    struct world w;
+
+    setup(&w);
+    int64_t low = submit_at(&w, 10, 2, 2);
+    run_for(&w, low, S(700));
+    int64_t high = submit_at(&w, 50, 2, 2);
+    world_pass(&w, S(120));
+    all_left(&w, low);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK(job_at(&w, low)->queued);
+    CHECK_EQ(suspend(&w, low), 0);
+    CHECK(!job_at(&w, low)->queued);
+    CHECK_EQ(job_at(&w, low)->r.reason, REASON_USER);
+    all_started(&w, high);
+    for (int rank = 0; rank < 2; rank++)
+        CHECK_EQ(ended(&w, high, rank, 0, 0, EXIT_CAUSE_SELF), 0);
+    CHECK_EQ(world_decide(&w), 0);
+    CHECK_EQ(resume(&w, low), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    check_same(&w);
+    world_free(&w);
+}
