@@ -30,8 +30,9 @@ JOBS = 1_000_000
 BAR_S = 30
 NODES = 82  # load 0.9 in every month
 # First come, first served; and three priorities, as the default has them.
-CONFIGS = {"one priority": "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000}\n",
-           "three priorities": "policy: {cross_zone_jobs: 1}\n"}
+CONFIGS = {"one priority": "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, "
+           "time_sharing: false}\n",
+           "three priorities, sharing time": "policy: {cross_zone_jobs: 1}\n"}
 
 
 def write_trace(path, n_jobs):
