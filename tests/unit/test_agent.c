@@ -3,13 +3,17 @@
 #include "agent/holder.h"
 #include "agent/launch.h"
 #include "agent/logfile.h"
+#include "agent/logkeep.h"
 #include "agent/marks.h"
 #include "agent/procs.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
+#include "lib/timefmt.h"
 #include "tests/unit/test.h"
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -300,6 +304,90 @@ TEST(ranges_over_rotated_output)
     CHECK_EQ(logfile_newest_attempt(dir, 3), 1);
     CHECK_EQ(logfile_newest_attempt(dir, 4), 0);
     fileio_remove_tree(dir, NULL);
+}
+
+enum { DAY_S = 24 * 3600, OUTPUT_BYTES = 64 * 1024, SLACK = OUTPUT_BYTES / 2 };
+
+static void set_age(const char *path, int64_t now_us, int64_t age_s) {
+    struct timespec times[2] = {
+        {.tv_sec = now_us / 1000000 - age_s},
+        {.tv_sec = now_us / 1000000 - age_s},
+    };
+
+    CHECK_EQ(utimensat(AT_FDCWD, path, times, 0), 0, "%s", path);
+}
+
+/* The output of attempt 1 of a job, last written to so many seconds ago. Returns the descriptor of
+ * the lock that its shim would hold, -1 where it is not live. */
+static int add_output(const char *dir, int64_t job, int64_t now_us, int64_t age_s, bool live) {
+    _cleanup_free_ char *folder = hai_asprintf("%s/%d/1", dir, (int)job);
+    _cleanup_free_ char *path = hai_asprintf("%s/0.log", folder);
+    _cleanup_free_ char *lock = hai_asprintf("%s/" LOGKEEP_LIVE, folder);
+    _cleanup_free_ char *bytes = hai_alloc(OUTPUT_BYTES);
+
+    memset(bytes, 'x', OUTPUT_BYTES);
+    CHECK_EQ(fileio_mkdir_p(folder, 0755, NULL), 0);
+    CHECK_EQ(fileio_replace(path, bytes, OUTPUT_BYTES, 0640, NULL), 0);
+    int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK_EQ(flock(fd, LOCK_SH), 0);
+    set_age(lock, now_us, age_s);
+    set_age(path, now_us, age_s);
+    set_age(folder, now_us, age_s);
+    if (live)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static bool is_known(int64_t job, int64_t attempt, void *data) {
+    return job == *(int64_t *)data && attempt == 1;
+}
+
+/* Whichever limit is passed: old output goes, the oldest first, and never that of a live attempt.
+ */
+TEST(old_output_goes_and_too_much)
+{
+    enum { LOCKED = 1, KNOWN = 2, N = 7 }; // the jobs of live attempts: by its shim, by its agent
+    static const struct {
+        int64_t days, n_bytes_max;
+        const char *left;
+    } cases[] = {
+        {14,   INT64_MAX,                "12..567"},
+        {1000, 6 * OUTPUT_BYTES + SLACK, "12.4567"},
+        {1000, 5 * OUTPUT_BYTES + SLACK, "12..567"},
+        {14,   4 * OUTPUT_BYTES + SLACK, "12...67"},
+        {1000, 0,                        "12....7"}, // 7 is too young to tell
+        {1000, INT64_MAX,                "1234567"},
+    };
+    static const int64_t ages_s[N] = {30 * DAY_S, 20 * DAY_S, 16 * DAY_S, 15 * DAY_S,
+                                      13 * DAY_S, 2 * DAY_S,  1};
+    int64_t now_us = timefmt_now_us(), known = KNOWN;
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX", left[N + 1] = "";
+        int locks[N], n_left = 0;
+        CHECK(mkdtemp(dir));
+        struct logkeep keep = {dir,
+                               cases[i].days * DAY_S * INT64_C(1000000),
+                               cases[i].n_bytes_max,
+                               60000000,
+                               is_known,
+                               &known};
+        for (int k = 0; k < N; k++)
+            locks[k] = add_output(dir, k + 1, now_us, ages_s[k], k + 1 == LOCKED);
+        int n = logkeep_sweep(&keep, now_us);
+        for (int k = 0; k < N; k++) {
+            _cleanup_free_ char *path = hai_asprintf("%s/%d", dir, k + 1);
+            bool there = access(path, F_OK) == 0;
+            left[k] = there ? (char)('1' + k) : '.';
+            n_left += there;
+            if (locks[k] >= 0)
+                close(locks[k]);
+        }
+        CHECK_STR(left, cases[i].left, "case %zu", i);
+        CHECK_EQ(n, N - n_left, "case %zu", i);
+        fileio_remove_tree(dir, NULL);
+    }
 }
 
 static void on_closed(struct holder *holder, void *data) {
