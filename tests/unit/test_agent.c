@@ -441,6 +441,108 @@ TEST(a_shim_that_speaks_nonsense_is_left)
     }
 }
 
+struct adopted {
+    struct shim_state state;
+    struct shim_rank_state ranks[2];
+    int n_states, n_closed;
+};
+
+static void on_adopted(struct holder *holder, const struct shim_state *state,
+                       const struct shim_rank_state *ranks, void *data) {
+    struct adopted *adopted = data;
+
+    adopted->state = *state;
+    CHECK_EQ(state->n_ranks, ARRAY_SIZE(adopted->ranks));
+    memcpy(adopted->ranks, ranks, sizeof adopted->ranks);
+    adopted->n_states++;
+}
+
+static void on_not_adopted(struct holder *holder, void *data) {
+    ((struct adopted *)data)->n_closed++;
+}
+
+/* Of a state so much of the structs of a shim of another version: its size of each. */
+static void put_state(const struct shim_state *state, const struct shim_rank_state ranks[2],
+                      size_t state_bytes, size_t rank_bytes, struct buf *ret) {
+    static const uint8_t more[64] = {0xff, 0xff, 0xff, 0xff};
+    struct shim_header header = {(uint32_t)(sizeof header + state_bytes + 2 * rank_bytes),
+                                 SHIM_VERSION, SHIM_STATE};
+
+    buf_add(ret, &header, sizeof header);
+    buf_add(ret, state, MIN(state_bytes, sizeof *state));
+    buf_add(ret, more, state_bytes - MIN(state_bytes, sizeof *state));
+    for (int i = 0; i < 2; i++) {
+        buf_add(ret, &ranks[i], MIN(rank_bytes, sizeof *ranks));
+        buf_add(ret, more, rank_bytes - MIN(rank_bytes, sizeof *ranks));
+    }
+}
+
+TEST(a_shim_of_another_version_is_adopted)
+{
+    enum {
+        STATE = sizeof(struct shim_state),
+        STATE_MIN = offsetof(struct shim_state, cgroup),
+        RANK = sizeof(struct shim_rank_state),
+        RANK_MIN = offsetof(struct shim_rank_state, message),
+    };
+    static const struct {
+        size_t state_bytes, rank_bytes;
+        bool adopted;
+    } cases[] = {
+        {STATE,       RANK,         true },
+        {STATE - 512, RANK,         true },
+        {STATE - 512, RANK - 128,   true },
+        {STATE_MIN,   RANK_MIN,     true },
+        {STATE + 8,   RANK + 16,    true },
+        {STATE,       RANK_MIN - 8, false},
+    };
+    static const struct holder_ops ops = {.state = on_adopted, .closed = on_not_adopted};
+    struct shim_rank_state one = {.rank = 4, .message = "one"};
+    struct shim_rank_state two = {.rank = 5, .exited = 1, .status = 3, .message = "two"};
+    struct shim_rank_state ranks[2] = {one, two};
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX";
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct shim_state state = {.job = 7, .attempt = 2, .epoch = 3, .cgroup = "/c"};
+        _cleanup_(buf_free) struct buf frame = {0};
+        struct adopted adopted = {0};
+        struct holder *holder;
+        struct loop *loop;
+
+        CHECK(mkdtemp(dir));
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
+        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+        CHECK_EQ(listen(listener, 1), 0);
+        CHECK_EQ(loop_new(&loop, NULL), 0);
+        CHECK_EQ(holder_connect(loop, dir, &ops, &adopted, &holder, NULL), 0);
+        int fd = accept(listener, NULL, NULL);
+        state.n_ranks = 2;
+        state.rank_bytes = (uint32_t)cases[i].rank_bytes;
+        put_state(&state, ranks, cases[i].state_bytes, cases[i].rank_bytes, &frame);
+        CHECK_EQ(write(fd, frame.data, frame.n_bytes), frame.n_bytes);
+        while (!adopted.n_states && !adopted.n_closed && loop_turn(loop, 5000000) == 1)
+            ;
+        CHECK_EQ(adopted.n_states, cases[i].adopted, "case %zu", i);
+        CHECK_EQ(adopted.n_closed, !cases[i].adopted, "case %zu", i);
+        if (cases[i].adopted) {
+            bool path = cases[i].state_bytes > STATE_MIN;
+            bool text = cases[i].rank_bytes > RANK_MIN;
+            CHECK_EQ(adopted.state.epoch, 3);
+            CHECK_STR(adopted.state.cgroup, path ? "/c" : "", "case %zu", i);
+            CHECK_EQ(adopted.ranks[0].rank, 4, "case %zu", i);
+            CHECK_EQ(adopted.ranks[1].status, 3, "case %zu", i);
+            CHECK_STR(adopted.ranks[1].message, text ? "two" : "", "case %zu", i);
+        }
+        holder_free(holder);
+        loop_free(loop);
+        close(fd);
+        close(listener);
+        fileio_remove_tree(dir, NULL);
+    }
+}
+
 TEST(rounds_fill)
 {
     struct rounds *rounds = rounds_new(3);
