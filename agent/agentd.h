@@ -1,7 +1,8 @@
 /* agentd.h - what the parts of hai-agentd share: one thread, one loop, one node.
  *
  * Parts: attempts (what runs here), uplink (polls and reports), news (for the next report),
- * rankhub (ranks' sockets), rounds and meeting (rendezvous), rankstream (logs, attach, shell).
+ * rankhub (ranks' sockets), rounds and meeting (rendezvous), rankstream (logs, attach, shell),
+ * logkeep (old output).
  */
 #pragma once
 #include "agent/accounts.h"
@@ -43,6 +44,7 @@ struct attempt {
 struct agentd {
     struct loop *loop;
     struct loop_source *quiet; // timer: nothing has happened for a moment
+    struct loop_source *sweep; // timer: look for output that is too old or too much
     struct agentd_config config;
     int lock_fd; // nobody else is this node's agent
     char *shim;  // path of hai-shim

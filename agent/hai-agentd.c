@@ -2,6 +2,7 @@
  */
 #include "agent/agentd.h"
 #include "agent/attempts.h"
+#include "agent/logkeep.h"
 #include "agent/meeting.h"
 #include "agent/rankhub.h"
 #include "agent/rankstream.h"
@@ -19,6 +20,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +29,8 @@
 
 enum {
     QUIET_US = 1000 * 1000,
+    SWEEP_US = 600 * 1000 * 1000, // between two looks for old output
+    YOUNG_US = 60 * 1000 * 1000,  // output that is not looked at yet
     GIVE_BACK_BYTES = 512 * 1024, // freed and kept by malloc
     CONFIG_BYTES_MAX = 1 << 20,
     RUN_DIR_BYTES_MAX = 64, // a socket's path has 107, and JOB.ATTEMPT.EPOCH/rank.sock is in it
@@ -127,6 +131,34 @@ static void give_back(void *data) {
         malloc_trim(0);
 }
 
+static bool is_here(int64_t job, int64_t attempt, void *data) {
+    return attempts_find_job(data, job, attempt);
+}
+
+/* Drop output that is too old or too much. In a child: there may be many files. */
+static void sweep_output(void *data) {
+    struct agentd *a = data;
+    struct statvfs disk;
+
+    loop_timer_after(a->sweep, SWEEP_US);
+    if (fork() != 0)
+        return;
+    // Nothing of ours stays open there: our lock and port must be free for the next agent.
+    close_range(STDERR_FILENO + 1, ~0U, 0);
+    if (statvfs(a->config.log_dir, &disk) < 0)
+        _exit(1);
+    struct logkeep keep = {
+        .log_dir = a->config.log_dir,
+        .age_us = a->config.log_age_us,
+        .bytes_max = (int64_t)(disk.f_blocks / 100 * disk.f_frsize) * a->config.log_disk_percent,
+        .young_us = MIN((int64_t)YOUNG_US, a->config.log_age_us),
+        .is_live = is_here,
+        .data = a,
+    };
+    logkeep_sweep(&keep, timefmt_now_us());
+    _exit(0);
+}
+
 static void on_turn_end(void *data) {
     struct agentd *a = data;
 
@@ -219,6 +251,8 @@ static int run(struct agentd *a, struct hai_err *err) {
     r = setup(a, err);
     if (r == 0) {
         a->uplink = uplink_new(a);
+        a->sweep = loop_timer_new(a->loop, LOOP_MONOTONIC, sweep_output, a);
+        sweep_output(a); // what lives was found by now
         loop_set_turn_end(a->loop, on_turn_end, a);
         loop_notify("READY=1");
         loop_watchdog(a->loop);
@@ -231,6 +265,7 @@ static int run(struct agentd *a, struct hai_err *err) {
     }
     teardown(a);
     loop_source_free(a->quiet);
+    loop_source_free(a->sweep);
     for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
         loop_source_free(signals[i]);
     loop_free(a->loop);

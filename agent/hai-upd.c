@@ -28,9 +28,8 @@
 #include "lib/pure/schema.h"
 #include "lib/random.h"
 
-enum { BOOT_ID_BYTES = 16 };
-
 #define KILL_AGAIN_US INT64_C(20000)
+#define BOOT_AGAIN_US INT64_C(1000000)
 #define STOP_CHECK_US INT64_C(20000)
 #define STOP_PATIENCE_US INT64_C(10000000)
 
@@ -39,7 +38,8 @@ struct upd;
 struct node {
     struct upd *upd;
     char *name;
-    char boot_id[2 * BOOT_ID_BYTES + 1];
+    char boot_id[UPD_BOOT_ID_BYTES + 1];
+    struct upd_report report; // of the life before
     struct upd_box *box;
     struct upd_daemon *agent;
     struct loop_source *again; // kill until nothing is left
@@ -64,18 +64,25 @@ struct upd {
 static int new_boot(struct node *node, struct hai_err *err) {
     _cleanup_free_ char *run_dir = hai_asprintf("%s/nodes/%s/run", node->upd->dir, node->name);
     _cleanup_free_ char *path = hai_asprintf("%s/boot_id", run_dir);
-    uint8_t bytes[BOOT_ID_BYTES];
+    char boot_id[UPD_BOOT_ID_BYTES + 1];
+    uint8_t bytes[UPD_BOOT_ID_BYTES / 2];
 
     random_bytes(bytes, sizeof bytes);
-    digest_hex(bytes, sizeof bytes, node->boot_id);
+    digest_hex(bytes, sizeof bytes, boot_id);
     int r = fileio_mkdir_p(run_dir, 0755, err);
-    if (r < 0)
-        return r;
-    return fileio_replace(path, node->boot_id, strlen(node->boot_id), 0644, err);
+    if (r == 0)
+        r = fileio_replace(path, boot_id, strlen(boot_id), 0644, err);
+    if (r == 0)
+        memcpy(node->boot_id, boot_id, sizeof boot_id);
+    return r;
 }
 
+/* Its life ends when nothing of it is left and the next one has an id, in this order; only then is
+ * the end told and an agent started. So no agent ever speaks under an id that was reported as
+ * ended, and what is reported again is the life that ended, not the one that runs. */
 static void fence_round(void *data) {
     struct node *node = data;
+    struct upd_report *report = &node->report;
     struct hai_err err = {0};
     int n_left = upd_box_kill(node->box);
 
@@ -84,15 +91,22 @@ static void fence_round(void *data) {
         loop_timer_after(node->again, KILL_AGAIN_US);
         return;
     }
+    memcpy(report->boot_id, node->boot_id, sizeof report->boot_id);
+    if (new_boot(node, &err) < 0) {
+        log_error("node %s: %s", node->name, hai_err_text(&err));
+        loop_timer_after(node->again, BOOT_AGAIN_US);
+        return;
+    }
     node->fencing = false;
     _cleanup_free_ char *evidence =
         hai_asprintf("hai-upd found no process left in the %s after %d rounds of SIGKILL",
                      upd_box_kind(node->box), node->n_rounds);
     log_write(LOG_LEVEL_NOTICE, LOG_FIELDS(.node = node->name), "node %s is fenced: %s", node->name,
               evidence);
-    upd_fence_report(node->upd->fence, node->name, node->boot_id, evidence);
-    if (new_boot(node, &err) < 0)
-        log_error("node %s: %s", node->name, hai_err_text(&err));
+    hai_strset(&report->evidence, evidence);
+    report->waits = true;
+    upd_fence_report(node->upd->fence, report);
+    upd_daemon_resume(node->agent);
 }
 
 static void on_lost(const char *name, void *data) {
@@ -104,9 +118,14 @@ static void on_lost(const char *name, void *data) {
         struct node *node = upd->nodes.items[i];
         if (!hai_streq(node->name, name) || node->fencing)
             continue;
+        if (node->report.waits) {
+            upd_fence_report(upd->fence, &node->report);
+            continue;
+        }
         log_write(LOG_LEVEL_NOTICE, LOG_FIELDS(.node = name), "node %s is lost: fencing it", name);
         node->fencing = true;
         node->n_rounds = 0;
+        upd_daemon_hold(node->agent);
         fence_round(node);
     }
 }
@@ -160,6 +179,7 @@ static int add_node(struct upd *upd, const char *name, struct hai_err *err) {
     *LIST_ADD(&upd->nodes) = node;
     node->upd = upd;
     node->name = hai_strdup(name);
+    node->report.node = node->name;
     int r = upd_box_new(dir, name, &node->box, err);
     if (r < 0)
         return r;
@@ -177,6 +197,7 @@ static void node_free(struct node *node) {
     if (node->box && upd_box_remove(node->box) < 0)
         log_warning("node %s: something is left in the %s", node->name, upd_box_kind(node->box));
     upd_box_free(node->box);
+    free(node->report.evidence);
     free(node->name);
     free(node);
 }

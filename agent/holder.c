@@ -40,18 +40,23 @@ static int take_frame(struct holder *h, const struct shim_header *header, const 
 
     switch ((enum shim_kind)header->kind) {
     case SHIM_STATE: {
-        // Of another version the struct may be longer; what we know is at its start.
+        // Of another version the struct may be longer or shorter: what both know is at its start,
+        // and what is behind it, counted from the end, belongs to the ranks.
         memcpy(&state, body, MIN(n_bytes, sizeof state));
-        if (n_bytes < sizeof state ||
-            state.rank_bytes < offsetof(struct shim_rank_state, message) ||
-            (uint64_t)state.n_ranks * state.rank_bytes > n_bytes)
+        uint64_t of_ranks = (uint64_t)state.n_ranks * state.rank_bytes;
+        if (state.rank_bytes < offsetof(struct shim_rank_state, message) ||
+            of_ranks + offsetof(struct shim_state, cgroup) > n_bytes)
             return -EPROTO;
-        const uint8_t *at = body + n_bytes - (size_t)state.n_ranks * state.rank_bytes;
+        const uint8_t *at = body + n_bytes - (size_t)of_ranks;
+        if ((size_t)(at - body) < sizeof state)
+            memset((uint8_t *)&state + (at - body), 0, sizeof state - (size_t)(at - body));
         _cleanup_free_ struct shim_rank_state *ranks =
             hai_new_array(struct shim_rank_state, state.n_ranks + 1);
-        for (uint32_t i = 0; i < state.n_ranks; i++)
+        for (uint32_t i = 0; i < state.n_ranks; i++) {
             memcpy(&ranks[i], at + (size_t)i * state.rank_bytes,
                    MIN(sizeof *ranks, (size_t)state.rank_bytes));
+            ranks[i].message[sizeof ranks->message - 1] = '\0';
+        }
         h->ops->state(h, &state, ranks, h->data);
         return 0;
     }

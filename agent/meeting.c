@@ -18,7 +18,8 @@ enum {
     HEAD_BYTES_MAX = 512,
     MAC_BYTES = DIGEST_SHA256_HEX_BYTES, // with its line feed
     BODY_BYTES_MAX = 1 << 30,
-    STRANGER_BYTES_MAX = 64 << 20, // from a peer that has not proved itself
+    LINE_BYTES_MAX = 2 * RANK_VALUE_MAX + 24, // `RANK HEX`
+    STRANGER_US = 10 * 1000 * 1000, // for a message to come, from a peer that has not proved itself
     AGAIN_US = 200000,
     CONNECTIONS_MAX = 65536,
     STRANGERS_MAX = 128, // peers that have not proved themselves: anybody may connect
@@ -33,7 +34,7 @@ struct link {
     char nonce[RANDOM_TOKEN_BYTES];
     int fd;
     struct loop_source *io;
-    struct loop_source *timer; // ours: try again
+    struct loop_source *timer; // ours: try again; theirs: no message has come
     struct buf in, out;
     struct link *next;
 };
@@ -177,8 +178,9 @@ static void answer(struct link *link) {
         link_free(link);
 }
 
-/* Another agent has sent the values of its ranks. */
-static void on_message(struct link *link, size_t head, size_t n_bytes) {
+/* Read a head. Returns the attempt it names and how many bytes that node's ranks can have to say,
+ * or NULL: the attempt is not here yet, or no more. */
+static struct attempt *take_head(struct link *link, size_t head, int64_t *ret_bytes_max) {
     struct reconcile_key key;
     int64_t node_rank, proto;
 
@@ -188,9 +190,18 @@ static void on_message(struct link *link, size_t head, size_t n_bytes) {
                "hai-meet %" SCNd64 " %" SCNd64 " %" SCNd64 " %" SCNd64 " %" SCNd64 " %63s %64s",
                &proto, &key.job, &key.attempt, &key.epoch, &node_rank, link->round, link->nonce);
     link->in.data[head - 1] = '\n';
-    link->at = n == 7 && proto == 1 ? attempt_of(link->meeting->a, &key) : NULL;
-    // Not here yet, or no more: it will ask again.
-    if (!link->at || !link->at->rounds || !is_sealed(link, "", n_bytes - MAC_BYTES) ||
+    struct attempt *at = n == 7 && proto == 1 ? attempt_of(link->meeting->a, &key) : NULL;
+    if (!at || !at->rounds || node_rank < 0 || (size_t)node_rank >= at->desired.nodes.n)
+        return NULL;
+    *ret_bytes_max = at->desired.nodes.items[node_rank].n_ranks * LINE_BYTES_MAX;
+    return at;
+}
+
+/* Another agent has sent the values of its ranks. */
+static void on_message(struct link *link, struct attempt *at, size_t head, size_t n_bytes) {
+    link->at = at;
+    loop_timer_stop(link->timer);
+    if (!is_sealed(link, "", n_bytes - MAC_BYTES) ||
         rounds_add_lines(link->at->rounds, link->round, (char *)link->in.data + head,
                          n_bytes - MAC_BYTES - head) < 0) {
         link_free(link);
@@ -218,25 +229,18 @@ static void on_answer(struct link *link, size_t head, size_t n_bytes) {
     at->agentd->round_complete(at, round);
 }
 
-static void on_link(int fd, uint32_t events, void *data) {
-    struct link *link = data;
-    enum { STEP = 64 * 1024 };
-    size_t before = link->in.n_bytes, head = 0;
+/* Bytes have come. Of a peer that has not proved itself only what could be true is kept. */
+static void on_bytes(struct link *link) {
+    struct attempt *at = NULL;
+    size_t head = 0;
+    int64_t n_bytes_max = 0, n_bytes = whole(link, &head);
 
-    if (events & EPOLLOUT && !flush(link)) {
-        link_fail(link);
-        return;
+    if (n_bytes > 0 && !link->ours) {
+        at = take_head(link, head, &n_bytes_max);
+        if (!at || n_bytes - (int64_t)head - MAC_BYTES > n_bytes_max)
+            n_bytes = -EBADMSG; // an agent among them will ask again
     }
-    if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-        return;
-    ssize_t n = recv(fd, buf_extend(&link->in, STEP), STEP, 0);
-    int e = errno;
-    link->in.n_bytes = before + (size_t)MAX(n, (ssize_t)0);
-    if (n < 0 && (e == EAGAIN || e == EINTR))
-        return;
-    int64_t n_bytes = n <= 0 ? -ECONNRESET : whole(link, &head);
-    if (n_bytes < 0 || (!link->ours && link->in.n_bytes > STRANGER_BYTES_MAX) ||
-        (!link->ours && link->at)) {
+    if (n_bytes < 0 || (!link->ours && link->at)) {
         link_fail(link);
         return;
     }
@@ -245,7 +249,32 @@ static void on_link(int fd, uint32_t events, void *data) {
     if (link->ours)
         on_answer(link, head, (size_t)n_bytes);
     else
-        on_message(link, head, (size_t)n_bytes);
+        on_message(link, at, head, (size_t)n_bytes);
+}
+
+static void on_link(int fd, uint32_t events, void *data) {
+    struct link *link = data;
+    size_t step = link->ours ? 64 * 1024 : 8 * 1024, before = link->in.n_bytes;
+
+    if (events & EPOLLOUT && !flush(link)) {
+        link_fail(link);
+        return;
+    }
+    if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    ssize_t n = recv(fd, buf_extend(&link->in, step), step, 0);
+    int e = errno;
+    link->in.n_bytes = before + (size_t)MAX(n, (ssize_t)0);
+    if (n < 0 && (e == EAGAIN || e == EINTR))
+        return;
+    if (n <= 0)
+        link_fail(link);
+    else
+        on_bytes(link);
+}
+
+static void on_late(void *data) {
+    link_free(data);
 }
 
 /* Close the oldest stranger where there are too many; an agent among them comes again. */
@@ -278,6 +307,8 @@ static void on_connection(int fd, uint32_t events, void *data) {
     struct link *link = link_new(m);
     link->fd = peer;
     link->io = loop_io_new(m->a->loop, peer, EPOLLIN, on_link, link);
+    link->timer = loop_timer_new(m->a->loop, LOOP_MONOTONIC, on_late, link);
+    loop_timer_after(link->timer, STRANGER_US);
 }
 
 /* ---- our own way to node rank 0 ---- */

@@ -81,7 +81,9 @@ enum shim_kind {
     SHIM_WATCH,     // struct shim_watch: send this rank's output from now on
     SHIM_STDIN,     // bytes for rank 0 of the node; none: end of input
     /* from the shim */
-    SHIM_STATE = 64, // struct shim_state, then struct shim_rank_state for each rank
+    // struct shim_state, at least up to cgroup, then struct shim_rank_state for each rank, at least
+    // up to message
+    SHIM_STATE = 64,
     SHIM_EXIT,       // struct shim_rank_state
     SHIM_GONE,       // no process of the attempt is left, all output is written
     SHIM_OUTPUT,     // bytes

@@ -1,4 +1,5 @@
 #include "agent/shim_start.h"
+#include "agent/logkeep.h"
 #include "agent/shim_box.h"
 #include "agent/shim_output.h"
 #include "lib/fileio.h"
@@ -6,10 +7,12 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -146,12 +149,24 @@ static void make_dir(const struct shim *s, const char *path, mode_t mode, bool u
 
     if (!path[0])
         return;
-    if (fileio_mkdir_p(path, 0755, &err) < 0) {
+    // Again: an agent may just have removed the folder of the job, empty after an older attempt.
+    if (fileio_mkdir_p(path, 0755, &err) < 0 && fileio_mkdir_p(path, 0755, &err) < 0) {
         fprintf(stderr, "hai-shim: %s\n", err.text);
         return;
     }
     if (users && ((s->spec->switch_user && lchown(path, s->spec->uid, s->spec->gid) < 0) ||
                   chmod(path, mode) < 0))
+        fprintf(stderr, "hai-shim: %s: %m\n", path);
+}
+
+/* As long as we live our output is not old: agents look at this lock before they drop any. The
+ * user, who owns the other files, cannot lock this one. Never closed. */
+static void hold_output(const struct shim *s) {
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s/" LOGKEEP_LIVE, s->log_dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) < 0)
         fprintf(stderr, "hai-shim: %s: %m\n", path);
 }
 
@@ -292,6 +307,7 @@ void shim_start_ranks(struct shim *s) {
     s->n_alive = (int)n;
     s->started_us = timefmt_now_us();
     make_dir(s, s->log_dir, 0755, false);
+    hold_output(s);
     make_dir(s, s->scratch_dir, 0700, true);
     make_dir(s, s->ckpt_dir, 0700, true);
     for (uint32_t i = 0; i < n; i++) {

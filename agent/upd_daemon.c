@@ -21,6 +21,7 @@ struct upd_daemon {
     int64_t pause_us;
     pid_t pid;
     bool stopped;
+    bool held;
 };
 
 static void on_timer(void *data) {
@@ -106,7 +107,7 @@ static void on_exit_of(pid_t pid, int code, int status, void *data) {
 void upd_daemon_start(struct upd_daemon *daemon) {
     struct hai_err err = {0};
 
-    if (daemon->stopped || daemon->pid > 0)
+    if (daemon->stopped || daemon->held || daemon->pid > 0)
         return;
     daemon->started_us = timefmt_boottime_us();
     pid_t self = getpid(), pid = fork();
@@ -120,6 +121,15 @@ void upd_daemon_start(struct upd_daemon *daemon) {
     daemon->pid = pid;
     daemon->child = loop_child_new(daemon->loop, pid, on_exit_of, daemon, &err);
     assert(daemon->child); // our own child cannot be gone before it was waited for
+}
+
+void upd_daemon_hold(struct upd_daemon *daemon) {
+    daemon->held = true;
+}
+
+void upd_daemon_resume(struct upd_daemon *daemon) {
+    daemon->held = false;
+    upd_daemon_start(daemon); // one whose end was not heard of yet is started when it is
 }
 
 void upd_daemon_stop(struct upd_daemon *daemon, int signal) {

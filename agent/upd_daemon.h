@@ -24,6 +24,11 @@ void upd_daemon_free(struct upd_daemon *daemon);
 
 void upd_daemon_start(struct upd_daemon *daemon);
 
+/* Between the two it is not started, whoever ends it; the second starts it where it does not run.
+ */
+void upd_daemon_hold(struct upd_daemon *daemon);
+void upd_daemon_resume(struct upd_daemon *daemon);
+
 /* No restart from now on; send a signal if it runs (0: none). */
 void upd_daemon_stop(struct upd_daemon *daemon, int signal);
 

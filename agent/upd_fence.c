@@ -24,6 +24,9 @@ struct upd_fence {
     struct loop_source *timer;
     struct http_client *client; // NULL until the scheduler has said where it listens
     char *address;              // of client
+    int64_t n_clients;          // so far
+    int64_t n_accepted;         // reports; when the nodes were asked for:
+    int64_t n_accepted_asked;
 };
 
 /* The first line of a file of the scheduler's state directory, or NULL. */
@@ -55,6 +58,7 @@ static bool connect_client(struct upd_fence *fence) {
         return false;
     }
     fence->address = TAKE_PTR(address);
+    fence->n_clients++;
     return true;
 }
 
@@ -66,6 +70,8 @@ static void on_nodes(struct http_answer *answer, void *data) {
     loop_timer_after(fence->timer, ASK_AGAIN_US);
     if (answer->r < 0 || answer->status != 200)
         return; // starting, or going: the next answer will tell
+    if (fence->n_accepted != fence->n_accepted_asked)
+        return; // it may be of before, and call a node lost that has begun a new life
     int r = json_parse(answer->body.data, answer->body.n_bytes, "nodes", &list, &err);
     if (r < 0) {
         log_warning("the scheduler's list of nodes: %s", hai_err_text(&err));
@@ -89,6 +95,7 @@ static void on_nodes(struct http_answer *answer, void *data) {
 static void ask(void *data) {
     struct upd_fence *fence = data;
 
+    fence->n_accepted_asked = fence->n_accepted;
     if (connect_client(fence))
         http_client_send(fence->client, "GET", "/api/v1/nodes", NULL, NULL, 0, ASK_TIMEOUT_MS,
                          on_nodes, fence);
@@ -97,28 +104,38 @@ static void ask(void *data) {
 }
 
 static void on_reported(struct http_answer *answer, void *data) {
-    if (answer->r < 0)
+    struct upd_report *report = data;
+
+    report->sent = false;
+    if (answer->r < 0) {
         log_warning("a fence was not reported: %s", hai_err_text(&answer->err));
-    else if (answer->status != 200)
+    } else if (answer->status != 200) {
         log_warning("a fence was not accepted: status %d, %.*s", answer->status,
                     (int)MIN(answer->body.n_bytes, (size_t)400), (const char *)answer->body.data);
+    } else {
+        report->waits = false;
+        report->fence->n_accepted++;
+    }
 }
 
-void upd_fence_report(struct upd_fence *fence, const char *node, const char *boot_id,
-                      const char *evidence) {
+void upd_fence_report(struct upd_fence *fence, struct upd_report *report) {
     struct node_fenced message;
     _cleanup_(buf_free) struct buf body = {0};
-    _cleanup_free_ char *target = hai_asprintf("/api/v1/nodes/%s/fenced", node);
+    _cleanup_free_ char *target = hai_asprintf("/api/v1/nodes/%s/fenced", report->node);
 
-    if (!fence->client)
+    // What a client of before was asked is not answered any more.
+    if (!fence->client || (report->sent && report->client == fence->n_clients))
         return;
     schema_init(node_fenced_schema(), &message);
-    message.boot_id = hai_strdup(boot_id);
-    message.evidence = hai_strdup(evidence);
+    message.boot_id = hai_strdup(report->boot_id);
+    message.evidence = hai_strdup(report->evidence);
     json_schema_dump(node_fenced_schema(), &message, &body);
     schema_free(node_fenced_schema(), &message);
+    report->fence = fence;
+    report->client = fence->n_clients;
+    report->sent = true;
     http_client_send(fence->client, "POST", target, NULL, body.data, body.n_bytes, ASK_TIMEOUT_MS,
-                     on_reported, fence);
+                     on_reported, report);
 }
 
 struct upd_fence *upd_fence_new(struct loop *loop, const char *schedd_dir,

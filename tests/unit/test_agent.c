@@ -3,13 +3,17 @@
 #include "agent/holder.h"
 #include "agent/launch.h"
 #include "agent/logfile.h"
+#include "agent/logkeep.h"
 #include "agent/marks.h"
 #include "agent/procs.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
+#include "lib/timefmt.h"
 #include "tests/unit/test.h"
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -250,7 +254,8 @@ TEST(processes_are_found_by_their_environment)
         }
     }
     CHECK_EQ(procs_end(entry, 5000000), 0);
-    CHECK_EQ(waitpid(pids[0], &status, WNOHANG), pids[0]);
+    // Without memory it has no environment any more, and is a child that ended a little later.
+    CHECK_EQ(waitpid(pids[0], &status, 0), pids[0]);
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     CHECK_EQ(waitpid(pids[1], &status, WNOHANG), 0);
     kill(pids[1], SIGKILL);
@@ -302,6 +307,90 @@ TEST(ranges_over_rotated_output)
     fileio_remove_tree(dir, NULL);
 }
 
+enum { DAY_S = 24 * 3600, OUTPUT_BYTES = 64 * 1024, SLACK = OUTPUT_BYTES / 2 };
+
+static void set_age(const char *path, int64_t now_us, int64_t age_s) {
+    struct timespec times[2] = {
+        {.tv_sec = now_us / 1000000 - age_s},
+        {.tv_sec = now_us / 1000000 - age_s},
+    };
+
+    CHECK_EQ(utimensat(AT_FDCWD, path, times, 0), 0, "%s", path);
+}
+
+/* The output of attempt 1 of a job, last written to so many seconds ago. Returns the descriptor of
+ * the lock that its shim would hold, -1 where it is not live. */
+static int add_output(const char *dir, int64_t job, int64_t now_us, int64_t age_s, bool live) {
+    _cleanup_free_ char *folder = hai_asprintf("%s/%d/1", dir, (int)job);
+    _cleanup_free_ char *path = hai_asprintf("%s/0.log", folder);
+    _cleanup_free_ char *lock = hai_asprintf("%s/" LOGKEEP_LIVE, folder);
+    _cleanup_free_ char *bytes = hai_alloc(OUTPUT_BYTES);
+
+    memset(bytes, 'x', OUTPUT_BYTES);
+    CHECK_EQ(fileio_mkdir_p(folder, 0755, NULL), 0);
+    CHECK_EQ(fileio_replace(path, bytes, OUTPUT_BYTES, 0640, NULL), 0);
+    int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK_EQ(flock(fd, LOCK_SH), 0);
+    set_age(lock, now_us, age_s);
+    set_age(path, now_us, age_s);
+    set_age(folder, now_us, age_s);
+    if (live)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static bool is_known(int64_t job, int64_t attempt, void *data) {
+    return job == *(int64_t *)data && attempt == 1;
+}
+
+/* Whichever limit is passed: old output goes, the oldest first, and never that of a live attempt.
+ */
+TEST(old_output_goes_and_too_much)
+{
+    enum { LOCKED = 1, KNOWN = 2, N = 7 }; // the jobs of live attempts: by its shim, by its agent
+    static const struct {
+        int64_t days, n_bytes_max;
+        const char *left;
+    } cases[] = {
+        {14,   INT64_MAX,                "12..567"},
+        {1000, 6 * OUTPUT_BYTES + SLACK, "12.4567"},
+        {1000, 5 * OUTPUT_BYTES + SLACK, "12..567"},
+        {14,   4 * OUTPUT_BYTES + SLACK, "12...67"},
+        {1000, 0,                        "12....7"}, // 7 is too young to tell
+        {1000, INT64_MAX,                "1234567"},
+    };
+    static const int64_t ages_s[N] = {30 * DAY_S, 20 * DAY_S, 16 * DAY_S, 15 * DAY_S,
+                                      13 * DAY_S, 2 * DAY_S,  1};
+    int64_t now_us = timefmt_now_us(), known = KNOWN;
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX", left[N + 1] = "";
+        int locks[N], n_left = 0;
+        CHECK(mkdtemp(dir));
+        struct logkeep keep = {dir,
+                               cases[i].days * DAY_S * INT64_C(1000000),
+                               cases[i].n_bytes_max,
+                               60000000,
+                               is_known,
+                               &known};
+        for (int k = 0; k < N; k++)
+            locks[k] = add_output(dir, k + 1, now_us, ages_s[k], k + 1 == LOCKED);
+        int n = logkeep_sweep(&keep, now_us);
+        for (int k = 0; k < N; k++) {
+            _cleanup_free_ char *path = hai_asprintf("%s/%d", dir, k + 1);
+            bool there = access(path, F_OK) == 0;
+            left[k] = there ? (char)('1' + k) : '.';
+            n_left += there;
+            if (locks[k] >= 0)
+                close(locks[k]);
+        }
+        CHECK_STR(left, cases[i].left, "case %zu", i);
+        CHECK_EQ(n, N - n_left, "case %zu", i);
+        fileio_remove_tree(dir, NULL);
+    }
+}
+
 static void on_closed(struct holder *holder, void *data) {
     ++*(int *)data;
 }
@@ -346,6 +435,108 @@ TEST(a_shim_that_speaks_nonsense_is_left)
             ;
         CHECK_EQ(n_closed, 1, "frame %zu", i);
         CHECK(frees_cleanly(holder), "frame %zu", i);
+        loop_free(loop);
+        close(fd);
+        close(listener);
+        fileio_remove_tree(dir, NULL);
+    }
+}
+
+struct adopted {
+    struct shim_state state;
+    struct shim_rank_state ranks[2];
+    int n_states, n_closed;
+};
+
+static void on_adopted(struct holder *holder, const struct shim_state *state,
+                       const struct shim_rank_state *ranks, void *data) {
+    struct adopted *adopted = data;
+
+    adopted->state = *state;
+    CHECK_EQ(state->n_ranks, ARRAY_SIZE(adopted->ranks));
+    memcpy(adopted->ranks, ranks, sizeof adopted->ranks);
+    adopted->n_states++;
+}
+
+static void on_not_adopted(struct holder *holder, void *data) {
+    ((struct adopted *)data)->n_closed++;
+}
+
+/* Of a state so much of the structs of a shim of another version: its size of each. */
+static void put_state(const struct shim_state *state, const struct shim_rank_state ranks[2],
+                      size_t state_bytes, size_t rank_bytes, struct buf *ret) {
+    static const uint8_t more[64] = {0xff, 0xff, 0xff, 0xff};
+    struct shim_header header = {(uint32_t)(sizeof header + state_bytes + 2 * rank_bytes),
+                                 SHIM_VERSION, SHIM_STATE};
+
+    buf_add(ret, &header, sizeof header);
+    buf_add(ret, state, MIN(state_bytes, sizeof *state));
+    buf_add(ret, more, state_bytes - MIN(state_bytes, sizeof *state));
+    for (int i = 0; i < 2; i++) {
+        buf_add(ret, &ranks[i], MIN(rank_bytes, sizeof *ranks));
+        buf_add(ret, more, rank_bytes - MIN(rank_bytes, sizeof *ranks));
+    }
+}
+
+TEST(a_shim_of_another_version_is_adopted)
+{
+    enum {
+        STATE = sizeof(struct shim_state),
+        STATE_MIN = offsetof(struct shim_state, cgroup),
+        RANK = sizeof(struct shim_rank_state),
+        RANK_MIN = offsetof(struct shim_rank_state, message),
+    };
+    static const struct {
+        size_t state_bytes, rank_bytes;
+        bool adopted;
+    } cases[] = {
+        {STATE,       RANK,         true },
+        {STATE - 512, RANK,         true },
+        {STATE - 512, RANK - 128,   true },
+        {STATE_MIN,   RANK_MIN,     true },
+        {STATE + 8,   RANK + 16,    true },
+        {STATE,       RANK_MIN - 8, false},
+    };
+    static const struct holder_ops ops = {.state = on_adopted, .closed = on_not_adopted};
+    struct shim_rank_state one = {.rank = 4, .message = "one"};
+    struct shim_rank_state two = {.rank = 5, .exited = 1, .status = 3, .message = "two"};
+    struct shim_rank_state ranks[2] = {one, two};
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char dir[] = "/tmp/test_agent.XXXXXX";
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct shim_state state = {.job = 7, .attempt = 2, .epoch = 3, .cgroup = "/c"};
+        _cleanup_(buf_free) struct buf frame = {0};
+        struct adopted adopted = {0};
+        struct holder *holder;
+        struct loop *loop;
+
+        CHECK(mkdtemp(dir));
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
+        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+        CHECK_EQ(listen(listener, 1), 0);
+        CHECK_EQ(loop_new(&loop, NULL), 0);
+        CHECK_EQ(holder_connect(loop, dir, &ops, &adopted, &holder, NULL), 0);
+        int fd = accept(listener, NULL, NULL);
+        state.n_ranks = 2;
+        state.rank_bytes = (uint32_t)cases[i].rank_bytes;
+        put_state(&state, ranks, cases[i].state_bytes, cases[i].rank_bytes, &frame);
+        CHECK_EQ(write(fd, frame.data, frame.n_bytes), frame.n_bytes);
+        while (!adopted.n_states && !adopted.n_closed && loop_turn(loop, 5000000) == 1)
+            ;
+        CHECK_EQ(adopted.n_states, cases[i].adopted, "case %zu", i);
+        CHECK_EQ(adopted.n_closed, !cases[i].adopted, "case %zu", i);
+        if (cases[i].adopted) {
+            bool path = cases[i].state_bytes > STATE_MIN;
+            bool text = cases[i].rank_bytes > RANK_MIN;
+            CHECK_EQ(adopted.state.epoch, 3);
+            CHECK_STR(adopted.state.cgroup, path ? "/c" : "", "case %zu", i);
+            CHECK_EQ(adopted.ranks[0].rank, 4, "case %zu", i);
+            CHECK_EQ(adopted.ranks[1].status, 3, "case %zu", i);
+            CHECK_STR(adopted.ranks[1].message, text ? "two" : "", "case %zu", i);
+        }
+        holder_free(holder);
         loop_free(loop);
         close(fd);
         close(listener);
