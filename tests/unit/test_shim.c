@@ -1,0 +1,96 @@
+/* The parts of hai-shim, without its loop: ranks that cannot start, memory kills, full files. */
+#include "agent/shim_box.h"
+#include "agent/shim_life.h"
+#include "agent/shim_output.h"
+#include "agent/shim_start.h"
+#include "lib/fileio.h"
+#include "tests/unit/test.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { RANKS_MAX = 350 }; // what they say of themselves is more than a pipe holds
+
+struct fixture {
+    char dir[32];
+    struct shim_spec spec;
+    struct shim s;
+    int32_t numbers[RANKS_MAX];
+    char *args[2], *env[1];
+};
+
+static void setup(struct fixture *f, uint32_t n_ranks) {
+    for (int fd = SHIM_LISTEN_FD; fd <= SHIM_AGENT_FD; fd++) // ranks close these
+        if (fcntl(fd, F_GETFD) < 0)
+            dup2(STDIN_FILENO, fd);
+    strcpy(f->dir, "/tmp/test_shim.XXXXXX");
+    CHECK(mkdtemp(f->dir));
+    f->spec = (struct shim_spec){.log_bytes = 1 << 20, .box = SHIM_BOX_WALK, .n_ranks = n_ranks};
+    f->args[0] = (char *)"/bin/true";
+    for (int i = 0; i < RANKS_MAX; i++)
+        f->numbers[i] = i;
+    f->s = (struct shim){
+        .pid = getpid(),
+        .spec = &f->spec,
+        .ranks_global = f->numbers,
+        .log_dir = f->dir,
+        .workdir = "/",
+        .cgroup = "",
+        .memory_cgroup = "",
+        .scratch_dir = "",
+        .ckpt_dir = "",
+        .args = f->args,
+        .env = f->env,
+        .cgroup_fd = -1,
+        .cgroup_procs_fd = -1,
+        .memory_procs_fd = -1,
+        .stdin_fd = -1,
+        .error_fd = -1,
+    };
+    for (int i = 0; i < SHIM_CONNECTIONS_MAX; i++)
+        f->s.connections[i] = (struct shim_connection){.fd = -1, .watch = -1};
+}
+
+static void teardown(struct fixture *f) {
+    if (f->s.error_fd >= 0)
+        close(f->s.error_fd);
+    if (f->s.stdin_fd >= 0)
+        close(f->s.stdin_fd);
+    free(f->s.ranks);
+    fileio_remove_tree(f->dir, NULL);
+}
+
+/* All of a node's ranks fail before one end is looked at; each keeps its reason. */
+TEST(every_rank_that_cannot_start_says_why)
+{
+    enum { DESCRIPTORS = 4 * RANKS_MAX + 100 };
+    struct fixture f;
+    struct rlimit limit, more;
+    siginfo_t info;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_max < DESCRIPTORS)
+        SKIP("too few descriptors are allowed");
+    more = limit;
+    more.rlim_cur = MAX(limit.rlim_cur, (rlim_t)DESCRIPTORS);
+    setrlimit(RLIMIT_NOFILE, &more);
+    setup(&f, RANKS_MAX);
+    f.s.workdir = "/no/such/directory";
+    shim_start_ranks(&f.s);
+    for (int i = 0; i < RANKS_MAX; i++)
+        CHECK_EQ(waitid(P_PID, (id_t)f.s.ranks[i].state.pid, &info, WEXITED | WNOWAIT), 0);
+    for (int i = 0; i < RANKS_MAX; i++) {
+        CHECK_EQ(waitid(P_PID, (id_t)f.s.ranks[i].state.pid, &info, WEXITED), 0);
+        shim_life_ended(&f.s, i, info.si_code, info.si_status);
+        CHECK_EQ(f.s.ranks[i].state.status, 127, "rank %d", i);
+        CHECK_EQ(f.s.ranks[i].state.cause, SHIM_CAUSE_START, "rank %d", i);
+        CHECK(strstr(f.s.ranks[i].state.message, f.s.workdir), "rank %d", i);
+        shim_life_drain(&f.s, i);
+    }
+    CHECK_EQ(f.s.n_alive, 0);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    teardown(&f);
+}
