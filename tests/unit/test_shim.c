@@ -94,3 +94,27 @@ TEST(every_rank_that_cannot_start_says_why)
     setrlimit(RLIMIT_NOFILE, &limit);
     teardown(&f);
 }
+
+/* Killed for memory between two looks: as many as the kernel counted, the others for themselves. */
+TEST(every_rank_killed_for_memory_counts)
+{
+    static const char counts[] = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+    struct fixture f;
+
+    setup(&f, 3);
+    _cleanup_free_ char *path = hai_asprintf("%s/memory.oom_control", f.dir);
+    CHECK_EQ(fileio_replace(path, counts, strlen(counts), 0600, NULL), 0);
+    f.s.memory_cgroup = f.dir;
+    f.spec.memory_bytes = 1 << 20;
+    f.s.oom_kills = 1;
+    f.s.ranks = hai_new_array(struct shim_rank, f.spec.n_ranks);
+    f.s.n_alive = (int)f.spec.n_ranks;
+    for (int i = 0; i < 3; i++)
+        f.s.ranks[i].output_fd = f.s.ranks[i].log_fd = -1;
+    for (int i = 0; i < 3; i++) {
+        shim_life_ended(&f.s, i, CLD_KILLED, SIGKILL);
+        CHECK_EQ(f.s.ranks[i].state.cause, i < 2 ? SHIM_CAUSE_MEMORY : SHIM_CAUSE_SELF, "rank %d",
+                 i);
+    }
+    teardown(&f);
+}
