@@ -118,3 +118,38 @@ TEST(every_rank_killed_for_memory_counts)
     }
     teardown(&f);
 }
+
+static int64_t size_of(const char *dir, const char *name) {
+    _cleanup_free_ char *path = hai_asprintf("%s/%s", dir, name);
+    struct stat st;
+
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+/* The file that cannot be put aside stays as large as it may be, and its bytes where they were. */
+TEST(a_file_that_cannot_be_rotated_stays_below_its_cap)
+{
+    enum { CAP = 4096, WRITE = 1000 };
+    char text[WRITE];
+    struct fixture f;
+
+    setup(&f, 1);
+    f.spec.log_bytes = CAP;
+    f.s.ranks = hai_new_array(struct shim_rank, 1);
+    struct shim_rank *rank = &f.s.ranks[0];
+    shim_output_open(&f.s, rank);
+    _cleanup_free_ char *blocker = hai_asprintf("%s/0.log.%d", f.dir, CAP);
+    CHECK_EQ(mkdir(blocker, 0700), 0);
+    memset(text, 'x', sizeof text);
+    for (int i = 0; i < 20; i++)
+        shim_output_write(&f.s, rank, text, sizeof text);
+    CHECK_EQ(size_of(f.dir, "0.log"), CAP);
+    CHECK_EQ(rank->log_base, 0);
+    CHECK(rank->lost_bytes > 0);
+    rmdir(blocker); // it can again
+    shim_output_write(&f.s, rank, text, sizeof text);
+    CHECK_EQ(size_of(f.dir, "0.log.4096"), CAP);
+    CHECK(size_of(f.dir, "0.log") > 0 && size_of(f.dir, "0.log") <= WRITE + 100);
+    shim_output_end(&f.s, rank);
+    teardown(&f);
+}
