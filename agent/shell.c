@@ -1,4 +1,5 @@
 #include "agent/shell.h"
+#include "agent/attempts.h"
 #include "lib/fileio.h"
 #include <fcntl.h>
 #include <grp.h>
@@ -32,6 +33,11 @@ static void become(const struct attempt *at, const struct launch_account *accoun
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (at->state.cgroup[0] && cgroups_enter(at->state.cgroup, 0) < 0)
         fail(at->state.cgroup);
+    // What it uses counts against the job's memory limit, if that has one.
+    char *memory = attempts_memory_cgroup(at);
+    int r = memory ? cgroups_enter(memory, 0) : 0;
+    if (r < 0 && r != -ENOENT)
+        fail(memory);
     if (at->agentd->launch.switch_user &&
         (setgroups(account->n_groups, (const gid_t *)account->groups) < 0 ||
          setresgid(account->gid, account->gid, account->gid) < 0 ||

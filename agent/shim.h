@@ -46,8 +46,9 @@ struct shim {
     struct shim_rank *ranks;
     int n_alive;
     int64_t started_us;
-    int error_fd; // what a rank that could not start says, struct shim_start_error
-    int stdin_fd; // of the first rank; -1: closed
+    int error_fd;     // a file of what ranks that could not start say, struct shim_start_error
+    int64_t error_at; // read so far
+    int stdin_fd;     // of the first rank; -1: closed
     struct buf stdin_data;
     bool stdin_end;
 
@@ -56,7 +57,7 @@ struct shim {
     int memory_procs_fd;
     pid_t init_pid;    // SHIM_BOX_PIDNS
     int init_fd;       // exits of its children
-    int64_t oom_kills; // seen so far
+    int64_t oom_kills; // told of so far
 
     int64_t lease_until_us;
     int64_t term_asked_us; // orders of an agent, not yet carried out: kill_at_us of SIGTERM,

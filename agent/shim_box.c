@@ -247,10 +247,10 @@ bool shim_box_empty(struct shim *s) {
 bool shim_box_oom(struct shim *s) {
     if (s->spec->memory_bytes <= 0)
         return false;
-    int64_t now = oom_count(s);
-    bool more = now > s->oom_kills;
-    s->oom_kills = now;
-    return more;
+    if (oom_count(s) <= s->oom_kills)
+        return false;
+    s->oom_kills++;
+    return true;
 }
 
 void shim_box_remove(struct shim *s) {

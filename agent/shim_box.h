@@ -22,7 +22,8 @@ void shim_box_term(struct shim *s);
 /* Is no process left inside? */
 bool shim_box_empty(struct shim *s);
 
-/* Has the memory limit killed something since the last call? */
+/* Has the memory limit killed more than was asked for? Each call that says so takes one of what was
+ * killed, as each rank asks for itself. */
 bool shim_box_oom(struct shim *s);
 
 /* Remove the empty box. */

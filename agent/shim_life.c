@@ -55,7 +55,8 @@ bool shim_life_drain(struct shim *s, int index) {
 static void read_errors(struct shim *s) {
     struct shim_start_error e;
 
-    while (s->error_fd >= 0 && read(s->error_fd, &e, sizeof e) == (ssize_t)sizeof e) {
+    while (s->error_fd >= 0 && pread(s->error_fd, &e, sizeof e, s->error_at) == (ssize_t)sizeof e) {
+        s->error_at += (int64_t)sizeof e;
         if (e.index < 0 || (uint32_t)e.index >= s->spec->n_ranks)
             continue;
         struct shim_rank_state *state = &s->ranks[e.index].state;

@@ -32,28 +32,33 @@ void shim_output_open(struct shim *s, struct shim_rank *rank) {
         rank->log_bytes = st.st_size;
 }
 
-/* The current file is full: it becomes the older one, under the offset at which it ends. */
-static void rotate(struct shim *s, struct shim_rank *rank) {
+/* The current file is full: it becomes the older one, under the offset at which it ends. False: it
+ * cannot, and stays the current one. */
+static bool rotate(struct shim *s, struct shim_rank *rank) {
     char path[PATH_MAX], old[PATH_MAX + 24], new[PATH_MAX + 24];
 
     path_of(s, rank, path);
     snprintf(old, sizeof old, "%s.%" PRId64, path, rank->log_base);
+    snprintf(new, sizeof new, "%s.%" PRId64, path, rank->log_base + rank->log_bytes);
+    if (rename(path, new) < 0) {
+        if (!rank->lost_bytes) // told once
+            fprintf(stderr, "hai-shim: %s: %m\n", new);
+        return false;
+    }
     rank->log_base += rank->log_bytes;
     rank->log_bytes = 0;
-    snprintf(new, sizeof new, "%s.%" PRId64, path, rank->log_base);
-    if (rename(path, new) < 0)
-        fprintf(stderr, "hai-shim: %s: %m\n", path);
     unlink(old);
     close(rank->log_fd);
     rank->log_fd = open_file(s, path);
+    return true;
 }
 
 /* Bytes as they shall lie in the file, split where a file is full. What cannot be written (a full
- * disk) is lost and counted: output must not stop a rank. */
+ * disk, a file that stays full) is lost and counted: output must not stop a rank. */
 static void put(struct shim *s, struct shim_rank *rank, const char *data, size_t n_bytes) {
     while (n_bytes && rank->log_fd >= 0) {
-        if (rank->log_bytes >= s->spec->log_bytes)
-            rotate(s, rank);
+        if (rank->log_bytes >= s->spec->log_bytes && !rotate(s, rank))
+            break;
         size_t n = MIN(n_bytes, (size_t)(s->spec->log_bytes - rank->log_bytes));
         ssize_t done = rank->log_fd < 0 ? -1 : write(rank->log_fd, data, n);
         if (done < 0 && errno == EINTR)

@@ -84,9 +84,9 @@ enum shim_kind {
     // struct shim_state, at least up to cgroup, then struct shim_rank_state for each rank, at least
     // up to message
     SHIM_STATE = 64,
-    SHIM_EXIT,       // struct shim_rank_state
-    SHIM_GONE,       // no process of the attempt is left, all output is written
-    SHIM_OUTPUT,     // bytes
+    SHIM_EXIT,   // struct shim_rank_state
+    SHIM_GONE,   // no process of the attempt is left, all output is written
+    SHIM_OUTPUT, // bytes
 };
 
 struct shim_time {

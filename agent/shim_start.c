@@ -301,7 +301,6 @@ void shim_start_ranks(struct shim *s) {
     _cleanup_free_ int *stdins = hai_new_array(int, n);
     _cleanup_free_ int *outputs = hai_new_array(int, n);
     char message[SHIM_MESSAGE_BYTES] = "";
-    int errors[2];
 
     s->ranks = hai_new_array(struct shim_rank, n);
     s->n_alive = (int)n;
@@ -320,9 +319,10 @@ void shim_start_ranks(struct shim *s) {
         stdins[i] = open_stdin(s, (int)i);
         shim_output_open(s, &s->ranks[i]);
     }
-    if (pipe2(errors, O_CLOEXEC | O_NONBLOCK) < 0)
-        errors[0] = errors[1] = -1;
-    s->error_fd = errors[1];
+    // Not a pipe: any number of ranks may fail before we read what the first one says.
+    s->error_fd = memfd_create("hai-shim-errors", MFD_CLOEXEC);
+    if (s->error_fd >= 0)
+        fcntl(s->error_fd, F_SETFL, O_APPEND);
     if (shim_box_make(s, message) < 0)
         none_started(s, message);
     else if (s->spec->box == SHIM_BOX_PIDNS)
@@ -333,6 +333,4 @@ void shim_start_ranks(struct shim *s) {
         close(stdins[i]);
         close(outputs[i]);
     }
-    close(errors[1]);
-    s->error_fd = errors[0];
 }

@@ -2,6 +2,7 @@
 
 #include "lib/json_schema.h"
 #include "scheduler/api_find.h"
+#include "scheduler/cluster.h"
 #include "scheduler/live.h"
 #include "scheduler/spec.h"
 #include "scheduler/views.h"
@@ -61,8 +62,11 @@ static void on_submitted(void *data, int64_t index, int r, const struct apply_re
     schema_free(job_submitted_schema(), &answer);
 }
 
-static const struct state_user *submitter(struct api_call *call) {
-    return state_user_find(schedd_state(call->s), call->caller.user);
+static int to_entry(struct api_call *call, const struct job_spec *spec, const char *key,
+                    struct entry_job_submit *ret, struct hai_err *err) {
+    const struct state_user *user = state_user_find(schedd_state(call->s), call->caller.user);
+
+    return spec_to_entry(spec, user, cluster_team(&call->s->cluster, user->name), key, ret, err);
 }
 
 /* ?dry_run=1: everything is checked but what only the commit can tell. */
@@ -95,7 +99,7 @@ void api_jobs_submit(struct api_call *call) {
     struct entry_job_submit entry;
     struct hai_err err = {0};
 
-    int r = spec_to_entry(call->body, submitter(call), key, &entry, &err);
+    int r = to_entry(call, call->body, key, &entry, &err);
     if (r < 0) {
         api_call_error(call, r, &err);
         return;
@@ -167,7 +171,7 @@ void api_jobs_submit_batch(struct api_call *call) {
         const struct job_submit *job = &body->jobs.items[i];
         struct entry_job_submit entry;
         struct hai_err err = {0};
-        int r = spec_to_entry(&job->spec, submitter(call), job->key, &entry, &err);
+        int r = to_entry(call, &job->spec, job->key, &entry, &err);
         if (r < 0) {
             fill_refused(&batch->answer.results.items[i], r, &err);
             continue;
@@ -274,8 +278,8 @@ static void resubmit(struct api_call *call, const struct schema_blob *text) {
     int r = json_schema_parse(job_spec_schema(), text->data, text->n_bytes, 0, &spec, &err);
     if (r == 0) {
         spec.hold = false;
-        r = spec_to_entry(&spec, submitter(call),
-                          http_request_header(call->request, "Idempotency-Key"), &entry, &err);
+        r = to_entry(call, &spec, http_request_header(call->request, "Idempotency-Key"), &entry,
+                     &err);
         schema_free(job_spec_schema(), &spec);
     }
     if (r < 0) {

@@ -2,6 +2,7 @@
 
 #include "lib/digest.h"
 #include "scheduler/api_call.h"
+#include "scheduler/cluster.h"
 #include "scheduler/views.h"
 
 /* The number of the node in the path; negative: answered. */
@@ -129,19 +130,6 @@ void api_nodes_zones(struct api_call *call) {
     api_call_reply_list(call, &list);
 }
 
-static const struct cluster_user *described(const struct schedd *s, const char *name) {
-    for (size_t i = 0; i < s->cluster.users.n; i++)
-        if (hai_streq(s->cluster.users.items[i].name, name))
-            return &s->cluster.users.items[i];
-    return NULL;
-}
-
-static char *team_of(const struct schedd *s, const char *user) {
-    const struct cluster_user *known = described(s, user);
-
-    return hai_strdup(known && known->team ? known->team : user);
-}
-
 void api_nodes_users(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     struct api_list list = {0};
@@ -152,7 +140,7 @@ void api_nodes_users(struct api_call *call) {
         schema_init(whoami_view_schema(), &view);
         view.user = hai_strdup(user->name);
         view.uid = user->uid;
-        view.team = team_of(call->s, user->name);
+        view.team = hai_strdup(cluster_team(&call->s->cluster, user->name));
         *LIST_ADD(&view.scopes) = hai_strdup(scope_text(user->scope));
         api_call_list_add(&list, whoami_view_schema(), &view);
         schema_free(whoami_view_schema(), &view);
@@ -168,7 +156,7 @@ void api_nodes_whoami(struct api_call *call) {
     schema_init(whoami_view_schema(), &view);
     view.user = hai_strdup(call->caller.user);
     view.uid = user ? user->uid : S_ABSENT;
-    view.team = team_of(call->s, call->caller.user);
+    view.team = hai_strdup(cluster_team(&call->s->cluster, call->caller.user));
     for (int scope = SCOPE_READ; scope <= (int)call->caller.scope; scope++)
         *LIST_ADD(&view.scopes) = hai_strdup(scope_text((enum scope)scope));
     view.expires_at = call->caller.expires_us;

@@ -292,3 +292,12 @@ bool cluster_same(const struct state *state, const struct entry_cluster_set *ent
             return false;
     return true;
 }
+
+const char *cluster_team(const struct cluster_file *file, const char *user) {
+    for (size_t i = 0; i < file->users.n; i++) {
+        const struct cluster_user *known = &file->users.items[i];
+        if (hai_streq(known->name, user) && known->team)
+            return known->team;
+    }
+    return user;
+}

@@ -14,6 +14,10 @@ int cluster_read(const char *path, struct cluster_file *ret, struct json_schema_
 int cluster_entry(const struct cluster_file *file, bool fence, struct entry_cluster_set *ret,
                   struct hai_err *err);
 
+/* Whose money a user spends unless told otherwise: the team that the file names, else the user's
+ * own. Valid as long as both arguments. */
+const char *cluster_team(const struct cluster_file *file, const char *user);
+
 /* Whether the state already is as the entry says; then no entry is needed. */
 struct state;
 bool cluster_same(const struct state *state, const struct entry_cluster_set *entry);

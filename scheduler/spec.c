@@ -149,7 +149,7 @@ static char *name_of(const struct job_spec *spec) {
     return jobfile_name_from(spec->command.n ? spec->command.items[0] : "job");
 }
 
-static int fill(const struct job_spec *spec, const struct state_user *user,
+static int fill(const struct job_spec *spec, const struct state_user *user, const char *team,
                 struct entry_job_spec *job, struct hai_err *err) {
     int r = fill_resources(&spec->resources, job, err);
 
@@ -164,7 +164,7 @@ static int fill(const struct job_spec *spec, const struct state_user *user,
     job->gid = user->gid == S_ABSENT ? user->uid : user->gid;
     job->name = name_of(spec);
     job->kind = hai_strdup(job_kind_text(spec->kind));
-    job->team = spec->team ? hai_strdup(spec->team) : NULL;
+    job->team = hai_strdup(spec->team ? spec->team : team);
     job->held = spec->hold;
     job->time_limit_us = spec->time_limit_us;
     job->warn_us = spec->warn_before_us == S_ABSENT ? 0 : spec->warn_before_us;
@@ -173,8 +173,8 @@ static int fill(const struct job_spec *spec, const struct state_user *user,
     return 0;
 }
 
-int spec_to_entry(const struct job_spec *spec, const struct state_user *user, const char *key,
-                  struct entry_job_submit *ret, struct hai_err *err) {
+int spec_to_entry(const struct job_spec *spec, const struct state_user *user, const char *team,
+                  const char *key, struct entry_job_submit *ret, struct hai_err *err) {
     _cleanup_(buf_free) struct buf text = {0};
     struct entry_job_submit entry;
     int r = check_supported(spec, err);
@@ -190,7 +190,7 @@ int spec_to_entry(const struct job_spec *spec, const struct state_user *user, co
         return hai_fail_at(err, -ERANGE, "out_of_range", "Idempotency-Key", NULL,
                            "the key has %zu bytes; at most %d", strlen(key), IDEMPOTENCY_KEY_MAX);
     schema_init(entry_job_submit_schema(), &entry);
-    r = fill(spec, user, &entry.job, err);
+    r = fill(spec, user, team, &entry.job, err);
     if (r == 0) {
         json_schema_dump(job_spec_schema(), spec, &text);
         fill_blob(&entry.job.spec, text.data, text.n_bytes);

@@ -11,11 +11,12 @@ struct state_user;
 /* Fill an entry for a submission; release it with schema_free(entry_job_submit_schema(), ret).
  *
  * user       who submits; without a uid in the account map nothing can run: refused
+ * team       who pays where the spec names nobody
  * key        Idempotency-Key or NULL
  * -EINVAL and -ERANGE name the field; code "unsupported" for what a later version will do.
  */
-int spec_to_entry(const struct job_spec *spec, const struct state_user *user, const char *key,
-                  struct entry_job_submit *ret, struct hai_err *err);
+int spec_to_entry(const struct job_spec *spec, const struct state_user *user, const char *team,
+                  const char *key, struct entry_job_submit *ret, struct hai_err *err);
 
 /* `auto` (and NULL) is 30 until there are quotas; -ERANGE for what is none of UX.md's numbers. */
 int spec_priority(const char *text, int64_t *ret, struct hai_err *err);

@@ -41,6 +41,14 @@ static const char *node_name(const struct state *state, int64_t number) {
     return number >= 0 && number < state->n_nodes ? state->nodes[number]->r.name : "?";
 }
 
+/* Starts that followed a fault; those that followed a suspension are nobody's concern. The fault
+ * that ended a job was followed by none; restarts after an exit count as `restarts` alone. */
+static int64_t fault_restarts(const struct state_job *job) {
+    bool last = job_state_ended(job->state) && job->fault > FAULT_START;
+
+    return MAX(job->restarts, job->faults - last);
+}
+
 static void fill_ranks(const struct schedd *s, const struct state_job *job, struct job_view *ret) {
     const struct state *state = schedd_state(s);
     int64_t per_node = job->spec.ranks_per_node;
@@ -56,7 +64,7 @@ static void fill_ranks(const struct schedd *s, const struct state_job *job, stru
         view->node = hai_strdup(node_name(state, alloc->node));
         assignment_rank_gpus((uint32_t)alloc->gpus, per_node, (int64_t)i % per_node, &view->gpus);
         view->state = hai_strdup(rank_state_text(rank->state));
-        view->restarts = MAX(job->attempt - 1, 0);
+        view->restarts = fault_restarts(job);
         view->step = progress ? progress->progress.step : S_ABSENT;
         if (rank->state == RANK_STATE_EXITED) {
             view->exit_code = rank->signal ? S_ABSENT : rank->code;
@@ -127,7 +135,7 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->message = hai_strdup(job->message);
     ret->priority = job->priority;
     ret->attempt = job->attempt;
-    ret->restarts = MAX(job->attempt - 1, 0);
+    ret->restarts = fault_restarts(job);
     ret->submitted_at = job->submitted_us;
     ret->started_at = job->started_us;
     ret->ended_at = job->ended_us;

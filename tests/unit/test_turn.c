@@ -101,7 +101,8 @@ static void submit(struct fixture *f, const char *name, const char *key, struct 
     spec.name = hai_strdup(name);
     spec.workdir = hai_strdup("/tmp");
     *LIST_ADD(&spec.command) = hai_strdup("true");
-    CHECK_EQ(spec_to_entry(&spec, state_user_find(turn_state(f->turn), "alice"), key, &entry, &err),
+    CHECK_EQ(spec_to_entry(&spec, state_user_find(turn_state(f->turn), "alice"), NULL, key, &entry,
+                           &err),
              0, "%s", err.text);
     turn_append(f->turn, ENTRY_JOB_SUBMIT, &entry, "submit:alice", note, answer);
     schema_free(entry_job_submit_schema(), &entry);
