@@ -24,6 +24,9 @@ struct idle {
     int64_t until_us; // time-sharing: look again
 };
 
+/* A search looks at all that runs: what is left over is searched for in the next run. */
+enum { ASKS_MAX = 16 };
+
 struct decide {
     struct place_scratch scratch;
     struct room *room;
@@ -32,6 +35,7 @@ struct decide {
     size_t n_memos;
     struct queue_walk walk;
     bool blocked[GROUPS_MAX]; // in this run
+    int n_asks;               // searches for victims in this run
     struct idle idle;
 };
 
@@ -184,7 +188,8 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
 /* Make others leave nodes to the job, if the policy lets it ask. */
 static bool try_make_room(struct decide *d, const struct state *state, const struct job *job,
                           struct memo *memo, struct decide_list *ret) {
-    if (state->r.time_us < memo->ask_us || !order_may_ask(state, job))
+    if (state->r.time_us < memo->ask_us || d->n_asks > ASKS_MAX || !order_may_ask(state, job) ||
+        ++d->n_asks > ASKS_MAX)
         return false;
     memo->ask_us = order_next_look_us(state);
     if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0)
@@ -239,10 +244,11 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
         return 0;
     room_follow(d->room, state);
     memset(d->blocked, 0, sizeof d->blocked);
+    d->n_asks = 0;
     size_t n = place_claimants(d, state, ret);
     if (!n)
         n = walk_queue(d, state, ret);
-    now.is = n == 0;
+    now.is = n == 0 && d->n_asks <= ASKS_MAX;
     d->idle = now;
     return n;
 }

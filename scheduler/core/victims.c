@@ -7,6 +7,9 @@ struct victims_candidate {
     int64_t loss_us;
 };
 
+/* Each of them is a search for a place. */
+enum { SPARED_MAX = 64 };
+
 void victims_free(struct victims *v) {
     free(v->jobs);
     free(v->candidates);
@@ -109,7 +112,9 @@ static size_t fewest(struct victims *v, struct room *room, const struct state *s
 /* Spare whom the place can do without, the dearest first. */
 static size_t spare(struct victims *v, struct room *room, const struct state *state,
                     const struct place_need *need, size_t n, struct place_scratch *scratch) {
-    for (size_t i = n; i-- > 0 && n > 1;) {
+    size_t stop = n > SPARED_MAX ? n - SPARED_MAX : 0;
+
+    for (size_t i = n; i-- > stop && n > 1;) {
         struct victims_candidate one = v->candidates[i];
         memmove(v->candidates + i, v->candidates + i + 1, (n - i - 1) * sizeof one);
         if (fits(v, room, state, need, n - 1, scratch)) {

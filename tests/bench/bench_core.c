@@ -1,15 +1,20 @@
-/* bench_core - the scheduler's core alone: submissions applied a second, and decisions.
+/* bench_core - the scheduler's core alone: submissions, decisions, snapshots.
  *
- *     bench-core [JOBS] [NODES]        default 10000 1000
+ *     bench-core [JOBS] [NODES] [fifo]     default: 10000 1250
  *
- * One core of the machine, no log and no store. Prints each figure with its repetitions.
+ * One core of the machine, no log and no store. The waiting jobs have about a thousand shapes and
+ * 500 users; time is shared unless `fifo` is said. A change is a submission or the end of a job.
  */
 #include "lib/pure/tlv.h"
+#include "scheduler/core/queue.h"
+#include "sim/rng.h"
 #include "sim/world.h"
 
 #include <malloc.h>
 #include <stdio.h>
 #include <time.h>
+
+enum { ROUNDS = 400, CHANGES = 10, USERS = 500 };
 
 static double seconds(void) {
     struct timespec t;
@@ -18,76 +23,108 @@ static double seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static struct entry_job_spec shape(int i) {
+static int64_t submit(struct world *w, int i) {
+    static const int64_t levels[] = {10, 20, 30, 40};
     static uint8_t blob[800]; // a job file as JSON
     struct entry_job_spec spec = world_spec();
+    char user[16];
 
+    (void)snprintf(user, sizeof user, "u%d", i % USERS);
+    spec.user = user;
+    spec.priority = levels[i % 4];
     spec.gpus_per_node = i % 5 ? 1 + i % 8 : 8;
-    spec.nodes = i % 5 ? 1 : 1 + i % 16;
+    spec.nodes = i % 5 ? 1 : 1 + i / 5 % 32;
+    spec.cpus_per_node = 1 + i / 160 % 7;
+    spec.cross_zones = i % 3 == 0;
     spec.spec = (struct schema_blob){blob, sizeof blob};
-    return spec;
+    int64_t id = world_submit(w, &spec);
+    if (id < 0)
+        printf("refused: %s\n", w->reply.err.text);
+    world_clear(w);
+    return id;
 }
 
 static void submit_all(struct world *w, int n_jobs) {
     size_t before = mallinfo2().uordblks;
-    struct apply_reply reply;
-    double apply_s = 0;
+    double start = seconds();
 
-    for (int i = 0; i < n_jobs; i++) {
-        struct entry_job_submit submit = {.job = shape(i)};
-        struct buf payload = {0};
-        submit.job.user = (char *)"alice";
-        submit.job.name = (char *)"job";
-        submit.job.group = (char *)"default";
-        tlv_encode(entry_job_submit_schema(), &submit, &payload);
-        struct entry entry = {w->state->r.index + 1,
-                              1,
-                              w->state->r.time_us + 1,
-                              "submit:alice",
-                              ENTRY_JOB_SUBMIT,
-                              1,
-                              payload.data,
-                              payload.n_bytes};
-        double start = seconds();
-        if (apply_entry(w->state, &entry, w->fx, &reply) < 0)
-            printf("refused: %s\n", reply.err.text);
-        effects_clear(w->fx);
-        apply_s += seconds() - start;
-        buf_free(&payload);
-    }
-    printf("apply: %d submissions, %.0f a second, %.0f bytes a job with a spec of 800\n", n_jobs,
-           n_jobs / apply_s, (double)(mallinfo2().uordblks - before) / n_jobs);
+    for (int i = 0; i < n_jobs; i++)
+        submit(w, i);
+    printf("submissions applied: %.0f a second, %.0f bytes a job with a spec of 800\n",
+           n_jobs / (seconds() - start), (double)(mallinfo2().uordblks - before) / n_jobs);
 }
 
-static void place_all(struct world *w, int n_jobs) {
-    struct decide_list list = {0};
+static void apply_all(struct world *w, struct decide_list *list) {
     struct apply_reply reply;
-    size_t n_placed = 0, n_turns = 0, n;
-    double start = seconds(), longest = 0;
 
-    do {
-        double one = seconds();
-        n = decide_run(w->decide, w->state, &list);
-        longest = MAX(longest, seconds() - one);
-        n_turns++;
-        n_placed += n;
-        for (size_t i = 0; i < list.n; i++) {
-            struct entry entry = {w->state->r.index + 1,      1,
-                                  w->state->r.time_us + 1,    "system:hai",
-                                  list.items[i].kind,         1,
-                                  list.items[i].payload.data, list.items[i].payload.n_bytes};
-            apply_entry(w->state, &entry, w->fx, &reply);
+    for (size_t i = 0; i < list->n; i++) {
+        struct entry entry = {
+            w->state->r.index + 1, 1, w->state->r.time_us + 1,     "system:hai",
+            list->items[i].kind,   1, list->items[i].payload.data, list->items[i].payload.n_bytes};
+        apply_entry(w->state, &entry, w->fx, &reply);
+    }
+    decide_list_clear(list);
+    effects_clear(w->fx);
+}
+
+/* Decide until there is nothing left to do. Returns the time of all decisions; *ret_first: of the
+ * first. */
+static double settle(struct world *w, struct decide_list *list, double *ret_first) {
+    double sum = 0;
+
+    *ret_first = -1;
+    for (size_t n = 1; n;) {
+        double start = seconds();
+        n = decide_run(w->decide, w->state, list);
+        double took = seconds() - start;
+        if (*ret_first < 0)
+            *ret_first = took;
+        sum += took;
+        apply_all(w, list);
+    }
+    return sum;
+}
+
+static void end_one(struct world *w, struct rng *rng) {
+    const struct job *job = w->state->live_first;
+
+    for (int64_t skip = rng_below(rng, 200); job->live_next && skip; skip--)
+        job = job->live_next;
+    int64_t id = job->r.id, epoch = job->r.epoch;
+    for (size_t rank = 0; rank < job->r.ranks.n; rank++) {
+        struct entry_rank_exited in = {id, epoch, (int64_t)rank, 0, 0, EXIT_CAUSE_SELF, NULL};
+        world_append(w, "system:hai", ENTRY_RANK_EXITED, &in);
+    }
+    world_clear(w);
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void report(const char *what, double *times) {
+    qsort(times, ROUNDS, sizeof *times, ascending);
+    printf("%s: median %.2f ms, p99 %.2f ms, longest %.2f ms\n", what, times[ROUNDS / 2] * 1e3,
+           times[ROUNDS * 99 / 100] * 1e3, times[ROUNDS - 1] * 1e3);
+}
+
+static void changes(struct world *w, int n_jobs) {
+    static double first[ROUNDS], all[ROUNDS];
+    struct decide_list list = {0};
+    struct rng rng = {1};
+
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < CHANGES / 2; i++) {
+            submit(w, n_jobs + round * CHANGES + (int)rng_below(&rng, 1000));
+            end_one(w, &rng);
         }
-        effects_clear(w->fx);
-        decide_list_clear(&list);
-    } while (n);
-    printf("decide and apply: %zu placed of %d waiting on %d nodes in %.1f ms, %zu turns, longest "
-           "decision %.2f ms\n",
-           n_placed, n_jobs, w->state->n_nodes, (seconds() - start) * 1e3, n_turns, longest * 1e3);
-    start = seconds();
-    for (int i = 0; i < 100000; i++)
-        decide_run(w->decide, w->state, &list);
-    printf("decide with nothing new: %.2f us, 100000 repetitions\n", (seconds() - start) * 10);
+        w->now_us += 1000000;
+        all[round] = settle(w, &list, &first[round]);
+    }
+    report("a decision after 10 changes", first);
+    report("all that follows from them", all);
     decide_list_free(&list);
 }
 
@@ -108,19 +145,32 @@ static void snapshot(const struct world *w) {
 
 int main(int argc, char **argv) {
     int n_jobs = argc > 1 ? atoi(argv[1]) : 10000;
-    int n_nodes = argc > 2 ? atoi(argv[2]) : 1000;
+    int n_nodes = argc > 2 ? atoi(argv[2]) : 1250;
+    bool fifo = argc > 3;
+    struct decide_list list = {0};
     struct world_cluster cluster = {.n_zones = 2,
                                     .leaves_per_zone = MAX(n_nodes / 40, 1),
                                     .nodes_per_leaf = 20,
                                     .gpus = 8,
-                                    .cpus = 64};
+                                    .cpus = 64,
+                                    .min_run_us = fifo ? 0 : INT64_C(1800) * 1000000};
     struct world w;
+    double first;
 
     world_init(&w);
+    w.forget = true;
     world_cluster(&w, &cluster);
     submit_all(&w, n_jobs);
-    place_all(&w, n_jobs);
+    double sum = settle(&w, &list, &first);
+    printf("%lld jobs wait on %d nodes; first decision %.1f ms, all until nothing fits %.1f ms\n",
+           (long long)w.state->queue.n, w.state->n_nodes, first * 1e3, sum * 1e3);
+    changes(&w, n_jobs);
+    double start = seconds();
+    for (int i = 0; i < 100000; i++)
+        decide_run(w.decide, w.state, &list);
+    printf("a decision with nothing new: %.2f us\n", (seconds() - start) * 10);
     snapshot(&w);
+    decide_list_free(&list);
     world_free(&w);
     return 0;
 }
