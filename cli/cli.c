@@ -66,14 +66,12 @@ static int unknown_option(const struct cli *cli, const char *name, size_t n) {
     const struct option *tables[] = {cli->verb->options, cli->verb->more, common};
     _cleanup_free_ char *word = hai_strndup(name, n);
     const char *nearest = NULL;
-    int best = 4;
+    int best = INT_MAX;
 
     for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
         for (const struct option *o = tables[i]; o && o->name; o++)
-            if (hai_distance(word, o->name) < best) {
-                best = hai_distance(word, o->name);
+            if (hai_nearer(word, o->name, &best))
                 nearest = o->name;
-            }
     cli_usage(cli, "unknown option '--%s'%s%s%s", word, nearest ? "; did you mean '--" : "",
               nearest ? nearest : "", nearest ? "'?" : "");
     return -EINVAL;

@@ -42,14 +42,21 @@ static void run_program(char **argv) {
 }
 
 static int unknown_verb(const char *word) {
+    static const char *const later[] = {
+        "alerts",  "backup", "chat", "drill", "forward", "quota",    "reserve",
+        "restore", "token",  "top",  "usage", "user",    "validate", "zone",
+    };
     const char *nearest = NULL;
-    int best = 3;
+    int best = INT_MAX;
 
+    if (word[0] == '-')
+        return cli_usage(NULL, "options follow the command: hai COMMAND %s", word);
+    for (size_t i = 0; i < ARRAY_SIZE(later); i++)
+        if (strcmp(word, later[i]) == 0)
+            return cli_usage(NULL, "%s is not yet supported; hai --help lists what is", word);
     for (const struct verb *const *v = verbs_all(); *v; v++)
-        if (!(*v)->hidden && hai_distance(word, (*v)->name) < best) {
-            best = hai_distance(word, (*v)->name);
+        if (!(*v)->hidden && hai_nearer(word, (*v)->name, &best))
             nearest = (*v)->name;
-        }
     if (nearest)
         return cli_usage(NULL, "unknown command '%s'; did you mean '%s'?", word, nearest);
     return cli_usage(NULL, "unknown command '%s'; hai --help lists them", word);

@@ -110,7 +110,8 @@ void loglines_event(struct loglines *lines, const struct json *event) {
     int64_t at_us;
     const char *text = json_get_string(event, "message", NULL);
 
-    if (index <= lines->last_index)
+    // One entry of the log may cause several events, a fault and its restart: they share its index.
+    if (index < lines->last_index)
         return;
     lines->last_index = index;
     if (lines->cli->quiet || lines->form == LOGLINES_JSON)

@@ -13,6 +13,7 @@ const struct verb verb_python = {
     .group = "submit",
     .args = "FILE ARGS -- [options]",
     .help = "run a Python script, one process a node",
+    .detail = HOSTED_DETAIL,
     .examples = "  hai python FILE --epochs 3 -- -n 2 -p 30 --name try\n",
     .words_min = 1,
     .words_max = -1,

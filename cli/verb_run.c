@@ -35,7 +35,9 @@ const struct verb verb_run = {
     .group = "submit",
     .args = "-- CMD",
     .help = "submit, stay in the foreground, end with the job's exit code",
-    .detail = "Shows the output of rank 0 as it is. Ctrl-C leaves; the job runs on.",
+    .detail = "Shows the output of rank 0 as it is (of the others: hai logs -r all). Ctrl-C "
+              "leaves; the job\n"
+              "runs on.",
     .examples = "  hai run -- hostname\n  hai run -n 2 --gpus-per-node 2 -- python3 train.py\n",
     .more = jobopts_table,
     .rest = true,

@@ -61,7 +61,7 @@ static void print_head(struct cli *cli, const struct json *job, struct buf *out)
     if (json_get_string(job, "started_at", NULL)) {
         view_seconds(job, "ran_s", text);
         if (strcmp(text, "-") != 0)
-            buf_printf(out, "%s%s", view_ended(state) ? " after " : " for ", text);
+            buf_printf(out, "%s%s", strcmp(state, "running") == 0 ? " for " : " after ", text);
     } else {
         view_time(cli, json_get_string(job, "submitted_at", NULL), text);
         buf_printf(out, ", submitted %s", text);

@@ -248,7 +248,7 @@ def keep_hints(screen, prefix, live):
 The cluster is up (--keep). In a shell:
   export PATH={prefix}/bin:$PATH HAI_CONFIG={live.dir}/client.yaml
   hai nodes
-  hai run -n 2 --gpus-per-node 2 -- sh -c 'echo rank $RANK on $HAI_NODE'
+  hai run -n 2 --gpus-per-node 2 -- sh -c 'echo rank $RANK on $HAI_NODE' && hai logs -r all
   hai logs disturbed
   hai events disturbed
   hai down --purge --dir {live.dir} && rm -r {os.path.dirname(live.dir)}""")

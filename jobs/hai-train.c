@@ -164,7 +164,7 @@ static void tell(struct run *run, const struct trainer_report *report, int64_t f
     double rate = (double)trainer_tokens_per_step(run->trainer) / run->step_s;
     int64_t left_us = (int64_t)((double)(run->conf.steps - report->step) * run->step_s * 1e6);
     rank_progress(run->rank, &(struct rank_progress){report->step, run->conf.steps, report->loss,
-                                                     rate, "tokens/s", left_us});
+                                                     rate, "tokens", left_us});
     bool last = report->step == run->conf.steps || report->stop;
     if (!is_first(run) || (!last && now_us - run->line_us < LINE_MS * 1000))
         return;

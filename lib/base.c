@@ -166,3 +166,16 @@ int hai_distance(const char *a, const char *b) {
     }
     return row[nb];
 }
+
+bool hai_nearer(const char *word, const char *name, int *best) {
+    int distance = hai_distance(word, name);
+    int longer = (int)MAX(strlen(word), strlen(name));
+
+    if (distance >= *best || distance >= (int)strlen(name) || distance > MIN((longer + 2) / 3, 3))
+        return false;
+    // Two letters of a short word are half of it: `lsit` is `list`, but `user` is not `set`.
+    if (distance > 1 && word[0] != name[0])
+        return false;
+    *best = distance;
+    return true;
+}

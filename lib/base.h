@@ -5,6 +5,7 @@
 #pragma once
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -122,3 +123,7 @@ bool hai_streq(const char *a, const char *b);
 
 /* Edit distance of two words, for "did you mean"; at most 63 bytes each are looked at. */
 int hai_distance(const char *a, const char *b);
+
+/* Whether `word` may be `name` mistyped, and nearer than *best (start with INT_MAX), which then
+ * becomes their distance. Words far apart for their length are not proposed: that would mislead. */
+bool hai_nearer(const char *word, const char *name, int *best);

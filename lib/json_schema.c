@@ -8,8 +8,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { SUGGEST_DISTANCE_MAX = 3 };
-
 /* One decoding. */
 struct context {
     enum json_schema_form form;
@@ -376,17 +374,14 @@ static int unknown_field(struct context *c, const struct schema *schema, const s
                          const struct place *place) {
     char nearest[HAI_ERR_HINT_BYTES] = "";
     char hint[2 * HAI_ERR_HINT_BYTES] = "";
-    int best = SUGGEST_DISTANCE_MAX + 1;
+    int best = INT_MAX;
 
     for (int i = 0; i < schema->n_fields; i++) {
         char name[HAI_ERR_HINT_BYTES];
         assert(strlen(schema->fields[i].name) < sizeof name);
         json_schema_name(&schema->fields[i], c->form, name);
-        int distance = hai_distance(name, json_key(v));
-        if (distance >= best || distance >= (int)strlen(name))
-            continue;
-        best = distance;
-        strcpy(nearest, name);
+        if (hai_nearer(json_key(v), name, &best))
+            strcpy(nearest, name);
     }
     if (nearest[0])
         (void)snprintf(hint, sizeof hint, "did you mean '%s'?", nearest);

@@ -41,8 +41,8 @@ struct rank_progress {
     int64_t step;
     int64_t steps;
     double loss;
-    double rate; // per second, in unit
-    const char *unit;
+    double rate;      // per second, in unit
+    const char *unit; // of the count: tokens, samples; not tokens/s
     int64_t left_us;
 };
 

@@ -181,9 +181,13 @@ int main(int argc, char **argv) {
     struct hai_err err = {0};
 
     log_open("hai-replay", LOG_LEVEL_INFO);
-    if (argc != 2 && argc != 4) {
-        fputs("usage: hai-replay STATE_DIR [INDEX DIGEST]\n", stderr);
-        return 2;
+    bool help = argc == 2 && strcmp(argv[1], "--help") == 0;
+    if (help || (argc != 2 && argc != 4)) {
+        fputs("usage: hai-replay STATE_DIR [INDEX DIGEST]\n"
+              "Replay the log from its oldest and newest snapshot; both must end in the same "
+              "state.\n",
+              help ? stdout : stderr);
+        return help ? 0 : 2;
     }
     if (argc == 4)
         expect(&replay, strtoll(argv[2], NULL, 10), argv[3], "the command line");

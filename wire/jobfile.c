@@ -138,17 +138,14 @@ static void unknown_field(struct reader *r, const struct schema *schema, const s
                           const char *parent) {
     const char *key = json_key(value);
     char hint[HAI_ERR_HINT_BYTES] = "";
-    int best = 4; // further apart than this, a proposal misleads
+    int best = INT_MAX;
 
     for (int i = 0; i < schema->n_fields; i++) {
         char name[NAME_BYTES];
         const struct schema_field *f = &schema->fields[i];
         (void)snprintf(name, sizeof name, "%.*s", (int)field_name_bytes(f), f->name);
-        int distance = hai_distance(key, name);
-        if (distance < best && distance < (int)strlen(name)) {
-            best = distance;
+        if (hai_nearer(key, name, &best))
             (void)snprintf(hint, sizeof hint, "did you mean '%s'?", name);
-        }
     }
     complain(r, json_key_line(value), json_key_column(value), "unknown_field",
              hint[0] ? hint : NULL, "unknown field '%.100s'%s%s%s", key, parent[0] ? " in '" : "",

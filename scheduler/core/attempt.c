@@ -126,9 +126,9 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
     else
         mutate_state(c, job, JOB_STATE_STARTING, REASON_NONE, NULL);
     effects_event(c->fx, c->entry, EVENT_PLACED, job, -1, (int)job->r.allocs.items[0].node,
-                  "attempt %lld: %zu ranks on %zu node%s from %s", (long long)job->r.attempt,
-                  job->r.ranks.n, place->nodes.n, place->nodes.n == 1 ? "" : "s",
-                  place->nodes.items[0].node);
+                  "attempt %lld: %zu rank%s on %zu node%s from %s", (long long)job->r.attempt,
+                  job->r.ranks.n, job->r.ranks.n == 1 ? "" : "s", place->nodes.n,
+                  place->nodes.n == 1 ? "" : "s", place->nodes.items[0].node);
 }
 
 void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, int64_t kill_at_us) {
@@ -223,7 +223,11 @@ static void reach_running(struct mutate *c, struct job *job) {
     if (job->r.started_us == S_ABSENT)
         job->r.started_us = c->entry->time_us;
     mutate_state(c, job, JOB_STATE_RUNNING, REASON_NONE, NULL);
-    effects_event(c->fx, c->entry, EVENT_RUNNING, job, -1, -1, "all %zu ranks run", job->r.ranks.n);
+    if (job->r.ranks.n == 1)
+        effects_event(c->fx, c->entry, EVENT_RUNNING, job, -1, -1, "its rank runs");
+    else
+        effects_event(c->fx, c->entry, EVENT_RUNNING, job, -1, -1, "all %zu ranks run",
+                      job->r.ranks.n);
 }
 
 void attempt_started(struct mutate *c, struct job *job, size_t alloc) {

@@ -1,4 +1,5 @@
 #include "scheduler/core/restart.h"
+#include <stdio.h>
 
 static const struct {
     int bit; // of restart_when
@@ -61,9 +62,12 @@ static void again(struct mutate *c, struct job *job) {
     job->r.not_before_us = delay_us ? now_us + delay_us : S_ABSENT;
     if (job->r.fault_node != S_ABSENT)
         avoid(job, job->r.fault_node);
+    char pause[48] = "";
+    if (delay_us)
+        (void)snprintf(pause, sizeof pause, ", after a pause of %lld s",
+                       (long long)delay_us / 1000000);
     effects_event(c->fx, c->entry, EVENT_RESTART, job, -1, -1, "restart %lld of at most %lld%s",
-                  (long long)job->r.restarts, (long long)job->r.spec.restart_max,
-                  delay_us ? ", after a pause" : "");
+                  (long long)job->r.restarts, (long long)job->r.spec.restart_max, pause);
     if (job->r.state == JOB_STATE_RECOVERING)
         mutate_follow(c, job);
     else

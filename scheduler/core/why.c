@@ -190,6 +190,10 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     } else {
         code(ret, "starts_now");
         say(&t, "starts now on %s", first_node(state, &scratch));
+        for (int64_t i = 1; i < MIN(need.nodes, (int64_t)NODES_NAMED); i++)
+            say(&t, ", %s", state->nodes[scratch.nodes[i].node]->r.name);
+        if (need.nodes > NODES_NAMED)
+            say(&t, " and %lld more", (long long)need.nodes - NODES_NAMED);
     }
 }
 

@@ -58,6 +58,9 @@ def main():
             problems.append("no model")
         if len([line for line in heard if line.startswith("commit ")]) < 10:
             problems.append("heard %s" % heard)
+        progress = [line.split() for line in heard if line.startswith("progress step=")]
+        if not progress or any("unit=tokens" not in words for words in progress):
+            problems.append("progress %s" % progress)
         if "step %d is saved, but not recorded" % STEPS not in p.stderr:
             problems.append("silent: %s" % p.stderr)
     for problem in problems:

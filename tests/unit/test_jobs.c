@@ -190,6 +190,35 @@ TEST(an_hour_of_running_clears_the_count)
     world_free(&w);
 }
 
+static bool told(const struct world *w, const char *text) {
+    for (size_t i = 0; i < w->fx->n_events; i++)
+        if (hai_streq(w->fx->events[i].text, text))
+            return true;
+    return false;
+}
+
+TEST(events_count_ranks_and_say_how_long_a_pause_is)
+{
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    spec.nodes = 1;
+    spec.restart_when = RESTART_SIGNAL;
+    int64_t id = world_submit(&w, &spec);
+    world_decide(&w);
+    CHECK(told(&w, "attempt 1: 1 rank on 1 node from a1"));
+    all_started(&w, id);
+    CHECK(told(&w, "its rank runs"));
+    ended(&w, id, 0, 0, 11, EXIT_CAUSE_SELF);
+    CHECK(told(&w, "restart 1 of at most 20"));
+    world_decide(&w);
+    all_started(&w, id);
+    ended(&w, id, 0, 0, 11, EXIT_CAUSE_SELF);
+    CHECK(told(&w, "restart 2 of at most 20, after a pause of 1 s"));
+    world_free(&w);
+}
+
 TEST(a_stop_ends_a_job_in_every_state)
 {
     struct entry_job_spec held = world_spec();

@@ -36,6 +36,16 @@ TEST(a_waiting_job_is_told_what_is_missing)
     world_free(&w);
 }
 
+TEST(a_job_of_many_nodes_is_told_several)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 6);
+    int64_t id = submit(&w, 6, 2, 1);
+    check_why(&w, id, "starts_now", "starts now on a1, a2, a3, a4 and 2 more", "");
+    world_free(&w);
+}
+
 /* A job that is not there yet is told what it would be told after its submission. */
 TEST(a_dry_run_says_what_a_submission_would)
 {
