@@ -39,9 +39,7 @@ struct follow {
     int n_sources;
 };
 
-/* Ask again while the scheduler is away. */
-static int ask_patiently(struct cli *cli, const char *target, struct json **ret,
-                         struct hai_err *err) {
+int follow_ask(struct cli *cli, const char *target, struct json **ret, struct hai_err *err) {
     int64_t until_us = timefmt_monotonic_us() + AWAY_S * INT64_C(1000000);
     bool told = false;
 
@@ -69,7 +67,7 @@ int follow_wait(struct cli *cli, const char *job, struct json **ret, struct hai_
                    (long long)json_get_int(view, "id", 0),
                    (long long)json_get_int(view, "index", 0), HOLD_S);
         json_free(TAKE_PTR(view));
-        r = ask_patiently(cli, buf_cstr(&target), &view, err);
+        r = follow_ask(cli, buf_cstr(&target), &view, err);
     }
     if (r == 0)
         *ret = TAKE_PTR(view);
@@ -235,7 +233,7 @@ static int fetch_events(struct follow *f, struct hai_err *err) {
         return 0;
     (void)snprintf(target, sizeof target, "/api/v1/jobs/%s/events?since=%lld", f->job,
                    (long long)loglines_last_event(f->lines));
-    int r = ask_patiently(f->cli, target, &events, err);
+    int r = follow_ask(f->cli, target, &events, err);
     for (const struct json *e = json_first(events); e; e = json_next(e))
         loglines_event(f->lines, e);
     return r;
@@ -276,7 +274,7 @@ static int recover(struct follow *f, struct hai_err *err) {
         f->sources[i].asked = false;
     http_sync_close(TAKE_PTR(f->log));
     (void)snprintf(target, sizeof target, "/api/v1/jobs/%s", f->job);
-    int r = ask_patiently(f->cli, target, &view, err);
+    int r = follow_ask(f->cli, target, &view, err);
     if (r == 0)
         r = cli_connect_more(f->cli, &f->log, err);
     if (r < 0) {

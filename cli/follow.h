@@ -28,5 +28,9 @@ int follow_output(struct cli *cli, const char *job, const struct follow_options 
 /* Rank 0 of a job just submitted, to its end. */
 int follow_job(struct cli *cli, int64_t job, enum follow_form form);
 
+/* GET, again and again while the scheduler is away, for two minutes. Says on stderr that it waits.
+ */
+int follow_ask(struct cli *cli, const char *target, struct json **ret, struct hai_err *err);
+
 /* Wait until a job has ended; *ret is its view. Waits for a scheduler that is away. */
 int follow_wait(struct cli *cli, const char *job, struct json **ret, struct hai_err *err);

@@ -70,7 +70,7 @@ static int receive(struct stream *s) {
 
     s->in.n_bytes = before + (n > 0 ? (size_t)n : 0);
     if (n < 0 && errno != EAGAIN && errno != EINTR)
-        return hai_fail(s->err, -errno, "the connection broke: %m");
+        return hai_fail(s->err, -ECONNRESET, "the connection broke: %m");
     if (n == 0)
         return 0;
     int r = take_frames(s);
@@ -83,7 +83,7 @@ static int send_out(struct stream *s) {
     if (n < 0)
         return errno == EAGAIN || errno == EINTR
                    ? 0
-                   : hai_fail(s->err, -errno, "the connection broke: %m");
+                   : hai_fail(s->err, -ECONNRESET, "the connection broke: %m");
     buf_drop(&s->out, (size_t)n);
     return 0;
 }
@@ -185,7 +185,7 @@ int stream_join(struct cli *cli, const char *job, const struct stream_options *o
     buf_free(&s.in);
     buf_free(&s.out);
     if (r == 0 && s.status < 0)
-        r = hai_fail(err, -EIO, "the stream ended before the rank did");
+        r = hai_fail(err, -ECONNRESET, "the stream ended before the rank did");
     if (r == 0)
         *ret = s.status;
     return r;

@@ -10,7 +10,8 @@ struct stream_options {
 };
 
 /* Join stdin, stdout and stderr with the rank until one side ends. *ret receives the exit status
- * that the other side gave. -EEXIST: the rank does not run now. */
+ * that the other side gave. -EEXIST: the rank does not run now; -ECONNRESET: the stream broke;
+ * -EHOSTDOWN: the scheduler, or the node, is away. */
 int stream_join(struct cli *cli, const char *job, const struct stream_options *options, int *ret,
                 struct hai_err *err);
 

@@ -2,36 +2,62 @@
 
 #include "lib/json_schema.h"
 #include "lib/random.h"
+#include "lib/timefmt.h"
 #include <poll.h>
 #include <stdio.h>
 
 enum {
     BATCH = 250,    // jobs of a request: the scheduler makes each request one commit
     IN_FLIGHT = 3,  // requests sent ahead of their answers
-    TRIES = 5,      // a scheduler that starts again is back within a second or two
     RETRY_MS = 400, // between tries
     REPLY_MS = 60000,
     KEY_BYTES = 48,
 };
 
+/* How long a scheduler that starts again is waited for: what ended it may have ended it before, and
+ * then its supervisor pauses for up to 5 s. */
+#define AWAY_US INT64_C(15000000)
+#define AWAY_TOLD_US INT64_C(2000000) // and when the person is told
+
+struct patience {
+    int64_t since_us; // of the first failure; 0: none
+    bool told;
+};
+
+/* After a failure: wait a moment. False: it was long enough. */
+static bool wait_more(const struct cli *cli, struct patience *patience) {
+    int64_t now_us = timefmt_monotonic_us();
+
+    if (!patience->since_us)
+        patience->since_us = now_us;
+    if (now_us - patience->since_us >= AWAY_US)
+        return false;
+    if (!patience->told && now_us - patience->since_us >= AWAY_TOLD_US) {
+        cli_note(cli, "hai: the scheduler is away; waiting for it");
+        patience->told = true;
+    }
+    (void)poll(NULL, 0, RETRY_MS);
+    return true;
+}
+
 int submitter_one(struct cli *cli, const struct job_spec *spec, bool dry_run, struct json **ret,
                   struct hai_err *err) {
     _cleanup_(buf_free) struct buf body = {0};
+    struct patience patience = {0};
     char header[128];
-    int r = -EHOSTDOWN;
+    int r;
 
     json_schema_dump(job_spec_schema(), spec, &body);
     (void)snprintf(header, sizeof header, "Idempotency-Key: %016llx%016llx\r\n",
                    (unsigned long long)random_u64(), (unsigned long long)random_u64());
-    for (int i = 0; i < TRIES; i++) {
-        bool sent = cli->http && http_sync_fd(cli->http) >= 0;
+    do {
+        bool sent = patience.since_us || (cli->http && http_sync_fd(cli->http) >= 0);
         r = cli_ask(cli, "POST", dry_run ? "/api/v1/jobs?dry_run=1" : "/api/v1/jobs", header,
                     buf_cstr(&body), ret, err);
         // Nobody listening at the first try is told at once; what broke on the way is tried again.
-        if (r != -EHOSTDOWN || (i == 0 && !sent && strstr(err->text, "refused")))
+        if (r != -EHOSTDOWN || (!sent && strstr(err->text, "refused")))
             return r;
-        (void)poll(NULL, 0, RETRY_MS);
-    }
+    } while (wait_more(cli, &patience));
     return r;
 }
 
@@ -105,12 +131,12 @@ static int take_results(struct submitter *s, const struct batch *batch,
  * again: their keys make that harmless. */
 static int receive_batch(struct submitter *s, struct hai_err *err) {
     struct batch *oldest = batch_at(s, 0);
+    struct patience patience = {0};
     int r = 0;
 
-    for (int i = 0; i < TRIES; i++) {
+    do {
         _cleanup_(http_sync_reply_free) struct http_sync_reply reply = {0};
-        if (i > 0) {
-            (void)poll(NULL, 0, RETRY_MS);
+        if (patience.since_us) {
             r = 0;
             for (int k = 0; k < s->n_sent && r == 0; k++)
                 r = send_batch(s, batch_at(s, k), err);
@@ -129,7 +155,7 @@ static int receive_batch(struct submitter *s, struct hai_err *err) {
         }
         if (r != -EHOSTDOWN)
             return r;
-    }
+    } while (wait_more(s->cli, &patience));
     return r;
 }
 
