@@ -181,16 +181,10 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
-char *attempts_memory_cgroup(const struct attempt *at) {
-    if (!at->agentd->cgroups.memory)
-        return NULL;
-    return hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, at->agentd->cgroups.memory,
-                        at->key.job, at->key.attempt, at->key.epoch);
-}
-
 /* The shim would have removed it. */
 static void remove_memory_cgroup(const struct attempt *at) {
-    _cleanup_free_ char *path = attempts_memory_cgroup(at);
+    _cleanup_free_ char *path =
+        cgroups_memory_path(&at->agentd->cgroups, at->key.job, at->key.attempt, at->key.epoch);
 
     if (path && rmdir(path) < 0 && errno != ENOENT)
         log_warning("%s: %m", path);

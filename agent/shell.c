@@ -1,5 +1,4 @@
 #include "agent/shell.h"
-#include "agent/attempts.h"
 #include "lib/fileio.h"
 #include <fcntl.h>
 #include <grp.h>
@@ -34,7 +33,8 @@ static void become(const struct attempt *at, const struct launch_account *accoun
     if (at->state.cgroup[0] && cgroups_enter(at->state.cgroup, 0) < 0)
         fail(at->state.cgroup);
     // What it uses counts against the job's memory limit, if that has one.
-    char *memory = attempts_memory_cgroup(at);
+    char *memory =
+        cgroups_memory_path(&at->agentd->cgroups, at->key.job, at->key.attempt, at->key.epoch);
     int r = memory ? cgroups_enter(memory, 0) : 0;
     if (r < 0 && r != -ENOENT)
         fail(memory);
