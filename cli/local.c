@@ -414,5 +414,5 @@ int local_purge(const char *dir, struct hai_err *err) {
             return r;
     }
     (void)rmdir(dir); // stays when something else lies there
-    return 0;
+    return 1;
 }

@@ -32,7 +32,8 @@ int local_start(const char *dir, const char *program, struct hai_err *err);
  * cluster had to be ended besides it. */
 int local_stop(const char *dir, int64_t timeout_s, struct hai_err *err);
 
-/* Remove what local_prepare and the daemons made; DIR too when nothing else is in it. */
+/* Remove what local_prepare and the daemons made; DIR too when nothing else is in it. Returns 1, or
+ * 0 where there was nothing. */
 int local_purge(const char *dir, struct hai_err *err);
 
 /* The port in DIR/schedd.yaml, 0 if there is none. */

@@ -40,6 +40,8 @@ static int run(struct cli *cli) {
     r = cli_has(cli, "purge") ? local_purge(dir, &err) : 0;
     if (r < 0)
         return cli_fail(cli, -EIO, &err);
+    if (r > 0)
+        cli_note(cli, "removed its data in %s", dir);
     if (cli->json)
         print_json(dir, running, n_killed, cli_has(cli, "purge"));
     return CLI_OK;
