@@ -374,7 +374,8 @@ static int from_jansson(json_t *in, int depth, struct json **ret, struct hai_err
     int r = 0;
 
     if ((json_is_array(in) || json_is_object(in)) && depth >= JSON_DEPTH_MAX)
-        return hai_fail(err, -EFBIG, "JSON is nested more than %d deep", JSON_DEPTH_MAX);
+        return hai_fail_at(err, -EFBIG, "too_deep", NULL, NULL, "JSON is nested more than %d deep",
+                           JSON_DEPTH_MAX);
     switch (json_typeof(in)) {
     case JSON_OBJECT:
         value = json_new_object();
@@ -425,8 +426,8 @@ int json_parse(const void *text, size_t n_bytes, const char *file, struct json *
         bool deep = json_error_code(&error) == json_error_stack_overflow;
         (void)snprintf(where, sizeof where, "%s%s%d:%d", file ? file : "", file ? ":" : "",
                        error.line < 1 ? 1 : error.line, error.column < 1 ? 1 : error.column);
-        return hai_fail_at(err, deep ? -EFBIG : -EBADMSG, NULL, where, NULL, "bad JSON: %s",
-                           error.text);
+        return hai_fail_at(err, deep ? -EFBIG : -EBADMSG, deep ? "too_deep" : NULL, where, NULL,
+                           "bad JSON: %s", error.text);
     }
     return from_jansson(in, 0, ret, err);
 }

@@ -120,7 +120,7 @@ static void handle(struct http_request *request, void *data) {
     int r = decode_body(call, &err);
     if (r < 0)
         api_call_error(call, r, &err);
-    else
+    else if (api_call_check_wait(call) == 0)
         call->route->handle(call);
 }
 

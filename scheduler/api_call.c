@@ -43,6 +43,8 @@ int api_call_status(int r, const struct hai_err *err) {
     /* "ended" and "conflict" are words of the core for requests that came in the wrong state. */
     if (err && (!strcmp(err->code, "ended") || !strcmp(err->code, "conflict")))
         return 409;
+    if (err && !strcmp(err->code, "too_deep")) // a body that is short enough, and nonsense
+        return 400;
     if (err && !strcmp(err->code, "store")) // a database that cannot be read, say
         return 503;
     switch (r) {
@@ -179,16 +181,38 @@ static void handle_again(void *data) {
     call->route->handle(call);
 }
 
+static bool read_wait(const struct api_call *call, double *ret) {
+    const char *text = http_request_query(call->request, "wait");
+    char *end = NULL;
+
+    *ret = text ? strtod(text, &end) : 0;
+    return !text || !*text || (end != text && !*end && *ret >= 0); // NaN is not
+}
+
+int api_call_check_wait(struct api_call *call) {
+    double seconds;
+
+    if (read_wait(call, &seconds))
+        return 0;
+    api_call_fail(call, 400, "out_of_range", "wait is '%.40s'; expected seconds from 0",
+                  http_request_query(call->request, "wait"));
+    return -EINVAL;
+}
+
+int64_t api_call_wait_us(const struct api_call *call, int64_t max_us) {
+    double seconds;
+
+    return read_wait(call, &seconds) ? (int64_t)MIN(seconds * 1e6, (double)max_us) : 0;
+}
+
 bool api_call_wait(struct api_call *call, enum watch_topic topic, int64_t job) {
     int64_t now_us = timefmt_monotonic_us();
 
     if (!call->wait_until_us) {
-        const char *text = http_request_query(call->request, "wait");
-        double seconds = text ? strtod(text, NULL) : 0;
-        if (!(seconds > 0))
+        int64_t wait_us = api_call_wait_us(call, API_WAIT_S_MAX * INT64_C(1000000));
+        if (!wait_us)
             return false;
-        seconds = MIN(seconds, (double)API_WAIT_S_MAX);
-        call->wait_until_us = now_us + (int64_t)(seconds * 1e6);
+        call->wait_until_us = now_us + wait_us;
     }
     if (now_us >= call->wait_until_us)
         return false;

@@ -70,6 +70,12 @@ void api_call_reply_list(struct api_call *call, struct api_list *list);
  * time asked for (?wait=, at most API_WAIT_S_MAX) is over, answer with what there is. */
 bool api_call_wait(struct api_call *call, enum watch_topic topic, int64_t job);
 
+/* ?wait= in microseconds, at most so many; 0: none. */
+int64_t api_call_wait_us(const struct api_call *call, int64_t max_us);
+
+/* 0, or -EINVAL with the error answered: ?wait= is no number of seconds. */
+int api_call_check_wait(struct api_call *call);
+
 /* Append an entry in the caller's name. fn gets the call; if the client has gone meanwhile,
  * call->request is NULL and answering does nothing. */
 void api_call_append(struct api_call *call, enum entry_kind kind, const void *payload,

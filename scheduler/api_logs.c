@@ -6,6 +6,8 @@
 #include "scheduler/store/query.h"
 #include <stdio.h>
 
+#define WAIT_US_MAX INT64_C(30000000) // for an agent's output
+
 /* Which output is wanted, and where it lies. */
 struct want {
     int64_t job;
@@ -115,13 +117,6 @@ static void on_log_failed(struct api_call *call, int r, const struct hai_err *er
         reply_tail(call, &want);
 }
 
-static int64_t wait_us(struct api_call *call) {
-    const char *text = http_request_query(call->request, "wait");
-    double seconds = text ? strtod(text, NULL) : 0;
-
-    return seconds > 0 ? (int64_t)(MIN(seconds, 30.0) * 1e6) : 0;
-}
-
 static void ask_agent(struct api_call *call, const struct want *want) {
     struct stream_request request;
 
@@ -132,7 +127,7 @@ static void ask_agent(struct api_call *call, const struct want *want) {
     request.rank = want->rank;
     request.offset = want->offset;
     request.n_bytes_max = want->limit;
-    request.wait_us = wait_us(call);
+    request.wait_us = api_call_wait_us(call, WAIT_US_MAX);
     relay_open(call->s->relay, call, want->node, &request, on_log_failed);
 }
 
