@@ -82,7 +82,7 @@ static void run_due(const struct mutate *change) {
         int64_t key = timer->key;
         timers_set(&c.state->timers, timer, INT64_MAX);
         if (timer == &c.state->look)
-            queue_rank_again(c.state);
+            queue_tier_again(c.state);
         else if (key < 0)
             apply_node_due(&c, (int)(-key - 1));
         else

@@ -50,10 +50,10 @@ static int level(const struct state *state, const struct job *job) {
     return n;
 }
 
-int order_rank(const struct state *state, const struct job *job) {
+int order_tier(const struct state *state, const struct job *job) {
     int position = state_priority_level(job->r.priority);
 
-    _Static_assert(ORDER_RANKS >= PRIORITY_COUNT + PRIORITY_COUNT * LEVELS, "ranks");
+    _Static_assert(ORDER_TIERS >= PRIORITY_COUNT + PRIORITY_COUNT * LEVELS, "tiers");
     if (!order_shares(state))
         return position;
     int sunk = level(state, job);
@@ -86,13 +86,13 @@ static bool may_be_asked(const struct state *state, const struct job *running) {
 enum order_way order_gives_way(const struct state *state, const struct job *running,
                                const struct job *to) {
     int64_t waited_us = state->r.time_us - to->r.since_us;
-    int rank = order_rank(state, running);
+    int tier = order_tier(state, running);
     bool overdue = to->r.started_us == S_ABSENT &&
                    state->r.time_us - to->r.submitted_us >= state->r.min_run_us;
 
     if (!may_be_asked(state, running) || (is_gang(running) && !is_gang(to)))
         return ORDER_STAYS;
-    if (rank > to->rank || (rank == to->rank && running->r.id > to->r.id && overdue))
+    if (tier > to->tier || (tier == to->tier && running->r.id > to->r.id && overdue))
         return ORDER_GIVES_WAY;
     bool smaller = order_gpus(running) < order_gpus(to);
     return takes_whole_nodes(state, to) && smaller && waited_us >= state->r.min_run_us

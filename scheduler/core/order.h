@@ -1,8 +1,8 @@
 /* order.h - who goes first, and who gives way to whom.
  *
- * Pure and reading only: the policy of docs/policy.md as arithmetic. The rank of a job depends on
- * its record and the time alone, so that queues can be kept in order; a smaller rank goes first,
- * and within a rank the smaller id. Nothing here is written to the log or the state: it may change
+ * Pure and reading only: the policy of docs/policy.md as arithmetic. The tier of a job depends on
+ * its record and the time alone, so that queues can be kept in order; a smaller tier goes first,
+ * and within a tier the smaller id. Nothing here is written to the log or the state: it may change
  * from one version to the next.
  */
 #pragma once
@@ -21,8 +21,8 @@ bool order_shares(const struct state *state);
 /* GPUs of the whole gang. */
 int64_t order_gpus(const struct job *job);
 
-/* The rank of a job, 0 to ORDER_RANKS - 1 (state.h). */
-int order_rank(const struct state *state, const struct job *job);
+/* The tier of a job, 0 to ORDER_TIERS - 1 (state.h). */
+int order_tier(const struct state *state, const struct job *job);
 
 /* May a running job be suspended for a waiting one now? ORDER_FOR_GAIN: it is as important or more,
  * but may be asked if all victims together hold clearly fewer GPUs than the waiting job takes: then

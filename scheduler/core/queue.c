@@ -22,14 +22,14 @@ static int64_t hash_of(const struct place_need *need) {
 }
 
 bool queue_before(const struct job *a, const struct job *b) {
-    return a->rank < b->rank || (a->rank == b->rank && a->r.id < b->r.id);
+    return a->tier < b->tier || (a->tier == b->tier && a->r.id < b->r.id);
 }
 
-static void set_present(struct queue *queue, const struct shape *shape, int rank) {
+static void set_present(struct queue *queue, const struct shape *shape, int tier) {
     uint64_t bit = UINT64_C(1) << (shape->slot & 63);
-    uint64_t *word = &queue->present[rank][shape->slot >> 6];
+    uint64_t *word = &queue->present[tier][shape->slot >> 6];
 
-    if (shape->lines[rank].first)
+    if (shape->lines[tier].first)
         *word |= bit;
     else
         *word &= ~bit;
@@ -41,8 +41,8 @@ static void more_slots(struct queue *queue) {
     queue->n_slots = MAX(2 * n, (size_t)64);
     queue->slots = hai_realloc_array(queue->slots, queue->n_slots, sizeof *queue->slots);
     memset(queue->slots + n, 0, (queue->n_slots - n) * sizeof *queue->slots);
-    for (int rank = 0; rank < ORDER_RANKS; rank++) {
-        uint64_t **words = &queue->present[rank];
+    for (int tier = 0; tier < ORDER_TIERS; tier++) {
+        uint64_t **words = &queue->present[tier];
         *words = hai_realloc_array(*words, queue->n_slots / 64, sizeof **words);
         memset(*words + n_words, 0, (queue->n_slots / 64 - n_words) * sizeof **words);
     }
@@ -128,9 +128,9 @@ void queue_add(struct state *state, struct job *job) {
 
     assert(!job->queued);
     job->shape = shape_find(&state->queue, &need);
-    job->rank = order_rank(state, job);
-    enter(&job->shape->lines[job->rank], job);
-    set_present(&state->queue, job->shape, job->rank);
+    job->tier = order_tier(state, job);
+    enter(&job->shape->lines[job->tier], job);
+    set_present(&state->queue, job->shape, job->tier);
     job->shape->n++;
     state->queue.n++;
     state->queue.changes++;
@@ -142,8 +142,8 @@ void queue_remove(struct state *state, struct job *job) {
 
     if (!job->queued)
         return;
-    leave(&shape->lines[job->rank], job);
-    set_present(&state->queue, shape, job->rank);
+    leave(&shape->lines[job->tier], job);
+    set_present(&state->queue, shape, job->tier);
     state->queue.n--;
     state->queue.changes++;
     job->queued = false;
@@ -152,15 +152,15 @@ void queue_remove(struct state *state, struct job *job) {
         shape_drop(&state->queue, shape);
 }
 
-void queue_rank_again(struct state *state) {
+void queue_tier_again(struct state *state) {
     for (struct job *job = state->jobs_first; job; job = job->next) {
-        if (!job->queued || order_rank(state, job) == job->rank)
+        if (!job->queued || order_tier(state, job) == job->tier)
             continue;
-        leave(&job->shape->lines[job->rank], job);
-        set_present(&state->queue, job->shape, job->rank);
-        job->rank = order_rank(state, job);
-        enter(&job->shape->lines[job->rank], job);
-        set_present(&state->queue, job->shape, job->rank);
+        leave(&job->shape->lines[job->tier], job);
+        set_present(&state->queue, job->shape, job->tier);
+        job->tier = order_tier(state, job);
+        enter(&job->shape->lines[job->tier], job);
+        set_present(&state->queue, job->shape, job->tier);
         state->queue.changes++;
     }
 }
@@ -178,19 +178,19 @@ static void sift_down(struct queue_walk *walk, size_t at) {
     walk->heap[at] = job;
 }
 
-/* The first job of every shape that has one in this rank. */
+/* The first job of every shape that has one in this tier. */
 static void gather(struct queue_walk *walk) {
     const struct queue *queue = &walk->state->queue;
 
     for (size_t word = 0; word < queue->n_slots / 64; word++) {
-        uint64_t set = queue->present[walk->rank][word];
+        uint64_t set = queue->present[walk->tier][word];
         for (; set; set &= set - 1) {
             const struct shape *shape = queue->slots[word * 64 + (size_t)__builtin_ctzll(set)];
             if (walk->n == walk->n_max) {
                 walk->n_max = MAX(2 * walk->n_max, (size_t)64);
                 walk->heap = hai_realloc_array(walk->heap, walk->n_max, sizeof *walk->heap);
             }
-            walk->heap[walk->n++] = shape->lines[walk->rank].first;
+            walk->heap[walk->n++] = shape->lines[walk->tier].first;
         }
     }
     for (size_t i = walk->n / 2; i-- > 0;)
@@ -199,7 +199,7 @@ static void gather(struct queue_walk *walk) {
 
 void queue_walk_begin(struct queue_walk *walk, const struct state *state) {
     walk->state = state;
-    walk->rank = -1;
+    walk->tier = -1;
     walk->n = 0;
     walk->given = false;
 }
@@ -221,7 +221,7 @@ struct job *queue_walk_next(struct queue_walk *walk) {
         replace_head(walk, walk->heap[0]->line_next);
     walk->given = false;
     while (!walk->n) {
-        if (++walk->rank >= ORDER_RANKS)
+        if (++walk->tier >= ORDER_TIERS)
             return NULL;
         gather(walk);
     }

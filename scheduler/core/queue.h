@@ -1,7 +1,7 @@
 /* queue.h - jobs that wait for nodes, in the order in which they are tried.
  *
- * Pure. The order is (rank, id), over all groups: order.h gives the rank. Jobs that ask for the
- * same are of one shape and stand in one line for each rank, so that whoever finds that a shape
+ * Pure. The order is (tier, id), over all groups: order.h gives the tier. Jobs that ask for the
+ * same are of one shape and stand in one line for each tier, so that whoever finds that a shape
  * does not fit can pass over all of them at once. Derived state: made again by state_decode.
  */
 #pragma once
@@ -9,7 +9,7 @@
 
 struct shape {
     struct place_need need; // without nodes to avoid
-    struct job_line lines[ORDER_RANKS];
+    struct job_line lines[ORDER_TIERS];
     int64_t n;           // jobs
     int slot;            // of state->queue.slots
     uint64_t serial;     // tells apart shapes that had a slot one after another
@@ -20,14 +20,14 @@ struct shape {
 void queue_add(struct state *state, struct job *job);
 void queue_remove(struct state *state, struct job *job);
 
-/* After time has passed: jobs whose rank has changed go to the line where they belong now. */
-void queue_rank_again(struct state *state);
+/* After time has passed: jobs whose tier has changed go to the line where they belong now. */
+void queue_tier_again(struct state *state);
 
 /* A walk over all jobs in order; start from {0}, end with queue_walk_end, which keeps nothing. */
 struct queue_walk {
     const struct state *state;
-    int rank;
-    struct job **heap; // the first job left of each shape of this rank
+    int tier;
+    struct job **heap; // the first job left of each shape of this tier
     size_t n, n_max;
     bool given; // the head was returned and is not passed yet
 };
@@ -38,7 +38,7 @@ void queue_walk_end(struct queue_walk *walk);
 /* The next job, or NULL at the end. */
 struct job *queue_walk_next(struct queue_walk *walk);
 
-/* Pass over the rest of the line of the job that came last: its shape in this rank. The state must
+/* Pass over the rest of the line of the job that came last: its shape in this tier. The state must
  * not change during a walk. */
 void queue_walk_pass(struct queue_walk *walk);
 

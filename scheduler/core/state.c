@@ -45,8 +45,8 @@ void state_cluster_free(struct state *state) {
 static void free_queue(struct queue *queue) {
     for (size_t i = 0; i < queue->n_slots; i++)
         free(queue->slots[i]);
-    for (int rank = 0; rank < ORDER_RANKS; rank++)
-        free(queue->present[rank]);
+    for (int tier = 0; tier < ORDER_TIERS; tier++)
+        free(queue->present[tier]);
     free(queue->slots);
     map_free(&queue->by_hash);
 }

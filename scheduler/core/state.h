@@ -84,7 +84,7 @@ struct job {
     size_t n_assigned;     // ranks not yet reported to run
     bool spans;            // its live attempt spans zones
     bool queued;           // stands in a line (queue.h): waits for nodes, may be placed now
-    int rank;              // of its line
+    int tier;              // of its line
     struct shape *shape;   // of its line
     struct job *line_next, *line_prev;
     struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
@@ -116,8 +116,8 @@ struct job_line {
     struct job *first, *last; // ascending ids
 };
 
-/* Ranks in which jobs wait (order.h), best first. */
-enum { ORDER_RANKS = 32 };
+/* Tiers in which jobs wait (order.h), best first. */
+enum { ORDER_TIERS = 32 };
 
 /* All jobs that wait for nodes: see queue.h. */
 struct queue {
@@ -125,7 +125,7 @@ struct queue {
     size_t n_slots;       // a multiple of 64
     size_t slot_hint;     // no slot below is free
     struct map by_hash;
-    uint64_t *present[ORDER_RANKS]; // slots with a job in that rank
+    uint64_t *present[ORDER_TIERS]; // slots with a job in that tier
     uint64_t serial;
     uint64_t changes; // grows when jobs come, go or change their rank
     int64_t n;        // jobs

@@ -336,7 +336,7 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     job.r.priority = spec->priority;
     job.r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, &job);
-    job.rank = order_rank(state, &job);
+    job.tier = order_tier(state, &job);
     int r = place_job_possible(state, &job, err);
     if (r == 0)
         why_job(state, &job, ret);
