@@ -28,6 +28,14 @@ static int read_text(const char *dir, const char *name, struct buf *ret) {
     return fileio_read_file(path, FILE_BYTES_MAX, ret, NULL);
 }
 
+/* Memory of this machine in whole GiB: what each emulated node may give to jobs that say how much
+ * they need. */
+static int64_t memory_gib(void) {
+    int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+
+    return MAX(bytes >> 30, 1);
+}
+
 /* The cluster of the numbers: nodes a1 a2 b1 b2 for 4 nodes in 2 zones. */
 static void make_cluster(const struct local_shape *shape, struct buf *ret) {
     int64_t left = shape->nodes;
@@ -39,8 +47,10 @@ static void make_cluster(const struct local_shape *shape, struct buf *ret) {
     for (int64_t z = 0; z < shape->zones; z++) {
         int64_t n = left / (shape->zones - z) + (left % (shape->zones - z) != 0);
         buf_printf(ret,
-                   "  - {names: '%c[1-%lld]', zone: %c, gpus: %lld, cpus: 64, emulated: true}\n",
-                   (char)('a' + z), (long long)n, (char)('a' + z), (long long)shape->gpus);
+                   "  - {names: '%c[1-%lld]', zone: %c, gpus: %lld, cpus: 64, memory: %lldGiB, "
+                   "emulated: true}\n",
+                   (char)('a' + z), (long long)n, (char)('a' + z), (long long)shape->gpus,
+                   (long long)memory_gib());
         left -= n;
     }
 }

@@ -392,6 +392,10 @@ int place_possible(const struct state *state, const struct place_need *need, str
     size_t used = strlen(what);
     (void)snprintf(what + used, sizeof what - used, " and %lld CPU%s",
                    (long long)need->cpus_per_node, need->cpus_per_node == 1 ? "" : "s");
+    used = strlen(what);
+    if (need->memory_per_node_bytes)
+        (void)snprintf(what + used, sizeof what - used, " and %lld MiB of memory",
+                       (long long)(need->memory_per_node_bytes >> 20));
     if (n >= need->nodes)
         return hai_fail_at(err, -EINVAL, "impossible", "resources.nodes",
                            "cross_zones: true lets one run span zones",
