@@ -21,10 +21,6 @@ struct attempt *attempts_find(struct agentd *a, const struct reconcile_key *key)
 /* The newest of a job that is here; attempt 0: any. NULL if none. */
 struct attempt *attempts_find_job(struct agentd *a, int64_t job, int64_t attempt);
 
-/* In v1 the memory limit has a hierarchy of its own: the attempt's cgroup there, which exists where
- * its memory is limited, or NULL. The caller frees. */
-char *attempts_memory_cgroup(const struct attempt *at);
-
 /* The ranks of the attempt run on, only our memory of it is given back. */
 void attempts_free(struct agentd *a);
 void attempts_free_wants(struct agentd *a);
