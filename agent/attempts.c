@@ -52,10 +52,9 @@ static struct attempt *attempt_new(struct agentd *a, const struct reconcile_key 
     at->dir = hai_asprintf("%s/%" PRId64 ".%" PRId64 ".%" PRId64, a->config.run_dir, key->job,
                            key->attempt, key->epoch);
     // Until its shim has spoken, where it must be: it may be killed before.
-    if (a->cgroups.base)
-        snprintf(at->state.cgroup, sizeof at->state.cgroup,
-                 "%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, a->cgroups.base, key->job, key->attempt,
-                 key->epoch);
+    _cleanup_free_ char *cgroup =
+        launch_cgroup(a->cgroups.base, key->job, key->attempt, key->epoch);
+    snprintf(at->state.cgroup, sizeof at->state.cgroup, "%s", cgroup ? cgroup : "");
     if (a->n_attempts == a->n_attempts_max) {
         a->n_attempts_max = MAX(a->n_attempts_max * 2, (size_t)16);
         a->attempts = hai_realloc_array(a->attempts, a->n_attempts_max, sizeof *a->attempts);
@@ -181,10 +180,10 @@ static void on_state(struct holder *holder, const struct shim_state *state,
     adopted(at);
 }
 
-/* The shim would have removed it. */
+/* In v1 the memory limit has a hierarchy of its own, which the shim would have cleared. */
 static void remove_memory_cgroup(const struct attempt *at) {
     _cleanup_free_ char *path =
-        cgroups_memory_path(&at->agentd->cgroups, at->key.job, at->key.attempt, at->key.epoch);
+        launch_cgroup(at->agentd->cgroups.memory, at->key.job, at->key.attempt, at->key.epoch);
 
     if (path && rmdir(path) < 0 && errno != ENOENT)
         log_warning("%s: %m", path);

@@ -4,7 +4,6 @@
 #include "lib/timefmt.h"
 #include <dirent.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <limits.h>
 #include <mntent.h>
 #include <sched.h>
@@ -79,14 +78,6 @@ static bool is_usable(const char *dir, bool v2) {
     bool ok = !v2 || has_file(probe, "cgroup.kill");
     rmdir(probe);
     return ok;
-}
-
-char *cgroups_memory_path(const struct cgroups *cgroups, int64_t job, int64_t attempt,
-                          int64_t epoch) {
-    if (!cgroups->memory)
-        return NULL;
-    return hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, cgroups->memory, job, attempt,
-                        epoch);
 }
 
 char *cgroups_own(void) {

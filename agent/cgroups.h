@@ -23,11 +23,6 @@ struct cgroups {
 void cgroups_find(const char *wanted, const char *name, struct cgroups *ret);
 void cgroups_free(struct cgroups *cgroups);
 
-/* In v1 the memory limit has a hierarchy of its own: an attempt's cgroup there, which exists where
- * its memory is limited, or NULL. The caller frees. */
-char *cgroups_memory_path(const struct cgroups *cgroups, int64_t job, int64_t attempt,
-                          int64_t epoch);
-
 /* The directory of our own cgroup in the hierarchy that ends processes (v2, else the freezer), or
  * NULL if there is none that we may change. The caller frees. */
 char *cgroups_own(void);

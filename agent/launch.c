@@ -206,12 +206,14 @@ static void put_text(struct buf *b, const char *text) {
     buf_add(b, text ? text : "", text ? strlen(text) + 1 : 1);
 }
 
-static void put_cgroup(struct buf *b, const char *base, const struct desired_attempt *d) {
-    _cleanup_free_ char *path = NULL;
+char *launch_cgroup(const char *base, int64_t job, int64_t attempt, int64_t epoch) {
+    return base ? hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, base, job, attempt, epoch)
+                : NULL;
+}
 
-    if (base)
-        path = hai_asprintf("%s/hai-%" PRId64 ".%" PRId64 ".%" PRId64, base, d->job, d->attempt,
-                            d->epoch);
+static void put_cgroup(struct buf *b, const char *base, const struct desired_attempt *d) {
+    _cleanup_free_ char *path = launch_cgroup(base, d->job, d->attempt, d->epoch);
+
     put_text(b, path);
 }
 

@@ -52,6 +52,9 @@ int launch_spec(const struct launch_node *node, const struct launch_account *acc
                 const char *rank_socket, int64_t lease_until_us, struct buf *ret,
                 struct hai_err *err);
 
+/* The cgroup of an attempt below a base, NULL without one. The caller frees. */
+char *launch_cgroup(const char *base, int64_t job, int64_t attempt, int64_t epoch);
+
 /* The attempt's directory of output, and its default HAI_CKPT_DIR or the one of the job. The
  * caller frees. */
 char *launch_log_dir(const char *log_dir, int64_t job, int64_t attempt);

@@ -1,14 +1,12 @@
 #include "agent/rankhub.h"
 #include "agent/meeting.h"
 #include "agent/news.h"
+#include "agent/rankline.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
-#include "lib/json.h"
 #include "lib/log.h"
 #include "lib/timefmt.h"
-#include "rank/rankproto.h"
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,7 +16,6 @@
 enum {
     OUT_BYTES_MAX = 512 << 20, // all values of the largest gang for one rank
     WAITS_MAX = RANK_ROUNDS_MAX,
-    WORD_BYTES = 16, // of a phase or unit
     // Connections of an attempt: for each of its ranks, and a few more for all. The agent's
     // descriptors are everybody's.
     PEERS_A_RANK_MAX = 4,
@@ -118,65 +115,24 @@ static void welcome(struct peer *peer) {
         say_terminate(peer);
 }
 
-static void on_hello(struct peer *peer, const char *text) {
-    int proto;
-
-    if (sscanf(text, "%d %" SCNd64, &proto, &peer->rank) != 2 || proto != RANK_PROTO) {
-        peer->rank = -1;
-        refuse(peer, "hello: expected 'hello 1 RANK'");
-    } else if (peer->hub->at->desired.job) {
+static void on_hello(struct peer *peer, const struct rankline *said) {
+    peer->rank = said->rank;
+    if (peer->hub->at->desired.job)
         welcome(peer);
-    } // else the scheduler has not told us yet, after our own start: rankhub_desired goes on
+    // else the scheduler has not told us yet, after our own start: rankhub_desired goes on
 }
 
-/* The first WORD_BYTES of a text, in whole characters. */
-static void set_word(char **ret, const char *value) {
-    size_t n = strnlen(value, WORD_BYTES);
-
-    while (!json_is_text(value, n))
-        n--;
-    free(*ret);
-    *ret = hai_strndup(value, n);
-}
-
-static void set_progress(struct progress_view *p, const char *key, const char *value) {
-    double number = strtod(value, NULL);
-
-    if (!isfinite(number))
-        return;
-    if (!strcmp(key, "step"))
-        p->step = MAX((int64_t)strtoll(value, NULL, 10), (int64_t)0);
-    else if (!strcmp(key, "steps"))
-        p->steps = MAX((int64_t)strtoll(value, NULL, 10), (int64_t)1);
-    else if (!strcmp(key, "loss"))
-        p->loss = number;
-    else if (!strcmp(key, "rate"))
-        p->rate = number;
-    else if (!strcmp(key, "unit"))
-        set_word(&p->rate_unit, value);
-    else if (!strcmp(key, "left_s") && number >= 0 && number < 1e8)
-        p->left_us = (int64_t)(number * 1e6);
-    else if (!strcmp(key, "phase"))
-        set_word(&p->phase, value);
-}
-
-static void on_progress(struct peer *peer, char *text) {
+static void on_progress(struct peer *peer, struct rankline *said) {
     const struct attempt *at = peer->hub->at;
     struct rank_progress progress;
-    char *rest = NULL;
 
     schema_init(rank_progress_schema(), &progress);
     progress.job = at->key.job;
     progress.attempt = at->key.attempt;
     progress.rank = peer->rank;
+    progress.progress = said->progress;
+    schema_init(progress_view_schema(), &said->progress); // it is the report's now
     progress.progress.at = timefmt_now_us();
-    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-        char *value = strchr(word, '=');
-        if (!value)
-            continue;
-        *value++ = '\0';
-        set_progress(&progress.progress, word, value);
-    }
     struct hai_err err = {0};
     if (schema_check(rank_progress_schema(), &progress, &err) < 0) {
         refuse(peer, err.text);
@@ -186,33 +142,17 @@ static void on_progress(struct peer *peer, char *text) {
     news_progress(at->agentd, &progress);
 }
 
-static void on_phase(struct peer *peer, char *text) {
-    char name[RANK_NAME_MAX + 1], line[RANK_NAME_MAX + 16];
-
-    if (sscanf(text, "%63s", name) != 1) {
-        refuse(peer, "phase: expected 'phase NAME SECONDS'");
-        return;
-    }
-    snprintf(line, sizeof line, "phase=%s", name);
-    on_progress(peer, line);
-}
-
-static void on_commit(struct peer *peer, const char *text) {
+static void on_commit(struct peer *peer, const struct rankline *said) {
     const struct attempt *at = peer->hub->at;
     struct ckpt_commit commit;
-    char digest[65];
-    int dir = 0;
 
     schema_init(ckpt_commit_schema(), &commit);
-    if (sscanf(text, "%" SCNd64 " %64s %n", &commit.step, digest, &dir) != 2 || !dir) {
-        refuse(peer, "commit: expected 'commit STEP DIGEST DIR'");
-        return;
-    }
     commit.job = at->key.job;
     commit.attempt = at->key.attempt;
     commit.epoch = at->key.epoch;
-    commit.digest = hai_strdup(digest);
-    commit.dir = hai_strdup(text + dir);
+    commit.step = said->step;
+    commit.digest = hai_strdup(said->digest);
+    commit.dir = hai_strdup(said->dir);
     struct hai_err err = {0};
     int r = schema_check(ckpt_commit_schema(), &commit, &err);
     if (r < 0)
@@ -233,67 +173,55 @@ static void give_values(struct peer *peer, const char *round) {
     buf_printf(&peer->out, "gathered %s %" PRId64 "\n", round, n);
 }
 
-static void on_gather(struct peer *peer, const char *text) {
+static void on_gather(struct peer *peer, const struct rankline *said) {
     struct attempt *at = peer->hub->at;
-    char round[RANK_NAME_MAX + 1];
-    int hex = 0;
 
-    if (sscanf(text, "%63s%n", round, &hex) != 1 || (text[hex] && text[hex] != ' ') ||
-        rounds_add(at->rounds, round, peer->rank, text + hex + (text[hex] == ' ')) < 0 ||
+    if (rounds_add(at->rounds, said->round, peer->rank, said->hex) < 0 ||
         peer->n_waits == WAITS_MAX) {
         refuse(peer, "gather: expected 'gather ROUND HEX', at most 4096 bytes");
         return;
     }
-    peer->waits[peer->n_waits++] = hai_strdup(round);
-    if (rounds_has_all(at->rounds, round)) {
-        at->agentd->round_complete(at, round);
+    peer->waits[peer->n_waits++] = hai_strdup(said->round);
+    if (rounds_has_all(at->rounds, said->round)) {
+        at->agentd->round_complete(at, said->round);
         return;
     }
     for (size_t i = 0; i < at->desired.ranks.n; i++)
-        if (!rounds_value(at->rounds, round, at->desired.ranks.items[i].rank))
+        if (!rounds_value(at->rounds, said->round, at->desired.ranks.items[i].rank))
             return;
-    meeting_join(at, round);
+    meeting_join(at, said->round);
 }
 
 static void on_line(struct peer *peer, char *line) {
-    char *text = strchrnul(line, ' ');
+    struct rankline said;
+    struct hai_err err = {0};
 
-    // In a report such bytes would make all of it unreadable.
-    if (!json_is_text(line, strlen(line))) {
-        refuse(peer, "not UTF-8");
+    if (rankline_parse(line, &said, &err) < 0) {
+        refuse(peer, err.text);
         return;
     }
-    if (*text)
-        *text++ = '\0';
-    if (!strcmp(line, "hello") && peer->rank < 0)
-        on_hello(peer, text);
+    if (said.kind == RANKLINE_HELLO && peer->rank < 0)
+        on_hello(peer, &said);
     else if (!peer->welcome)
         refuse(peer, "say hello first");
-    else if (!strcmp(line, "progress"))
-        on_progress(peer, text);
-    else if (!strcmp(line, "phase"))
-        on_phase(peer, text);
-    else if (!strcmp(line, "commit"))
-        on_commit(peer, text);
-    else if (!strcmp(line, "gather"))
-        on_gather(peer, text);
+    else if (said.kind == RANKLINE_PROGRESS)
+        on_progress(peer, &said);
+    else if (said.kind == RANKLINE_COMMIT)
+        on_commit(peer, &said);
+    else if (said.kind == RANKLINE_GATHER)
+        on_gather(peer, &said);
     else
-        refuse(peer, "unknown word");
+        refuse(peer, "hello was said before");
+    rankline_clear(&said);
 }
 
 /* Take whole lines; those behind a hello that cannot be answered yet wait. */
 static void serve(struct peer *peer) {
     size_t at = 0;
+    char *line;
 
-    while (peer->rank < 0 || peer->welcome) {
-        char *start = (char *)peer->in.data + at;
-        char *end = at < peer->in.n_bytes ? memchr(start, '\n', peer->in.n_bytes - at) : NULL;
-        if (!end)
-            break;
-        *end = '\0';
-        at = (size_t)(end + 1 - (char *)peer->in.data);
-        on_line(peer, start);
-    }
+    while ((peer->rank < 0 || peer->welcome) && (line = rankline_next(&peer->in, &at)))
+        on_line(peer, line);
     buf_drop(&peer->in, at);
 }
 

@@ -32,9 +32,9 @@ static void become(const struct attempt *at, const struct launch_account *accoun
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (at->state.cgroup[0] && cgroups_enter(at->state.cgroup, 0) < 0)
         fail(at->state.cgroup);
-    // What it uses counts against the job's memory limit, if that has one.
+    // What it uses counts against the job's memory limit, if it has one: a cgroup of its own in v1.
     char *memory =
-        cgroups_memory_path(&at->agentd->cgroups, at->key.job, at->key.attempt, at->key.epoch);
+        launch_cgroup(at->agentd->cgroups.memory, at->key.job, at->key.attempt, at->key.epoch);
     int r = memory ? cgroups_enter(memory, 0) : 0;
     if (r < 0 && r != -ENOENT)
         fail(memory);

@@ -6,6 +6,7 @@
 #include "agent/logkeep.h"
 #include "agent/marks.h"
 #include "agent/procs.h"
+#include "agent/rankline.h"
 #include "agent/rounds.h"
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
@@ -564,4 +565,59 @@ TEST(rounds_fill)
     CHECK_EQ(rounds_add_lines(rounds, "r", "0aa\n", 4), -EINVAL);
     CHECK_EQ(rounds_add_lines(rounds, "r", "0 aa", 4), -EINVAL);
     rounds_free(rounds);
+}
+
+/* The kind that a line is understood as, -EINVAL otherwise, and one value of it as text. */
+TEST(lines_of_ranks)
+{
+    static const struct {
+        const char *line;
+        int kind;
+        const char *value;
+    } cases[] = {
+        {"hello 1 7",                             RANKLINE_HELLO,    "7"                 },
+        {"hello 2 7",                             -EINVAL,           ""                  },
+        {"hello",                                 -EINVAL,           ""                  },
+        {"progress step=5 loss=x unit=tokens",    RANKLINE_PROGRESS, "5,tokens,"         },
+        {"progress",                              RANKLINE_PROGRESS, "-,,"               },
+        {"progress step=-5",                      RANKLINE_PROGRESS, "0,,"               },
+        {"progress unit=abcdefghijklmno\xc3\xa9", RANKLINE_PROGRESS, "-,abcdefghijklmno,"},
+        {"progress phase=infer unit=nanos",       RANKLINE_PROGRESS, "-,nanos,infer"     },
+        {"progress step=inf",                     RANKLINE_PROGRESS, "-,,"               },
+        {"phase infer 60",                        RANKLINE_PROGRESS, "-,,infer"          },
+        {"phase ",                                -EINVAL,           ""                  },
+        {"commit 5 abc /a b",                     RANKLINE_COMMIT,   "/a b"              },
+        {"commit 5 abc",                          -EINVAL,           ""                  },
+        {"gather one aa",                         RANKLINE_GATHER,   "one:aa"            },
+        {"gather one",                            RANKLINE_GATHER,   "one:"              },
+        {"gather",                                -EINVAL,           ""                  },
+        {"\xff",                                  -EINVAL,           ""                  },
+        {"",                                      -EINVAL,           ""                  },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_free_ char *line = hai_strdup(cases[i].line);
+        _cleanup_(buf_free) struct buf value = {0};
+        struct hai_err err = {0};
+        struct rankline said;
+        int r = rankline_parse(line, &said, &err);
+        CHECK_EQ(r < 0 ? r : (int)said.kind, cases[i].kind, "%s", cases[i].line);
+        if (r < 0)
+            continue;
+        const struct progress_view *p = &said.progress;
+        if (said.kind == RANKLINE_HELLO)
+            buf_printf(&value, "%d", (int)said.rank);
+        else if (said.kind == RANKLINE_COMMIT)
+            buf_add_str(&value, said.dir);
+        else if (said.kind == RANKLINE_GATHER)
+            buf_printf(&value, "%s:%s", said.round, said.hex);
+        else if (p->step == S_ABSENT)
+            buf_printf(&value, "-,%s,%s", p->rate_unit ? p->rate_unit : "",
+                       p->phase ? p->phase : "");
+        else
+            buf_printf(&value, "%d,%s,%s", (int)p->step, p->rate_unit ? p->rate_unit : "",
+                       p->phase ? p->phase : "");
+        CHECK_STR(buf_cstr(&value), cases[i].value, "%s", cases[i].line);
+        rankline_clear(&said);
+    }
 }
