@@ -273,6 +273,7 @@ BAD_TRAINING = [
     (("batch: 2", "batch: 3"), "batch is 3; expected a multiple of the 2 ranks"),
     (("batch: 2\nseq: 32", "batch: 16777216\nmicro_batch: 1\nseq: 1024"), "tokens a step on each"),
     (("seq: 32", "seq: 100000"), "max_position_embeddings"),
+    (("seq: 32", "threads: 257"), "threads is 257; expected a whole number from 1 to 256"),
     (("seq: 32", "backend: cuda"), "not built"),
 ]
 
