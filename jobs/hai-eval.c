@@ -105,7 +105,7 @@ static int parse(int argc, char **argv, struct args *ret) {
 
 int main(int argc, char **argv) {
     struct args args = {
-        .place = {.backend = K_BACKEND_CPU, .n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN)}
+        .place = {.backend = K_BACKEND_CPU, .n_threads = modelargs_threads()}
     };
     struct hai_err err = {0};
 

@@ -7,7 +7,6 @@
 
 #include <getopt.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #define NAME "hai-generate"
 
@@ -187,7 +186,7 @@ static int parse(int argc, char **argv, struct args *ret) {
 
 int main(int argc, char **argv) {
     struct args args = {
-        .place = {.backend = K_BACKEND_CPU, .n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN)},
+        .place = {.backend = K_BACKEND_CPU, .n_threads = modelargs_threads()},
         .request = {.n_tokens_max = 128                       }
     };
     struct hai_err err = {0};

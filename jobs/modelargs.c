@@ -1,7 +1,9 @@
 #include "jobs/modelargs.h"
+#include "engine/model/model.h"
 #include "jobs/jobexit.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 
 int modelargs_backend(const char *program, const char *text, enum k_backend *ret) {
@@ -19,6 +21,15 @@ int modelargs_dtype(const char *program, const char *text, enum generate_dtype *
         return jobexit_usage(program, "--dtype is '%s'; expected f32 or bf16", text);
     *ret = hai_streq(text, "f32") ? GENERATE_F32 : GENERATE_BF16;
     return 0;
+}
+
+int modelargs_threads(void) {
+    cpu_set_t mine;
+
+    // It fails where the machine has more processors than the set has room for.
+    if (sched_getaffinity(0, sizeof mine, &mine) < 0)
+        return MODEL_THREADS_MAX;
+    return MIN(CPU_COUNT(&mine), (int)MODEL_THREADS_MAX);
 }
 
 int modelargs_token_ids(const char *program, const char *text, struct token_list *ret) {

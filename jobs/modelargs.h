@@ -10,6 +10,9 @@ int modelargs_backend(const char *program, const char *text, enum k_backend *ret
 /* "f32" or "bf16"; 0 or the exit status after a message. */
 int modelargs_dtype(const char *program, const char *text, enum generate_dtype *ret);
 
+/* Threads to compute with: the processors this process may run on, as far as a model takes them. */
+int modelargs_threads(void);
+
 /* "1 2 3", with spaces or commas. 0 or the exit status after a message. */
 int modelargs_token_ids(const char *program, const char *text, struct token_list *ret);
 

@@ -5,7 +5,6 @@
 #include "storage/safetensors.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -147,24 +146,27 @@ static void manifest_digest(const struct buf *text, char ret[CKPT_DIGEST_BYTES])
     digest_hex(sum, sizeof sum, ret);
 }
 
-/* Give a finished folder its name. One that has it already is of the same attempt: either the same
- * bytes, saved before the run was resumed from an older one, or damaged. */
+/* Give a finished folder its name: rename replaces no folder that holds something, on any file
+ * system (renameat2's flags are refused by NFS). One that has the name already is of the same
+ * attempt: either the same bytes, saved before the run was resumed from an older one, or damaged;
+ * that one steps aside first, under a name that the next pruning removes. */
 static int folder_publish(const char *made, const char *path, const char *digest,
                           struct hai_err *err) {
+    _cleanup_free_ char *aside = hai_asprintf("%s.replaced", made);
     struct ckpt *c = NULL;
 
-    if (renameat2(AT_FDCWD, made, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+    if (rename(made, path) == 0)
         return 0;
-    if (errno != EEXIST)
+    if (errno != EEXIST && errno != ENOTEMPTY)
         return hai_fail(err, -errno, "%s: %m", path);
     bool same = ckpt_open(path, &c, NULL) == 0 && hai_streq(ckpt_digest(c), digest);
     ckpt_free(c);
     if (same)
         return fileio_remove_tree(made, err);
-    int r = renameat2(AT_FDCWD, made, AT_FDCWD, path, RENAME_EXCHANGE) < 0
-                ? hai_fail(err, -errno, "%s: %m", path)
-                : 0;
-    return r < 0 ? r : fileio_remove_tree(made, err);
+    int r = fileio_remove_tree(aside, err);
+    if (r == 0 && (rename(path, aside) < 0 || rename(made, path) < 0))
+        r = hai_fail(err, -errno, "%s: %m", path);
+    return r < 0 ? r : fileio_remove_tree(aside, err);
 }
 
 int ckpt_save(const char *dir, const struct ckpt_meta *meta, const struct ckpt_part *parts,

@@ -49,7 +49,7 @@ static const struct field {
     INT("num_nextn_predict_layers", n_mtp, 0, 1, V3, 0),
     REAL("rms_norm_eps", norm_eps, 1e-12, 1e-2, BOTH, BOTH),
     REAL("initializer_range", init_std, 0, 10, BOTH, 0),
-    REAL("rope_theta", rope.theta, 1, 1e12, BOTH, 0),
+    REAL("rope_theta", rope.theta, 2, 1e12, BOTH, 0), // YaRN divides by its logarithm
     REAL("routed_scaling_factor", routed_scaling, 1e-6, 1e6, V3, V3),
     REAL("aux_loss_alpha", balance_alpha, 0, 1e3, V3, 0),
     BOOL("tie_word_embeddings", tied_embeddings, BOTH),
@@ -225,6 +225,12 @@ static int rope_read(const struct json *value, const char *file, struct model_co
         if (!json_get(value, ropes[k].required[i]))
             return hai_fail(err, -EINVAL, "%s: rope_scaling: %s is missing", file,
                             ropes[k].required[i]);
+    if (config->rope.kind == MODEL_ROPE_LLAMA3 &&
+        config->rope.low_freq_factor >= config->rope.high_freq_factor)
+        return hai_fail(err, -EINVAL,
+                        "%s: rope_scaling: low_freq_factor is %g; expected less than "
+                        "high_freq_factor, %g",
+                        file, config->rope.low_freq_factor, config->rope.high_freq_factor);
     return 0;
 }
 

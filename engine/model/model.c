@@ -10,10 +10,7 @@
 #include <stdio.h>
 #include <sys/sysinfo.h>
 
-enum {
-    MEMORY_ALIGN = 64,
-    THREADS_MAX = 256,
-};
+enum { MEMORY_ALIGN = 64 };
 
 struct k_tensor model_rows(const struct model *m, float *data, int64_t n) {
     return k_tensor_2d(data, K_F32, n, m->config.n_dim);
@@ -284,8 +281,9 @@ int model_new(const struct model_config *config, const struct model_options *opt
     r = k_ctx_init(&m->ctx, options->backend, options->path, err);
     if (r < 0)
         return r;
-    if (options->n_threads > THREADS_MAX)
-        return hai_fail(err, -EINVAL, "%d threads; at most %d", options->n_threads, THREADS_MAX);
+    if (options->n_threads > MODEL_THREADS_MAX)
+        return hai_fail(err, -EINVAL, "%d threads; at most %d", options->n_threads,
+                        MODEL_THREADS_MAX);
     if (options->n_threads > 1) {
         r = pool_new(options->n_threads, &m->ctx.pool, err);
         if (r < 0)

@@ -14,12 +14,14 @@
 #include "engine/model/params.h"
 #include "kernels/kernels.h"
 
+enum { MODEL_THREADS_MAX = 256 };
+
 struct model;
 
 struct model_options {
     enum k_backend backend;
     const char *path;       // kernel path or NULL, see k_ctx_init
-    int n_threads;          // 1: the caller's thread alone
+    int n_threads;          // 1: the caller's thread alone; at most MODEL_THREADS_MAX
     int64_t n_tokens_max;   // of one call
     int64_t n_seqs_max;     // of one call
     bool training;          // with gradients and saved activations

@@ -465,5 +465,7 @@ int trainer_export(struct trainer *t, const char *dir, struct hai_err *err) {
         r = fileio_replace(config, t->config_text.data, t->config_text.n_bytes, 0644, err);
     if (r == 0)
         r = tokenizer_export(t->tokenizer, dir, err);
-    return r < 0 ? r : export_weights(t, weights, err);
+    if (r == 0)
+        r = export_weights(t, weights, err);
+    return r < 0 ? r : fileio_sync_dir(dir, err);
 }

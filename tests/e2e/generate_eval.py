@@ -8,6 +8,7 @@ import ast
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -76,6 +77,22 @@ def check_text(generate):
             check(text == case["text"] + "\n", "%s: text %r" % (label, text))
         n += 1
     check(n >= 16, "only %d cases" % n)
+
+
+def check_variants(generate):
+    """Both backends and both types of weights: the files are bf16, so rounding them changes nothing."""
+    for name in ("llama_gqa", "dsv3"):
+        header, data = read_safetensors(MODELS + name + "/golden.safetensors")
+        ids, wanted = (numbers("i", data[slice(*header[key]["data_offsets"])])
+                       for key in ("p1.input_ids", "greedy.from_p1"))
+        for backend in ("ref", "cpu"):
+            for dtype in ("f32", "bf16"):
+                code, out, err = run(generate, "--model", MODELS + name, "--token-ids",
+                                     " ".join(map(str, ids)), "--max-tokens", len(wanted),
+                                     "--temperature", 0, "--ignore-eos", "--print-ids",
+                                     "--backend", backend, "--dtype", dtype)
+                check(code == 0 and json.loads(out) == list(wanted),
+                      "%s %s %s: %s%s" % (name, backend, dtype, out, err))
 
 
 def check_sampling(generate):
@@ -256,8 +273,23 @@ BAD_TRAINING = [
     (("batch: 2", "batch: 3"), "batch is 3; expected a multiple of the 2 ranks"),
     (("batch: 2\nseq: 32", "batch: 16777216\nmicro_batch: 1\nseq: 1024"), "tokens a step on each"),
     (("seq: 32", "seq: 100000"), "max_position_embeddings"),
+    (("seq: 32", "threads: 257"), "threads is 257; expected a whole number from 1 to 256"),
     (("seq: 32", "backend: cuda"), "not built"),
 ]
+
+
+def run_ranks(train, path, world):
+    """Exit status and messages of every rank."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HAI_")}
+    ranks = [subprocess.Popen([train, path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              env=dict(env, RANK=str(rank), WORLD_SIZE=str(world),
+                                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)))
+             for rank in range(world)]
+    return [(p.returncode, err.decode())
+            for p, err in [(p, p.communicate(timeout=120)[1]) for p in ranks]]
 
 
 def check_bad_training(train, scratch):
@@ -265,11 +297,10 @@ def check_bad_training(train, scratch):
         path = "%s/train%d.yaml" % (scratch, i)
         with open(path, "w") as f:
             f.write((GOOD % scratch).replace(old, new))
-        if "ranks" in says:
-            continue
-        code, _, err = run(train, path)
-        check(code == (1 if says == "not built" else 2) and says in err,
-              "%s: exit %d: %s" % (new, code, err))
+        world = 2 if "2 ranks" in says else 1
+        for code, err in run_ranks(train, path, world):
+            check(code == (1 if says == "not built" else 2) and says in err,
+                  "%s: exit %d: %s" % (new, code, err))
     code, _, err = run(train, scratch + "/none.yaml")
     check(code == 2 and "none.yaml" in err, err)
     code, _, err = run(train)
@@ -282,6 +313,7 @@ def main():
     generate, evaluate, train = (os.path.abspath(p) for p in sys.argv[1:4])
     with tempfile.TemporaryDirectory(prefix="hai-e2e-") as scratch:
         check_text(generate)
+        check_variants(generate)
         check_sampling(generate)
         check_logits(evaluate, scratch)
         check_bad_models(generate, scratch)

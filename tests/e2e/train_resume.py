@@ -13,17 +13,19 @@ import sys
 import tempfile
 import time
 
-STEPS = 40
-EVERY = 6
+# Small steps: under the sanitizers a step's arithmetic is all of the time. With one micro-batch of a
+# sequence each, one and two ranks still add up several, and four have one.
+STEPS = 24
+EVERY = 4
 
 CONFIG = """
 model: {model}
 out: {out}
 data: {{files: [tests/fixtures/README.md, tests/fixtures/tokenizer], tokenizer: tests/fixtures/tokenizer/tiny}}
 steps: {steps}
-batch: 8
+batch: 4
 micro_batch: 1
-seq: 48
+seq: 24
 seed: 7
 optimizer: {{lr: 0.003}}
 schedule: {{kind: multi_step, warmup: 5, at: [0.6, 0.8]}}
@@ -129,10 +131,11 @@ class Tester:
         self.finish(control_config, world, nodes, label + " undisturbed")
 
         config, out = self.config("killed-%d-%d" % (world, nodes))
-        for _ in range(2):
-            done = max([s for s, _ in steps(out)], default=0)
+        # Once about the first checkpoint; once where there is one to tear, and time to fall before the
+        # run ends.
+        for first, last in ((2, 2 * EVERY), (2 * EVERY + 2, STEPS - 6)):
             run = Run(self.program, config, world, nodes)
-            wait_step(out, min(done + self.random.randint(2, 14), STEPS - 2), run)
+            wait_step(out, self.random.randint(first, last), run)
             victim = self.random.randrange(world)
             run.ranks[victim].send_signal(signal.SIGKILL)
             start = time.time()
@@ -141,14 +144,11 @@ class Tester:
             self.check(all(c == (-9 if i == victim else 1) for i, c in enumerate(codes)),
                        "%s: after kill -9 of rank %d: exits %s" % (label, victim, codes))
             self.check(took < 5, "%s: the others took %.1f s to notice" % (label, took))
-        if os.path.isdir(out + "/ckpt") and len(os.listdir(out + "/ckpt")) > 1:
-            torn = newest(out)
-            with open(torn + "/part-00000.safetensors", "r+b") as f:
-                f.truncate(10000)
-            messages = self.finish(config, world, nodes, label + " resumed")
-            self.check("passed over " + torn in messages, label + ": the torn checkpoint: " + messages)
-        else:
-            self.finish(config, world, nodes, label + " resumed")
+        torn = newest(out)
+        with open(torn + "/part-00000.safetensors", "r+b") as f:
+            f.truncate(10000)
+        messages = self.finish(config, world, nodes, label + " resumed")
+        self.check("passed over " + torn in messages, label + ": the torn checkpoint: " + messages)
         self.compare(label + ", kill -9", control, out)
 
         config, out = self.config("stopped-%d-%d" % (world, nodes))
@@ -164,8 +164,6 @@ class Tester:
         self.compare(label + ", SIGTERM", control, out)
         model = open(control + "/model.safetensors", "rb").read()
         self.check(model == open(out + "/model.safetensors", "rb").read(), label + ": exported model")
-        return steps(control)
-
 
     def stop_at(self, config, out, world, nodes, step):
         run = Run(self.program, config, world, nodes)
@@ -187,7 +185,7 @@ class Tester:
     def moved(self):
         """The same ranks elsewhere: the same bits. Fewer ranks: refused, or said."""
         config, out = self.config("moved")
-        for nodes, step in ((2, 8), (4, 16), (1, 24)):
+        for nodes, step in ((2, 5), (4, 10), (1, 16)):
             self.stop_at(config, out, 4, nodes, step)
         messages = self.finish(config, 4, 2, "moved")
         self.check("losses may differ" not in messages, "moved: " + messages)

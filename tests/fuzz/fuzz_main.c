@@ -57,6 +57,7 @@ static int run_file(const char *path, uint64_t n, uint64_t state) {
         changed = hai_alloc(n_bytes);
         memcpy(changed, data, n_bytes);
         size_t kept = mutate(changed, n_bytes, &state);
+        changed = hai_realloc_array(changed, MAX(kept, (size_t)1), 1);
         LLVMFuzzerTestOneInput(changed, kept);
         free(TAKE_PTR(changed));
     }

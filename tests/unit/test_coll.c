@@ -178,15 +178,16 @@ TEST(other_types)
         CHECK_EQ(run_world(layouts[i], body_others), 0, "%s", layouts[i]);
 }
 
-/* The last rank is killed between two sums: the others hear of it, soon, and stay failed. */
+static int victim;
+
+/* The victim is killed between two sums: the others hear of it, soon, and stay failed. */
 static void body_death(const char *layout, int rank, const char *port) {
     struct coll *c = join(layout, rank, port, "s3cret");
-    int world = coll_world(c);
     _cleanup_free_ float *x = hai_new_array(float, 300000);
     struct hai_err err = {0};
 
     CHECK_EQ(coll_sum_f32(c, x, 300000, &err), 0);
-    if (rank == world - 1)
+    if (rank == victim)
         raise(SIGKILL);
     int64_t from_us = peerlink_now_us();
     CHECK_EQ(coll_sum_f32(c, x, 300000, &err), -ECONNRESET);
@@ -198,8 +199,10 @@ static void body_death(const char *layout, int rank, const char *port) {
 
 TEST(a_dead_peer_is_an_error)
 {
+    // The first rank of a node speaks for it; another one is missed by its own node first.
     for (size_t i = 1; i < ARRAY_SIZE(layouts); i++)
-        CHECK_EQ(run_world(layouts[i], body_death), 1, "%s", layouts[i]);
+        for (victim = 0; victim < (int)strlen(layouts[i]); victim++)
+            CHECK_EQ(run_world(layouts[i], body_death), 1, "%s, rank %d", layouts[i], victim);
 }
 
 /* Whoever does not know the secret is turned away, and the others still meet. */

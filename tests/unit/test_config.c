@@ -17,6 +17,11 @@
     "\"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1, \"n_group\": 4, "                \
     "\"topk_group\": 2, \"routed_scaling_factor\": 2.5"
 
+#define LLAMA3                                                                                     \
+    LLAMA ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "                        \
+          "\"original_max_position_embeddings\": 64, \"high_freq_factor\": 4, "                    \
+          "\"low_freq_factor\": "
+
 static const struct {
     const char *text;
     int r;
@@ -36,6 +41,7 @@ static const struct {
     {"{" LLAMA ", \"rope_theta\": NaN}",                                                     -EBADMSG, ""                                     },
     {"{" LLAMA ", \"rope_theta\": 1e999}",                                                   -EBADMSG, ""                                     },
     {"{" LLAMA ", \"rope_theta\": -1}",                                                      -EINVAL,  "rope_theta is -1"                     },
+    {"{" V3 ", \"rope_theta\": 1}",                                                          -EINVAL,  "rope_theta is 1; expected 2"          },
     {"{" LLAMA ", \"rope_theta\": \"big\"}",                                                 -EINVAL,  "rope_theta is"                        },
     {"{" LLAMA ", \"bos_token_id\": 512}",                                                   -EINVAL,  "bos_token_id"                         },
     {"{" LLAMA ", \"tie_word_embeddings\": 1}",                                              -EINVAL,  "expected true or false"               },
@@ -46,6 +52,8 @@ static const struct {
     {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4, \"mscale\": 1}}",  -EINVAL,
      "unknown field mscale"                                                                                                                   },
     {"{" LLAMA ", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}",                -ENOTSUP, "dynamic"                              },
+    {"{" LLAMA3 "1}}",                                                                       0,        ""                                     },
+    {"{" LLAMA3 "4}}",                                                                       -EINVAL,  "low_freq_factor is 4; expected less"  },
     {"{" LLAMA ", \"rope_scaling\": 4}",                                                     -EINVAL,  "rope_scaling"                         },
     {"{" V3 ", \"scoring_func\": \"softmax\"}",                                              -ENOTSUP, "scoring_func is \"softmax\""          },
     {"{" V3 ", \"num_nextn_predict_layers\": 2}",                                            -EINVAL,  "num_nextn_predict_layers is 2"        },

@@ -21,6 +21,7 @@ static void check_experts(const struct golden *g, struct model *m, const char *p
     const struct safetensors_tensor *weight = golden_tensor(g, "%s.expert_weight", prompt);
     int64_t slots = g->config.n_expert_slots;
 
+    CHECK_EQ(idx != NULL, g->config.n_experts > 0, "%s: no choices to compare with", prompt);
     for (int i = 0; idx && i < idx->shape[0]; i++) {
         const int32_t *experts = NULL;
         const float *weights = NULL;
@@ -39,6 +40,8 @@ static void check_mtp(const struct golden *g, struct model *m, const struct mode
     struct hai_err err = {0};
     struct k_tensor logits;
 
+    // A single token has none after it.
+    CHECK_EQ(want != NULL, g->config.n_mtp && batch->n_tokens > 1, "%s: no mtp logits", prompt);
     if (!want)
         return;
     CHECK_EQ(model_forward_mtp(m, batch, &logits, &err), 0, "%s", err.text);

@@ -59,8 +59,7 @@ static void check_parameter(struct run *run, const struct param *p, const float 
           p->name, step, max);
     CHECK(sqrt(sum / (double)n) <= golden_tolerance(&run->g, "param_rms"),
           "%s %s step %d: rms %.3g", run->label, p->name, step, sqrt(sum / (double)n));
-    CHECK((double)outliers <=
-              fmax(1, (double)n * golden_tolerance(&run->g, "param_elem_outlier_fraction")),
+    CHECK((double)outliers <= (double)n * golden_tolerance(&run->g, "param_elem_outlier_fraction"),
           "%s %s step %d: %lld of %lld beyond %.3g", run->label, p->name, step, (long long)outliers,
           (long long)n, atol);
 }

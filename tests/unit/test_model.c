@@ -268,6 +268,46 @@ TEST(load_refusals)
     CHECK_EQ(fileio_remove_tree(dir, &err), 0, "%s", err.text);
 }
 
+/* Every half-precision pattern as a weight: 65,536 of them fill the embedding. */
+TEST(load_widens_f16)
+{
+    enum { N = 65536 };
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+    struct model *m = new_model(llama_dir, false, 1);
+    _cleanup_free_ uint16_t *halves = hai_new_array(uint16_t, N);
+    char dir[] = "/tmp/hai-test-model-XXXXXX";
+    struct hai_err err = {0};
+
+    CHECK(mkdtemp(dir) != NULL, "");
+    CHECK_EQ(safetensors_open(llama_dir, &files, &err), 0, "%s", err.text);
+    size_t n = safetensors_count(files);
+    _cleanup_free_ struct safetensors_tensor *t = hai_new_array(struct safetensors_tensor, n);
+    for (size_t i = 0; i < n; i++) {
+        t[i] = *safetensors_at(files, i);
+        if (strcmp(t[i].name, "model.embed_tokens.weight"))
+            continue;
+        CHECK_EQ(t[i].n_bytes, N * sizeof *halves, "");
+        t[i].dtype = SAFETENSORS_F16;
+        t[i].data = halves;
+    }
+    for (int i = 0; i < N; i++)
+        halves[i] = (uint16_t)i;
+    _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", dir);
+    CHECK_EQ(safetensors_write(path, t, n, NULL, &err), 0, "%s", err.text);
+    CHECK_EQ(load_model(m, dir, &err), 0, "%s", err.text);
+    const float *got =
+        model_values(m, params_find(model_params(m), "model.embed_tokens.weight")).data;
+    for (int i = 0; i < N; i++) {
+        _Float16 half;
+        memcpy(&half, &halves[i], sizeof half);
+        float want = (float)half;
+        CHECK(isnan(want) ? isnan(got[i]) : memcmp(&want, &got[i], sizeof want) == 0,
+              "%04x: %a, expected %a", (unsigned)i, (double)got[i], (double)want);
+    }
+    model_free(m);
+    CHECK_EQ(fileio_remove_tree(dir, &err), 0, "%s", err.text);
+}
+
 /* The multi-token module's copy of the head has one other bit. */
 TEST(load_other_copy)
 {

@@ -32,6 +32,23 @@ static void ops_close(struct ops *o) {
     json_free(o->facts);
 }
 
+/* bf16 is what weights are narrowed to on the way into a model. */
+TEST(bf16_bits)
+{
+    struct ops o = {0};
+
+    ops_open(&o);
+    const struct safetensors_tensor *from = safetensors_find(o.tensors, "fmt.f32");
+    const struct safetensors_tensor *want = safetensors_find(o.tensors, "fmt.bf16_bits");
+    CHECK_EQ(from->shape[0], want->shape[0], "");
+    CHECK(from->shape[0] > 8000, "");
+    for (int64_t i = 0; i < from->shape[0]; i++) {
+        float x = ((const float *)from->data)[i];
+        CHECK_EQ(k_bf16(x), ((const uint16_t *)want->data)[i], "%a", (double)x);
+    }
+    ops_close(&o);
+}
+
 static double real(const struct json *object, const char *key, double fallback) {
     const struct json *value = json_get(object, key);
 
