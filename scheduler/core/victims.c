@@ -57,7 +57,8 @@ static size_t collect(struct victims *v, const struct state *state, const struct
         }
         v->candidates[n++] = (struct victims_candidate){one, way, order_loss(state, one)};
     }
-    qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
+    if (n)
+        qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
     return n;
 }
 
