@@ -4,7 +4,6 @@
 #include "scheduler/core/apply_job.h"
 #include "scheduler/core/apply_node.h"
 #include "scheduler/core/claim.h"
-#include "scheduler/core/queue.h"
 
 /* Any payload, decoded. */
 union payload {
@@ -82,8 +81,8 @@ static void run_due(const struct mutate *change) {
         int64_t key = timer->key;
         timers_set(&c.state->timers, timer, INT64_MAX);
         if (timer == &c.state->look)
-            queue_tier_again(c.state);
-        else if (key < 0)
+            continue; // the time is all that the next decision needs
+        if (key < 0)
             apply_node_due(&c, (int)(-key - 1));
         else
             apply_job_due(&c, state_job_find(c.state, key));

@@ -110,7 +110,6 @@ static int check_nodes(struct mutate *c, const struct entry_make_room *in, const
 static void claim(struct mutate *c, const struct entry_make_room *in, struct job *job) {
     job->r.claim.items = hai_new_array(struct state_claim, in->nodes.n);
     job->r.claim.n = in->nodes.n;
-    job->r.claimed_us = c->entry->time_us;
     for (size_t i = 0; i < in->nodes.n; i++)
         job->r.claim.items[i] = (struct state_claim){
             state_node_find(c->state, in->nodes.items[i].node), in->nodes.items[i].gpus};

@@ -78,45 +78,50 @@ static struct decide_proposal *list_add(struct decide_list *list) {
     return &list->items[list->n++];
 }
 
-/* The nodes of a proposal, named. */
-static void name_nodes(const struct state *state, const struct place_node *nodes, size_t n,
-                       struct entry_place_node *ret) {
-    for (size_t i = 0; i < n; i++)
-        ret[i] = (struct entry_place_node){state->nodes[nodes[i].node]->r.name, nodes[i].gpus};
+static void add_proposal(struct decide_list *list, enum entry_kind kind, const void *payload) {
+    struct decide_proposal *proposal = list_add(list);
+
+    proposal->kind = kind;
+    tlv_encode(entry_schema(kind), payload, &proposal->payload);
+}
+
+/* The nodes of the scratch, named. The caller frees. */
+static struct entry_place_node *name_nodes(const struct decide *d, const struct state *state,
+                                           const struct job *job) {
+    struct entry_place_node *named =
+        hai_new_array(struct entry_place_node, (size_t)job->r.spec.nodes);
+
+    for (int64_t i = 0; i < job->r.spec.nodes; i++) {
+        const struct place_node *node = &d->scratch.nodes[i];
+        named[i] = (struct entry_place_node){state->nodes[node->node]->r.name, node->gpus};
+    }
+    return named;
 }
 
 /* Propose a placement on the nodes of the scratch. */
 static void propose(struct decide *d, const struct state *state, const struct job *job,
                     struct decide_list *ret) {
-    struct entry_place place = {.job = job->r.id, .epoch = job->r.epoch};
-    struct decide_proposal *proposal = list_add(ret);
+    _cleanup_free_ struct entry_place_node *nodes = name_nodes(d, state, job);
+    struct entry_place place = {
+        job->r.id, job->r.epoch, {nodes, (size_t)job->r.spec.nodes}
+    };
 
-    place.nodes.n = (size_t)job->r.spec.nodes;
-    place.nodes.items = hai_new_array(struct entry_place_node, place.nodes.n);
-    name_nodes(state, d->scratch.nodes, place.nodes.n, place.nodes.items);
-    proposal->kind = ENTRY_PLACE;
-    tlv_encode(entry_place_schema(), &place, &proposal->payload);
-    free(place.nodes.items);
+    add_proposal(ret, ENTRY_PLACE, &place);
 }
 
 /* Propose that the victims leave the nodes of the scratch to the job. */
 static void propose_room(struct decide *d, const struct state *state, const struct job *job,
                          struct decide_list *ret) {
-    struct entry_make_room make = {.job = job->r.id, .epoch = job->r.epoch};
-    struct decide_proposal *proposal = list_add(ret);
+    _cleanup_free_ struct entry_place_node *nodes = name_nodes(d, state, job);
+    _cleanup_free_ struct entry_victim *victims = hai_new_array(struct entry_victim, d->victims.n);
+    struct entry_make_room make = {
+        job->r.id, job->r.epoch, {nodes,   (size_t)job->r.spec.nodes},
+          {victims, d->victims.n             }
+    };
 
-    make.nodes.n = (size_t)job->r.spec.nodes;
-    make.nodes.items = hai_new_array(struct entry_place_node, make.nodes.n);
-    name_nodes(state, d->scratch.nodes, make.nodes.n, make.nodes.items);
-    make.victims.n = d->victims.n;
-    make.victims.items = hai_new_array(struct entry_victim, make.victims.n);
-    for (size_t i = 0; i < make.victims.n; i++)
-        make.victims.items[i] =
-            (struct entry_victim){d->victims.jobs[i]->r.id, d->victims.jobs[i]->r.epoch};
-    proposal->kind = ENTRY_MAKE_ROOM;
-    tlv_encode(entry_make_room_schema(), &make, &proposal->payload);
-    free(make.nodes.items);
-    free(make.victims.items);
+    for (size_t i = 0; i < d->victims.n; i++)
+        victims[i] = (struct entry_victim){d->victims.jobs[i]->r.id, d->victims.jobs[i]->r.epoch};
+    add_proposal(ret, ENTRY_MAKE_ROOM, &make);
 }
 
 /* What is known of the shape; forgotten if more has become free. */

@@ -262,5 +262,4 @@ void mutate_claim_drop(struct mutate *c, struct job *job) {
     free(job->r.claim.items);
     job->r.claim.items = NULL;
     job->r.claim.n = 0;
-    job->r.claimed_us = S_ABSENT;
 }

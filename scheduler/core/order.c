@@ -16,6 +16,8 @@ enum { ASK_SINGLE = 6, ASK_GANG = 30, LOOK = 30 };
 #define LOOK_MAX_US (60 * SECOND)
 /* Jobs on one node run for this many times min_run: there are many, and each suspension costs. */
 enum { SINGLE_MIN_RUNS = 4 };
+/* After so many a job has waited for too long: of its own priority and below anybody gives way. */
+enum { TOO_LONG = 16 };
 
 bool order_shares(const struct state *state) {
     return state->r.min_run_us != S_ABSENT;
@@ -74,30 +76,41 @@ int64_t order_next_look_us(const struct state *state) {
     return (state->r.time_us / every_us + 1) * every_us;
 }
 
-/* Does it run, and for long enough to be disturbed? */
-static bool may_be_asked(const struct state *state, const struct job *running) {
-    int64_t least_us = state->r.min_run_us * (is_gang(running) ? 1 : SINGLE_MIN_RUNS);
+static bool runs(const struct job *job) {
+    return job->r.state == JOB_STATE_RUNNING && job->r.wanted == WANTED_RUN &&
+           job->r.phase == DESIRED_PHASE_RUN;
+}
 
-    return running->r.state == JOB_STATE_RUNNING && running->r.wanted == WANTED_RUN &&
-           running->r.phase == DESIRED_PHASE_RUN &&
-           state->r.time_us - running->r.running_us >= least_us;
+/* How long it runs before it may be disturbed. For a job that has waited for too long hardly at
+ * all, else a stream of short jobs could keep it waiting for ever. */
+static int64_t least_run_us(const struct state *state, const struct job *running, bool too_long) {
+    if (too_long)
+        return state->r.min_run_us / ASK_GANG;
+    return state->r.min_run_us * (is_gang(running) ? 1 : SINGLE_MIN_RUNS);
 }
 
 enum order_way order_gives_way(const struct state *state, const struct job *running,
                                const struct job *to) {
-    int64_t waited_us = state->r.time_us - to->r.since_us;
+    int64_t min_run_us = state->r.min_run_us, waited_us = state->r.time_us - to->r.since_us;
+    bool above = running->r.priority > to->r.priority;
+    bool too_long = waited_us >= TOO_LONG * min_run_us && !above;
     int tier = order_tier(state, running);
-    bool overdue = to->r.started_us == S_ABSENT &&
-                   state->r.time_us - to->r.submitted_us >= state->r.min_run_us;
 
-    if (!may_be_asked(state, running) || (is_gang(running) && !is_gang(to)))
+    if (!runs(running) ||
+        state->r.time_us - running->r.running_us < least_run_us(state, running, too_long))
         return ORDER_STAYS;
-    if (tier > to->tier || (tier == to->tier && running->r.id > to->r.id && overdue))
+    if (too_long)
         return ORDER_GIVES_WAY;
-    bool smaller = order_gpus(running) < order_gpus(to);
-    return takes_whole_nodes(state, to) && smaller && waited_us >= state->r.min_run_us
-               ? ORDER_FOR_GAIN
-               : ORDER_STAYS;
+    /* Many nodes for one: only for a higher priority, and not at once. */
+    if (is_gang(running) && !is_gang(to))
+        return waited_us >= min_run_us && running->r.priority < to->r.priority ? ORDER_GIVES_WAY
+                                                                               : ORDER_STAYS;
+    bool never_ran =
+        to->r.started_us == S_ABSENT && state->r.time_us - to->r.submitted_us >= min_run_us;
+    if (tier > to->tier || (tier == to->tier && running->r.id > to->r.id && never_ran))
+        return ORDER_GIVES_WAY;
+    bool gains = takes_whole_nodes(state, to) && order_gpus(running) < order_gpus(to);
+    return gains && !above && waited_us >= min_run_us ? ORDER_FOR_GAIN : ORDER_STAYS;
 }
 
 int64_t order_loss(const struct state *state, const struct job *running) {

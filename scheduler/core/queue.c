@@ -152,19 +152,6 @@ void queue_remove(struct state *state, struct job *job) {
         shape_drop(&state->queue, shape);
 }
 
-void queue_tier_again(struct state *state) {
-    for (struct job *job = state->jobs_first; job; job = job->next) {
-        if (!job->queued || order_tier(state, job) == job->tier)
-            continue;
-        leave(&job->shape->lines[job->tier], job);
-        set_present(&state->queue, job->shape, job->tier);
-        job->tier = order_tier(state, job);
-        enter(&job->shape->lines[job->tier], job);
-        set_present(&state->queue, job->shape, job->tier);
-        state->queue.changes++;
-    }
-}
-
 static void sift_down(struct queue_walk *walk, size_t at) {
     struct job *job = walk->heap[at];
 
@@ -233,17 +220,6 @@ void queue_walk_pass(struct queue_walk *walk) {
     assert(walk->given);
     replace_head(walk, NULL);
     walk->given = false;
-}
-
-struct job *queue_first(const struct state *state, int group) {
-    struct queue_walk walk = {0};
-    struct job *job;
-
-    queue_walk_begin(&walk, state);
-    while ((job = queue_walk_next(&walk)) && job->group != group)
-        queue_walk_pass(&walk);
-    queue_walk_end(&walk);
-    return job;
 }
 
 size_t queue_list(const struct state *state, int64_t **ret) {

@@ -20,9 +20,6 @@ struct shape {
 void queue_add(struct state *state, struct job *job);
 void queue_remove(struct state *state, struct job *job);
 
-/* After time has passed: jobs whose tier has changed go to the line where they belong now. */
-void queue_tier_again(struct state *state);
-
 /* A walk over all jobs in order; start from {0}, end with queue_walk_end, which keeps nothing. */
 struct queue_walk {
     const struct state *state;
@@ -47,6 +44,3 @@ bool queue_before(const struct job *a, const struct job *b);
 
 /* Ids of all jobs in order. The caller frees *ret. Returns how many. */
 size_t queue_list(const struct state *state, int64_t **ret);
-
-/* The first job of a group, NULL: none waits. */
-struct job *queue_first(const struct state *state, int group);

@@ -220,52 +220,68 @@ static bool has_room(const struct room *room, const struct place_need *need, int
     return true;
 }
 
-/* The lowest number in a set that is not empty, taken out of it. */
-static int take_lowest(uint64_t *set, size_t word) {
-    int number = (int)(word * 64) + __builtin_ctzll(*set);
+/* A walk over the nodes with room, by number. */
+struct candidates {
+    const struct room *room;
+    const struct place_need *need;
+    bool avoid;
+    const uint64_t *here, *above; // above: not these; NULL: whoever has enough GPUs
+    size_t next_word;
+    uint64_t set; // what is left of the word before
+};
 
-    *set &= *set - 1;
-    return number;
+/* Nodes with that many free GPUs, or (exactly false) at least as many. */
+static struct candidates candidates(const struct room *room, const struct place_need *need,
+                                    bool avoid, int64_t level, bool exactly) {
+    return (struct candidates){.room = room,
+                               .need = need,
+                               .avoid = avoid,
+                               .here = room->at_least[level],
+                               .above = exactly ? room->at_least[level + 1] : NULL};
+}
+
+/* The next one, or -1. */
+static int candidates_next(struct candidates *c) {
+    for (;;) {
+        while (!c->set) {
+            size_t word = c->next_word++;
+            if (word >= c->room->n_words)
+                return -1;
+            c->set = c->here[word] & ~(c->above ? c->above[word] : 0);
+            if (c->set)
+                c->set &= allowed(c->room, c->need, word);
+        }
+        int number = (int)((c->next_word - 1) * 64) + __builtin_ctzll(c->set);
+        c->set &= c->set - 1;
+        if (has_room(c->room, c->need, number, c->avoid))
+            return number;
+    }
 }
 
 /* The fullest node with room; of equals the lowest number. */
 static int find_gpus(const struct room *room, const struct place_need *need, bool avoid) {
-    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX; level++) {
-        const uint64_t *here = room->at_least[level], *above = room->at_least[level + 1];
-        for (size_t word = 0; word < room->n_words; word++) {
-            uint64_t set = here[word] & ~above[word];
-            if (set)
-                set &= allowed(room, need, word);
-            while (set) {
-                int number = take_lowest(&set, word);
-                if (has_room(room, need, number, avoid))
-                    return number;
-            }
-        }
+    int number = -1;
+
+    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX && number < 0; level++) {
+        struct candidates c = candidates(room, need, avoid, level, true);
+        number = candidates_next(&c);
     }
-    return -1;
+    return number;
 }
 
 /* For a job without GPUs: nodes without any first, then the most free CPUs, then the number. */
 static int find_cpus(const struct room *room, const struct state *state,
                      const struct place_need *need, bool avoid) {
+    struct candidates c = candidates(room, need, avoid, 0, false);
     int best = -1;
     bool best_spares = false;
 
-    for (size_t word = 0; word < room->n_words; word++) {
-        uint64_t set = room->at_least[0][word];
-        if (set)
-            set &= allowed(room, need, word);
-        while (set) {
-            int number = take_lowest(&set, word);
-            bool spares = !state->nodes[number]->r.gpus;
-            if (!has_room(room, need, number, avoid) || (best >= 0 && spares < best_spares))
-                continue;
-            if (best < 0 || spares > best_spares ||
-                room->nodes[number].cpus > room->nodes[best].cpus) {
-                best = number;
-                best_spares = spares;
-            }
+    for (int number; (number = candidates_next(&c)) >= 0;) {
+        bool spares = !state->nodes[number]->r.gpus;
+        if (best < 0 || spares > best_spares ||
+            (spares == best_spares && room->nodes[number].cpus > room->nodes[best].cpus)) {
+            best = number;
+            best_spares = spares;
         }
     }
     return best;
@@ -287,21 +303,12 @@ static int find_one(const struct room *room, const struct state *state,
 static int64_t count(const struct room *room, const struct state *state,
                      const struct place_need *need, bool avoid, int64_t *in_leaf,
                      int64_t *in_zone) {
-    const uint64_t *enough = room->at_least[need->gpus_per_node];
+    struct candidates c = candidates(room, need, avoid, need->gpus_per_node, false);
     int64_t n = 0;
 
-    for (size_t word = 0; word < room->n_words; word++) {
-        uint64_t set = enough[word];
-        if (set)
-            set &= allowed(room, need, word);
-        while (set) {
-            int number = take_lowest(&set, word);
-            if (!has_room(room, need, number, avoid))
-                continue;
-            in_leaf[state->nodes[number]->r.leaf]++;
-            in_zone[state->nodes[number]->zone]++;
-            n++;
-        }
+    for (int number; (number = candidates_next(&c)) >= 0; n++) {
+        in_leaf[state->nodes[number]->r.leaf]++;
+        in_zone[state->nodes[number]->zone]++;
     }
     return n;
 }
@@ -324,20 +331,14 @@ static void choose(const struct room *room, const struct state *state,
     int64_t n = 0;
 
     for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX && n < need->nodes; level++) {
-        const uint64_t *here = room->at_least[level], *above = room->at_least[level + 1];
-        for (size_t word = 0; word < room->n_words; word++) {
-            uint64_t set = here[word] & ~above[word];
-            if (set)
-                set &= allowed(room, need, word);
-            while (set) {
-                int number = take_lowest(&set, word);
-                int64_t leaf = state->nodes[number]->r.leaf;
-                if (!take[leaf] || !has_room(room, need, number, avoid))
-                    continue;
-                take[leaf]--;
-                scratch->nodes[n++] = (struct place_node){
-                    number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
-            }
+        struct candidates c = candidates(room, need, avoid, level, true);
+        for (int number; (number = candidates_next(&c)) >= 0;) {
+            int64_t leaf = state->nodes[number]->r.leaf;
+            if (!take[leaf])
+                continue;
+            take[leaf]--;
+            scratch->nodes[n++] = (struct place_node){
+                number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
         }
     }
     assert(n == need->nodes);

@@ -127,7 +127,7 @@ struct queue {
     struct map by_hash;
     uint64_t *present[ORDER_TIERS]; // slots with a job in that tier
     uint64_t serial;
-    uint64_t changes; // grows when jobs come, go or change their rank
+    uint64_t changes; // grows when jobs come or go
     int64_t n;        // jobs
 };
 

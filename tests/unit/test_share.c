@@ -34,21 +34,32 @@ static void all_left(struct world *w, int64_t id) {
         CHECK_EQ(ended(w, id, (int64_t)i, 0, 15, EXIT_CAUSE_ORDER), 0);
 }
 
+/* A gang that holds all has been asked to leave it to a more important one. */
+static void contested(struct world *w, int64_t *ret_low, int64_t *ret_high) {
+    setup(w);
+    *ret_low = submit_at(w, 10, 2, 2);
+    run_for(w, *ret_low, S(700));
+    *ret_high = submit_at(w, 50, 2, 2);
+    CHECK_EQ(world_decide(w), 0); // it does not ask at once
+    world_pass(w, S(41));
+    CHECK_EQ(state_of(w, *ret_low), JOB_STATE_SUSPENDING);
+    CHECK_EQ(job_at(w, *ret_high)->r.claim.n, 2);
+}
+
+static void all_succeed(struct world *w, int64_t id) {
+    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
+        CHECK_EQ(ended(w, id, (int64_t)i, 0, 0, EXIT_CAUSE_SELF), 0);
+}
+
 TEST(a_job_gives_way_and_goes_on)
 {
     struct world w;
+    int64_t low, high;
 
-    setup(&w);
-    int64_t low = submit_at(&w, 10, 2, 2);
-    run_for(&w, low, S(700));
-    int64_t high = submit_at(&w, 50, 2, 2);
-    CHECK_EQ(world_decide(&w), 0); // it does not ask at once
-    world_pass(&w, S(41));
-    CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
+    contested(&w, &low, &high);
     CHECK_EQ(job_at(&w, low)->r.reason, REASON_GAVE_WAY);
     CHECK_STR(job_at(&w, low)->r.message, "gives way to job 2 (alice, priority 50)");
     CHECK_EQ(state_of(&w, high), JOB_STATE_QUEUED);
-    CHECK_EQ(job_at(&w, high)->r.claim.n, 2);
     struct why why;
     why_job(w.state, job_at(&w, high), &why);
     CHECK_STR(why.code, "making_room");
@@ -71,8 +82,7 @@ TEST(a_job_gives_way_and_goes_on)
     check_same(&w);
     why_job(w.state, job_at(&w, low), &why);
     CHECK_STR(why.code, "resources");
-    for (int rank = 0; rank < 2; rank++)
-        CHECK_EQ(ended(&w, high, rank, 0, 0, EXIT_CAUSE_SELF), 0);
+    all_succeed(&w, high);
     CHECK_EQ(world_decide(&w), 1); // the small one, then the large one does not fit any more
     CHECK_EQ(state_of(&w, small), JOB_STATE_STARTING);
     CHECK_EQ(stop(&w, "submit:alice", small, true), 0);
@@ -107,14 +117,66 @@ TEST(nobody_gives_way_too_soon_or_to_an_equal)
     CHECK_EQ(state_of(&w, first), JOB_STATE_RUNNING);
     world_free(&w);
 
-    /* A gang gives way to nobody on a single node. */
+    /* Many nodes for one: not to an equal, and to a higher priority only after a while. */
+    for (int64_t priority = 0; priority <= 50; priority += 50) {
+        setup(&w);
+        first = submit_at(&w, 0, 2, 2);
+        run_for(&w, first, S(7000));
+        submit_at(&w, priority, 1, 1);
+        world_pass(&w, S(590));
+        CHECK_EQ(state_of(&w, first), JOB_STATE_RUNNING);
+        world_pass(&w, S(2000));
+        CHECK_EQ(state_of(&w, first), priority ? JOB_STATE_SUSPENDING : JOB_STATE_RUNNING);
+        world_free(&w);
+    }
+}
+
+static void start_all(struct world *w) {
+    for (const struct job *job = w->state->live_first; job; job = job->live_next)
+        if (job->n_assigned)
+            all_started(w, job->r.id);
+}
+
+/* Who was told to leave, else the oldest that runs. */
+static int64_t next_to_end(const struct world *w) {
+    const struct job *next = w->state->live_first;
+
+    for (const struct job *job = next; job; job = job->live_next) {
+        bool leaves = job->r.phase != DESIRED_PHASE_RUN;
+        bool next_leaves = next->r.phase != DESIRED_PHASE_RUN;
+        if (leaves > next_leaves || (leaves == next_leaves && job->r.id < next->r.id))
+            next = job;
+    }
+    return next->r.id;
+}
+
+/* Short jobs come so fast that two nodes are never free together, and none runs for long enough to
+ * be asked. Returns how long a gang of this priority waits, at most 12000 s. */
+static int64_t wait_behind_short_jobs_s(int64_t priority) {
+    struct world w;
+    int64_t waited_s = 0;
+
     setup(&w);
-    first = submit_at(&w, 0, 2, 2);
-    run_for(&w, first, S(7000));
-    submit_at(&w, 50, 1, 1);
-    world_pass(&w, S(7000));
-    CHECK_EQ(state_of(&w, first), JOB_STATE_RUNNING);
+    for (int i = 0; i < 3; i++)
+        submit_at(&w, 20, 1, 2);
+    CHECK_EQ(world_decide(&w), 2);
+    int64_t gang = submit_at(&w, priority, 2, 2);
+    for (; waited_s < 12000 && state_of(&w, gang) == JOB_STATE_QUEUED; waited_s += 60) {
+        start_all(&w);
+        world_pass(&w, S(60));
+        submit_at(&w, 20, 1, 2);
+        all_succeed(&w, next_to_end(&w));
+        world_decide(&w);
+    }
     world_free(&w);
+    return waited_s;
+}
+
+TEST(a_stream_of_short_jobs_keeps_no_gang_waiting_for_ever)
+{
+    CHECK(wait_behind_short_jobs_s(50) < 16 * 600 + 300);
+    CHECK(wait_behind_short_jobs_s(20) < 16 * 600 + 300);
+    CHECK_EQ(wait_behind_short_jobs_s(10), 12000, "what is more important goes first");
 }
 
 TEST(only_who_is_in_the_way_gives_way)
@@ -140,11 +202,11 @@ TEST(more_gpus_busy_is_a_reason_too)
     struct world w;
 
     setup(&w);
-    int64_t small = submit_at(&w, 50, 1, 1);
+    int64_t small = submit_at(&w, 10, 1, 1);
     CHECK_EQ(world_decide(&w), 1);
     all_started(&w, small);
     world_pass(&w, S(3000));
-    int64_t gang = submit_at(&w, 0, 2, 2); // the least important, and four GPUs
+    int64_t gang = submit_at(&w, 10, 2, 2); // later and of a lower tier, but it takes four GPUs
     world_pass(&w, S(590));
     CHECK_EQ(state_of(&w, small), JOB_STATE_RUNNING);
     world_pass(&w, S(40));
@@ -152,16 +214,26 @@ TEST(more_gpus_busy_is_a_reason_too)
     CHECK_EQ(job_at(&w, gang)->r.claim.n, 2);
     world_free(&w);
 
-    setup(&w); // not where as much is lost as won
+    setup(&w); // not from somebody more important
+    small = submit_at(&w, 20, 1, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, small);
+    world_pass(&w, S(3000));
+    submit_at(&w, 10, 2, 2);
+    world_pass(&w, S(12000));
+    CHECK_EQ(state_of(&w, small), JOB_STATE_RUNNING);
+    world_free(&w);
+
+    setup(&w); // and not where as much is lost as won
     int64_t two[2];
     for (int i = 0; i < 2; i++)
-        two[i] = submit_at(&w, 50, 1, 2);
+        two[i] = submit_at(&w, 10, 1, 2);
     CHECK_EQ(world_decide(&w), 2);
     for (int i = 0; i < 2; i++)
         all_started(&w, two[i]);
     world_pass(&w, S(3000));
-    submit_at(&w, 0, 2, 2);
-    world_pass(&w, S(7000));
+    submit_at(&w, 10, 2, 2);
+    world_pass(&w, S(3000)); // neither has sunk yet
     for (int i = 0; i < 2; i++)
         CHECK_EQ(state_of(&w, two[i]), JOB_STATE_RUNNING);
     world_free(&w);
@@ -169,23 +241,19 @@ TEST(more_gpus_busy_is_a_reason_too)
 
 TEST(a_claim_ends_with_its_reason)
 {
-    enum { STOPPED, RAISED, DRAINED, LOST, DESCRIBED, N_WAYS };
+    enum { STOPPED, LOWERED, DRAINED, LOST, DESCRIBED, N_WAYS };
 
     for (int way = 0; way < N_WAYS; way++) {
         struct world w;
-        setup(&w);
-        int64_t low = submit_at(&w, 10, 2, 2);
-        run_for(&w, low, S(700));
-        int64_t high = submit_at(&w, 50, 2, 2);
-        world_pass(&w, S(120));
-        CHECK_EQ(job_at(&w, high)->r.claim.n, 2);
+        int64_t low, high;
+        contested(&w, &low, &high);
         if (way == STOPPED)
             CHECK_EQ(stop(&w, "submit:alice", high, false), 0);
         if (way == DRAINED)
             CHECK_EQ(drain(&w, "a2", true), 0);
         if (way == LOST)
             CHECK_EQ(node_lost(&w, "a1", S_ABSENT), 0);
-        if (way == RAISED) {
+        if (way == LOWERED) {
             struct entry_job_set set = {high, 0, S_ABSENT, NULL};
             CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
         }
@@ -208,12 +276,9 @@ TEST(a_claim_ends_with_its_reason)
 TEST(a_person_may_suspend_what_gave_way)
 {
     struct world w;
+    int64_t low, high;
 
-    setup(&w);
-    int64_t low = submit_at(&w, 10, 2, 2);
-    run_for(&w, low, S(700));
-    int64_t high = submit_at(&w, 50, 2, 2);
-    world_pass(&w, S(120));
+    contested(&w, &low, &high);
     all_left(&w, low);
     CHECK_EQ(world_decide(&w), 1);
     CHECK(job_at(&w, low)->queued);
@@ -221,8 +286,7 @@ TEST(a_person_may_suspend_what_gave_way)
     CHECK(!job_at(&w, low)->queued);
     CHECK_EQ(job_at(&w, low)->r.reason, REASON_USER);
     all_started(&w, high);
-    for (int rank = 0; rank < 2; rank++)
-        CHECK_EQ(ended(&w, high, rank, 0, 0, EXIT_CAUSE_SELF), 0);
+    all_succeed(&w, high);
     CHECK_EQ(world_decide(&w), 0);
     CHECK_EQ(resume(&w, low), 0);
     CHECK_EQ(world_decide(&w), 1);
