@@ -517,6 +517,7 @@ static void prepare(struct replay *r) {
 
     world_init(&r->world);
     r->world.forget = true;
+    r->world.fx->quiet = true;
     r->rng.state = (uint64_t)r->conf->r.failures.seed;
     simconf_entry(r->conf, &set);
     must(world_append(&r->world, "system:hai", ENTRY_CLUSTER_SET, &set));

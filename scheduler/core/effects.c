@@ -80,7 +80,7 @@ void effects_event(struct effects *fx, const struct entry *entry, enum event_kin
     char text[2 * REASON_BYTES_MAX];
     va_list ap;
 
-    if (!fx)
+    if (!fx || fx->quiet)
         return;
     va_start(ap, format);
     (void)vsnprintf(text, sizeof text, format, ap);

@@ -57,6 +57,7 @@ struct effects {
     bool accounts; // users or tokens changed
     bool cluster;  // zones, leaves, groups or nodes were described anew
     uint64_t batch;
+    bool quiet; // nobody reads events: none are made (the simulator's replays)
 };
 
 struct effects *effects_new(void);

@@ -8,10 +8,8 @@ unless said otherwise. --write keeps the table in docs/performance.md.
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,12 +18,11 @@ import time
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)),
                 os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+import benchtable  # noqa: E402
 import cluster  # noqa: E402
 from slurm import Slurm  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TABLE = os.path.join(ROOT, "docs", "performance.md")
-BEGIN, END = "<!-- scheduling: begin -->", "<!-- scheduling: end -->"
 # About what one submission writes to the log.
 LOG_ROW_BYTES = 400
 IN_FLIGHT = 64
@@ -239,33 +236,12 @@ class Bench:
         self.memories()
 
 
-def machine():
-    model = "unknown"
-    with open("/proc/cpuinfo") as f:
-        for line in f:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    commit = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "rev-parse", "--short", "HEAD"],
-                            cwd=ROOT, text=True, capture_output=True, check=False).stdout.strip()
-    load = os.getloadavg()[0]
-    return (f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, commit {commit}, "
-            f"{datetime.date.today().isoformat()}; load before the run {load:.1f}")
-
-
-def write_table(rows, where):
-    lines = [BEGIN, where + ".", "", "| what | hai | peer or limit | ratio | bar | met |",
-             "|---|---|---|---|---|---|"]
-    for what, own, peer, ratio, bar, met in rows:
-        met = "" if met is None else "yes" if met else "no"
-        lines.append(f"| {what.strip()} | {own} | {peer} | {ratio} | {bar} | {met} |")
-    lines.append(END)
-    with open(TABLE) as f:
-        text = f.read()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    with open(TABLE, "w") as f:
-        f.write(before + "\n".join(lines) + after)
+def keep(rows, where):
+    met = {None: "", True: "yes", False: "no"}
+    lines = [where + ".", ""] + benchtable.rows(
+        ("what", "hai", "peer or limit", "ratio", "bar", "met"),
+        [(row[0].strip(), *row[1:5], met[row[5]]) for row in rows])
+    benchtable.keep("performance.md", "scheduling", lines)
 
 
 def main():
@@ -274,7 +250,7 @@ def main():
     parser.add_argument("--write", action="store_true",
                         help="keep the table in docs/performance.md")
     args = parser.parse_args()
-    where = machine()
+    where = benchtable.machine()
     print(where)
     reason = "--quick" if args.quick else Slurm.missing()
     if reason:
@@ -290,7 +266,7 @@ def main():
             print(live.tails())
             raise
     if args.write:
-        write_table(bench.rows, where)
+        keep(bench.rows, where)
     print(f"{len(bench.rows)} passed, 0 failed, {int(bool(reason))} skipped")
     return 0
 

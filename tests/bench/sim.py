@@ -8,24 +8,22 @@ The trace is the Philly one again and again, each month after the last. Median o
 
 import argparse
 import csv
-import datetime
 import gzip
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)),
+                os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+import benchtable  # noqa: E402
 import cluster  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TRACE = os.path.join(ROOT, "tests/fixtures/traces/philly_2017oct.csv.gz")
-TABLE = os.path.join(ROOT, "docs", "performance.md")
-BEGIN, END = "<!-- sim: begin -->", "<!-- sim: end -->"
 JOBS = 1_000_000
 BAR_S = 30
 NODES = 82  # load 0.9 in every month
@@ -60,13 +58,6 @@ def run(trace, config):
     return json.loads(done.stdout), wall, cpu, after.ru_maxrss / 1024
 
 
-def machine():
-    with open("/proc/cpuinfo") as f:
-        model = next((line.split(":")[1].strip() for line in f if line.startswith("model name")),
-                     platform.machine())
-    return f"{model}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="sim")
     parser.add_argument("--quick", action="store_true")
@@ -74,7 +65,7 @@ def main(argv=None):
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args(argv)
     n_jobs = args.jobs or (50_000 if args.quick else JOBS)
-    lines = [f"{datetime.date.today()}, {machine()}; {n_jobs:,} jobs, {NODES} nodes x 8 GPUs, one "
+    lines = [f"{benchtable.machine()}; {n_jobs:,} jobs, {NODES} nodes x 8 GPUs, one "
              f"core, median of {1 if args.quick else 3}. Bar: 1,000,000 jobs under {BAR_S} s.", "",
              "| policy | CPU s (all runs) | us a job | wall s | entries | peak MiB | mean wait s |",
              "|---|---|---|---|---|---|---|"]
@@ -96,11 +87,7 @@ def main(argv=None):
                 print(f"{name}: above the bar", flush=True)
     print("\n".join(lines))
     if args.write:
-        with open(TABLE) as f:
-            old = f.read()
-        head, rest = old.split(BEGIN)
-        with open(TABLE, "w") as f:
-            f.write(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+        benchtable.keep("performance.md", "sim", lines)
     print(f"{len(CONFIGS) - failed} passed, {failed} failed, 0 skipped")
     return int(failed > 0)
 

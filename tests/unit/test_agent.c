@@ -392,6 +392,37 @@ TEST(old_output_goes_and_too_much)
     }
 }
 
+/* A holder connected to a socket where the test plays the shim. */
+struct played {
+    char dir[32];
+    struct loop *loop;
+    struct holder *holder;
+    int listener;
+    int fd; // the shim's end
+};
+
+static void play(struct played *p, const struct holder_ops *ops, void *data) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    strcpy(p->dir, "/tmp/test_agent.XXXXXX");
+    CHECK(mkdtemp(p->dir));
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", p->dir);
+    p->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(bind(p->listener, (struct sockaddr *)&address, sizeof address), 0);
+    CHECK_EQ(listen(p->listener, 1), 0);
+    CHECK_EQ(loop_new(&p->loop, NULL), 0);
+    CHECK_EQ(holder_connect(p->loop, p->dir, ops, data, &p->holder, NULL), 0);
+    p->fd = accept(p->listener, NULL, NULL);
+}
+
+/* The holder is the caller's to free before. */
+static void play_end(struct played *p) {
+    loop_free(p->loop);
+    close(p->fd);
+    close(p->listener);
+    fileio_remove_tree(p->dir, NULL);
+}
+
 static void on_closed(struct holder *holder, void *data) {
     ++*(int *)data;
 }
@@ -417,29 +448,16 @@ TEST(a_shim_that_speaks_nonsense_is_left)
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(frames); i++) {
-        char dir[] = "/tmp/test_agent.XXXXXX";
-        struct sockaddr_un address = {.sun_family = AF_UNIX};
-        struct holder *holder;
-        struct loop *loop;
+        struct played p;
         int n_closed = 0;
 
-        CHECK(mkdtemp(dir));
-        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
-        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
-        CHECK_EQ(listen(listener, 1), 0);
-        CHECK_EQ(loop_new(&loop, NULL), 0);
-        CHECK_EQ(holder_connect(loop, dir, &ops, &n_closed, &holder, NULL), 0);
-        int fd = accept(listener, NULL, NULL);
-        CHECK_EQ(write(fd, &frames[i], sizeof frames[i]), sizeof frames[i]);
-        while (!n_closed && loop_turn(loop, 5000000) == 1)
+        play(&p, &ops, &n_closed);
+        CHECK_EQ(write(p.fd, &frames[i], sizeof frames[i]), sizeof frames[i]);
+        while (!n_closed && loop_turn(p.loop, 5000000) == 1)
             ;
         CHECK_EQ(n_closed, 1, "frame %zu", i);
-        CHECK(frees_cleanly(holder), "frame %zu", i);
-        loop_free(loop);
-        close(fd);
-        close(listener);
-        fileio_remove_tree(dir, NULL);
+        CHECK(frees_cleanly(p.holder), "frame %zu", i);
+        play_end(&p);
     }
 }
 
@@ -504,27 +522,17 @@ TEST(a_shim_of_another_version_is_adopted)
     struct shim_rank_state ranks[2] = {one, two};
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        char dir[] = "/tmp/test_agent.XXXXXX";
-        struct sockaddr_un address = {.sun_family = AF_UNIX};
         struct shim_state state = {.job = 7, .attempt = 2, .epoch = 3, .cgroup = "/c"};
         _cleanup_(buf_free) struct buf frame = {0};
         struct adopted adopted = {0};
-        struct holder *holder;
-        struct loop *loop;
+        struct played p;
 
-        CHECK(mkdtemp(dir));
-        snprintf(address.sun_path, sizeof address.sun_path, "%s/shim.sock", dir);
-        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        CHECK_EQ(bind(listener, (struct sockaddr *)&address, sizeof address), 0);
-        CHECK_EQ(listen(listener, 1), 0);
-        CHECK_EQ(loop_new(&loop, NULL), 0);
-        CHECK_EQ(holder_connect(loop, dir, &ops, &adopted, &holder, NULL), 0);
-        int fd = accept(listener, NULL, NULL);
+        play(&p, &ops, &adopted);
         state.n_ranks = 2;
         state.rank_bytes = (uint32_t)cases[i].rank_bytes;
         put_state(&state, ranks, cases[i].state_bytes, cases[i].rank_bytes, &frame);
-        CHECK_EQ(write(fd, frame.data, frame.n_bytes), frame.n_bytes);
-        while (!adopted.n_states && !adopted.n_closed && loop_turn(loop, 5000000) == 1)
+        CHECK_EQ(write(p.fd, frame.data, frame.n_bytes), frame.n_bytes);
+        while (!adopted.n_states && !adopted.n_closed && loop_turn(p.loop, 5000000) == 1)
             ;
         CHECK_EQ(adopted.n_states, cases[i].adopted, "case %zu", i);
         CHECK_EQ(adopted.n_closed, !cases[i].adopted, "case %zu", i);
@@ -537,11 +545,8 @@ TEST(a_shim_of_another_version_is_adopted)
             CHECK_EQ(adopted.ranks[1].status, 3, "case %zu", i);
             CHECK_STR(adopted.ranks[1].message, text ? "two" : "", "case %zu", i);
         }
-        holder_free(holder);
-        loop_free(loop);
-        close(fd);
-        close(listener);
-        fileio_remove_tree(dir, NULL);
+        holder_free(p.holder);
+        play_end(&p);
     }
 }
 
