@@ -5,8 +5,8 @@ usage: tests/bench/policy.py [--quick] [--write]
 Runs `hai sim` (the daemon's own core) over the traces of tests/fixtures/traces, the whole cluster
 in two zones with leaves of 20 nodes, suspensions at 60 s each, and prints every figure beside its
 bar. Bars come from baselines.csv (an independent simulator), from the same trace's high-priority
-jobs alone under FIFO (run here), and for EASY at other sizes from EASY_LOW_S. --quick: one size of each trace. --write keeps the table
-in docs/policy.md.
+jobs alone under FIFO (run here), and for EASY at other sizes from EASY_LOW_S. --quick: one size of
+each trace. --write keeps the table in docs/policy.md.
 """
 
 import argparse
