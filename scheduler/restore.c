@@ -69,6 +69,16 @@ int restore_snapshot(struct store *store, int64_t index, struct state **ret, str
     return 0;
 }
 
+/* Rows travel in the log's own transactions, so they are never ahead of it in a whole store. */
+static int check_rows(struct store *store, const struct entry_log *log, const struct rows *rows,
+                      struct hai_err *err) {
+    if (!rows || rows_written_index(rows) <= entry_log_committed(log))
+        return 0;
+    return hai_fail(err, -EBADMSG, "%s: the tables hold entry %lld, but the log ends at %lld",
+                    store_dir(store), (long long)rows_written_index(rows),
+                    (long long)entry_log_committed(log));
+}
+
 static int newest_snapshot(struct store *store, struct entry_log *log, struct state **ret,
                            struct hai_err *err) {
     _cleanup_free_ int64_t *list = NULL;
@@ -94,8 +104,11 @@ static int newest_snapshot(struct store *store, struct entry_log *log, struct st
 int restore_state(struct store *store, struct entry_log *log, struct rows *rows, struct effects *fx,
                   struct state **ret, int64_t *ret_applied, struct hai_err *err) {
     _cleanup_(state_freep) struct state *state = NULL;
-    int r = newest_snapshot(store, log, &state, err);
+    int r = check_rows(store, log, rows, err);
 
+    if (r < 0)
+        return r;
+    r = newest_snapshot(store, log, &state, err);
     if (r < 0)
         return r;
     int64_t from = state->r.index;

@@ -46,6 +46,10 @@ def program(name):
     raise SystemExit(f"{name} is not built in {BUILD}; HAI_BUILD_DIR names the build")
 
 
+class Refused(Exception):
+    """The daemon does not start on the store that the last kill left."""
+
+
 class Scheduler:
     """One state directory, and the daemon that is killed and started on it."""
 
@@ -72,12 +76,16 @@ class Scheduler:
         end = time.monotonic() + START_S
         while not os.path.exists(path):
             if self.process.poll() is not None:
-                raise SystemExit(f"{self.binary} ended with {self.process.returncode}; see {self.log.name}")
+                raise Refused(f"it ended with {self.process.returncode}: {self.last_words()}")
             if time.monotonic() > end:
-                raise SystemExit(f"{self.binary} is not there after {START_S} s")
+                raise Refused(f"it is not there after {START_S} s: {self.last_words()}")
             time.sleep(0.005)
         with open(path) as f:
             self.port = int(f.read())
+
+    def last_words(self):
+        with open(self.log.name) as f:
+            return (f.read().splitlines() or ["nothing in its log"])[-1]
 
     def end(self, how):
         self.process.send_signal(how)
@@ -155,15 +163,9 @@ def lost_of(scheduler, clients):
     return lost
 
 
-def storm(binary, rounds, rng, folder):
-    """Returns (acknowledged, lost, replays that failed)."""
-    scheduler = Scheduler(binary, folder)
-    ended = threading.Event()
-    clients = [Client(scheduler, i, random.Random(rng.random()), ended) for i in range(N_CLIENTS)]
+def kill_often(scheduler, rounds, rng):
+    """Kills and starts; returns what hai-replay found wrong on the way. Raises Refused."""
     failures = []
-    scheduler.start()
-    for client in clients:
-        client.start()
     for number in range(rounds):
         time.sleep(rng.uniform(0.02, 0.3))
         scheduler.end(signal.SIGKILL)
@@ -173,9 +175,28 @@ def storm(binary, rounds, rng, folder):
                 failures.append(text)
         scheduler.start()
     time.sleep(0.2)
+    return failures
+
+
+def storm(binary, rounds, rng, folder):
+    """Returns (acknowledged, lost, replays that failed)."""
+    scheduler = Scheduler(binary, folder)
+    ended = threading.Event()
+    clients = [Client(scheduler, i, random.Random(rng.random()), ended) for i in range(N_CLIENTS)]
+    scheduler.start()
+    for client in clients:
+        client.start()
+    refused = None
+    try:
+        failures = kill_often(scheduler, rounds, rng)
+    except Refused as e:
+        refused = f"the whole store: {e}"
     ended.set()
     for client in clients:
         client.join()
+    acknowledged = sum(len(c.jobs) + len(c.stopped) for c in clients)
+    if refused:
+        return acknowledged, [refused], []
     lost = lost_of(scheduler, clients)
     failures += [f"unexpected answer {w}" for c in clients for w in c.wrong]
     _, state = scheduler.call("GET", "/api/v1/state")
@@ -187,7 +208,7 @@ def storm(binary, rounds, rng, folder):
     ok, text = scheduler.replay()
     if not ok:
         failures.append("after the end: " + text)
-    return sum(len(c.jobs) + len(c.stopped) for c in clients), lost, failures
+    return acknowledged, lost, failures
 
 
 def main():

@@ -314,3 +314,26 @@ TEST(rows_that_a_crash_left_out_are_made_again)
     CHECK_EQ(query_job(f.store, 5, count_job, &n, NULL), 1);
     teardown(&f);
 }
+
+TEST(rows_ahead_of_the_log_are_a_damaged_store)
+{
+    struct fixture f = {0};
+    struct answer answer;
+    struct turn *turn = NULL;
+    struct hai_err err = {0};
+
+    setup(&f, NULL);
+    describe(&f);
+    submit(&f, "job", NULL, &answer);
+    turn_run(f.turn);
+    rows_set_applied(turn_rows(f.turn), 1000); // as if entries up to there had been in the log
+    close_turn(&f);
+    struct store_options options = {.dir = f.dir};
+    CHECK_EQ(store_open(&options, &f.store, &err), 0, "%s", err.text);
+    CHECK_EQ(turn_open(f.store, &(struct turn_hooks){0}, &turn, &err), -EBADMSG);
+    CHECK(strstr(err.text, "the tables hold entry 1000, but the log ends at ") != NULL, "%s",
+          err.text);
+    store_close(f.store);
+    CHECK_EQ(fileio_remove_tree(f.dir, NULL), 0);
+    free(f.dir);
+}
