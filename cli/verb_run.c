@@ -4,6 +4,31 @@
 #include "cli/submitter.h"
 #include "cli/verbs.h"
 #include "cli/view.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+/* A child gives our stdin to rank 0, as hai attach does, and ends with us: what rank 0 prints comes
+ * from its log. A terminal stays ours: its Ctrl-C leaves. */
+static void feed_stdin(struct cli *cli, int64_t job) {
+    _cleanup_free_ char *id = hai_asprintf("%lld", (long long)job);
+    const char *words[] = {id};
+    pid_t parent = getpid();
+
+    if (isatty(STDIN_FILENO) || fork() != 0)
+        return;
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int null = open("/dev/null", O_WRONLY);
+    if (getppid() != parent || null < 0)
+        _exit(CLI_FAILED);
+    (void)dup2(null, STDOUT_FILENO);
+    (void)dup2(null, STDERR_FILENO);
+    http_sync_close(cli->http);
+    cli->http = NULL;
+    cli->words = words;
+    cli->n_words = 1;
+    _exit(verb_attach.run(cli));
+}
 
 static int run(struct cli *cli) {
     _cleanup_(json_freep) struct json *submitted = NULL;
@@ -27,6 +52,7 @@ static int run(struct cli *cli) {
     view_shape(submitted, &shape);
     cli_note(cli, "job %lld (%s): %s", (long long)json_get_int(submitted, "id", 0),
              json_get_string(submitted, "name", "job"), buf_cstr(&shape));
+    feed_stdin(cli, json_get_int(submitted, "id", 0));
     return follow_job(cli, json_get_int(submitted, "id", 0), FOLLOW_PLAIN);
 }
 
@@ -35,9 +61,11 @@ const struct verb verb_run = {
     .group = "submit",
     .args = "-- CMD",
     .help = "submit, stay in the foreground, end with the job's exit code",
-    .detail = "Shows the output of rank 0 as it is (of the others: hai logs -r all). Ctrl-C "
-              "leaves; the job\n"
-              "runs on.",
+    .detail =
+        "Shows the output of rank 0 as it is (of the others: hai logs -r all). What is piped in "
+        "goes to\n"
+        "rank 0 (nothing: < /dev/null); from a terminal: hai attach. Ctrl-C leaves; the job runs "
+        "on.",
     .examples = "  hai run -- hostname\n  hai run -n 2 --gpus-per-node 2 -- python3 train.py\n",
     .more = jobopts_table,
     .rest = true,
