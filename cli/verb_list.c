@@ -10,18 +10,20 @@ static const struct option list_options[] = {
     {0,                                                 "since", "AGO", "not those that ended longer ago, such as 7d or 12h"},
     {0,                                                     "state", "S", "only jobs in this state, or in one of S,S"},
     {0,"name", "N", "only jobs of this name"},
-    {0, "limit", "N", "at most so many (default 1000)"},
+    {0, "limit", "N", "the newest so many (default 200)"},
     {0                                                    },
 };
 
-/* Build the query of list; -EINVAL was told. */
-static int list_target(struct cli *cli, struct buf *ret) {
-    char iso[TIMEFMT_ISO_BYTES];
-    int64_t ago_us, limit;
+enum { LIMIT = 200, LIMIT_MAX = 10000 };
 
-    if (cli_number(cli, "limit", 1, 1000000, 1000, &limit) < 0)
+/* Build the query of list; -EINVAL was told. */
+static int list_target(struct cli *cli, struct buf *ret, int64_t *ret_limit) {
+    char iso[TIMEFMT_ISO_BYTES];
+    int64_t ago_us;
+
+    if (cli_number(cli, "limit", 1, LIMIT_MAX, LIMIT, ret_limit) < 0)
         return -EINVAL;
-    buf_printf(ret, "/api/v1/jobs?limit=%lld", (long long)limit);
+    buf_printf(ret, "/api/v1/jobs?limit=%lld", (long long)*ret_limit);
     if (cli_has(cli, "all"))
         buf_add_str(ret, "&all=1");
     if (cli_option(cli, "state")) {
@@ -79,8 +81,9 @@ static int run_list(struct cli *cli) {
     _cleanup_(buf_free) struct buf target = {0};
     _cleanup_(json_freep) struct json *jobs = NULL;
     struct hai_err err = {0};
+    int64_t limit;
 
-    if (list_target(cli, &target) < 0)
+    if (list_target(cli, &target, &limit) < 0)
         return CLI_USAGE;
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &jobs, &err);
     if (r < 0)
@@ -93,6 +96,8 @@ static int run_list(struct cli *cli) {
         cli_note(cli, "no jobs; hai submit FILE queues one, hai example shows a job file");
     else
         print_list(cli, jobs);
+    if ((int64_t)json_count(jobs) == limit)
+        cli_note(cli, "these are the newest %lld; --limit N gives more", (long long)limit);
     return CLI_OK;
 }
 

@@ -8,6 +8,7 @@ known (layouts, exit statuses, retries).
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,11 @@ class Fake(http.server.ThreadingHTTPServer):
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # hai may leave before the answer
+            super().handle_error(request, client_address)
 
     @property
     def url(self):
