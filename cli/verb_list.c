@@ -10,8 +10,9 @@ static const struct option list_options[] = {
     {0,                                                 "since", "AGO", "not those that ended longer ago, such as 7d or 12h"},
     {0,                                                     "state", "S", "only jobs in this state, or in one of S,S"},
     {0,"name", "N", "only jobs of this name"},
-    {0, "limit", "N", "the newest so many (default 200)"},
-    {0                                                    },
+    {0, "before", "ID", "only jobs with ids below"},
+    {0,                                                     "limit", "N", "the newest so many (default 200)"},
+    {0                                                 },
 };
 
 enum { LIMIT = 200, LIMIT_MAX = 10000 };
@@ -19,11 +20,14 @@ enum { LIMIT = 200, LIMIT_MAX = 10000 };
 /* Build the query of list; -EINVAL was told. */
 static int list_target(struct cli *cli, struct buf *ret, int64_t *ret_limit) {
     char iso[TIMEFMT_ISO_BYTES];
-    int64_t ago_us;
+    int64_t ago_us, before;
 
-    if (cli_number(cli, "limit", 1, LIMIT_MAX, LIMIT, ret_limit) < 0)
+    if (cli_number(cli, "limit", 1, LIMIT_MAX, LIMIT, ret_limit) < 0 ||
+        cli_number(cli, "before", 1, INT64_MAX - 1, 0, &before) < 0)
         return -EINVAL;
     buf_printf(ret, "/api/v1/jobs?limit=%lld", (long long)*ret_limit);
+    if (before)
+        buf_printf(ret, "&before=%lld", (long long)before);
     if (cli_has(cli, "all"))
         buf_add_str(ret, "&all=1");
     if (cli_option(cli, "state")) {

@@ -47,8 +47,8 @@ int fileio_write_full(int fd, const void *data, size_t n_bytes, int64_t offset,
     return 0;
 }
 
-static int read_to_end(int fd, const char *path, size_t n_bytes_max, struct buf *ret,
-                       struct hai_err *err) {
+int fileio_read_end(int fd, const char *path, size_t n_bytes_max, struct buf *ret,
+                    struct hai_err *err) {
     size_t before = ret->n_bytes;
 
     for (;;) {
@@ -72,11 +72,11 @@ static int read_to_end(int fd, const char *path, size_t n_bytes_max, struct buf 
 
 int fileio_read_file(const char *path, size_t n_bytes_max, struct buf *ret, struct hai_err *err) {
     if (strcmp(path, "-") == 0)
-        return read_to_end(STDIN_FILENO, "standard input", n_bytes_max, ret, err);
+        return fileio_read_end(STDIN_FILENO, "standard input", n_bytes_max, ret, err);
     _cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return hai_fail(err, -errno, "%s: %m", path);
-    return read_to_end(fd, path, n_bytes_max, ret, err);
+    return fileio_read_end(fd, path, n_bytes_max, ret, err);
 }
 
 /* The directory that holds path; the caller frees it. */

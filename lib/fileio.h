@@ -26,6 +26,10 @@ int fileio_write_full(int fd, const void *data, size_t n_bytes, int64_t offset,
  * is then as before). path "-" is standard input. */
 int fileio_read_file(const char *path, size_t n_bytes_max, struct buf *ret, struct hai_err *err);
 
+/* Append all that comes from a descriptor until its end; name is for errors. -EFBIG as above. */
+int fileio_read_end(int fd, const char *name, size_t n_bytes_max, struct buf *ret,
+                    struct hai_err *err);
+
 /* Put a file in place at once and durably: temporary file beside it, fsync, rename, fsync of the
  * directory. After a crash either the old or the new content is there. mode is set exactly, not
  * masked by the umask. */

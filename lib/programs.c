@@ -1,5 +1,7 @@
 #include "lib/programs.h"
+#include "lib/fileio.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -44,18 +46,43 @@ char *programs_find(const char *name) {
     return found ? found : try_list(getenv("PATH"), name);
 }
 
-int programs_run(const char *path, char *const *argv) {
-    int status;
+static pid_t start(const char *path, char *const *argv, int stdout_fd) {
     pid_t pid = fork();
 
-    if (pid < 0)
-        return -errno;
     if (pid == 0) {
-        execv(path, argv);
+        if (stdout_fd < 0 || dup2(stdout_fd, STDOUT_FILENO) >= 0)
+            execv(path, argv);
         _exit(127);
     }
+    return pid < 0 ? -errno : pid;
+}
+
+static int wait_for(pid_t pid) {
+    int status;
+
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
             return -errno;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int programs_run(const char *path, char *const *argv) {
+    pid_t pid = start(path, argv, -1);
+
+    return pid < 0 ? pid : wait_for(pid);
+}
+
+int programs_read(const char *path, char *const *argv, size_t n_bytes_max, struct buf *ret,
+                  struct hai_err *err) {
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return hai_fail(err, -errno, "a pipe to %s: %m", path);
+    pid_t pid = start(path, argv, ends[1]);
+    close(ends[1]);
+    int r = pid < 0 ? hai_fail(err, pid, "%s: %s", path, strerrordesc_np(-pid))
+                    : fileio_read_end(ends[0], path, n_bytes_max, ret, err);
+    close(ends[0]); // what does not read on ends by SIGPIPE
+    int status = pid < 0 ? 0 : wait_for(pid);
+    return r < 0 ? r : status;
 }

@@ -2,6 +2,7 @@
  * hai-VERB. */
 #pragma once
 #include "lib/base.h"
+#include "lib/pure/buf.h"
 
 /* The path of a program, looked for in $HAI_PROGRAMS (DIR:DIR), the folder of the running program,
  * the folders beside that of a build tree, and PATH. The caller frees; NULL: nowhere. */
@@ -10,3 +11,7 @@ char *programs_find(const char *name);
 /* Run one to its end with the caller's stdin, stdout and stderr. Returns its exit status (128+N for
  * a signal) or -Exxx. */
 int programs_run(const char *path, char *const *argv);
+
+/* The same, with its stdout appended to ret: at most n_bytes_max. */
+int programs_read(const char *path, char *const *argv, size_t n_bytes_max, struct buf *ret,
+                  struct hai_err *err);

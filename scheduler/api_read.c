@@ -129,6 +129,8 @@ static int read_filter(struct api_call *call, struct filter *f) {
                       since);
         return -EINVAL;
     }
+    if (api_call_query_int(call, "before", 1, INT64_MAX - 1, 0, &f->below) < 0)
+        return -EINVAL;
     return api_call_query_int(call, "limit", 1, QUERY_ROWS_MAX * 10, LIST_DEFAULT, &f->limit);
 }
 
@@ -139,6 +141,8 @@ void api_read_jobs(struct api_call *call) {
     if (read_filter(call, &f) < 0)
         return;
     f.next = schedd_state(call->s)->jobs_last;
+    while (f.below && f.next && f.next->r.id >= f.below)
+        f.next = f.next->prev;
     int r = add_stored(&f, &err);
     if (r < 0) {
         buf_free(&f.list.text);

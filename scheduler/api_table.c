@@ -34,7 +34,7 @@ static const struct api_route routes[] = {
     {"GET", "/api/v1/jobs", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
      .schema = job_view_schema,
      .query = "all: 1: everyone's; user: of this user; name: of this name; state: in this state; "
-      "since: ended at or after this time, or not ended; limit: at most this many",
+      "since: ended at or after this time, or not ended; before: only ids below; limit: at most this many",
      .doc = "Jobs, newest first; the caller's unless asked otherwise", .handle = api_read_jobs},
     {"GET", "/api/v1/queue", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
      .schema = job_view_schema, .query = "group: of this group",

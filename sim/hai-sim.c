@@ -6,6 +6,7 @@
 #include "lib/timefmt.h"
 #include "sim/chart.h"
 #include "sim/figures.h"
+#include "sim/history.h"
 #include "sim/replay.h"
 #include "sim/seeds.h"
 
@@ -17,6 +18,7 @@ enum { RUNS_MAX = CHART_RUNS_MAX };
 
 static const char usage[] =
     "usage: hai sim [options] TRACE\n"
+    "       hai sim --history AGO [options]\n"
     "       hai sim --compare A.yaml B.yaml [options] TRACE\n"
     "       hai sim --fuzz [--seeds A..B] [--steps N]\n"
     "\n"
@@ -26,6 +28,8 @@ static const char usage[] =
     "  -c, --config FILE      the cluster, policy and failures (YAML); default: 2 zones x 8 "
     "leaves\n"
     "                         x 20 nodes x 8 GPUs\n"
+    "      --history AGO      in place of a trace: what ended on the cluster that hai list sees, "
+    "e.g. 30d\n"
     "      --compare          two descriptions side by side\n"
     "      --from T, --to T   only what was submitted in this part of the trace, e.g. 3d to 10d\n"
     "      --stretch X        multiply submission times\n"
@@ -46,6 +50,7 @@ struct options {
     const char *configs[RUNS_MAX];
     size_t n_configs;
     const char *trace;
+    const char *history; // AGO
     const char *svg;
     const char **lose;
     size_t n_lose;
@@ -128,6 +133,9 @@ static int take_option(int c, struct options *o) {
         o->lose = hai_realloc_array(o->lose, o->n_lose + 1, sizeof *o->lose);
         o->lose[o->n_lose++] = optarg;
         return 0;
+    case 'h':
+        o->history = optarg;
+        return take_time("history", optarg, &(int64_t){0});
     case 'g':
         o->svg = optarg;
         return 0;
@@ -148,7 +156,8 @@ static int take_option(int c, struct options *o) {
 
 /* What is left over: two descriptions with --compare, and the trace. */
 static int take_words(int argc, char **argv, struct options *o) {
-    int n = argc - optind, expected = o->fuzz ? 0 : o->compare ? 3 : 1;
+    int n = argc - optind;
+    int expected = o->fuzz ? 0 : (o->compare ? RUNS_MAX : 0) + (o->history ? 0 : 1);
 
     if (n != expected || (o->compare && o->n_configs) || (o->stretch && o->load)) {
         fputs(usage, stderr);
@@ -156,7 +165,7 @@ static int take_words(int argc, char **argv, struct options *o) {
     }
     for (; o->compare && o->n_configs < RUNS_MAX; o->n_configs++)
         o->configs[o->n_configs] = argv[optind++];
-    if (!o->fuzz)
+    if (!o->fuzz && !o->history)
         o->trace = argv[optind];
     return 0;
 }
@@ -171,6 +180,7 @@ static int read_command(int argc, char **argv, struct options *o) {
         {"load",    required_argument, NULL,     'l'},
         {"nodes",   required_argument, NULL,     'n'},
         {"lose",    required_argument, NULL,     'o'},
+        {"history", required_argument, NULL,     'h'},
         {"svg",     required_argument, NULL,     'g'},
         {"seeds",   required_argument, NULL,     's'},
         {"steps",   required_argument, NULL,     'p'},
@@ -237,15 +247,28 @@ static int apply_options(const struct options *o, struct simconf *conf) {
     return r;
 }
 
+static int read_history(const struct options *o, struct trace *ret, struct hai_err *err) {
+    struct history left_out = {0};
+    int r = history_read(o->history, ret, &left_out, err);
+
+    if (r == 0 && !o->quiet)
+        fprintf(stderr,
+                "%zu jobs that ended in the last %s; left out: %zu without GPUs, %zu that run "
+                "still or never ran\n",
+                ret->n, o->history, left_out.n_without_gpus, left_out.n_unended);
+    return r;
+}
+
 static int read_trace(const struct options *o, const struct simconf *conf, struct trace *ret) {
     int64_t per_node = conf->r.cluster.gpus;
     struct hai_err err = {0};
 
-    int r = trace_read(o->trace, ret, &err);
+    int r = o->history ? read_history(o, ret, &err) : trace_read(o->trace, ret, &err);
     if (r == 0) {
         trace_window(ret, o->from_us, o->to_us);
         if (!ret->n)
-            r = hai_fail_at(&err, -ENODATA, NULL, o->trace, NULL, "holds no job to simulate");
+            r = hai_fail_at(&err, -ENODATA, NULL, o->history ? "--history" : o->trace, NULL,
+                            "holds no job to simulate");
     }
     if (r == 0 && o->stretch)
         trace_stretch(ret, o->stretch);

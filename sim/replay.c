@@ -110,7 +110,7 @@ static int submit(struct replay *r, uint32_t i) {
     in.job.user = r->trace->users[job->user];
     in.job.name = (char *)"job";
     in.job.group = (char *)"default";
-    in.job.priority = r->conf->priorities[job->priority];
+    in.job.priority = job->level ? job->level - 1 : r->conf->priorities[job->priority];
     in.job.nodes = (job->gpus + per_node - 1) / per_node;
     in.job.gpus_per_node = MIN((int64_t)job->gpus, per_node);
     in.job.cross_zones = r->conf->r.jobs.cross_zones;

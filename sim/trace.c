@@ -2,7 +2,6 @@
 #include "lib/fileio.h"
 #include "lib/gzip.h"
 #include "lib/limits.h"
-#include "lib/pure/map.h"
 #include "sim/csv.h"
 #include "sim/fixed.h"
 
@@ -49,22 +48,13 @@ static int find_columns(const struct csv *csv, struct columns *ret, struct hai_e
     return r;
 }
 
-static int take_user(const struct csv *csv, int column, struct map *known, struct trace *trace,
-                     uint16_t *ret, struct hai_err *err) {
-    const struct csv_field *field = &csv->fields[MAX(column, 0)];
-    bool named = column >= 0 && field->n_bytes;
-
-    if (named && field->n_bytes > USER_NAME_MAX)
-        return csv_fail(csv, column, -ERANGE, err, "the name has %zu bytes; expected at most %d",
-                        field->n_bytes, USER_NAME_MAX);
-    if (named && memchr(field->text, 0, field->n_bytes))
-        return csv_fail(csv, column, -EINVAL, err, "the name holds a zero byte");
-    _cleanup_free_ char *name =
-        named ? hai_strndup(field->text, field->n_bytes) : hai_strdup("none");
+int trace_user(struct trace *trace, struct map *known, const char *name, uint16_t *ret,
+               struct hai_err *err) {
     uintptr_t at = (uintptr_t)map_get_text(known, name);
+
     if (!at) {
         if (trace->n_users == UINT16_MAX)
-            return csv_fail(csv, column, -E2BIG, err, "more than %d users", UINT16_MAX);
+            return hai_fail(err, -E2BIG, "more than %d users", UINT16_MAX);
         trace->users = hai_realloc_array(trace->users, trace->n_users + 1, sizeof *trace->users);
         trace->users[trace->n_users++] = hai_strdup(name);
         at = trace->n_users;
@@ -74,10 +64,39 @@ static int take_user(const struct csv *csv, int column, struct map *known, struc
     return 0;
 }
 
+int trace_add(struct trace *trace, const struct trace_job *job, struct hai_err *err) {
+    if (trace->n == TRACE_JOBS_MAX)
+        return hai_fail(err, -EFBIG, "more than %d jobs", TRACE_JOBS_MAX);
+    if (trace->n == trace->n_max) {
+        trace->n_max = MAX(2 * trace->n_max, (size_t)1024);
+        trace->jobs = hai_realloc_array(trace->jobs, trace->n_max, sizeof *trace->jobs);
+    }
+    trace->jobs[trace->n++] = *job;
+    return 0;
+}
+
+static int take_user(const struct csv *csv, int column, struct map *known, struct trace *trace,
+                     uint16_t *ret, struct hai_err *err) {
+    const struct csv_field *field = &csv->fields[MAX(column, 0)];
+    bool named = column >= 0 && field->n_bytes;
+    struct hai_err why = {0};
+
+    if (named && field->n_bytes > USER_NAME_MAX)
+        return csv_fail(csv, column, -ERANGE, err, "the name has %zu bytes; expected at most %d",
+                        field->n_bytes, USER_NAME_MAX);
+    if (named && memchr(field->text, 0, field->n_bytes))
+        return csv_fail(csv, column, -EINVAL, err, "the name holds a zero byte");
+    _cleanup_free_ char *name =
+        named ? hai_strndup(field->text, field->n_bytes) : hai_strdup("none");
+    int r = trace_user(trace, known, name, ret, &why);
+    return r < 0 ? csv_fail(csv, column, r, err, "%s", why.text) : 0;
+}
+
 static int take_row(const struct csv *csv, const struct columns *c, struct map *known,
                     struct trace *trace, struct hai_err *err) {
     struct trace_job job = {.row = (uint32_t)trace->n};
     int64_t gpus = 0, priority = 1;
+    struct hai_err why = {0};
 
     int r = csv_decimal(csv, c->submit, 0, DURATION_US_MAX, &job.submit_us, err);
     if (r == 0)
@@ -92,16 +111,10 @@ static int take_row(const struct csv *csv, const struct columns *c, struct map *
         r = take_user(csv, c->user, known, trace, &job.user, err);
     if (r < 0)
         return r;
-    if (trace->n == TRACE_JOBS_MAX)
-        return csv_fail(csv, 0, -EFBIG, err, "more than %d jobs", TRACE_JOBS_MAX);
     job.gpus = (int32_t)gpus;
     job.priority = (uint8_t)priority;
-    if (trace->n == trace->n_max) {
-        trace->n_max = MAX(2 * trace->n_max, (size_t)1024);
-        trace->jobs = hai_realloc_array(trace->jobs, trace->n_max, sizeof *trace->jobs);
-    }
-    trace->jobs[trace->n++] = job;
-    return 0;
+    r = trace_add(trace, &job, &why);
+    return r < 0 ? csv_fail(csv, 0, r, err, "%s", why.text) : 0;
 }
 
 static int by_submission(const void *pa, const void *pb) {
@@ -110,6 +123,11 @@ static int by_submission(const void *pa, const void *pb) {
     if (a->submit_us != b->submit_us)
         return a->submit_us < b->submit_us ? -1 : 1;
     return a->row < b->row ? -1 : a->row > b->row;
+}
+
+void trace_sort(struct trace *trace) {
+    if (trace->n)
+        qsort(trace->jobs, trace->n, sizeof *trace->jobs, by_submission);
 }
 
 int trace_parse(const void *data, size_t n_bytes, const char *file, struct trace *ret,
@@ -124,8 +142,8 @@ int trace_parse(const void *data, size_t n_bytes, const char *file, struct trace
     while (r == 0 && (r = csv_next(&csv, err)) > 0)
         r = take_row(&csv, &columns, &known, ret, err);
     map_free(&known);
-    if (r == 0 && ret->n)
-        qsort(ret->jobs, ret->n, sizeof *ret->jobs, by_submission);
+    if (r == 0)
+        trace_sort(ret);
     return r;
 }
 

@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "lib/base.h"
+#include "lib/pure/map.h"
 
 #define TRACE_PRIORITIES(X) X("low") X("normal") X("high")
 enum {
@@ -21,6 +22,7 @@ struct trace_job {
     uint32_t row; // in the file, from 0: breaks ties
     uint16_t user;
     uint8_t priority; // 0 to TRACE_PRIORITY_COUNT - 1
+    uint8_t level;    // of the core, plus one; 0: what the description says for `priority`
 };
 
 /* Jobs by submission, then row. */
@@ -38,6 +40,13 @@ int trace_read(const char *path, struct trace *ret, struct hai_err *err);
 int trace_parse(const void *data, size_t n_bytes, const char *file, struct trace *ret,
                 struct hai_err *err);
 void trace_free(struct trace *trace);
+
+/* Make a trace by hand: its users by name (known: of this trace, map_free it at the end), its jobs,
+ * and their order once all are there. -EFBIG, -E2BIG: too many. */
+int trace_user(struct trace *trace, struct map *known, const char *name, uint16_t *ret,
+               struct hai_err *err);
+int trace_add(struct trace *trace, const struct trace_job *job, struct hai_err *err);
+void trace_sort(struct trace *trace);
 
 /* The time of the last submission; 0 for an empty trace. */
 int64_t trace_last_us(const struct trace *trace);

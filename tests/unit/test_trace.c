@@ -1,4 +1,5 @@
 #include "sim/fixed.h"
+#include "sim/history.h"
 #include "sim/trace.h"
 #include "tests/unit/test.h"
 
@@ -175,4 +176,69 @@ TEST(logarithms)
     /* log2(3) = 1.584962500721156 */
     CHECK_EQ(fixed_log2(3) >> 8, INT64_C(6807362105) >> 8);
     CHECK_EQ(fixed_log2(UINT64_MAX) >> 20, (UINT64_C(64) << FIXED_LOG2_BITS >> 20) - 1);
+}
+
+static int add_history(struct trace *trace, struct history *left_out, const char *text,
+                       int64_t *ret_lowest, struct hai_err *err) {
+    _cleanup_(json_freep) struct json *jobs = NULL;
+    struct map known = {0};
+
+    CHECK_EQ(json_parse(text, strlen(text), NULL, &jobs, err), 0, "%s", err->text);
+    int r = history_add(trace, &known, left_out, jobs, ret_lowest, err);
+    map_free(&known);
+    return r;
+}
+
+#define ENDED "\"submitted_at\":\"2026-11-23T13:11:40.102Z\",\"state\":\"succeeded\",\"ran_s\":90.5"
+
+TEST(jobs_of_the_cluster_become_a_trace)
+{
+    struct trace trace = {0};
+    struct history left_out = {0};
+    struct hai_err err = {0};
+    int64_t lowest = 0;
+
+    int n = add_history(
+        &trace, &left_out,
+        "[{\"id\":9,\"user\":\"bob\",\"nodes\":2,\"gpus_per_node\":8,\"priority\":50," ENDED "},"
+        "{\"id\":8,\"nodes\":1,\"gpus_per_node\":0," ENDED "},"
+        "{\"id\":7,\"nodes\":1,\"gpus_per_node\":1,\"state\":\"running\",\"ran_s\":4,"
+        "\"submitted_at\":\"2026-11-23T13:11:40Z\"},"
+        "{\"id\":5,\"nodes\":1,\"gpus_per_node\":4,\"priority\":0," ENDED "}]",
+        &lowest, &err);
+    CHECK_EQ(n, 4, "%s", err.text);
+    CHECK_EQ(lowest, 5);
+    CHECK_EQ(left_out.n_without_gpus, 1);
+    CHECK_EQ(left_out.n_unended, 1);
+    CHECK_EQ(trace.n, 2);
+    CHECK_EQ(trace.jobs[0].gpus, 16);
+    CHECK_EQ(trace.jobs[0].run_us, 90500000);
+    CHECK_EQ(trace.jobs[0].level, 51);
+    CHECK_EQ(trace.jobs[0].priority, 2);
+    CHECK_STR(trace.users[trace.jobs[0].user], "bob");
+    CHECK_EQ(trace.jobs[1].level, 1);
+    CHECK_EQ(trace.jobs[1].priority, 0);
+    trace_free(&trace);
+}
+
+TEST(what_hai_list_does_not_print_is_refused)
+{
+    static const char *const lists[] = {
+        "{}",
+        "[{\"id\":1}]",
+        "[{\"id\":1,\"nodes\":0,\"gpus_per_node\":1," ENDED "}]",
+        "[{\"id\":1,\"nodes\":1,\"gpus_per_node\":-1," ENDED "}]",
+        "[{\"id\":1,\"nodes\":1,\"gpus_per_node\":99999," ENDED "}]",
+        "[{\"id\":1,\"nodes\":1,\"gpus_per_node\":1,\"priority\":51," ENDED "}]",
+        "[{\"id\":1,\"nodes\":1,\"gpus_per_node\":1,\"submitted_at\":\"yesterday\"}]",
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        struct trace trace = {0};
+        struct history left_out = {0};
+        struct hai_err err = {0};
+        int64_t lowest = 0;
+        CHECK_EQ(add_history(&trace, &left_out, lists[i], &lowest, &err), -EBADMSG, "%s", lists[i]);
+        trace_free(&trace);
+    }
 }
