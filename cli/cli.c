@@ -1,11 +1,17 @@
 #include "cli/cli.h"
 
 #include "cli/clientconf.h"
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
 
-enum { REQUEST_MS = 60000 }; // longer than any blocking query is held
+enum {
+    REQUEST_MS = 60000, // longer than any blocking query is held
+    /* A scheduler that its supervisor starts anew is back within 0.3 s. */
+    TRIES = 6,
+    AGAIN_MS = 100,
+};
 
 static const struct option common[] = {
     {0,                                    "json", NULL, "print JSON"},
@@ -396,11 +402,18 @@ int cli_ask_raw(struct cli *cli, const char *method, const char *target, const c
                 const char *body, size_t n_bytes, struct http_sync_reply *ret,
                 struct hai_err *err) {
     struct http_sync_reply reply = {0};
+    bool reads = strcmp(method, "GET") == 0; // may be asked twice
+    int tries = 0;
 
     int r = cli_connect(cli, err);
     if (r < 0)
         return r;
-    r = http_sync_ask(cli->http, method, target, headers, body, n_bytes, REQUEST_MS, &reply, err);
+    do {
+        if (tries)
+            (void)poll(NULL, 0, AGAIN_MS);
+        r = http_sync_ask(cli->http, method, target, headers, body, n_bytes, REQUEST_MS, &reply,
+                          err);
+    } while (reads && (r == -ECONNREFUSED || r == -ECONNRESET) && ++tries < TRIES);
     if (r < 0)
         return cli_no_answer(cli, r, err);
     r = cli_reply_error(&reply, err);
