@@ -20,9 +20,12 @@ const struct option jobopts_table[] = {
     {0,              "workdir", "DIR", "directory on the nodes; default: this one"},
     {0,                                                  "time-limit", "T", "run time at most, such as 6h"},
     {'f',                                               "follow", NULL, "stay, show the output, end with the job's code"},
-    {0,                                                  "after", "JOB", "(not yet supported)"},
-    {0,"array", "0-99%8", "(not yet supported)"},
-    {0},
+    {0,                                                  "after", "JOB",
+     "start when that job succeeded; any:JOB ended, failed:JOB failed; may be given again"},
+    {0,"singleton", NULL, "one job of this name at a time, earlier ones first"},
+    {0, "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
+    {0,                                                "array", "0-99%8", "(not yet supported)"},
+    {0                                          },
 };
 
 static const struct {
@@ -38,6 +41,7 @@ static const struct {
     {"name",          "name"                   },
     {"workdir",       "workdir"                },
     {"time-limit",    "time_limit"             },
+    {"begin",         "not_before"             },
 };
 
 /* -e K=V: replaces a variable of the file, else is one more. */
@@ -60,11 +64,36 @@ static int apply_env(struct cli *cli, struct job_spec *spec, const char *text) {
     return 0;
 }
 
+/* --after [ok:|any:|failed:]JOB: one more than the file has. */
+static int apply_after(struct cli *cli, struct job_spec *spec, const char *text) {
+    const char *colon = strchr(text, ':');
+    size_t n = colon ? (size_t)(colon - text) : 0;
+    const char *job = colon ? colon + 1 : text;
+    __typeof__(spec->after.ok) *list = NULL;
+
+    if (!colon || strncmp(text, "ok:", 3) == 0)
+        list = &spec->after.ok;
+    else if (n == 3 && strncmp(text, "any", n) == 0)
+        list = (void *)&spec->after.any;
+    else if (n == 6 && strncmp(text, "failed", n) == 0)
+        list = (void *)&spec->after.failed;
+    if (!list || !*job || strlen(job) > JOB_NAME_MAX) {
+        cli_usage(cli, "--after is '%.80s'; expected JOB, any:JOB or failed:JOB", text);
+        return -EINVAL;
+    }
+    if (list->n >= AFTER_MAX) {
+        cli_usage(cli, "--after %.80s is one too many; expected at most %d", text, AFTER_MAX);
+        return -EINVAL;
+    }
+    *LIST_ADD(list) = hai_strdup(job);
+    return 0;
+}
+
 int jobopts_apply(struct cli *cli, struct job_spec *spec) {
     struct hai_err err = {0};
 
-    if (cli_has(cli, "after") || cli_has(cli, "array")) {
-        cli_usage(cli, "--%s is not yet supported", cli_has(cli, "after") ? "after" : "array");
+    if (cli_has(cli, "array")) {
+        cli_usage(cli, "--array is not yet supported");
         return -EINVAL;
     }
     for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
@@ -82,6 +111,10 @@ int jobopts_apply(struct cli *cli, struct job_spec *spec) {
         if (strcmp(cli->values[i].option->name, "env") == 0 &&
             apply_env(cli, spec, cli->values[i].value) < 0)
             return -EINVAL;
+        else if (strcmp(cli->values[i].option->name, "after") == 0 &&
+                 apply_after(cli, spec, cli->values[i].value) < 0)
+            return -EINVAL;
+    spec->after.singleton |= cli_has(cli, "singleton");
     if (jobfile_check(spec, &err) < 0) {
         (void)cli_fail(cli, -EBADMSG, &err);
         return -EINVAL;

@@ -41,6 +41,7 @@ enum {
     ENV_VARS_MAX = 4096,
     JOBS_LIVE_MAX = 1000000, // not ended; more are refused
     JOBS_ENDED_KEPT = 1000,  // ended ones the scheduler keeps in memory; SQL has all
+    AFTER_MAX = 64,          // jobs that one waits for, in each list of `after:`
     JOB_AVOID_MAX = 16,      // nodes a job remembers to have failed on
     SUBMIT_BATCH_MAX = 1000,
     IDEMPOTENCY_KEYS_MAX = 1000000,

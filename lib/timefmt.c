@@ -185,6 +185,72 @@ void timefmt_clock(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT
         (void)snprintf(ret + n, TIMEFMT_ISO_BYTES - n, ".%03u", (unsigned)rest / 1000 % 1000);
 }
 
+/* `HH:MM` or `HH:MM:SS` to the end of the text. */
+static int clock_parse(const char *text, struct tm *tm) {
+    if (digits(&text, 2, &tm->tm_hour) < 0 || *text++ != ':' || digits(&text, 2, &tm->tm_min) < 0)
+        return -EINVAL;
+    if (*text == ':') {
+        text++;
+        if (digits(&text, 2, &tm->tm_sec) < 0)
+            return -EINVAL;
+    }
+    return *text || tm->tm_hour > 23 || tm->tm_min > 59 || tm->tm_sec > 59 ? -EINVAL : 0;
+}
+
+static int date_parse(const char **at, struct tm *tm) {
+    if (digits(at, 4, &tm->tm_year) < 0 || *(*at)++ != '-' || digits(at, 2, &tm->tm_mon) < 0 ||
+        *(*at)++ != '-' || digits(at, 2, &tm->tm_mday) < 0 || (**at != ' ' && **at != 'T'))
+        return -EINVAL;
+    tm->tm_year -= 1900;
+    tm->tm_mon--;
+    ++*at;
+    return 0;
+}
+
+/* Local time to seconds; mktime bends what does not exist (Feb 30, an hour that a change of the
+ * clock leaves out) into something else, which shows. */
+static int local_seconds(const struct tm *wanted, int64_t *ret_s) {
+    struct tm tm = *wanted;
+    time_t s;
+
+    tm.tm_isdst = -1;
+    s = mktime(&tm);
+    if (tm.tm_mday != wanted->tm_mday || tm.tm_mon != wanted->tm_mon ||
+        tm.tm_hour != wanted->tm_hour || tm.tm_min != wanted->tm_min)
+        return -EINVAL;
+    *ret_s = s;
+    return 0;
+}
+
+int timefmt_local_parse(const char *text, int64_t now_us, int64_t *ret_us) {
+    struct tm tm = {0};
+    bool dated = strchr(text, '-') != NULL;
+    int64_t s;
+    int rest;
+
+    if (timefmt_iso_parse(text, ret_us) == 0)
+        return 0;
+    if (dated ? date_parse(&text, &tm) < 0 : false)
+        return -EINVAL;
+    if (!dated) {
+        time_t now_s = split(now_us, &rest);
+        localtime_r(&now_s, &tm);
+        tm.tm_sec = 0;
+    }
+    int day = tm.tm_mday;
+    if (clock_parse(text, &tm) < 0)
+        return -EINVAL;
+    int r = local_seconds(&tm, &s);
+    if (r == 0 && !dated && s * TIMEFMT_US_PER_S <= now_us) { // tomorrow
+        tm.tm_mday = day + 1;
+        tm.tm_isdst = -1;
+        s = mktime(&tm);
+    }
+    if (r == 0)
+        *ret_us = s * TIMEFMT_US_PER_S;
+    return r;
+}
+
 /* One `12.5h` of a duration; units before *unit have been used. */
 static int duration_part(const char **at, size_t *unit, int64_t *ret_us) {
     int64_t whole = 0;

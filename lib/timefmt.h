@@ -30,6 +30,11 @@ void timefmt_local(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT
 /* The same with milliseconds, `14:11:39.871`: for log lines and events. */
 void timefmt_clock(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]);
 
+/* Read what people write for a time: the ISO form, or local time as `2026-11-23 18:00`,
+ * `2026-11-23T18:00`, both also with seconds, or `18:00`: the next one after now_us. -EINVAL: none
+ * of these, or a time that the local clock never shows. */
+int timefmt_local_parse(const char *text, int64_t now_us, int64_t *ret_us);
+
 /* Read `90s`, `30m`, `6h`, `3d`, `1h30m`, `0.5s`; units us ms s m h d w, each at most once and in
  * falling order. A bare number is an error (-EINVAL), a negative or overlong one -ERANGE. */
 int timefmt_duration_parse(const char *text, int64_t *ret_us, struct hai_err *err);

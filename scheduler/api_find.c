@@ -27,7 +27,7 @@ static int not_found(struct api_call *call, const char *text) {
     return -ENOENT;
 }
 
-int api_find_job(struct api_call *call, const char *text, int64_t *ret) {
+int api_find_id(struct api_call *call, const char *text, int64_t *ret) {
     const struct state *state = schedd_state(call->s);
     char *end;
 
@@ -35,12 +35,16 @@ int api_find_job(struct api_call *call, const char *text, int64_t *ret) {
     long long id = strtoll(text, &end, 10);
     if (end != text && !*end && !errno) {
         if (id < 1 || id >= state->r.next_job)
-            return not_found(call, text);
+            return -ENOENT;
         *ret = id;
         return 0;
     }
     *ret = newest(call, call->caller.user, strcmp(text, "last") ? text : NULL);
-    return *ret ? 0 : not_found(call, text);
+    return *ret ? 0 : -ENOENT;
+}
+
+int api_find_job(struct api_call *call, const char *text, int64_t *ret) {
+    return api_find_id(call, text, ret) < 0 ? not_found(call, text) : 0;
 }
 
 /* The row of a job that the state has no more; it may still wait for its transaction. */
@@ -51,6 +55,17 @@ static void find_row(struct api_call *call, int64_t id, query_job_fn fn, void *d
         fn(data, row);
     else
         query_job(call->s->store, id, fn, data, NULL);
+}
+
+static void take_state(void *data, const struct rows_job *row) {
+    *(int *)data = (int)row->state;
+}
+
+int api_find_ended(struct api_call *call, int64_t id) {
+    int state = -ENOENT;
+
+    find_row(call, id, take_state, &state);
+    return state;
 }
 
 struct record {

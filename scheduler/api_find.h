@@ -8,6 +8,12 @@
 /* The id of a job: 0 or -ENOENT. */
 int api_find_job(struct api_call *call, const char *text, int64_t *ret);
 
+/* The same, without an answer. */
+int api_find_id(struct api_call *call, const char *text, int64_t *ret);
+
+/* How a job ended, or -ENOENT: it has not, or nobody knows. */
+int api_find_ended(struct api_call *call, int64_t id);
+
 /* A copy of a job's record, for schema_free(state_job_schema(), ret). */
 int api_find_record(struct api_call *call, int64_t id, struct state_job *ret);
 

@@ -1,8 +1,11 @@
 #include "scheduler/api_jobs.h"
 
 #include "lib/json_schema.h"
+#include "lib/timefmt.h"
 #include "scheduler/api_find.h"
 #include "scheduler/cluster.h"
+#include "scheduler/conditions.h"
+#include "scheduler/core/eligible.h"
 #include "scheduler/live.h"
 #include "scheduler/spec.h"
 #include "scheduler/views.h"
@@ -10,9 +13,21 @@
 
 enum { EXPLAIN_BATCH_MAX = 16 }; // larger batches get no sentence for each job
 
+/* "starts after job 41 ends well". */
+static char *starts_later(const struct eligible_wait *wait) {
+    static const char *const ends[] = {"ends well", "has ended", "has failed"};
+    char at[TIMEFMT_ISO_BYTES];
+
+    if (wait->ahead)
+        return hai_asprintf("starts after job %lld %s", (long long)wait->ahead, ends[wait->want]);
+    timefmt_iso(wait->at_us, at);
+    return hai_asprintf("starts no earlier than %s", at);
+}
+
 /* The sentence after a submission: where it starts, or why it waits. */
 static char *explain(struct api_call *call, const struct job *job) {
     struct buf names = {0};
+    struct eligible_wait wait;
     struct why why;
 
     if (turn_placed_next(call->s->turn, job->r.id, &names)) {
@@ -21,9 +36,13 @@ static char *explain(struct api_call *call, const struct job *job) {
         return text;
     }
     buf_free(&names);
+    if (job->r.reason == REASON_DEPENDENCY)
+        return hai_asprintf("stopped: %s", job->r.message);
     if (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD)
         return NULL;
-    why_job(schedd_state(call->s), job, &why);
+    if (job->r.state == JOB_STATE_QUEUED && eligible_wait(schedd_state(call->s), job, &wait))
+        return starts_later(&wait);
+    views_why(call->s, job, &why);
     return hai_strdup(why.message);
 }
 
@@ -66,20 +85,29 @@ static int to_entry(struct api_call *call, const struct job_spec *spec, const ch
                     struct entry_job_submit *ret, struct hai_err *err) {
     const struct state_user *user = state_user_find(schedd_state(call->s), call->caller.user);
 
-    return spec_to_entry(spec, user, cluster_team(&call->s->cluster, user->name), key, ret, err);
+    int r = spec_to_entry(spec, user, cluster_team(&call->s->cluster, user->name), key, ret, err);
+    if (r < 0)
+        return r;
+    r = conditions_fill(call, spec, &ret->job, err);
+    if (r < 0)
+        schema_free(entry_job_submit_schema(), ret);
+    return r;
 }
 
 /* ?dry_run=1: everything is checked but what only the commit can tell. */
-static void reply_dry_run(struct api_call *call, const struct entry_job_submit *entry) {
+static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry) {
     struct job_submitted answer;
     struct hai_err err = {0};
     struct why why;
 
-    int r = why_spec(schedd_state(call->s), &entry->job, &why, &err);
+    int r = eligible_resolve(schedd_state(call->s), &entry->job, &err);
+    if (r == 0)
+        r = why_spec(schedd_state(call->s), &entry->job, &why, &err);
     if (r < 0) {
         api_call_error(call, r, &err);
         return;
     }
+    views_why_time(&why);
     schema_init(job_submitted_schema(), &answer);
     answer.name = hai_strdup(entry->job.name);
     answer.nodes = entry->job.nodes;
@@ -269,6 +297,15 @@ void api_jobs_set(struct api_call *call) {
         api_call_append(call, ENTRY_JOB_SET, &entry, on_changed);
 }
 
+/* Whoever starts a job again wants it now, whatever it waited for then. */
+static void forget_conditions(struct job_spec *spec) {
+    bool singleton = spec->after.singleton;
+
+    schema_free(job_after_schema(), &spec->after);
+    spec->after.singleton = singleton;
+    hai_strset(&spec->not_before, NULL);
+}
+
 /* A new job from the text of an old one, submitted by whoever asks. */
 static void resubmit(struct api_call *call, const struct schema_blob *text) {
     struct entry_job_submit entry;
@@ -278,6 +315,7 @@ static void resubmit(struct api_call *call, const struct schema_blob *text) {
     int r = json_schema_parse(job_spec_schema(), text->data, text->n_bytes, 0, &spec, &err);
     if (r == 0) {
         spec.hold = false;
+        forget_conditions(&spec);
         r = to_entry(call, &spec, http_request_header(call->request, "Idempotency-Key"), &entry,
                      &err);
         schema_free(job_spec_schema(), &spec);

@@ -218,7 +218,7 @@ static void fill_why(struct api_call *call, const struct job *job, struct why_vi
     struct why why;
     char at[TIMEFMT_ISO_BYTES];
 
-    why_job(schedd_state(call->s), job, &why);
+    views_why(call->s, job, &why);
     ret->reason = hai_strdup(why.code);
     ret->message = hai_strdup(why.message);
     ret->sooner = why.sooner[0] ? hai_strdup(why.sooner) : NULL;

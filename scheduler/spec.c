@@ -44,10 +44,6 @@ static int unsupported(struct hai_err *err, const char *field) {
 }
 
 static int check_supported(const struct job_spec *spec, struct hai_err *err) {
-    const struct job_after *after = &spec->after;
-
-    if (after->ok.n || after->any.n || after->failed.n)
-        return unsupported(err, "after");
     if (spec->log_dir)
         return unsupported(err, "log_dir");
     return 0;

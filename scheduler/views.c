@@ -2,11 +2,13 @@
 
 #include "lib/digest.h"
 #include "lib/pure/tlv.h"
+#include "lib/timefmt.h"
 #include "scheduler/assignment.h"
 #include "scheduler/core/core.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/store/rows.h"
+#include <stdio.h>
 
 char *views_cut(const char *text, size_t n_bytes_max) {
     size_t n = text ? strlen(text) : 0;
@@ -122,6 +124,19 @@ static void fill_spec(const struct state_job *job, struct job_view *ret) {
     ret->ranks = spec->nodes * spec->ranks_per_node;
 }
 
+static void fill_conditions(const struct state_job *job, struct job_view *ret) {
+    for (size_t i = 0; i < job->spec.after.n; i++) {
+        const struct entry_after *after = &job->spec.after.items[i];
+        struct after_view *view = LIST_ADD(&ret->after);
+        schema_init(after_view_schema(), view);
+        view->job = after->job;
+        view->want = hai_strdup(after_want_text(after->want));
+        view->ended = after->ended;
+    }
+    ret->singleton = job->spec.singleton == 1;
+    ret->not_before = job->spec.not_before_us;
+}
+
 void views_job(const struct schedd *s, const struct state_job *job, int64_t index, bool ranks,
                struct job_view *ret) {
     const struct state *state = schedd_state(s);
@@ -153,8 +168,24 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->log_at = live_output_us(s->live, job->id);
     ret->index = index;
     ret->last_fault = last_fault(s, job);
+    fill_conditions(job, ret);
     if (ranks)
         fill_ranks(s, job, ret);
+}
+
+void views_why_time(struct why *why) {
+    char at[TIMEFMT_ISO_BYTES];
+
+    if (strcmp(why->code, "not_before") != 0)
+        return;
+    timefmt_iso(why->at_us, at);
+    (void)snprintf(why->message, sizeof why->message, "waits until %s", at);
+    why->at_us = S_ABSENT;
+}
+
+void views_why(const struct schedd *s, const struct job *job, struct why *ret) {
+    why_job(schedd_state(s), job, ret);
+    views_why_time(ret);
 }
 
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret) {
@@ -162,7 +193,7 @@ void views_reason(const struct schedd *s, const struct job *job, struct job_view
 
     if (ret->message || (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD))
         return;
-    why_job(schedd_state(s), job, &why);
+    views_why(s, job, &why);
     hai_strset(&ret->reason, why.code);
     hai_strset(&ret->message, why.message);
 }

@@ -18,6 +18,11 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
 enum { VIEWS_REASONS_MAX = 200 };
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret);
 
+/* why_job with the time in the sentence, as ISO 8601, which the command shows as local time. */
+struct why;
+void views_why(const struct schedd *s, const struct job *job, struct why *ret);
+void views_why_time(struct why *why);
+
 /* A job of the store: 0, or -EBADMSG if its record cannot be read. */
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,
                   struct job_view *ret, struct hai_err *err);

@@ -51,6 +51,65 @@ int invariants_explained(const struct state *state, struct hai_err *err) {
     return 0;
 }
 
+/* Has an earlier job of the user and name not ended? The whole list is looked through: what the
+ * core derives is not trusted here. */
+static bool has_earlier(const struct state *state, const struct job *job) {
+    for (const struct job *one = state->jobs_first; one != job; one = one->next)
+        if (!state_job_ended(one) && hai_streq(one->r.spec.user, job->r.spec.user) &&
+            hai_streq(one->r.spec.name, job->r.spec.name))
+            return true;
+    return false;
+}
+
+static bool as_wanted(const struct entry_after *after) {
+    if (after->ended == JOB_STATE_SUCCEEDED)
+        return after->want != AFTER_FAILED;
+    return after->want == AFTER_ANY ||
+           (after->want == AFTER_FAILED && after->ended != JOB_STATE_STOPPED);
+}
+
+/* Has come true what the job waits for? In the words of UX.md, from the records alone. */
+static int conditions(const struct state *state, const struct job *job, bool *ret,
+                      struct hai_err *err) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    *ret = (spec->not_before_us == S_ABSENT || spec->not_before_us <= state->r.time_us) &&
+           !(spec->singleton == 1 && has_earlier(state, job));
+    for (size_t i = 0; i < spec->after.n; i++) {
+        const struct entry_after *after = &spec->after.items[i];
+        const struct job *ahead = state_job_find(state, after->job);
+        bool open = (int)after->ended < 0;
+        if (after->job >= job->r.id)
+            FAIL("job %lld waits for a later one", (long long)job->r.id);
+        if (ahead ? open == state_job_ended(ahead) : open)
+            FAIL("job %lld does not know how job %lld is", (long long)job->r.id,
+                 (long long)after->job);
+        if (!open && !as_wanted(after))
+            FAIL("job %lld waits for what cannot come true", (long long)job->r.id);
+        *ret &= !open;
+    }
+    return 0;
+}
+
+/* Nothing starts before what it waits for has come true, and nothing that may start is forgotten.
+ */
+static int check_conditions(const struct state *state, const struct job *job, struct hai_err *err) {
+    bool met;
+    int r = state_job_ended(job) ? 1 : conditions(state, job, &met, err);
+
+    if (r)
+        return r;
+    if (!met && (job->queued || job->r.attempt > 0))
+        FAIL("job %lld is %s before what it waits for has come true", (long long)job->r.id,
+             job->queued ? "tried" : job_state_text(job->r.state));
+    if (met && job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued)
+        FAIL("job %lld may start and is queued in no queue", (long long)job->r.id);
+    if (!met && job->r.state == JOB_STATE_QUEUED && job->r.spec.not_before_us != S_ABSENT &&
+        job->r.spec.not_before_us > state->r.time_us && !job->timer.position)
+        FAIL("job %lld waits for its time and nothing will wake it", (long long)job->r.id);
+    return 0;
+}
+
 static int check_queues(const struct state *state, struct hai_err *err) {
     struct queue_walk walk = {0};
     int64_t n_queued = 0, n_waiting = 0;
@@ -66,8 +125,8 @@ static int check_queues(const struct state *state, struct hai_err *err) {
     queue_walk_end(&walk);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
         n_waiting += job->queued;
-        if (job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued)
-            FAIL("job %lld is queued in no queue", (long long)job->r.id);
+        if (check_conditions(state, job, err) < 0)
+            return -EINVAL;
         if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
             job->group >= 0 && !job->timer.position)
             FAIL("job %lld recovers and nothing will start it", (long long)job->r.id);

@@ -1,4 +1,5 @@
 #include "sim/storm.h"
+#include "scheduler/core/eligible.h"
 #include "sim/invariants.h"
 
 #include <stdio.h>
@@ -118,6 +119,30 @@ static void restart_scheduler(struct storm *s) {
 
 /* ---- people ---- */
 
+static int64_t any_job(struct storm *s) {
+    return 1 + rng_below(&s->rng, MAX(s->world.state->r.next_job, 1));
+}
+
+/* What a job waits for: recent jobs or old ones, some that there are not, a turn, a time. */
+static void add_conditions(struct storm *s, struct entry_job_spec *spec) {
+    static char *const names[] = {(char *)"sync", (char *)"eval", (char *)"pack"};
+
+    for (int64_t n = chance(s, 4) ? 1 + rng_below(&s->rng, 3) : 0; n > 0; n--) {
+        struct entry_after *after = LIST_ADD(&spec->after);
+        schema_init(entry_after_schema(), after);
+        after->want = (enum after_want)rng_below(&s->rng, AFTER_COUNT);
+        after->job = any_job(s);
+        if (chance(s, 2))
+            after->job = MAX(s->world.state->r.next_job - 1 - rng_below(&s->rng, 5), 1);
+    }
+    if (chance(s, 5))
+        spec->name = names[rng_below(&s->rng, ARRAY_SIZE(names))];
+    if (spec->name && chance(s, 2))
+        spec->singleton = 1;
+    if (chance(s, 8))
+        spec->not_before_us = s->world.now_us + rng_below(&s->rng, 60 * SECOND);
+}
+
 static void submit_some(struct storm *s) {
     static const int64_t levels[] = {50, 30, 30, 30, 10};
     struct entry_job_spec spec = world_spec();
@@ -135,12 +160,10 @@ static void submit_some(struct storm *s) {
         spec.time_limit_us = (5 + rng_below(&s->rng, 60)) * SECOND;
     if (chance(s, 10))
         spec.warn_us = rng_below(&s->rng, 5 * SECOND);
+    add_conditions(s, &spec);
     s->result.jobs += world_submit(&s->world, &spec) > 0;
+    free(spec.after.items);
     check(s);
-}
-
-static int64_t any_job(struct storm *s) {
-    return 1 + rng_below(&s->rng, MAX(s->world.state->r.next_job, 1));
 }
 
 static void ask(struct storm *s) {
@@ -331,32 +354,38 @@ static void step(struct storm *s) {
         s->r = invariants_explained(s->world.state, s->err);
 }
 
-/* Faults cease: whatever is not held or suspended must end. */
-static bool all_done(const struct storm *s) {
+/* Does it wait for a person, by itself or for a job that does? */
+static bool waits_for_person(const struct state *state, const struct job *job) {
+    struct eligible_wait wait;
+
+    while (job && job->r.state == JOB_STATE_QUEUED && eligible_wait(state, job, &wait))
+        job = state_job_find(state, wait.ahead);
+    return job && (job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED);
+}
+
+/* Faults cease: whatever does not wait for a person must end. */
+static const struct job *not_done(const struct storm *s) {
     for (const struct job *job = s->world.state->jobs_first; job; job = job->next)
-        if (!state_job_ended(job) && job->r.state != JOB_STATE_HELD &&
-            job->r.state != JOB_STATE_SUSPENDED)
-            return false;
-    return true;
+        if (!state_job_ended(job) && !waits_for_person(s->world.state, job))
+            return job;
+    return NULL;
 }
 
 static void calm_down(struct storm *s, int n_steps) {
     s->calm = true;
     for (int i = 0; i < s->agents.n_nodes; i++)
         mend_some(s, i);
-    for (int i = 0; i < n_steps && s->r == 0 && !all_done(s); i++)
+    for (int i = 0; i < n_steps && s->r == 0 && not_done(s); i++)
         step(s);
     if (s->r)
         return;
-    for (const struct job *job = s->world.state->jobs_first; job; job = job->next)
-        if (!state_job_ended(job) && job->r.state != JOB_STATE_HELD &&
-            job->r.state != JOB_STATE_SUSPENDED) {
-            struct why why;
-            why_job(s->world.state, job, &why);
-            s->r = hai_fail(s->err, -EINVAL, "job %lld is still %s at the end: %s",
-                            (long long)job->r.id, job_state_text(job->r.state), why.message);
-            return;
-        }
+    const struct job *job = not_done(s);
+    struct why why;
+    if (!job)
+        return;
+    why_job(s->world.state, job, &why);
+    s->r = hai_fail(s->err, -EINVAL, "job %lld is still %s at the end: %s", (long long)job->r.id,
+                    job_state_text(job->r.state), why.message);
 }
 
 static uint64_t digest(const struct state *state) {

@@ -419,6 +419,26 @@ static void read_when(struct reader *r, const struct schema_field *f, const stru
             wrong(r, v, "restart.when", "fault, node, signal, memory, hang or exit");
 }
 
+/* not_before: local time becomes UTC here, where the person is; a delay counts from the submission.
+ */
+static void read_not_before(struct reader *r, const struct schema_field *f,
+                            const struct json *value, void *at) {
+    const char *text = json_kind(value) == JSON_KIND_STRING ? json_as_string(value) : "";
+    char iso[TIMEFMT_ISO_BYTES];
+    int64_t us;
+
+    if (strlen(text) < TIMEFMT_ISO_BYTES && timefmt_duration_parse(text, &us, NULL) == 0 &&
+        us <= DURATION_US_MAX)
+        hai_strset(at, text);
+    else if (timefmt_local_parse(text, timefmt_now_us(), &us) == 0) {
+        timefmt_iso(us, iso);
+        hai_strset(at, iso);
+    } else
+        wrong(r, value, "not_before",
+              "a time such as 18:00, 2026-11-23 18:00 or 2026-11-23T17:00:00Z, or a delay such as "
+              "2h");
+}
+
 static void read_kind(struct reader *r, const struct schema_field *f, const struct json *value,
                       void *at) {
     const char *text = json_kind(value) == JSON_KIND_STRING ? json_as_string(value) : "";
@@ -458,14 +478,15 @@ static const struct {
     const char *field;
     read_func *read;
 } specials[] = {
-    {job_spec_schema,       "version",  read_version },
-    {job_spec_schema,       "name",     read_name    },
-    {job_spec_schema,       "kind",     read_kind    },
-    {job_spec_schema,       "command",  read_command },
-    {job_spec_schema,       "priority", read_priority},
-    {job_resources_schema,  "ranks",    read_ranks   },
-    {job_checkpoint_schema, "every",    read_every   },
-    {job_restart_schema,    "when",     read_when    },
+    {job_spec_schema,       "version",    read_version   },
+    {job_spec_schema,       "name",       read_name      },
+    {job_spec_schema,       "kind",       read_kind      },
+    {job_spec_schema,       "command",    read_command   },
+    {job_spec_schema,       "priority",   read_priority  },
+    {job_resources_schema,  "ranks",      read_ranks     },
+    {job_checkpoint_schema, "every",      read_every     },
+    {job_restart_schema,    "when",       read_when      },
+    {job_spec_schema,       "not_before", read_not_before},
 };
 
 static void read_object(struct reader *r, const struct schema *schema, const struct json *object,
@@ -522,8 +543,7 @@ static void read_value(struct reader *r, const struct schema *schema, const stru
 static bool not_yet(const struct schema *schema, const char *key) {
     if (schema != job_spec_schema())
         return false;
-    return contains(later_fields, ARRAY_SIZE(later_fields), key) || strcmp(key, "after") == 0 ||
-           strcmp(key, "log_dir") == 0;
+    return contains(later_fields, ARRAY_SIZE(later_fields), key) || strcmp(key, "log_dir") == 0;
 }
 
 static void read_object(struct reader *r, const struct schema *schema, const struct json *object,

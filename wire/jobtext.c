@@ -34,7 +34,6 @@ static const struct special {
     {job_restart_schema,    "when",     false,
      "{\"type\": \"array\", \"maxItems\": 8, \"items\": {\"enum\": "
      "[\"fault\", \"node\", \"signal\", \"memory\", \"hang\", \"exit\"]}}"                          },
-    {job_spec_schema,       "after",    false, NULL                                                 },
     {job_spec_schema,       "log_dir",  false, NULL                                                 },
 };
 _Static_assert(NODE_RANKS_MAX == 4096, "the bound of ranks above");

@@ -4,6 +4,7 @@
 #include "scheduler/core/apply_job.h"
 #include "scheduler/core/apply_node.h"
 #include "scheduler/core/claim.h"
+#include "scheduler/core/dependents.h"
 
 /* Any payload, decoded. */
 union payload {
@@ -86,6 +87,7 @@ static void run_due(const struct mutate *change) {
             apply_node_due(&c, (int)(-key - 1));
         else
             apply_job_due(&c, state_job_find(c.state, key));
+        dependents_settle(&c);
     }
 }
 
@@ -124,6 +126,7 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
         apply_node_hold_anew(&c); // before the time that it brings makes anything due
     run_due(&c);
     int r = apply_payload(&c);
+    dependents_settle(&c);
     mutate_look(state);
     return r;
 }

@@ -1,6 +1,8 @@
 #include "scheduler/core/apply_job.h"
 #include "lib/pure/idset.h"
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/dependents.h"
+#include "scheduler/core/eligible.h"
 #include "scheduler/core/place.h"
 #include "scheduler/core/queue.h"
 
@@ -51,6 +53,7 @@ static void add_job(struct mutate *c, struct job *job) {
     state->n_jobs++;
     map_put(&state->job_by_id, job->r.id, job);
     mutate_enter(state, job);
+    eligible_enter(state, job);
     mutate_follow(c, job);
 }
 
@@ -83,6 +86,8 @@ int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
     memset(&in->job, 0, sizeof in->job);
     state_job_resolve(c->state, job);
     r = check_submit(c, job);
+    if (r == 0)
+        r = eligible_resolve(c->state, &job->r.spec, &c->reply->err);
     if (r < 0) {
         state_job_free(job);
         return r;
@@ -110,6 +115,7 @@ int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
                   (long long)spec->gpus_per_node);
     c->reply->id = job->r.id;
     c->reply->changed = true;
+    dependents_check(c, job);
     return 0;
 }
 

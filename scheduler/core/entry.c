@@ -1,6 +1,7 @@
 #include "scheduler/core/entry.h"
 
 DEFINE_ENUM(scope, SCOPE, SCOPES);
+DEFINE_ENUM(after_want, AFTER, AFTER_WANTS);
 
 // clang-format off
 #include "lib/pure/schema_tables.h"

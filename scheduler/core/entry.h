@@ -37,6 +37,13 @@ enum {
     RESTART_ALL = RESTART_FAULTS | RESTART_EXIT,
 };
 
+/* How a job that another waits for must end. */
+#define AFTER_WANTS(P, X)                                                                          \
+    X(P, OK, "ok")         /* succeed */                                                           \
+    X(P, ANY, "any")       /* end, however */                                                      \
+    X(P, FAILED, "failed") /* fail, or run for longer than it may */
+DECLARE_ENUM(after_want, AFTER, AFTER_WANTS);
+
 #include "scheduler/core/entries.def"
 
 #include "lib/pure/schema_structs.h"

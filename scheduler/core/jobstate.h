@@ -9,10 +9,10 @@
 /* X(FROM, TO, "when") */
 #define JOB_TRANSITIONS(X)                                                                         \
     X(HELD, QUEUED, "resumed")                                                                     \
-    X(HELD, STOPPED, "stopped by a person")                                                        \
+    X(HELD, STOPPED, "stopped by a person, or a job it waits for did not end as it should")        \
     X(QUEUED, STARTING, "placed")                                                                  \
     X(QUEUED, SUSPENDED, "suspended by a person")                                                  \
-    X(QUEUED, STOPPED, "stopped by a person")                                                      \
+    X(QUEUED, STOPPED, "stopped by a person, or a job it waits for did not end as it should")      \
     X(STARTING, RUNNING, "all ranks run")                                                          \
     X(STARTING, RECOVERING, "a fault that restarts")                                               \
     X(STARTING, SUSPENDING, "suspended by a person, or for a more important job")                  \
@@ -34,7 +34,7 @@
     X(SUSPENDING, STOPPING, "stopped by a person")                                                 \
     X(SUSPENDED, STARTING, "there is room again after it gave way")                                \
     X(SUSPENDED, QUEUED, "resumed")                                                                \
-    X(SUSPENDED, STOPPED, "stopped by a person")                                                   \
+    X(SUSPENDED, STOPPED, "stopped by a person, or a job it waits for did not end as it should")   \
     X(STOPPING, RECOVERING, "what looked like a failure of its own turned out a fault")            \
     X(STOPPING, FAILED, "all ranks are gone after a failure")                                      \
     X(STOPPING, STOPPED, "all ranks are gone after a stop")                                        \

@@ -1,4 +1,5 @@
 #include "scheduler/core/mutate.h"
+#include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 
@@ -12,7 +13,7 @@ static bool wants_nodes(const struct state *state, const struct job *job) {
         return false;
     if (job->r.state == JOB_STATE_QUEUED ||
         (job->r.state == JOB_STATE_SUSPENDED && job->r.wanted == WANTED_RUN))
-        return true;
+        return eligible(state, job);
     return job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) &&
            (job->r.not_before_us == S_ABSENT || job->r.not_before_us <= state->r.time_us);
 }
@@ -23,7 +24,7 @@ int64_t mutate_limit_us(const struct job *job) {
     return job->r.placed_us + job->r.time_limit_us - job->r.ran_us - job->r.spec.warn_us;
 }
 
-static int64_t due_us(const struct job *job) {
+static int64_t due_us(const struct state *state, const struct job *job) {
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_RUN)
         return mutate_limit_us(job);
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_TERM)
@@ -31,7 +32,7 @@ static int64_t due_us(const struct job *job) {
     if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
         job->r.not_before_us != S_ABSENT)
         return job->r.not_before_us;
-    return INT64_MAX;
+    return eligible_due_us(state, job);
 }
 
 void mutate_follow_state(struct state *state, struct job *job) {
@@ -41,7 +42,7 @@ void mutate_follow_state(struct state *state, struct job *job) {
         queue_add(state, job);
     else if (!wants)
         queue_remove(state, job);
-    timers_set(&state->timers, &job->timer, due_us(job));
+    timers_set(&state->timers, &job->timer, due_us(state, job));
 }
 
 void mutate_follow(struct mutate *c, struct job *job) {
@@ -129,6 +130,9 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
     if (state_job_ended(job)) {
         effects_event(c->fx, c->entry, EVENT_ENDED, job, -1, -1, "%s%s%s", job_state_text(to),
                       format ? ": " : "", format ? text : "");
+        struct job *turn = eligible_ended(c->state, job);
+        if (turn)
+            mutate_follow(c, turn);
         while (c->state->n_ended > JOBS_ENDED_KEPT)
             drop_oldest(c);
     }

@@ -23,6 +23,7 @@ struct state *state_new(void) {
 
 void state_job_free(struct job *job) {
     schema_free(state_job_schema(), &job->r);
+    free(job->waiters);
     free(job);
 }
 
@@ -40,6 +41,17 @@ void state_cluster_free(struct state *state) {
     state->leaves = NULL;
     state->groups = NULL;
     state->n_zones = state->n_leaves = state->n_groups = 0;
+}
+
+static void free_series(struct map *all) {
+    size_t at = 0;
+
+    for (struct map_item *item; (item = map_next(all, &at));)
+        for (struct series *series = item->value, *again; series; series = again) {
+            again = series->again;
+            free(series);
+        }
+    map_free(all);
 }
 
 static void free_queue(struct queue *queue) {
@@ -60,6 +72,7 @@ void state_free(struct state *state) {
         state_job_free(job);
     }
     free_queue(&state->queue);
+    free_series(&state->series);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {
         schema_free(state_node_schema(), &state->nodes[i]->r);

@@ -58,7 +58,8 @@ DECLARE_ENUM(fault, FAULT, FAULTS);
     X(P, NODE_LOST, "node_lost")         /* a node with ranks of it was lost */                    \
     X(P, RESTARTS, "restarts_exhausted") /* one fault more than restart_max */                     \
     X(P, TIME_LIMIT, "time_limit")       /* it ran for as long as it may */                        \
-    X(P, GAVE_WAY, "gave_way")           /* suspended for a more important job; goes on by itself */
+    X(P, GAVE_WAY, "gave_way")     /* suspended for a more important job; goes on by itself */     \
+    X(P, DEPENDENCY, "dependency") /* a job that it waited for did not end as it should */
 DECLARE_ENUM(reason, REASON, REASONS);
 
 /* Levels of UX.md, highest first. */
@@ -89,6 +90,10 @@ struct job {
     struct job *line_next, *line_prev;
     struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
     struct job *claimant_next;
+    struct series *series; // eligible.h; NULL once it has ended
+    struct job *series_next, *series_prev;
+    int64_t *waiters; // ids of jobs that wait for its end, ascending
+    size_t n_waiters;
     struct timer timer;      // what happens next by itself
     struct job *next, *prev; // all jobs, ascending ids
     struct job *ended_next;
@@ -131,6 +136,22 @@ struct queue {
     int64_t n;        // jobs
 };
 
+/* The jobs of one user and name that have not ended, ascending ids (eligible.h). */
+struct series {
+    int64_t hash;
+    struct job *first, *last;
+    struct series *again; // another one with the same hash
+};
+
+/* A job that ended, until those that wait for it have been told (dependents.h). */
+struct eligible_news {
+    int64_t job;
+    enum job_state ended;
+    int64_t *waiters;
+    size_t n_waiters;
+    struct eligible_news *next;
+};
+
 struct group {
     struct state_group r;
 
@@ -160,7 +181,9 @@ struct state {
     struct job *ended_first, *ended_last; // ended jobs, oldest first
     struct queue queue;
     struct job *live_first;
-    struct job *claimants; // jobs with a claim, in no order that matters
+    struct job *claimants;                        // jobs with a claim, in no order that matters
+    struct map series;                            // eligible.h: by hash of user and name
+    struct eligible_news *news_first, *news_last; // eligible.h: empty between entries
     int64_t n_jobs, n_ended;
     int64_t n_jobs_in[JOB_STATE_COUNT]; // by state
     int64_t n_cross_zone;               // live attempts that span zones

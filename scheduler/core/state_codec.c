@@ -1,5 +1,6 @@
 #include "lib/pure/tlv.h"
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/eligible.h"
 
 /* A snapshot is records, each `varint tag, varint length, bytes`, in this order. */
 enum record {
@@ -219,6 +220,7 @@ static int derive_job(struct state *state, struct job *job) {
         state->n_cross_zone += job->spans;
     }
     mutate_enter(state, job);
+    eligible_enter(state, job);
     mutate_follow_state(state, job);
     return 0;
 }

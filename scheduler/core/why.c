@@ -1,4 +1,5 @@
 #include "scheduler/core/why.h"
+#include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 
@@ -156,7 +157,22 @@ static void why_making_room(const struct state *state, const struct job *job, st
         state->nodes[job->r.claim.items[0].node]->r.name, job->r.claim.n > 1 ? " and others" : "");
 }
 
+/* What must happen before the job may want nodes at all. False: nothing. */
+static bool why_not_yet(const struct state *state, const struct job *job, struct why *ret) {
+    struct eligible_wait wait;
+
+    if (!eligible_wait(state, job, &wait))
+        return false;
+    code(ret, wait.code);
+    (void)snprintf(ret->message, sizeof ret->message, "%s", wait.text);
+    ret->ahead = wait.ahead;
+    ret->at_us = wait.at_us;
+    return true;
+}
+
 static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
+    if (why_not_yet(state, job, ret))
+        return;
     _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
     struct text t = {ret->message, sizeof ret->message};
     struct text sooner = {ret->sooner, sizeof ret->sooner};

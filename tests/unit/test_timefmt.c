@@ -194,3 +194,48 @@ TEST(clocks_go_forward)
     CHECK(timefmt_monotonic_us() >= b);
     CHECK(timefmt_now_us() > INT64_C(1700000000000000));
 }
+
+TEST(local_parse)
+{
+    static const struct {
+        const char *text;
+        const char *utc; // NULL: refused
+    } cases[] = {
+        {"2026-11-23T13:11:40Z", "2026-11-23T13:11:40.000Z"},
+        {"2026-11-23 18:00",     "2026-11-23T17:00:00.000Z"},
+        {"2026-11-23T18:00:05",  "2026-11-23T17:00:05.000Z"},
+        {"18:00",                "2026-11-23T17:00:00.000Z"}, // it is 14:11:40 there
+        {"14:12",                "2026-11-23T13:12:00.000Z"},
+        {"14:11",                "2026-11-24T13:11:00.000Z"},
+        {"00:00",                "2026-11-23T23:00:00.000Z"},
+        {"2026-02-30 18:00",     NULL                      },
+        {"2026-11-23",           NULL                      },
+        {"24:00",                NULL                      },
+        {"18:60",                NULL                      },
+        {"1800",                 NULL                      },
+        {"18",                   NULL                      },
+        {"2026-11-23 18:00 CET", NULL                      },
+        {"tomorrow",             NULL                      },
+        {"",                     NULL                      },
+    };
+    int64_t now_us = 1795439500102000; // 2026-11-23T13:11:40.102Z
+
+    setenv("TZ", "CET-1", 1);
+    tzset();
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char out[TIMEFMT_ISO_BYTES];
+        int64_t us = 7;
+        int r = timefmt_local_parse(cases[i].text, now_us, &us);
+        CHECK_EQ(r, cases[i].utc ? 0 : -EINVAL, "%s", cases[i].text);
+        CHECK(cases[i].utc || us == 7, "%s", cases[i].text);
+        timefmt_iso(us, out);
+        if (cases[i].utc)
+            CHECK_STR(out, cases[i].utc, "%s", cases[i].text);
+    }
+    /* An hour that the clock leaves out. */
+    int64_t us = 7;
+    setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
+    tzset();
+    CHECK_EQ(timefmt_local_parse("2026-03-29 02:30", now_us, &us), -EINVAL);
+    CHECK_EQ(timefmt_local_parse("2026-03-29 03:30", now_us, &us), 0);
+}
