@@ -339,21 +339,38 @@ bool place_node_free(const struct state *state, const struct place_need *need, i
     return !ret[0];
 }
 
-/* Is the node large enough when it is idle? */
-static bool large_enough(const struct place_need *need, const struct node *node) {
-    return !node->r.removed && in_zones(need, node) && node->r.gpus >= need->gpus_per_node &&
-           node->r.cpus >= need->cpus_per_node &&
-           (!node->r.memory_bytes || node->r.memory_bytes >= need->memory_per_node_bytes);
+/* Is a node of that kind large enough when it is idle? */
+static bool large_enough(const struct place_need *need, const struct node_kind *kind) {
+    return need->zones & UINT64_C(1) << kind->zone && kind->gpus >= need->gpus_per_node &&
+           kind->cpus >= need->cpus_per_node &&
+           (!kind->memory_bytes || kind->memory_bytes >= need->memory_per_node_bytes);
 }
 
-static int64_t count_large(const struct state *state, const struct place_need *need, bool usable,
-                           int64_t *in_zone) {
+/* All nodes of the group that are large enough, whatever their state: every submission asks. */
+static int64_t count_described(const struct state *state, const struct place_need *need,
+                               int64_t *in_zone) {
+    const struct group *group = &state->groups[need->group];
+    int64_t n = 0;
+
+    for (int i = 0; i < group->n_kinds; i++) {
+        if (!large_enough(need, &group->kinds[i]))
+            continue;
+        in_zone[group->kinds[i].zone] += group->kinds[i].n;
+        n += group->kinds[i].n;
+    }
+    return n;
+}
+
+/* Those of them that are in service. */
+static int64_t count_usable(const struct state *state, const struct place_need *need,
+                            int64_t *in_zone) {
     const struct state_group *group = &state->groups[need->group].r;
     int64_t n = 0;
 
     for (size_t i = 0; i < group->nodes.n; i++) {
         const struct node *node = state->nodes[group->nodes.items[i]];
-        if (!large_enough(need, node) || (usable && !state_node_usable(node)))
+        struct node_kind kind = {node->zone, node->r.gpus, node->r.cpus, node->r.memory_bytes, 1};
+        if (!state_node_usable(node) || !large_enough(need, &kind))
             continue;
         in_zone[node->zone]++;
         n++;
@@ -373,7 +390,7 @@ static bool enough(const struct state *state, const struct place_need *need, int
 
 bool place_could(const struct state *state, const struct place_need *need, bool usable) {
     int64_t in_zone[ZONES_MAX] = {0};
-    int64_t n = count_large(state, need, usable, in_zone);
+    int64_t n = usable ? count_usable(state, need, in_zone) : count_described(state, need, in_zone);
 
     return enough(state, need, n, in_zone);
 }
@@ -383,7 +400,7 @@ int place_possible(const struct state *state, const struct place_need *need, str
     const struct state_group *group = &state->groups[need->group].r;
     char what[128] = "";
 
-    int64_t n = count_large(state, need, false, in_zone);
+    int64_t n = count_described(state, need, in_zone);
     if (enough(state, need, n, in_zone))
         return 0;
     if (need->gpus_per_node)

@@ -32,8 +32,10 @@ void state_cluster_free(struct state *state) {
         schema_free(state_zone_schema(), &state->zones[i]);
     for (int i = 0; i < state->n_leaves; i++)
         schema_free(state_leaf_schema(), &state->leaves[i]);
-    for (int i = 0; i < state->n_groups; i++)
+    for (int i = 0; i < state->n_groups; i++) {
         schema_free(state_group_schema(), &state->groups[i].r);
+        free(state->groups[i].kinds);
+    }
     free(state->zones);
     free(state->leaves);
     free(state->groups);
@@ -173,9 +175,27 @@ int state_priority_level(int64_t priority) {
     return -EINVAL;
 }
 
-void state_group_join(struct state *state, int group, int node) {
-    state->nodes[node]->groups |= UINT64_C(1) << group;
-    state->groups[group].gpus_max = MAX(state->groups[group].gpus_max, state->nodes[node]->r.gpus);
+static struct node_kind *kind_of(struct group *group, const struct node *node) {
+    struct node_kind new = {node->zone, node->r.gpus, node->r.cpus, node->r.memory_bytes, 0};
+
+    for (int i = 0; i < group->n_kinds; i++) {
+        struct node_kind *kind = &group->kinds[i];
+        if (kind->zone == new.zone && kind->gpus == new.gpus && kind->cpus == new.cpus &&
+            kind->memory_bytes == new.memory_bytes)
+            return kind;
+    }
+    group->kinds =
+        hai_realloc_array(group->kinds, (size_t)group->n_kinds + 1, sizeof *group->kinds);
+    group->kinds[group->n_kinds] = new;
+    return &group->kinds[group->n_kinds++];
+}
+
+void state_group_join(struct state *state, int number, int node) {
+    struct group *group = &state->groups[number];
+
+    state->nodes[node]->groups |= UINT64_C(1) << number;
+    group->gpus_max = MAX(group->gpus_max, state->nodes[node]->r.gpus);
+    kind_of(group, state->nodes[node])->n++;
 }
 
 void state_job_resolve(const struct state *state, struct job *job) {

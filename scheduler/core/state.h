@@ -152,10 +152,19 @@ struct eligible_news {
     struct eligible_news *next;
 };
 
+/* Nodes of a group that are alike. */
+struct node_kind {
+    int zone;
+    int64_t gpus, cpus, memory_bytes;
+    int64_t n;
+};
+
 struct group {
     struct state_group r;
 
     /* derived */
+    struct node_kind *kinds; // of all its nodes, in service or not
+    int n_kinds;
     int64_t gpus_max; // of its largest node
     uint64_t freed;   // grows whenever nodes of the group may take more than before
 };
@@ -254,7 +263,7 @@ void state_job_resolve(const struct state *state, struct job *job);
 /* For apply and state_decode. state_group_join: a node is in a group (what is derived of that);
  * state_token_at: where the token with this id is, or would be; state_token_name: the key of
  * token_by_hash, 2 * DIGEST_BYTES + 1 bytes. */
-void state_group_join(struct state *state, int group, int node);
+void state_group_join(struct state *state, int number, int node);
 void state_job_free(struct job *job);
 void state_cluster_free(struct state *state); // zones, leaves and groups
 size_t state_token_at(const struct state *state, int64_t id);

@@ -1,4 +1,5 @@
 #include "scheduler/core/queue.h"
+#include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
 /* Where a job goes on two zones of two leaves of three nodes, 2 GPUs and 8 CPUs each, with some
@@ -264,4 +265,62 @@ TEST(live_jobs_have_different_master_ports)
         seen[port] = true;
     }
     world_free(&w);
+}
+
+/* Nodes of several kinds over two zones and two groups, all in service. */
+static void mixed_cluster(struct world *w, struct rng *rng) {
+    struct entry_cluster_set set;
+    char name[16];
+
+    schema_init(entry_cluster_set_schema(), &set);
+    for (int z = 0; z < 2; z++) {
+        LIST_ADD(&set.zones)->name = hai_strdup(z ? "b" : "a");
+        *LIST_ADD(&set.leaves) =
+            (struct entry_leaf){.name = hai_strdup(z ? "lb" : "la"), .zone = z};
+    }
+    for (int g = 0; g < 2; g++) {
+        struct entry_group *group = LIST_ADD(&set.groups);
+        schema_init(entry_group_schema(), group);
+        group->name = hai_strdup(g ? "other" : "default");
+    }
+    for (int64_t i = 0; i < 24; i++) {
+        (void)snprintf(name, sizeof name, "n%lld", (long long)i);
+        *LIST_ADD(&set.nodes) =
+            (struct entry_node){.name = hai_strdup(name),
+                                .leaf = rng_below(rng, 2),
+                                .gpus = 4 * rng_below(rng, 3),
+                                .cpus = 8 * (1 + rng_below(rng, 2)),
+                                .memory_bytes = rng_below(rng, 3) * (INT64_C(1) << 30)};
+        *LIST_ADD(&set.groups.items[rng_below(rng, 2)].nodes) = i;
+    }
+    world_init(w);
+    CHECK_EQ(world_append(w, "admin:root", ENTRY_CLUSTER_SET, &set), 0, "%s", w->reply.err.text);
+    for (size_t i = 0; i < set.nodes.n; i++)
+        CHECK_EQ(node_up(w, set.nodes.items[i].name, "1"), 0);
+    schema_free(entry_cluster_set_schema(), &set);
+}
+
+TEST(what_could_start_is_counted_by_kinds_as_node_by_node)
+{
+    struct rng rng = {1};
+    int n_could = 0;
+
+    for (int i = 0; i < 20; i++) {
+        struct world w;
+        mixed_cluster(&w, &rng);
+        for (int k = 0; k < 100; k++) {
+            struct place_need need = {.group = (int)rng_below(&rng, 2),
+                                      .zones = k % 3 ? UINT64_MAX : UINT64_C(1) << k % 2,
+                                      .nodes = 1 + rng_below(&rng, 6),
+                                      .gpus_per_node = rng_below(&rng, 9),
+                                      .cpus_per_node = 1 + rng_below(&rng, 16),
+                                      .memory_per_node_bytes = rng_below(&rng, 3) << 30,
+                                      .cross_zones = rng_once_in(&rng, 2)};
+            bool could = place_could(w.state, &need, false);
+            CHECK_EQ(could, place_could(w.state, &need, true));
+            n_could += could;
+        }
+        world_free(&w);
+    }
+    CHECK(n_could > 400 && n_could < 1600, "%d", n_could);
 }
