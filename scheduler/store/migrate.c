@@ -6,7 +6,8 @@
 const struct migrate_step *migrate_steps(int *ret_n) {
     /* Version 1 is the first. Each change of schema.sql adds its step here. */
     static const struct migrate_step steps[] = {
-        {2, "CREATE INDEX job_by_owner ON job (user, id)"},
+        {2, "CREATE INDEX job_by_owner ON job (user, id)" },
+        {3, "CREATE INDEX job_by_state ON job (state, id)"},
     };
 
     *ret_n = ARRAY_SIZE(steps);

@@ -34,8 +34,8 @@ static int give_jobs(struct db *db, sqlite3_stmt *s, query_job_fn fn, void *data
 
 int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn fn, void *data,
                struct hai_err *err) {
-    /* Three texts, so that each finds its rows in order by an index: with a user and name by
-     * job_by_user, with a user by job_by_owner, else by id. */
+    /* Texts of their own, so that each finds its rows in order by an index: with a user and name
+     * by job_by_user, with a user by job_by_owner, in one state by job_by_state, else by id. */
     static const char all[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
                               " AND ?2 IS NULL AND (?3 IS NULL OR name = ?3)"
                               " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
@@ -48,17 +48,25 @@ int query_jobs(struct store *store, const struct query_jobs *query, query_job_fn
                                 " AND user = ?2 AND ?3 IS NULL"
                                 " AND (?4 = 0 OR ?4 >> state & 1) AND ended_us >= ?5"
                                 " ORDER BY id DESC LIMIT ?6";
+    static const char in_state[] = "SELECT " JOB_COLUMNS " FROM job WHERE id < ?1"
+                                   " AND ?2 IS NULL AND (?3 IS NULL OR name = ?3)"
+                                   " AND state = ?4 AND ended_us >= ?5"
+                                   " ORDER BY id DESC LIMIT ?6";
     _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    bool one_state = __builtin_popcount(query->states) == 1;
 
     assert(query->limit >= 1 && query->limit <= QUERY_ROWS_MAX);
-    const char *text = !query->user ? all : query->name ? named : owned;
+    const char *text = query->user && query->name ? named
+                       : query->user              ? owned
+                       : one_state                ? in_state
+                                                  : all;
     int r = db_sql(store_db(store), text, &s, err);
     if (r < 0)
         return r;
     db_int(s, 1, query->below ? query->below : INT64_MAX);
     db_text(s, 2, query->user);
     db_text(s, 3, query->name);
-    db_int(s, 4, query->states);
+    db_int(s, 4, text == in_state ? (int64_t)__builtin_ctz(query->states) : query->states);
     db_int(s, 5, query->since_us);
     db_int(s, 6, query->limit);
     return give_jobs(store_db(store), s, fn, data, err);

@@ -37,6 +37,7 @@ CREATE TABLE job (
 CREATE INDEX job_by_user ON job (user, name, id);
 CREATE INDEX job_by_owner ON job (user, id);
 CREATE INDEX job_by_end ON job (ended_us);
+CREATE INDEX job_by_state ON job (state, id);
 
 -- What happened; n counts within one entry.
 CREATE TABLE event (
