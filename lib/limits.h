@@ -42,6 +42,9 @@ enum {
     JOBS_LIVE_MAX = 1000000, // not ended; more are refused
     JOBS_ENDED_KEPT = 1000,  // ended ones the scheduler keeps in memory; SQL has all
     AFTER_MAX = 64,          // jobs that one waits for, in each list of `after:`
+    PASTS_MAX = 4096,        // users and job names whose run times are remembered
+    PAST_BUCKETS = 56,       // half octaves of run time, from 1 s
+    PAST_COUNT_MAX = 1 << 20,
     JOB_AVOID_MAX = 16,      // nodes a job remembers to have failed on
     SUBMIT_BATCH_MAX = 1000,
     IDEMPOTENCY_KEYS_MAX = 1000000,

@@ -120,8 +120,14 @@ struct state *world_replay(const struct world_entry *log, size_t n) {
     return state;
 }
 
-void world_restart(struct world *w, bool snapshot) {
+static void append_start(struct world *w) {
     struct entry_sched_start start = {.version = (char *)HAI_VERSION};
+
+    int r = world_append(w, "system:hai", ENTRY_SCHED_START, &start);
+    assert(r == 0);
+}
+
+void world_restart(struct world *w, bool snapshot) {
     struct state *state;
 
     assert(snapshot || !w->forget);
@@ -139,7 +145,7 @@ void world_restart(struct world *w, bool snapshot) {
     w->state = state;
     decide_free(w->decide);
     w->decide = decide_new();
-    world_append(w, "system:hai", ENTRY_SCHED_START, &start);
+    append_start(w);
 }
 
 static void describe(const struct world_cluster *cluster, struct entry_cluster_set *set) {
@@ -187,6 +193,8 @@ void world_cluster(struct world *w, const struct world_cluster *cluster) {
         r = world_append(w, "system:hai", ENTRY_NODE_UP, &up);
         assert(r == 0);
     }
+    if (w->state->r.remembers != 1)
+        append_start(w);
 }
 
 struct entry_job_spec world_spec(void) {

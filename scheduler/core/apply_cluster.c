@@ -176,6 +176,8 @@ int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in) {
     if (r < 0)
         return r;
     c->state->r.lease_basis_us = MAX(c->state->r.lease_basis_us, c->entry->time_us);
+    if (c->entry->version >= 3)
+        c->state->r.remembers = 1;
     effects_event(c->fx, c->entry, EVENT_CLUSTER, NULL, -1, -1, "scheduler %s serves",
                   in->version ? in->version : "");
     c->reply->changed = true;

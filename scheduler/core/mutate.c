@@ -1,6 +1,7 @@
 #include "scheduler/core/mutate.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
+#include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
 
 #include <stdarg.h>
@@ -128,6 +129,7 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
     mutate_enter(c->state, job);
     mutate_follow(c, job);
     if (state_job_ended(job)) {
+        predict_learn(c->state, job);
         effects_event(c->fx, c->entry, EVENT_ENDED, job, -1, -1, "%s%s%s", job_state_text(to),
                       format ? ": " : "", format ? text : "");
         struct job *turn = eligible_ended(c->state, job);

@@ -162,6 +162,26 @@ void room_take(struct room *room, const struct state *state, const struct place_
     room->cross += spans;
 }
 
+void room_give(struct room *room, const struct state *state, const struct place_need *need,
+               const struct place_node *nodes) {
+    bool spans = false;
+
+    for (int64_t i = 0; i < need->nodes; i++) {
+        int number = nodes[i].node;
+        struct room_node *node = &room->nodes[number];
+        spans |= state->nodes[number]->zone != state->nodes[nodes[0].node]->zone;
+        if (!state_node_usable(state->nodes[number]))
+            continue;
+        note(room, number);
+        node->gpus |= nodes[i].gpus;
+        node->cpus += need->cpus_per_node;
+        if (node->memory != INT64_MAX)
+            node->memory += need->memory_per_node_bytes;
+        set_level(room, number, __builtin_popcount(node->gpus));
+    }
+    room->cross -= spans;
+}
+
 void room_trial_begin(struct room *room) {
     assert(!room->trial);
     room->trial = true;

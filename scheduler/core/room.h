@@ -26,6 +26,11 @@ int room_find(const struct room *room, const struct state *state, const struct p
 void room_take(struct room *room, const struct state *state, const struct place_need *need,
                const struct place_node *nodes);
 
+/* Give back what was taken, or what a job holds by the state: for a picture that is led on beyond
+ * the state. */
+void room_give(struct room *room, const struct state *state, const struct place_need *need,
+               const struct place_node *nodes);
+
 /* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them.
  * room_leave: the job leaves all that it holds. */
 void room_trial_begin(struct room *room);

@@ -74,6 +74,10 @@ void state_free(struct state *state) {
         state_job_free(job);
     }
     free_queue(&state->queue);
+    for (size_t i = 0; i < state->n_pasts; i++)
+        schema_free(state_past_schema(), &state->pasts[i]);
+    free(state->pasts);
+    map_free(&state->past_by_key);
     free_series(&state->series);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {

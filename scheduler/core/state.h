@@ -178,8 +178,10 @@ struct state {
     int n_zones, n_leaves, n_groups, n_nodes;
     struct job *jobs_first, *jobs_last; // ascending ids
     struct keys keys;                   // idempotency keys
-    struct state_user *users;           // in order of creation
-    struct state_token *tokens;         // ascending ids
+    struct state_past *pasts;           // how long jobs ran (predict.h), in order of their slots
+    size_t n_pasts;
+    struct state_user *users;   // in order of creation
+    struct state_token *tokens; // ascending ids
     size_t n_users, n_tokens;
 
     /* derived */
@@ -187,6 +189,7 @@ struct state {
     struct map node_by_name;              // number + 1
     struct map user_by_name;              // position + 1
     struct map token_by_hash;             // hexadecimal; id
+    struct map past_by_key;               // user, line feed, name; slot + 1
     struct job *ended_first, *ended_last; // ended jobs, oldest first
     struct queue queue;
     struct job *live_first;

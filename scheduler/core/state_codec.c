@@ -1,6 +1,7 @@
 #include "lib/pure/tlv.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/predict.h"
 
 /* A snapshot is records, each `varint tag, varint length, bytes`, in this order. */
 enum record {
@@ -13,6 +14,7 @@ enum record {
     RECORD_TOKEN,
     RECORD_KEYS,
     RECORD_JOB,
+    RECORD_PAST,
 };
 
 static void add_bytes(struct buf *out, enum record tag, const struct buf *inner) {
@@ -49,6 +51,8 @@ void state_encode(const struct state *state, struct buf *ret) {
     add_bytes(ret, RECORD_KEYS, &one);
     for (const struct job *job = state->jobs_first; job; job = job->next)
         add(ret, RECORD_JOB, state_job_schema(), &job->r, &one);
+    for (size_t i = 0; i < state->n_pasts; i++)
+        add(ret, RECORD_PAST, state_past_schema(), &state->pasts[i], &one);
 }
 
 #define APPEND(array, n)                                                                           \
@@ -119,6 +123,9 @@ static int take_record(struct state *state, uint64_t tag, const struct cursor *c
         return keys_decode(&state->keys, c->data, c->n_bytes);
     case RECORD_JOB:
         return take_job(state, c, err);
+    case RECORD_PAST:
+        return tlv_decode(state_past_schema(), c->data, c->n_bytes,
+                          APPEND(state->pasts, state->n_pasts), err);
     default:
         return hai_fail(err, -EBADMSG, "unknown record %llu", (unsigned long long)tag);
     }
@@ -187,7 +194,7 @@ static int derive_cluster(struct state *state) {
         state_token_name(state->tokens[i].hash.data, name);
         map_put_text(&state->token_by_hash, name, (void *)(intptr_t)state->tokens[i].id);
     }
-    return 0;
+    return predict_derive(state);
 }
 
 static int derive_job(struct state *state, struct job *job) {

@@ -6,6 +6,7 @@
  * 500 users; time is shared unless `fifo` is said. A change is a submission or the end of a job.
  */
 #include "lib/pure/tlv.h"
+#include "scheduler/core/forecast.h"
 #include "scheduler/core/queue.h"
 #include "sim/rng.h"
 #include "sim/world.h"
@@ -143,6 +144,20 @@ static void snapshot(const struct world *w) {
     buf_free(&bytes);
 }
 
+/* When the last one and when all of them start. */
+static void forecasts(const struct world *w) {
+    _cleanup_free_ struct forecast_job *all = NULL;
+    size_t n_foreseen = 0;
+
+    double start = seconds();
+    size_t n = forecast_run(w->state, FORECAST_P50, 0, NULL, &all);
+    double took = seconds() - start;
+    for (size_t i = 0; i < n; i++)
+        n_foreseen += all[i].start_us != INT64_MAX;
+    printf("a forecast of %zu jobs: %.1f ms, %zu start within the horizon\n", n, took * 1e3,
+           n_foreseen);
+}
+
 int main(int argc, char **argv) {
     int n_jobs = argc > 1 ? atoi(argv[1]) : 10000;
     int n_nodes = argc > 2 ? atoi(argv[2]) : 1250;
@@ -169,6 +184,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 100000; i++)
         decide_run(w.decide, w.state, &list);
     printf("a decision with nothing new: %.2f us\n", (seconds() - start) * 10);
+    forecasts(&w);
     snapshot(&w);
     decide_list_free(&list);
     world_free(&w);

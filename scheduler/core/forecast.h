@@ -1,0 +1,29 @@
+/* forecast.h - when waiting jobs will start: the state led on in time.
+ *
+ * Pure and reading only. What runs ends when predict.h says, what waits starts in the order of the
+ * queue wherever there is room (room.h), as decide.c would do it; with time-sharing, what the
+ * policy lets a job ask (order.h) leaves it its nodes. New submissions, faults and resumed victims
+ * are not foreseen. Time goes on in steps that grow with its distance, so a forecast costs about as
+ * much as a few hundred walks over the queue.
+ */
+#pragma once
+#include "scheduler/core/state.h"
+
+enum forecast_quantile {
+    FORECAST_P50, // what runs ends when half of its like do
+    FORECAST_P90,
+};
+
+struct forecast_job {
+    int64_t id;
+    int64_t start_us; // INT64_MAX: not within the horizon
+    int64_t after;    // the job that ends or gives way last of those in its place; 0: none
+};
+
+/* only      stop when this job has started; 0: when all have
+ * extra     a job that the state does not have, submitted now; or NULL
+ * ret       one for each that waits, in the order of the queue; the caller frees *ret
+ *
+ * Returns how many. */
+size_t forecast_run(const struct state *state, enum forecast_quantile quantile, int64_t only,
+                    const struct job *extra, struct forecast_job **ret);

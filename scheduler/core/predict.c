@@ -1,0 +1,176 @@
+#include "scheduler/core/predict.h"
+
+#include <stdio.h>
+
+#define SECOND INT64_C(1000000)
+
+enum {
+    WEIGHT = 8,       // of one job
+    WEIGHT_MAX = 512, // of all in a history: then all are halved
+    WEIGHT_KNOWN = 2 * WEIGHT,
+    KEY_BYTES = USER_NAME_MAX + JOB_NAME_MAX + 2,
+    LEVELS = 3,
+};
+#define UNKNOWN_MIN_US (600 * SECOND)
+
+/* The shortest run time of a bucket: 0, 1.5 s, 2, 3, 4, 6, 8, ... */
+static int64_t bucket_low_us(int bucket) {
+    int64_t octave_us = SECOND << (bucket / 2);
+
+    if (!bucket)
+        return 0;
+    return bucket % 2 ? octave_us + octave_us / 2 : octave_us;
+}
+
+static int bucket_of(int64_t us) {
+    int bucket = 0;
+
+    while (bucket + 1 < PAST_BUCKETS && us >= bucket_low_us(bucket + 1))
+        bucket++;
+    return bucket;
+}
+
+/* Level 0: user and name, 1: user, 2: all. */
+static void key_of(const char *user, const char *name, int level, char ret[static KEY_BYTES]) {
+    (void)snprintf(ret, KEY_BYTES, "%s\n%s", level < 2 && user ? user : "",
+                   level < 1 && name ? name : "");
+}
+
+static struct state_past *past_find(const struct state *state, const char *key) {
+    uintptr_t slot = (uintptr_t)map_get_text(&state->past_by_key, key);
+
+    return slot ? &state->pasts[slot - 1] : NULL;
+}
+
+static size_t oldest(const struct state *state) {
+    size_t at = 0;
+
+    for (size_t i = 1; i < state->n_pasts; i++)
+        if (state->pasts[i].used < state->pasts[at].used)
+            at = i;
+    return at;
+}
+
+/* A new history, in the slot of the one that was not added to for longest. */
+static struct state_past *past_add(struct state *state, const struct entry_job_spec *spec,
+                                   int level) {
+    char key[KEY_BYTES];
+    size_t at = state->n_pasts;
+
+    if (at == PASTS_MAX) {
+        at = oldest(state);
+        struct state_past *old = &state->pasts[at];
+        key_of(old->user, old->name, 0, key);
+        map_remove_text(&state->past_by_key, key);
+        schema_free(state_past_schema(), old);
+    } else {
+        state->pasts = hai_realloc_array(state->pasts, ++state->n_pasts, sizeof *state->pasts);
+    }
+    struct state_past *past = &state->pasts[at];
+    schema_init(state_past_schema(), past);
+    past->user = level < 2 ? hai_strdup(spec->user) : NULL;
+    past->name = level < 1 ? hai_strdup(spec->name) : NULL;
+    past->counts.items = hai_new_array(int64_t, PAST_BUCKETS);
+    past->counts.n = PAST_BUCKETS;
+    key_of(spec->user, spec->name, level, key);
+    map_put_text(&state->past_by_key, key, (void *)(at + 1));
+    return past;
+}
+
+static void add(struct state_past *past, int bucket) {
+    int64_t sum = 0;
+
+    past->counts.items[bucket] += WEIGHT;
+    for (int i = 0; i < PAST_BUCKETS; i++)
+        sum += past->counts.items[i];
+    for (int i = 0; sum > WEIGHT_MAX && i < PAST_BUCKETS; i++)
+        past->counts.items[i] /= 2;
+}
+
+void predict_learn(struct state *state, const struct job *job) {
+    const struct entry_job_spec *spec = &job->r.spec;
+    char key[KEY_BYTES];
+
+    if (state->r.remembers != 1 || job->r.started_us == S_ABSENT || job->r.ran_us <= 0)
+        return;
+    for (int level = 0; level < LEVELS; level++) {
+        key_of(spec->user, spec->name, level, key);
+        struct state_past *past = past_find(state, key);
+        if (!past)
+            past = past_add(state, spec, level);
+        past->used = state->r.index;
+        add(past, bucket_of(job->r.ran_us));
+    }
+}
+
+/* Run times of one bucket that are longer than had_us: their weight times 1024, and the shortest.
+ */
+static int64_t weight_beyond(const struct state_past *past, int bucket, int64_t had_us,
+                             int64_t *ret_low_us) {
+    int64_t low_us = bucket_low_us(bucket), high_us = bucket_low_us(bucket + 1);
+    int64_t from_us = MAX(low_us, had_us);
+
+    *ret_low_us = from_us;
+    if (from_us >= high_us)
+        return 0;
+    return past->counts.items[bucket] * ((high_us - from_us) / ((high_us - low_us) / 1024));
+}
+
+/* The run time that a part (in percent) of those beyond had_us stays below. */
+static int64_t quantile_us(const struct state_past *past, int64_t had_us, int64_t sum,
+                           int64_t percent) {
+    int64_t left = sum * percent / 100, low_us = had_us;
+
+    for (int bucket = bucket_of(had_us); bucket < PAST_BUCKETS; bucket++) {
+        int64_t weight = weight_beyond(past, bucket, had_us, &low_us);
+        if (weight > left)
+            return low_us + (bucket_low_us(bucket + 1) - low_us) / 64 * (left * 64 / weight);
+        left -= weight;
+    }
+    return low_us;
+}
+
+static int64_t sum_beyond(const struct state_past *past, int64_t had_us) {
+    int64_t sum = 0, low_us;
+
+    for (int bucket = bucket_of(had_us); bucket < PAST_BUCKETS; bucket++)
+        sum += weight_beyond(past, bucket, had_us, &low_us);
+    return sum;
+}
+
+struct predict_rest predict_rest(const struct state *state, const struct job *job, int64_t had_us) {
+    int64_t again_us = MAX(had_us, UNKNOWN_MIN_US);
+    int64_t limit_us =
+        job->r.time_limit_us == S_ABSENT ? INT64_MAX : MAX(job->r.time_limit_us - had_us, 0);
+    struct predict_rest rest = {again_us, 4 * again_us};
+    bool known = false;
+    char key[KEY_BYTES];
+
+    for (int level = 0; level < LEVELS && !known; level++) {
+        key_of(job->r.spec.user, job->r.spec.name, level, key);
+        const struct state_past *past = past_find(state, key);
+        int64_t sum = past ? sum_beyond(past, had_us) : 0;
+        known = sum >= WEIGHT_KNOWN * INT64_C(1024);
+        if (known)
+            rest = (struct predict_rest){quantile_us(past, had_us, sum, 50) - had_us,
+                                         quantile_us(past, had_us, sum, 90) - had_us};
+    }
+    if (!known && limit_us != INT64_MAX)
+        rest = (struct predict_rest){limit_us, limit_us};
+    return (struct predict_rest){MIN(rest.p50_us, limit_us), MIN(rest.p90_us, limit_us)};
+}
+
+int predict_derive(struct state *state) {
+    char key[KEY_BYTES];
+
+    if (state->n_pasts > PASTS_MAX)
+        return -EBADMSG;
+    for (size_t i = 0; i < state->n_pasts; i++) {
+        const struct state_past *past = &state->pasts[i];
+        key_of(past->user, past->name, 0, key);
+        if (past->counts.n != PAST_BUCKETS ||
+            map_put_text(&state->past_by_key, key, (void *)(i + 1)))
+            return -EBADMSG;
+    }
+    return 0;
+}

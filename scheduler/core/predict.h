@@ -1,0 +1,25 @@
+/* predict.h - how long a job will still run, from how long others ran.
+ *
+ * Pure. When a job ends, apply adds its run time to three histories: of its user and name, of its
+ * user, of all. A history holds weights by half octaves of run time; each new one weighs 8, and all
+ * are halved when their sum passes 512, so that what was long ago fades. Predictions are quantiles
+ * of the run times that are longer than what the job has had: a job that outlives a prediction gets
+ * a later one. The newest PASTS_MAX histories are kept.
+ */
+#pragma once
+#include "scheduler/core/state.h"
+
+/* Remember how long a job that has ended ran; one that never ran teaches nothing, and logs from
+ * before there was this memory lead to the state that they led to then. */
+void predict_learn(struct state *state, const struct job *job);
+
+/* The run time still to come, at two quantiles (50 and 90 %), of a job that has run for had_us:
+ * from the first of its histories that knows two jobs that ran for longer. Never more than its time
+ * limit leaves. Without history: the limit, or as long again as it has had, at least 10 min. */
+struct predict_rest {
+    int64_t p50_us, p90_us;
+};
+struct predict_rest predict_rest(const struct state *state, const struct job *job, int64_t had_us);
+
+/* For state_decode: the table of keys. -EBADMSG: a history twice, or of another form. */
+int predict_derive(struct state *state);

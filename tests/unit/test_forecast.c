@@ -1,0 +1,232 @@
+/* How long jobs will still run, and when those that wait will start. */
+#include "scheduler/core/forecast.h"
+#include "scheduler/core/predict.h"
+#include "sim/rng.h"
+#include "tests/unit/core_steps.h"
+
+static int64_t submit_limited(struct world *w, const char *name, int64_t nodes, int64_t gpus,
+                              int64_t limit_s) {
+    struct entry_job_spec spec = world_spec();
+
+    spec.name = (char *)name;
+    spec.nodes = nodes;
+    spec.gpus_per_node = gpus;
+    spec.time_limit_us = limit_s ? S(limit_s) : S_ABSENT;
+    return world_submit(w, &spec);
+}
+
+static void all_end(struct world *w, int64_t id) {
+    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
+        CHECK_EQ(ended(w, id, (int64_t)i, 0, 0, EXIT_CAUSE_SELF), 0);
+}
+
+static void run_once(struct world *w, const char *name, int64_t us) {
+    int64_t id = submit_limited(w, name, 1, 1, 0);
+
+    CHECK_EQ(world_decide(w), 1);
+    all_started(w, id);
+    w->now_us += us;
+    all_end(w, id);
+}
+
+static struct predict_rest rest_of(struct world *w, const char *name, int64_t had_us,
+                                   int64_t limit_s) {
+    int64_t id = submit_limited(w, name, 1, 1, limit_s);
+    struct predict_rest rest = predict_rest(w->state, job_at(w, id), had_us);
+
+    CHECK_EQ(stop(w, "submit:alice", id, true), 0);
+    return rest;
+}
+
+#define CHECK_BETWEEN(value, low, high)                                                            \
+    CHECK((value) >= (low) && (value) <= (high), "%lld s", (long long)(value) / 1000000)
+
+TEST(run_times_are_predicted_from_those_of_the_same_name)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    struct predict_rest rest = rest_of(&w, "train", 0, 0);
+    CHECK_EQ(rest.p50_us, S(600)); // nothing is known
+    rest = rest_of(&w, "train", 0, 7200);
+    CHECK_EQ(rest.p50_us, S(7200)); // but the limit
+    for (int i = 0; i < 8; i++)
+        run_once(&w, "train", S(100 + i));
+    run_once(&w, "train", S(5000));
+    run_once(&w, "train", S(5000));
+    rest = rest_of(&w, "train", 0, 0);
+    CHECK_BETWEEN(rest.p50_us, S(96), S(128));
+    CHECK_BETWEEN(rest.p90_us, S(4096), S(6144));
+    /* Who outlives the short ones is a long one. */
+    rest = rest_of(&w, "train", S(200), 0);
+    CHECK_BETWEEN(rest.p50_us, S(4096 - 200), S(6144 - 200));
+    rest = rest_of(&w, "train", S(200), 1000);
+    CHECK_EQ(rest.p50_us, S(800)); // no longer than it may
+    /* A name that is new is like the user's others; what nobody outlived runs on as long again. */
+    rest = rest_of(&w, "new", 0, 0);
+    CHECK_BETWEEN(rest.p50_us, S(96), S(128));
+    rest = rest_of(&w, "train", S(100000), 0);
+    CHECK_EQ(rest.p50_us, S(100000));
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(what_was_long_ago_fades)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < 60; i++)
+        run_once(&w, "train", S(10));
+    for (int i = 0; i < 120; i++)
+        run_once(&w, "train", S(1000));
+    CHECK_BETWEEN(rest_of(&w, "train", 0, 0).p50_us, S(768), S(1024));
+    CHECK_EQ(w.state->n_pasts, 3); // of this name, of alice, of all
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(only_so_many_histories_are_kept)
+{
+    struct world w;
+    char name[32];
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < PASTS_MAX + 100; i++) {
+        (void)snprintf(name, sizeof name, "job-%d", i);
+        run_once(&w, name, S(10));
+        world_clear(&w);
+    }
+    CHECK_EQ(w.state->n_pasts, PASTS_MAX);
+    CHECK_EQ(map_count(&w.state->past_by_key), PASTS_MAX);
+    CHECK(map_get_text(&w.state->past_by_key, "alice\njob-0") == NULL);
+    CHECK(map_get_text(&w.state->past_by_key, "\n") != NULL, "that of all is always in use");
+    check_same(&w);
+    world_free(&w);
+}
+
+static const struct forecast_job *of(const struct forecast_job *all, size_t n, int64_t id) {
+    static const struct forecast_job none;
+
+    for (size_t i = 0; i < n; i++)
+        if (all[i].id == id)
+            return &all[i];
+    CHECK(false, "no forecast for job %lld", (long long)id);
+    return &none;
+}
+
+TEST(one_after_the_other)
+{
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct world w;
+
+    small_cluster(&w, 1, 2); // first come, first served
+    int64_t a = submit_limited(&w, "a", 2, 2, 600);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, a);
+    world_pass(&w, S(100));
+    int64_t b = submit_limited(&w, "b", 2, 2, 1000), c = submit_limited(&w, "c", 1, 1, 60);
+    CHECK_EQ(world_decide(&w), 0);
+    int64_t a_ends_us = job_at(&w, a)->r.placed_us + S(600);
+    size_t n = forecast_run(w.state, FORECAST_P50, 0, NULL, &all);
+    CHECK_EQ(n, 2);
+    CHECK_BETWEEN(of(all, n, b)->start_us - a_ends_us, 0, S(17)); // a step of a thirtieth
+    CHECK_EQ(of(all, n, b)->after, a);
+    CHECK_BETWEEN(of(all, n, c)->start_us - a_ends_us, S(1000), S(1070));
+    CHECK_EQ(of(all, n, c)->after, b);
+    world_free(&w);
+}
+
+TEST(who_may_ask_does_not_wait_for_the_end)
+{
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 2,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .min_run_us = S(600)};
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    spec.priority = 10;
+    spec.nodes = 2;
+    spec.gpus_per_node = 2;
+    spec.time_limit_us = S(100000);
+    int64_t low = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, low);
+    world_pass(&w, S(100));
+    spec.priority = 50;
+    int64_t high = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 0);
+    size_t n = forecast_run(w.state, FORECAST_P90, 0, NULL, &all);
+    int64_t foreseen_us = of(all, n, high)->start_us;
+    CHECK_EQ(of(all, n, high)->after, low);
+    while (state_of(&w, low) == JOB_STATE_RUNNING)
+        world_pass(&w, S(1));
+    CHECK_BETWEEN(foreseen_us - w.now_us, -S(40), S(40));
+    /* Once it has asked, the start is when the other has to have left. */
+    free(all);
+    n = forecast_run(w.state, FORECAST_P50, 0, NULL, &all);
+    CHECK_EQ(of(all, n, high)->start_us, job_at(&w, low)->r.kill_at_us);
+    world_free(&w);
+}
+
+struct played {
+    int64_t id, run_us, end_us, foreseen_us, at_us;
+};
+
+/* Jobs that run for as long as they may, submitted at random, first come, first served: then the
+ * forecast at the submission is what happens, but for the steps: where two jobs end in one, the
+ * packing may come out differently. */
+TEST(what_is_foreseen_happens)
+{
+    enum { JOBS = 60 };
+    struct played jobs[JOBS] = {0};
+    struct rng rng = {7};
+    struct world w;
+    int n_late = 0, n_right = 0, n = 0;
+
+    small_cluster(&w, 1, 4);
+    w.state->r.remembers = S_ABSENT; // so that the limits are all that is known
+    for (int i = 0; i < JOBS; i++) {
+        _cleanup_free_ struct forecast_job *all = NULL;
+        jobs[i].run_us = S(60 + rng_below(&rng, 5000));
+        jobs[i].id = submit_limited(&w, "job", 1 + rng_below(&rng, 4), 1 + rng_below(&rng, 2),
+                                    jobs[i].run_us / 1000000);
+        jobs[i].at_us = w.now_us;
+        jobs[i].foreseen_us = INT64_MAX;
+        world_decide(&w);
+        size_t n_all = forecast_run(w.state, FORECAST_P50, jobs[i].id, NULL, &all);
+        for (size_t k = 0; k < n_all; k++)
+            if (all[k].id == jobs[i].id)
+                jobs[i].foreseen_us = all[k].start_us;
+        for (int64_t end_us = w.now_us + S(rng_below(&rng, 1500)); w.now_us < end_us;) {
+            world_pass(&w, S(5));
+            for (int k = 0; k <= i; k++) {
+                struct job *job = job_at(&w, jobs[k].id);
+                if (job->n_assigned)
+                    all_started(&w, job->r.id);
+                if (state_job_live(job) && w.now_us >= job->r.placed_us + jobs[k].run_us - S(1))
+                    all_end(&w, job->r.id);
+            }
+            world_decide(&w);
+        }
+    }
+    for (int i = 0; i < JOBS; i++) {
+        const struct job *job = job_at(&w, jobs[i].id);
+        if (job->r.attempt == 0 || jobs[i].foreseen_us == INT64_MAX)
+            continue;
+        int64_t waited_us = job->r.placed_us - jobs[i].at_us;
+        int64_t error_us = jobs[i].foreseen_us - job->r.placed_us;
+        n_right += llabs(error_us) <= waited_us / 12 + S(60);
+        n_late += waited_us > S(600);
+        n++;
+    }
+    CHECK(n_late >= 10, "%d jobs waited", n_late);
+    CHECK(n_right * 10 >= n * 9, "%d of %d", n_right, n);
+    world_free(&w);
+}
