@@ -10,9 +10,12 @@ struct memo {
     uint64_t serial; // of the shape
     uint64_t freed;  // of its group
     uint64_t cluster_seq;
-    bool too_big;   // there is no room for it now
-    int hopeless;   // nor would there be if the nodes in service were idle; -1: not looked at
-    int64_t ask_us; // when to try again to make room for it
+    bool too_big;     // there is no room for it now
+    int hopeless;     // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t ask_us;   // when to try again to make room for it
+    bool scattered;   // there is room, but under more leaves than it need lie
+    uint64_t service; // of the room, when the next was looked at
+    int64_t fewest;   // leaves it would lie under if all were idle
 };
 
 /* When a run found nothing to do; another finds nothing either as long as these stay. */
@@ -136,15 +139,19 @@ static struct memo *memo_of(struct decide *d, const struct state *state,
         d->n_memos = n;
     }
     struct memo *memo = &d->memos[shape->slot];
-    if (memo->serial != shape->serial)
+    if (memo->serial != shape->serial) {
         memo->ask_us = 0;
+        memo->service = 0;
+    }
     if (memo->serial != shape->serial || memo->freed != freed ||
         memo->cluster_seq != state->cluster_seq)
         *memo = (struct memo){.serial = shape->serial,
                               .freed = freed,
                               .cluster_seq = state->cluster_seq,
                               .hopeless = -1,
-                              .ask_us = memo->ask_us};
+                              .ask_us = memo->ask_us,
+                              .service = memo->service,
+                              .fewest = memo->fewest};
     return memo;
 }
 
@@ -174,14 +181,33 @@ static size_t place_claimants(struct decide *d, const struct state *state,
     return n;
 }
 
+/* Does the place in the scratch lie under so many leaves that the job rather waits? */
+static bool waits_for_leaves(struct decide *d, const struct state *state, const struct job *job,
+                             const struct place_need *need, struct memo *memo) {
+    if (need->nodes == 1 || !order_waits_for_leaves(state, job))
+        return false;
+    int64_t leaves = spread_of(state, d->scratch.nodes, need->nodes).leaves;
+    if (leaves == 1)
+        return false;
+    if (memo->service != room_service(d->room)) {
+        memo->service = room_service(d->room);
+        memo->fewest = room_fewest(d->room, state, need, &d->scratch).leaves;
+    }
+    return leaves > memo->fewest;
+}
+
 /* Place the job if there is room for it beside what was proposed before. */
 static bool try_place(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool first, struct decide_list *ret) {
     struct place_need need = place_need_of(job);
 
-    if (memo->too_big)
+    if (memo->too_big || (memo->scattered && order_waits_for_leaves(state, job)))
         return false;
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
+        if (waits_for_leaves(d, state, job, &need, memo)) {
+            memo->scattered = first;
+            return false;
+        }
         propose(d, state, job, ret);
         room_take(d->room, state, &need, d->scratch.nodes);
         return true;
@@ -197,7 +223,9 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
         ++d->n_asks > ASKS_MAX)
         return false;
     memo->ask_us = order_next_look_us(state);
-    if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0)
+    struct place_need need = place_need_of(job);
+    if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0 ||
+        waits_for_leaves(d, state, job, &need, memo))
         return false;
     propose_room(d, state, job, ret);
     return true;

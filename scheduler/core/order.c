@@ -2,6 +2,7 @@
 
 #define SECOND INT64_C(1000000)
 #define HOUR (3600 * SECOND)
+#define WEEK (7 * 24 * HOUR)
 
 /* The policy's numbers; docs/policy.md says how they were found. */
 enum { LEVELS = 3 };
@@ -16,6 +17,10 @@ enum { ASK_SINGLE = 6, ASK_GANG = 30, LOOK = 30 };
 #define LOOK_MAX_US (60 * SECOND)
 /* Jobs on one node run for this many times min_run: there are many, and each suspension costs. */
 enum { SINGLE_MIN_RUNS = 4 };
+/* For nodes under fewer leaves a gang waits for this many halves of min_run; it lets others lose
+ * this many times min_run for each of its GPUs, in the part of its leaves that is saved. That is an
+ * upper bound: it reckons as if those who leave would save nothing. */
+enum { LEAVES_HALVES = 3, LEAVES_WORTH = 8 };
 /* After so many a job has waited for too long: of its own priority and below anybody gives way. */
 enum { TOO_LONG = 16 };
 
@@ -74,6 +79,23 @@ int64_t order_next_look_us(const struct state *state) {
     int64_t every_us = MAX(MIN(state->r.min_run_us / LOOK, LOOK_MAX_US), LOOK_MIN_US);
 
     return (state->r.time_us / every_us + 1) * every_us;
+}
+
+int64_t order_waits_until_us(const struct state *state, const struct job *job) {
+    return job->r.since_us + state->r.min_run_us * LEAVES_HALVES / 2;
+}
+
+bool order_waits_for_leaves(const struct state *state, const struct job *job) {
+    return is_gang(job) && order_shares(state) && job->r.state != JOB_STATE_RECOVERING &&
+           state->r.time_us < order_waits_until_us(state, job);
+}
+
+int64_t order_leaves_worth(const struct state *state, const struct job *job, struct spread plain,
+                           struct spread better) {
+    int64_t each_us = LEAVES_WORTH * MIN(state->r.min_run_us, WEEK); // no overflow
+    int64_t all_us = each_us * order_gpus(job);
+
+    return MAX(all_us / plain.leaves * (plain.leaves - better.leaves), 0);
 }
 
 static bool runs(const struct job *job) {

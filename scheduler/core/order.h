@@ -6,11 +6,23 @@
  * from one version to the next.
  */
 #pragma once
-#include "scheduler/core/state.h"
+#include "scheduler/core/spread.h"
 
 /* Time-sharing: while jobs wait, who goes first and who may give way is looked at again at the
  * latest then. Depends on nothing but the policy and the time. */
 int64_t order_next_look_us(const struct state *state);
+
+/* May a gang still wait for nodes under fewer leaves, although others would fit? Not after a fault:
+ * then to go on is worth more. */
+bool order_waits_for_leaves(const struct state *state, const struct job *job);
+
+/* When it has waited for them long enough. */
+int64_t order_waits_until_us(const struct state *state, const struct job *job);
+
+/* The most loss that is accepted for victims under fewer leaves or zones instead of the cheapest,
+ * which would have the gang lie as plain: GPU time in microseconds. */
+int64_t order_leaves_worth(const struct state *state, const struct job *job, struct spread plain,
+                           struct spread better);
 
 /* What starting again after a suspension is taken to cost each GPU. */
 #define ORDER_RESTART_US (INT64_C(60) * 1000000)

@@ -153,20 +153,24 @@ static size_t collect(const struct state *state, const struct place_need *need, 
     return n;
 }
 
-/* How a gang would lie in one zone. */
+/* How a gang would lie in some zones. */
 struct zone_fit {
     int leaves;   // leaves it spans
     int64_t room; // candidates left over in the last of them
 };
 
-static int best_leaf(const struct state *state, int zone, const int64_t *in_leaf,
+/* The smallest leaf of the zones with at least that many candidates and, of equals, the first; or
+ * the largest and, of equals, the last: single nodes are taken from the first, so that large gangs
+ * and small jobs start from both ends. -1: none. */
+static int best_leaf(const struct state *state, uint64_t zones, const int64_t *in_leaf,
                      const int64_t *take, int64_t least, bool smallest) {
     int best = -1;
 
     for (int leaf = 0; leaf < state->n_leaves; leaf++) {
-        if (state->leaves[leaf].zone != zone || take[leaf] || in_leaf[leaf] < least)
+        if (!(zones & UINT64_C(1) << state->leaves[leaf].zone) || take[leaf] ||
+            in_leaf[leaf] < least)
             continue;
-        if (best < 0 || (smallest ? in_leaf[leaf] < in_leaf[best] : in_leaf[leaf] > in_leaf[best]))
+        if (best < 0 || (smallest ? in_leaf[leaf] < in_leaf[best] : in_leaf[leaf] >= in_leaf[best]))
             best = leaf;
     }
     return best;
@@ -174,14 +178,14 @@ static int best_leaf(const struct state *state, int zone, const int64_t *in_leaf
 
 /* Largest leaves first until the rest fits in one: then the smallest that takes it. take[leaf] says
  * how many of each leaf. */
-static struct zone_fit fit_zone(const struct state *state, int zone, const int64_t *in_leaf,
-                                int64_t n, int64_t *take) {
+static struct zone_fit fit_zones(const struct state *state, uint64_t zones, const int64_t *in_leaf,
+                                 int64_t n, int64_t *take) {
     struct zone_fit fit = {0};
 
     while (n > 0) {
-        int leaf = best_leaf(state, zone, in_leaf, take, n, true);
+        int leaf = best_leaf(state, zones, in_leaf, take, n, true);
         if (leaf < 0)
-            leaf = best_leaf(state, zone, in_leaf, take, 1, false);
+            leaf = best_leaf(state, zones, in_leaf, take, 1, false);
         assert(leaf >= 0);
         take[leaf] = MIN(n, in_leaf[leaf]);
         fit.room = in_leaf[leaf] - take[leaf];
@@ -206,7 +210,7 @@ static int choose_zone(const struct state *state, const int64_t *in_zone, const 
     for (int zone = 0; zone < state->n_zones; zone++) {
         if (in_zone[zone] < n)
             continue;
-        struct zone_fit fit = fit_zone(state, zone, in_leaf, n, take);
+        struct zone_fit fit = fit_zones(state, UINT64_C(1) << zone, in_leaf, n, take);
         bool better =
             chosen < 0 || fit.leaves < best.leaves ||
             (fit.leaves == best.leaves && fit.room < best.room) ||
@@ -222,13 +226,17 @@ static int choose_zone(const struct state *state, const int64_t *in_zone, const 
     return chosen;
 }
 
-/* Largest zones first until the rest fits in one: then the smallest that takes it. */
+/* Largest zones first until the rest fits in one: then the smallest that takes it. Within these the
+ * fewest leaves, whichever zone they are of: to use up one zone first would cost a leaf more. */
 static bool cross_zones(const struct state *state, int64_t *in_zone, const int64_t *in_leaf,
                         int64_t n, int64_t *take) {
-    while (n > 0) {
+    uint64_t zones = 0;
+    int64_t rest = n;
+
+    while (rest > 0) {
         int last = -1, largest = -1;
         for (int zone = 0; zone < state->n_zones; zone++) {
-            if (in_zone[zone] >= n && (last < 0 || in_zone[zone] < in_zone[last]))
+            if (in_zone[zone] >= rest && (last < 0 || in_zone[zone] < in_zone[last]))
                 last = zone;
             if (in_zone[zone] && (largest < 0 || in_zone[zone] > in_zone[largest]))
                 largest = zone;
@@ -236,11 +244,11 @@ static bool cross_zones(const struct state *state, int64_t *in_zone, const int64
         int zone = last >= 0 ? last : largest;
         if (zone < 0)
             return false;
-        int64_t part = MIN(n, in_zone[zone]);
-        fit_zone(state, zone, in_leaf, part, take);
-        n -= part;
+        rest -= MIN(rest, in_zone[zone]);
         in_zone[zone] = 0;
+        zones |= UINT64_C(1) << zone;
     }
+    fit_zones(state, zones, in_leaf, n, take);
     return true;
 }
 
@@ -346,6 +354,12 @@ static bool large_enough(const struct place_need *need, const struct node_kind *
            (!kind->memory_bytes || kind->memory_bytes >= need->memory_per_node_bytes);
 }
 
+bool place_large_enough(const struct place_need *need, const struct node *node) {
+    struct node_kind kind = {node->zone, node->r.gpus, node->r.cpus, node->r.memory_bytes, 1};
+
+    return !node->r.removed && large_enough(need, &kind);
+}
+
 /* All nodes of the group that are large enough, whatever their state: every submission asks. */
 static int64_t count_described(const struct state *state, const struct place_need *need,
                                int64_t *in_zone) {
@@ -369,8 +383,7 @@ static int64_t count_usable(const struct state *state, const struct place_need *
 
     for (size_t i = 0; i < group->nodes.n; i++) {
         const struct node *node = state->nodes[group->nodes.items[i]];
-        struct node_kind kind = {node->zone, node->r.gpus, node->r.cpus, node->r.memory_bytes, 1};
-        if (!state_node_usable(node) || !large_enough(need, &kind))
+        if (!state_node_usable(node) || !place_large_enough(need, node))
             continue;
         in_zone[node->zone]++;
         n++;

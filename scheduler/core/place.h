@@ -4,8 +4,9 @@
  * fewest free GPUs (jobs without GPUs: nodes without GPUs first, then the most free CPUs). More:
  * the zone where the gang spans the fewest leaves, then leaves the least room in the last of them;
  * within a leaf the fullest nodes. It spans zones only if it may and no zone has room: then the
- * fewest zones. Nodes come in rank order (zone, leaf, number), so neighbours in rank order are
- * neighbours in the network and each zone border is crossed once. All ties end at the number.
+ * fewest zones, and in these the fewest leaves. Nodes come in rank order (zone, leaf, number), so
+ * neighbours in rank order are neighbours in the network and each zone border is crossed once. All
+ * ties end at the number.
  */
 #pragma once
 #include "scheduler/core/state.h"
@@ -63,6 +64,9 @@ bool place_fits(const struct state *state, const struct place_need *need, int no
  * ("has 1 free", "is drained"); else empty. */
 bool place_node_free(const struct state *state, const struct place_need *need, int node, char *ret,
                      size_t size);
+
+/* Is the node large enough for one node of the gang, and of its zones, when it is idle? */
+bool place_large_enough(const struct place_need *need, const struct node *node);
 
 /* Would it start if nothing else ran: on all described nodes (usable false), or on those in
  * service now (true)? */

@@ -22,6 +22,7 @@ struct room {
     uint64_t *in_zone[ZONES_MAX];
     uint64_t cluster_seq; // of the state when the bitmaps were made
     uint64_t n_touched;   // of the state that were looked at
+    uint64_t service;     // grows when nodes come into service or go out of it
     int64_t cross;        // gangs taken that span zones
     int *taken;           // nodes that differ from the state
     size_t n_taken, n_taken_max;
@@ -86,7 +87,9 @@ static void look_at(struct room *room, const struct state *state, int number) {
     node->gpus = state_gpus_free(from);
     node->cpus = from->cpus_free;
     node->memory = from->r.memory_bytes ? from->memory_free : INT64_MAX;
-    set_level(room, number, state_node_usable(from) ? __builtin_popcount(node->gpus) : -1);
+    bool usable = state_node_usable(from);
+    room->service += usable != (node->level >= 0);
+    set_level(room, number, usable ? __builtin_popcount(node->gpus) : -1);
 }
 
 static void make_maps(struct room *room, const struct state *state) {
@@ -109,6 +112,7 @@ static void make_maps(struct room *room, const struct state *state) {
         look_at(room, state, i);
     }
     room->cluster_seq = state->cluster_seq;
+    room->service++;
 }
 
 void room_follow(struct room *room, const struct state *state) {
@@ -392,4 +396,27 @@ int room_find(const struct room *room, const struct state *state, const struct p
         r = need->nodes == 1 ? find_one(room, state, need, avoid, scratch)
                              : find_many(room, state, need, avoid, scratch);
     return r;
+}
+
+struct spread room_fewest(const struct room *room, const struct state *state,
+                          const struct place_need *need, struct place_scratch *scratch) {
+    int64_t in_zone[ZONES_MAX] = {0}, n = 0;
+
+    place_scratch_fit(scratch, state);
+    for (size_t word = 0; word < room->n_words; word++) {
+        uint64_t set = room->at_least[0][word] & allowed(room, need, word);
+        for (; set; set &= set - 1) {
+            const struct node *node = state->nodes[word * 64 + (size_t)__builtin_ctzll(set)];
+            if (!place_large_enough(need, node))
+                continue;
+            scratch->in_leaf[node->r.leaf]++;
+            in_zone[node->zone]++;
+            n++;
+        }
+    }
+    return spread_choose(state, need, n, in_zone, scratch);
+}
+
+uint64_t room_service(const struct room *room) {
+    return room->service;
 }

@@ -7,7 +7,7 @@
  * the truth in tests.
  */
 #pragma once
-#include "scheduler/core/place.h"
+#include "scheduler/core/spread.h"
 
 struct room;
 
@@ -21,6 +21,12 @@ void room_follow(struct room *room, const struct state *state);
 /* As place_find. Returns 0 with the answer in scratch->nodes, or -ENOSPC. */
 int room_find(const struct room *room, const struct state *state, const struct place_need *need,
               struct place_scratch *scratch);
+
+/* As spread_fewest. Stays as it is while room_service does: that grows when nodes come into service
+ * or go out of it, or the cluster is described anew. */
+struct spread room_fewest(const struct room *room, const struct state *state,
+                          const struct place_need *need, struct place_scratch *scratch);
+uint64_t room_service(const struct room *room);
 
 /* Take what an answer holds, until the next room_follow. */
 void room_take(struct room *room, const struct state *state, const struct place_need *need,

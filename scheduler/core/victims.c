@@ -10,9 +10,13 @@ struct victims_candidate {
 /* Each of them is a search for a place. */
 enum { SPARED_MAX = 64 };
 
+/* A job that lost this much has lost enough; the sum over a cluster stays far from overflow. */
+#define LOSS_MAX_US (INT64_C(30) * 24 * 3600 * 1000000)
+
 void victims_free(struct victims *v) {
     free(v->jobs);
     free(v->candidates);
+    free(v->all);
     *v = (struct victims){0};
 }
 
@@ -54,23 +58,38 @@ static size_t collect(struct victims *v, const struct state *state, const struct
             v->n_candidates_max = MAX(2 * n, (size_t)64);
             v->candidates =
                 hai_realloc_array(v->candidates, v->n_candidates_max, sizeof *v->candidates);
+            v->all = hai_realloc_array(v->all, v->n_candidates_max, sizeof *v->all);
         }
         v->candidates[n++] = (struct victims_candidate){one, way, order_loss(state, one)};
     }
-    if (n)
+    if (n) {
         qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
+        memcpy(v->all, v->candidates, n * sizeof *v->all);
+    }
     return n;
 }
 
+/* A search for one job. */
+struct search {
+    struct victims *v;
+    struct room *room;
+    const struct state *state;
+    struct place_need need;
+    struct place_scratch *scratch;
+    struct spread most; // no answer that is worse
+};
+
+static const struct spread any_spread = {INT64_MAX, INT64_MAX};
+
 /* Would it fit if the first n candidates gave way? */
-static bool fits(struct victims *v, struct room *room, const struct state *state,
-                 const struct place_need *need, size_t n, struct place_scratch *scratch) {
-    room_trial_begin(room);
+static bool fits(struct search *s, size_t n) {
+    room_trial_begin(s->room);
     for (size_t i = 0; i < n; i++)
-        room_leave(room, state, v->candidates[i].job);
-    int r = room_find(room, state, need, scratch);
-    room_trial_end(room);
-    return r == 0;
+        room_leave(s->room, s->state, s->v->candidates[i].job);
+    int r = room_find(s->room, s->state, &s->need, s->scratch);
+    room_trial_end(s->room);
+    return r == 0 &&
+           spread_compare(spread_of(s->state, s->scratch->nodes, s->need.nodes), s->most) <= 0;
 }
 
 /* May the place need something that the candidate holds: GPUs, CPUs or memory of its nodes, or its
@@ -85,24 +104,23 @@ static bool is_needed(const struct job *candidate, const struct place_need *need
 }
 
 /* Only those that the place may need. */
-static size_t keep_needed(struct victims *v, size_t n, const struct place_need *need,
-                          const struct place_node *nodes) {
+static size_t keep_needed(struct search *s, size_t n) {
+    struct victims_candidate *candidates = s->v->candidates;
     size_t kept = 0;
 
     for (size_t i = 0; i < n; i++)
-        if (is_needed(v->candidates[i].job, need, nodes))
-            v->candidates[kept++] = v->candidates[i];
+        if (is_needed(candidates[i].job, &s->need, s->scratch->nodes))
+            candidates[kept++] = candidates[i];
     return kept;
 }
 
 /* The fewest of the cheapest that make it fit: of n that do. */
-static size_t fewest(struct victims *v, struct room *room, const struct state *state,
-                     const struct place_need *need, size_t n, struct place_scratch *scratch) {
+static size_t fewest(struct search *s, size_t n) {
     size_t low = 0; // does not fit
 
     while (n - low > 1) {
         size_t middle = low + (n - low) / 2;
-        if (fits(v, room, state, need, middle, scratch))
+        if (fits(s, middle))
             n = middle;
         else
             low = middle;
@@ -111,21 +129,37 @@ static size_t fewest(struct victims *v, struct room *room, const struct state *s
 }
 
 /* Spare whom the place can do without, the dearest first. */
-static size_t spare(struct victims *v, struct room *room, const struct state *state,
-                    const struct place_need *need, size_t n, struct place_scratch *scratch) {
+static size_t spare(struct search *s, size_t n) {
+    struct victims_candidate *candidates = s->v->candidates;
     size_t stop = n > SPARED_MAX ? n - SPARED_MAX : 0;
 
     for (size_t i = n; i-- > stop && n > 1;) {
-        struct victims_candidate one = v->candidates[i];
-        memmove(v->candidates + i, v->candidates + i + 1, (n - i - 1) * sizeof one);
-        if (fits(v, room, state, need, n - 1, scratch)) {
+        struct victims_candidate one = candidates[i];
+        memmove(candidates + i, candidates + i + 1, (n - i - 1) * sizeof one);
+        if (fits(s, n - 1)) {
             n--;
             continue;
         }
-        memmove(v->candidates + i + 1, v->candidates + i, (n - i - 1) * sizeof one);
-        v->candidates[i] = one;
+        memmove(candidates + i + 1, candidates + i, (n - i - 1) * sizeof one);
+        candidates[i] = one;
     }
     return n;
+}
+
+/* Those of all n candidates, who are enough, whose leaving makes it fit at little loss, cheapest
+ * first. */
+static size_t choose(struct search *s, size_t n, struct spread most) {
+    memcpy(s->v->candidates, s->v->all, n * sizeof *s->v->all);
+    s->most = most;
+    n = fewest(s, n);
+    bool found = fits(s, n);
+    assert(found);
+    size_t n_needed = keep_needed(s, n);
+    if (fits(s, n_needed)) // across zones, where less is free, the search may take a worse way
+        n = n_needed;
+    else
+        memcpy(s->v->candidates, s->v->all, n * sizeof *s->v->all);
+    return spare(s, n);
 }
 
 /* If somebody gives way only for the gain: is there any? */
@@ -140,21 +174,49 @@ static bool gains(const struct victims *v, size_t n, const struct job *job) {
     return !for_gain || 10 * gpus <= ORDER_GAIN_TENTHS * order_gpus(job);
 }
 
+/* GPU time that they would lose. */
+static int64_t loss_of(const struct victims *v, size_t n) {
+    int64_t sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum +=
+            MIN(v->candidates[i].loss_us, LOSS_MAX_US) * MAX(order_gpus(v->candidates[i].job), 1);
+    return sum;
+}
+
+/* Choose among n candidates who are enough: the cheapest or, if it is worth it, those that leave
+ * nodes under fewer leaves. 0: nobody, since nobody's leaving is needed or worth it. */
+static size_t choose_best(struct search *s, size_t n_all, const struct job *job) {
+    struct victims *v = s->v;
+    struct spread best = spread_of(s->state, s->scratch->nodes, s->need.nodes);
+
+    s->most = any_spread;
+    size_t n = fits(s, 0) ? 0 : choose(s, n_all, any_spread);
+    bool found = fits(s, n);
+    assert(found);
+    struct spread plain = spread_of(s->state, s->scratch->nodes, s->need.nodes);
+    if (spread_compare(best, plain) >= 0)
+        return gains(v, n, job) ? n : 0;
+    int64_t loss = loss_of(v, n);
+    bool gained = gains(v, n, job);
+    size_t n_best = choose(s, n_all, best);
+    int64_t more = loss_of(v, n_best) - loss;
+    if (gains(v, n_best, job) && more <= order_leaves_worth(s->state, job, plain, best))
+        return n_best;
+    return gained && n ? choose(s, n_all, any_spread) : 0;
+}
+
 int victims_find(struct victims *v, struct room *room, const struct state *state,
                  const struct job *job, struct place_scratch *scratch) {
-    struct place_need need = place_need_of(job);
+    struct search s = {v, room, state, place_need_of(job), scratch, any_spread};
 
     size_t n = collect(v, state, job);
-    if (!n || !fits(v, room, state, &need, n, scratch))
+    if (!n || !fits(&s, n))
         return -ENOSPC;
-    n = fewest(v, room, state, &need, n, scratch);
-    bool found = fits(v, room, state, &need, n, scratch);
-    assert(found);
-    n = keep_needed(v, n, &need, scratch->nodes);
-    n = spare(v, room, state, &need, n, scratch);
-    if (!gains(v, n, job))
+    n = choose_best(&s, n, job);
+    if (!n)
         return -ENOSPC;
-    found = fits(v, room, state, &need, n, scratch);
+    bool found = fits(&s, n);
     assert(found);
     if (v->n_max < n) {
         v->n_max = n;

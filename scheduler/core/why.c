@@ -170,6 +170,25 @@ static bool why_not_yet(const struct state *state, const struct job *job, struct
     return true;
 }
 
+/* There is room, but the job waits for nodes under fewer leaves. */
+static bool waits_for_leaves(const struct state *state, const struct job *job,
+                             const struct place_need *need, struct place_scratch *scratch,
+                             struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+
+    if (!order_waits_for_leaves(state, job))
+        return false;
+    int64_t leaves = spread_of(state, scratch->nodes, need->nodes).leaves;
+    int64_t fewest = spread_fewest(state, need, scratch).leaves;
+    if (leaves <= fewest)
+        return false;
+    code(ret, "leaves");
+    say(&t, "%lld nodes are free, but under %lld leaf switches; it waits for nodes under %lld",
+        (long long)need->nodes, (long long)leaves, (long long)fewest);
+    ret->at_us = order_waits_until_us(state, job);
+    return true;
+}
+
 static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
     if (why_not_yet(state, job, ret))
         return;
@@ -196,6 +215,8 @@ static void why_queued(const struct state *state, const struct job *job, struct 
         say_nodes(&t, state, &need, false);
         if (!ahead)
             say_sooner(ret, state, &need);
+    } else if (waits_for_leaves(state, job, &need, &scratch, ret)) {
+        return;
     } else if (ahead) {
         code(ret, "behind");
         say(&t, "job %lld (%s, priority %lld) is ahead of it in group %s and needs %lld node%s",
@@ -350,6 +371,7 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     job.r.id = state->r.next_job;
     job.r.spec = *spec; // stays the caller's
     job.r.priority = spec->priority;
+    job.r.submitted_us = job.r.since_us = state->r.time_us;
     job.r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, &job);
     job.tier = order_tier(state, &job);

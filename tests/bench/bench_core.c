@@ -89,8 +89,10 @@ static double settle(struct world *w, struct decide_list *list, double *ret_firs
 static void end_one(struct world *w, struct rng *rng) {
     const struct job *job = w->state->live_first;
 
-    for (int64_t skip = rng_below(rng, 200); job->live_next && skip; skip--)
+    for (int64_t skip = rng_below(rng, 200); job && job->live_next && skip; skip--)
         job = job->live_next;
+    if (!job)
+        return; // all have ended
     int64_t id = job->r.id, epoch = job->r.epoch;
     for (size_t rank = 0; rank < job->r.ranks.n; rank++) {
         struct entry_rank_exited in = {id, epoch, (int64_t)rank, 0, 0, EXIT_CAUSE_SELF, NULL};

@@ -36,6 +36,11 @@ static void compare(struct trial *t) {
         struct place_need need = some_need(t);
         int plain = place_find(t->w.state, &need, &t->plain);
         CHECK_EQ(room_find(t->room, t->w.state, &need, &t->quick), plain);
+        struct spread all = spread_fewest(t->w.state, &need, &t->plain);
+        struct spread quick = room_fewest(t->room, t->w.state, &need, &t->quick);
+        CHECK_EQ(spread_compare(quick, all), 0);
+        CHECK(plain < 0 || need.cross_zones ||
+              spread_compare(all, spread_of(t->w.state, t->plain.nodes, need.nodes)) <= 0);
         for (int64_t n = 0; plain == 0 && n < need.nodes; n++) {
             CHECK_EQ(t->quick.nodes[n].node, t->plain.nodes[n].node);
             CHECK_EQ(t->quick.nodes[n].gpus, t->plain.nodes[n].gpus);

@@ -293,3 +293,116 @@ TEST(a_person_may_suspend_what_gave_way)
     check_same(&w);
     world_free(&w);
 }
+
+/* Two leaves of two nodes, a1 a2 and a3 a4; min_run is 10 min. One node of each is taken. */
+static int64_t scattered(struct world *w, int64_t ret_holders[2]) {
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 2,
+                                    .nodes_per_leaf = 2,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .min_run_us = S(600)};
+    int64_t ids[3];
+
+    world_init(w);
+    world_cluster(w, &cluster);
+    for (int i = 0; i < 3; i++)
+        ids[i] = submit_at(w, 30, 1, 2);
+    CHECK_EQ(world_decide(w), 3); // a1, a2, a3
+    for (int i = 0; i < 3; i++)
+        all_started(w, ids[i]);
+    all_succeed(w, ids[1]);
+    ret_holders[0] = ids[0];
+    ret_holders[1] = ids[2];
+    return submit_at(w, 30, 2, 2); // a2 and a4 are free
+}
+
+TEST(a_gang_waits_a_while_for_nodes_under_fewer_leaves)
+{
+    int64_t holders[2];
+    struct world w;
+    struct why why;
+
+    int64_t gang = scattered(&w, holders);
+    int64_t submitted_us = w.now_us;
+    CHECK_EQ(world_decide(&w), 0);
+    why_job(w.state, job_at(&w, gang), &why);
+    CHECK_STR(why.code, "leaves");
+    CHECK_STR(why.message,
+              "2 nodes are free, but under 2 leaf switches; it waits for nodes under 1");
+    CHECK_EQ(why.at_us, job_at(&w, gang)->r.since_us + S(900));
+    world_pass(&w, S(300));
+    all_succeed(&w, holders[1]); // a3: now it has a leaf
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, gang, 0), "a3");
+    CHECK_STR(node_of(&w, gang, 1), "a4");
+    world_free(&w);
+
+    gang = scattered(&w, holders);
+    submitted_us = w.now_us;
+    while (state_of(&w, gang) == JOB_STATE_QUEUED && w.now_us < submitted_us + S(2000))
+        world_pass(&w, S(10));
+    CHECK(w.now_us >= submitted_us + S(900));
+    CHECK(w.now_us <= submitted_us + S(960));
+    CHECK_STR(node_of(&w, gang, 0), "a2");
+    CHECK_STR(node_of(&w, gang, 1), "a4");
+    world_free(&w);
+
+    /* Where a node is out, no leaf can hold the gang: it does not wait for what cannot be. */
+    gang = scattered(&w, holders);
+    CHECK_EQ(world_decide(&w), 0);
+    CHECK_EQ(drain(&w, "a1", true), 0);
+    CHECK_EQ(world_decide(&w), 0); // a3 and a4 could
+    CHECK_EQ(drain(&w, "a3", true), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, gang, 0), "a2");
+    world_free(&w);
+}
+
+TEST(a_gang_that_recovers_does_not_wait_for_leaves)
+{
+    int64_t holders[2];
+    struct world w;
+
+    int64_t gang = scattered(&w, holders);
+    world_pass(&w, S(1000));
+    CHECK_EQ(state_of(&w, gang), JOB_STATE_STARTING);
+    all_started(&w, gang);
+    ended(&w, gang, 0, 0, 9, EXIT_CAUSE_SELF);
+    ended(&w, gang, 1, 0, 15, EXIT_CAUSE_ORDER);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(job_at(&w, gang)->r.attempt, 2);
+    world_free(&w);
+}
+
+TEST(victims_lie_under_one_leaf)
+{
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 2,
+                                    .nodes_per_leaf = 2,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .min_run_us = S(600)};
+    int64_t ids[4];
+    struct world w;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    for (int i = 0; i < 4; i++)
+        ids[i] = submit_at(&w, 10, 1, 2);
+    CHECK_EQ(world_decide(&w), 4);
+    for (int i = 0; i < 4; i++) { // the younger has less to lose: a3, a2, a4, a1
+        static const int order[] = {0, 3, 1, 2};
+        all_started(&w, ids[order[i]]);
+        world_pass(&w, S(100));
+    }
+    world_pass(&w, S(8000)); // they have sunk
+    int64_t gang = submit_at(&w, 50, 2, 2);
+    world_pass(&w, S(80));
+    CHECK_EQ(job_at(&w, gang)->r.claim.n, 2);
+    CHECK_EQ(state_of(&w, ids[0]), JOB_STATE_RUNNING);
+    CHECK_EQ(state_of(&w, ids[1]), JOB_STATE_RUNNING); // a2: cheaper than a4, but elsewhere
+    CHECK_EQ(state_of(&w, ids[2]), JOB_STATE_SUSPENDING);
+    CHECK_EQ(state_of(&w, ids[3]), JOB_STATE_SUSPENDING);
+    world_free(&w);
+}
