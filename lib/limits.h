@@ -42,7 +42,11 @@ enum {
     JOBS_LIVE_MAX = 1000000, // not ended; more are refused
     JOBS_ENDED_KEPT = 1000,  // ended ones the scheduler keeps in memory; SQL has all
     AFTER_MAX = 64,          // jobs that one waits for, in each list of `after:`
-    JOB_AVOID_MAX = 16,      // nodes a job remembers to have failed on
+    ARRAY_MAX = 10000,       // elements of one array
+    ARRAY_INDEX_MAX = 999999,
+    ARRAY_RANGES_MAX = 128,
+    ARRAY_TEXT_MAX = 512,
+    JOB_AVOID_MAX = 16, // nodes a job remembers to have failed on
     SUBMIT_BATCH_MAX = 1000,
     IDEMPOTENCY_KEYS_MAX = 1000000,
     IDEMPOTENCY_KEEP_S = 24 * 3600,

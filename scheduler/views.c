@@ -3,7 +3,9 @@
 #include "lib/digest.h"
 #include "lib/pure/tlv.h"
 #include "lib/timefmt.h"
+#include "scheduler/array_views.h"
 #include "scheduler/assignment.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/core.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
@@ -169,6 +171,7 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->index = index;
     ret->last_fault = last_fault(s, job);
     fill_conditions(job, ret);
+    array_views_fill(s, job, ret);
     if (ranks)
         fill_ranks(s, job, ret);
 }
@@ -195,7 +198,12 @@ void views_reason(const struct schedd *s, const struct job *job, struct job_view
         return;
     views_why(s, job, &why);
     hai_strset(&ret->reason, why.code);
-    hai_strset(&ret->message, why.message);
+    char *note = array_is(job) && ret->array == S_ABSENT && strcmp(why.code, "dependency") != 0 &&
+                         strcmp(why.code, "not_before") != 0
+                     ? array_views_note(s, job, why.message)
+                     : NULL;
+    hai_strset(&ret->message, note ? note : why.message);
+    free(note);
 }
 
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,

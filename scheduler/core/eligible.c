@@ -210,7 +210,8 @@ static int64_t newest_since(const struct state *state, const struct entry_job_sp
                             const struct entry_after *after) {
     for (const struct job *job = state->jobs_last; job && job->r.id >= after->since;
          job = job->prev)
-        if (hai_streq(job->r.spec.user, spec->user) && hai_streq(job->r.spec.name, after->name))
+        if (job->r.array == S_ABSENT && hai_streq(job->r.spec.user, spec->user) &&
+            hai_streq(job->r.spec.name, after->name))
             return job->r.id;
     return S_ABSENT;
 }
@@ -258,7 +259,7 @@ static void add_waiter(struct job *job, int64_t id) {
 }
 
 void eligible_enter(struct state *state, struct job *job) {
-    if (state_job_ended(job))
+    if (state_job_ended(job) || job->r.array != S_ABSENT) // the array stands for its elements
         return;
     series_join(state, job);
     for (size_t i = 0; i < job->r.spec.after.n; i++) {
@@ -270,7 +271,7 @@ void eligible_enter(struct state *state, struct job *job) {
 }
 
 struct job *eligible_ended(struct state *state, struct job *job) {
-    struct job *next = series_leave(state, job);
+    struct job *next = job->series ? series_leave(state, job) : NULL;
 
     if (next && !is_singleton(next))
         next = NULL;
