@@ -126,7 +126,8 @@ int api_find_record(struct api_call *call, int64_t id, struct state_job *ret) {
     int r = find_record(call, id, ret);
 
     if (r < 0)
-        api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
+        api_call_fail(call, 404, "not_found",
+                      "job %.80s is no longer kept, or ended before it started", call->params[0]);
     return r;
 }
 
@@ -161,6 +162,7 @@ int api_find_view(struct api_call *call, int64_t id, bool ranks, struct job_view
     }
     find_row(call, id, take_view, &view);
     if (view.r < 0)
-        api_call_fail(call, 404, "not_found", "job %lld is no longer kept", (long long)id);
+        api_call_fail(call, 404, "not_found",
+                      "job %.80s is no longer kept, or ended before it started", call->params[0]);
     return view.r;
 }

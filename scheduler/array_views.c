@@ -40,7 +40,7 @@ static void fill_elements(const struct state *state, const struct state_job *job
     }
     ret->running = array->array->n_open - array->array->n_fresh;
     ret->waiting = ret->n - n_ended - ret->running;
-    array_waiting_list(state, array, waiting, sizeof waiting);
+    array_waiting_list(array, waiting, sizeof waiting);
     ret->waiting_indices = waiting[0] ? hai_strdup(waiting) : NULL;
 }
 
@@ -70,7 +70,7 @@ char *array_views_note(const struct schedd *s, const struct job *array, const ch
 
     if (!array->array)
         return NULL;
-    array_waiting_list(schedd_state(s), array, waiting, sizeof waiting);
+    array_waiting_list(array, waiting, sizeof waiting);
     int64_t n_running = array->array->n_open - array->array->n_fresh;
     if (!waiting[0])
         return hai_asprintf("%lld of %lld elements left, all run", (long long)n_running,

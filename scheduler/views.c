@@ -245,8 +245,11 @@ void views_node(const struct schedd *s, int number, struct node_view *ret) {
         ret->gpus_free = __builtin_popcount(state_gpus_free(node));
         ret->cpus_free = MAX(node->cpus_free, 0);
     }
-    for (size_t i = 0; i < node->n_jobs; i++)
+    for (size_t i = 0; i < node->n_jobs; i++) {
         *LIST_ADD(&ret->jobs) = node->jobs[i];
+        *LIST_ADD(&ret->job_labels) =
+            hai_strdup(array_label(&state_job_find(state, node->jobs[i])->r).text);
+    }
     for (int g = 0; g < state->n_groups; g++)
         if (node->groups >> g & 1)
             *LIST_ADD(&ret->groups) = hai_strdup(state->groups[g].r.name);

@@ -106,37 +106,72 @@ struct job *array_next_open(const struct job *array, const struct job *from) {
     return job && job->r.id <= array->r.id + array->array->n ? job : NULL;
 }
 
-static bool waits(const struct state *state, const struct job *array, int64_t number) {
-    const struct job *job = state_job_find(state, array->r.id + 1 + number);
+/* A list of indices that is written from numbers, which ascend. */
+struct list {
+    const struct job *array;
+    char *at;
+    size_t left;
+    int64_t first, last; // the run not yet written; -1: none
+    bool any, full;
+};
 
-    if (!array_made(array, number))
-        return true;
-    return job && !state_job_ended(job) && job->r.attempt == 0;
+static void write_run(struct list *list) {
+    const struct entry_job_spec *spec = &list->array->r.spec;
+    char text[64];
+
+    if (list->first < 0 || list->full)
+        return;
+    long long from = array_index(spec, list->first), to = array_index(spec, list->last);
+    int n = from == to ? snprintf(text, sizeof text, "%s%lld", list->any ? "," : "", from)
+                       : snprintf(text, sizeof text, "%s%lld-%lld", list->any ? "," : "", from, to);
+    list->full = (size_t)n + sizeof ",..." > list->left;
+    n = snprintf(list->at, list->left, "%s", list->full ? ",..." : text);
+    list->at += n;
+    list->left -= (size_t)n;
+    list->any = true;
 }
 
-void array_waiting_list(const struct state *state, const struct job *array, char *ret,
-                        size_t n_bytes) {
-    size_t used = 0;
-
-    ret[0] = 0;
-    for (int64_t i = 0; i < array->array->n && used < n_bytes; i++) {
-        int64_t first = i;
-        if (!waits(state, array, i))
-            continue;
-        while (i + 1 < array->array->n && waits(state, array, i + 1))
-            i++;
-        const char *comma = used ? "," : "";
-        int64_t from = array_index(&array->r.spec, first), to = array_index(&array->r.spec, i);
-        int n = first == i ? snprintf(ret + used, n_bytes - used, "%s%lld", comma, (long long)from)
-                           : snprintf(ret + used, n_bytes - used, "%s%lld-%lld", comma,
-                                      (long long)from, (long long)to);
-        if (n < 0 || (size_t)n >= n_bytes - used) { // what does not fit is left out, and said
-            ret[used] = 0;
-            (void)snprintf(ret + MIN(used, n_bytes - 5), 5, ",...");
-            return;
-        }
-        used += (size_t)n;
+static void add_run(struct list *list, int64_t first, int64_t last) {
+    if (list->first >= 0 && first == list->last + 1) {
+        list->last = last;
+        return;
     }
+    write_run(list);
+    list->first = first;
+    list->last = last;
+}
+
+static int by_number(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Those that are jobs, then what lies between those made early. */
+void array_waiting_list(const struct job *array, char *ret, size_t n_bytes) {
+    struct list list = {.array = array, .at = ret, .left = n_bytes, .first = -1};
+    int64_t made = MAX(array->r.array_made, 0);
+    size_t n_early = array->r.array_early.n;
+    _cleanup_free_ int64_t *early = hai_new_array(int64_t, n_early + 1);
+
+    assert(n_bytes >= 8);
+    ret[0] = 0;
+    for (size_t i = 0; i < n_early; i++)
+        early[i] = array->r.array_early.items[i];
+    qsort(early, n_early, sizeof *early, by_number);
+    for (const struct job *job = array_next_open(array, array); job;
+         job = array_next_open(array, job)) {
+        int64_t number = job->r.id - array->r.id - 1;
+        if (job->r.attempt == 0 && number < made)
+            add_run(&list, number, number);
+    }
+    early[n_early] = array->array->n;
+    for (size_t i = 0; i <= n_early; i++) {
+        if (early[i] > made)
+            add_run(&list, made, early[i] - 1);
+        made = MAX(made, early[i] + 1);
+    }
+    write_run(&list);
 }
 
 bool array_runs(const struct state *state, const struct job *array) {
@@ -177,14 +212,18 @@ void array_enter(struct state *state, struct job *job) {
     job->array = hai_new(struct array);
     *job->array =
         (struct array){.n = array_count(&job->r.spec), .last = job, .next = state->arrays};
+    if (state->arrays)
+        state->arrays->array->prev = job;
     state->arrays = job;
 }
 
-static void leave_list(struct job **at, const struct job *array) {
-    while (*at && *at != array)
-        at = &(*at)->array->next;
-    if (*at)
-        *at = array->array->next;
+static void leave_list(struct state *state, struct array *array) {
+    if (array->prev)
+        array->prev->array->next = array->next;
+    else
+        state->arrays = array->next;
+    if (array->next)
+        array->next->array->prev = array->prev;
 }
 
 static void leave_noticed(struct job **at, const struct job *array) {
@@ -221,7 +260,7 @@ static void count_end(struct job *array, const struct job *job) {
 
 void array_changed(struct state *state, struct job *job, enum job_state from) {
     if (job->array && state_job_ended(job)) {
-        leave_list(&state->arrays, job);
+        leave_list(state, job->array);
         leave_noticed(&state->arrays_noticed, job);
         free(job->array);
         job->array = NULL;

@@ -19,8 +19,8 @@ struct array {
     int64_t n_open;   // made and not ended
     int64_t n_fresh;  // of these: never started
     struct job *last; // in the list of all jobs, the last one of the array; itself if there is none
-    struct job *next; // array that has not ended, in no order that matters
-    bool noticed;     // is in state->arrays_noticed
+    struct job *next, *prev; // array that has not ended, in no order that matters
+    bool noticed;            // is in state->arrays_noticed
     struct job *noticed_next;
 };
 
@@ -59,9 +59,9 @@ struct job array_unmade(const struct state *state, const struct job *array, int6
 /* The next element that has not ended, after an element or from the array itself; NULL: none. */
 struct job *array_next_open(const struct job *array, const struct job *from);
 
-/* Elements that are not made or never started, as a list of indices: "8-99". */
-void array_waiting_list(const struct state *state, const struct job *array, char *ret,
-                        size_t n_bytes);
+/* Elements that are not made or never started, as a list of indices: "8-99", cut with "..." where
+ * they are too many. n_bytes: at least 8. */
+void array_waiting_list(const struct job *array, char *ret, size_t n_bytes);
 
 /* May elements be made? The array's wishes and conditions allow it. */
 bool array_runs(const struct state *state, const struct job *array);

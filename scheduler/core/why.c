@@ -386,6 +386,10 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     job.tier = order_tier(state, &job);
     int r = place_job_possible(state, &job, err);
     if (r == 0)
+        r = array_check(spec, err);
+    if (r == 0 && !why_not_yet(state, &job, ret)) {
+        job.r.spec.array.n = 0; // as its first element
         why_job(state, &job, ret);
+    }
     return r;
 }

@@ -258,3 +258,32 @@ TEST(key)
     CHECK_EQ(w.state->r.next_job, next);
     world_free(&w);
 }
+
+/* Which elements wait, as people write it. */
+TEST(waiting)
+{
+    char text[64], small[16];
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    int64_t id = submit_array(&w, 199, 0, 1);
+    array_waiting_list(job_at(&w, id), text, sizeof text);
+    CHECK_STR(text, "0-199");
+    world_decide(&w);
+    array_waiting_list(job_at(&w, id), text, sizeof text);
+    CHECK_STR(text, "4-199");
+    CHECK_EQ(stop(&w, "submit:alice", id + 1 + 150, false), 0); // no job yet
+    CHECK_EQ(stop(&w, "submit:alice", id + 1 + 120, false), 0);
+    CHECK_EQ(stop(&w, "submit:alice", id + 1 + 10, false), 0);
+    CHECK_EQ(stop(&w, "submit:alice", id + 1 + 199, false), 0);
+    array_waiting_list(job_at(&w, id), text, sizeof text);
+    CHECK_STR(text, "4-9,11-119,121-149,151-198");
+    array_waiting_list(job_at(&w, id), small, sizeof small);
+    CHECK_STR(small, "4-9,11-119,...");
+    end_running(&w, id, 0);
+    world_decide(&w);
+    array_waiting_list(job_at(&w, id), text, sizeof text);
+    CHECK_STR(text, "8-9,11-119,121-149,151-198");
+    check_same(&w);
+    world_free(&w);
+}
