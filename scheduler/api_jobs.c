@@ -15,12 +15,14 @@
 enum { EXPLAIN_BATCH_MAX = 16 }; // larger batches get no sentence for each job
 
 /* "starts after job 41 ends well". */
-static char *starts_later(const struct eligible_wait *wait) {
+static char *starts_later(const struct state *state, const struct eligible_wait *wait) {
     static const char *const ends[] = {"ends well", "has ended", "has failed"};
     char at[TIMEFMT_ISO_BYTES];
 
     if (wait->ahead)
-        return hai_asprintf("starts after job %lld %s", (long long)wait->ahead, ends[wait->want]);
+        return hai_asprintf("starts after job %s %s",
+                            array_label(&state_job_find(state, wait->ahead)->r).text,
+                            ends[wait->want]); // what is waited for has not ended
     timefmt_iso(wait->at_us, at);
     return hai_asprintf("starts no earlier than %s", at);
 }
@@ -43,7 +45,7 @@ static char *explain(struct api_call *call, const struct job *job) {
     if (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD)
         return NULL;
     if (job->r.state == JOB_STATE_QUEUED && eligible_wait(schedd_state(call->s), job, &wait))
-        return starts_later(&wait);
+        return starts_later(schedd_state(call->s), &wait);
     views_why(call->s, job, &why);
     return hai_strdup(why.message);
 }

@@ -261,8 +261,9 @@ void api_read_why(struct api_call *call) {
     view.state = record.state;
     view.index = schedd_state(call->s)->r.index;
     const struct job *job = state_job_find(schedd_state(call->s), id);
-    if (!job) // an element that waits for its turn waits with its array
-        job = array_of(schedd_state(call->s), id);
+    const struct job *array = job ? NULL : array_of(schedd_state(call->s), id);
+    if (array && !array_made(array, id - array->r.id - 1))
+        job = array; // an element that waits for its turn waits with its array
     if (job) {
         fill_why(call, job, &view);
     } else {

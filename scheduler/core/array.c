@@ -1,5 +1,4 @@
 #include "scheduler/core/array.h"
-#include "scheduler/core/eligible.h"
 
 #include <stdio.h>
 
@@ -172,11 +171,6 @@ void array_waiting_list(const struct job *array, char *ret, size_t n_bytes) {
         made = MAX(made, early[i] + 1);
     }
     write_run(&list);
-}
-
-bool array_runs(const struct state *state, const struct job *array) {
-    return array->r.state == JOB_STATE_QUEUED && array->r.wanted == WANTED_RUN &&
-           eligible(state, array);
 }
 
 /* ---- what apply does ---- */

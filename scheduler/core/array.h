@@ -63,9 +63,6 @@ struct job *array_next_open(const struct job *array, const struct job *from);
  * they are too many. n_bytes: at least 8. */
 void array_waiting_list(const struct job *array, char *ret, size_t n_bytes);
 
-/* May elements be made? The array's wishes and conditions allow it. */
-bool array_runs(const struct state *state, const struct job *array);
-
 /* For apply and state_decode: an array or element was made or read; changed its state (from, to),
  * is dropped from the list of jobs; the array must be looked at when the entry is done. */
 void array_enter(struct state *state, struct job *job);

@@ -1,5 +1,6 @@
 #include "scheduler/core/elements.h"
 #include "scheduler/core/array.h"
+#include "scheduler/core/eligible.h"
 
 /* Behind the elements with lower numbers: the list of all jobs has ascending ids. */
 static void insert(struct state *state, struct job *array, struct job *job) {
@@ -107,9 +108,15 @@ static void end(struct mutate *c, struct job *array) {
                      (long long)n_stopped);
 }
 
+/* May elements be made? */
+static bool runs(const struct state *state, const struct job *array) {
+    return array->r.state == JOB_STATE_QUEUED && array->r.wanted == WANTED_RUN &&
+           eligible(state, array);
+}
+
 static void look(struct mutate *c, struct job *array) {
     effects_touch_job(c->fx, array);
-    if (array_runs(c->state, array))
+    if (runs(c->state, array))
         fill(c, array);
     bool all = array->r.wanted == WANTED_STOP || next_number(array) == array->array->n;
     if (all && array->array->n_open == 0)

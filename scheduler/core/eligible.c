@@ -1,4 +1,5 @@
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/array.h"
 
 #include <stdio.h>
 
@@ -138,13 +139,15 @@ int64_t eligible_due_us(const struct state *state, const struct job *job) {
 static void name_job(const struct state *state, int64_t id, char *ret, size_t n_bytes) {
     const struct job *job = state_job_find(state, id);
 
-    (void)snprintf(ret, n_bytes, "job %lld%s%s%s", (long long)id, job ? " (" : "",
-                   job ? job->r.spec.user : "", job ? ")" : "");
+    if (job)
+        (void)snprintf(ret, n_bytes, "job %s (%s)", array_label(&job->r).text, job->r.spec.user);
+    else
+        (void)snprintf(ret, n_bytes, "job %lld", (long long)id);
 }
 
 void eligible_say_broken(const struct state *state, const struct entry_after *after, char *ret,
                          size_t n_bytes) {
-    char name[96];
+    char name[128];
 
     name_job(state, after->job, name, sizeof name);
     (void)snprintf(ret, n_bytes, "%s %s%s; this job starts only if it %s", name,
@@ -157,7 +160,7 @@ void eligible_say_broken(const struct state *state, const struct entry_after *af
 static void say_after(const struct state *state, const struct job *job,
                       const struct entry_after *after, struct eligible_wait *ret) {
     static const char *const ends[] = {"to succeed", "to end", "to fail"};
-    char name[96];
+    char name[128];
     size_t n_more = 0;
 
     for (size_t i = 0; i < job->r.spec.after.n; i++)
