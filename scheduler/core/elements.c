@@ -73,6 +73,8 @@ static void fill(struct mutate *c, struct job *array) {
     int64_t cap = array->r.spec.array_cap == S_ABSENT ? INT64_MAX : array->r.spec.array_cap;
 
     while (a->n_open < cap && a->n_fresh < ARRAY_AHEAD) {
+        if (a->n_open && c->state->n_jobs - c->state->n_ended >= JOBS_LIVE_MAX)
+            return; // with one of its own it is looked at again
         int64_t number = next_number(array);
         if (number == a->n)
             return;
