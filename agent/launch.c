@@ -44,14 +44,18 @@ char *launch_log_dir(const char *log_dir, int64_t job, int64_t attempt) {
     return hai_asprintf("%s/%" PRId64 "/%" PRId64, log_dir, job, attempt);
 }
 
-char *launch_ckpt_dir(const struct launch_node *node, int64_t job, const struct job_spec *spec) {
+char *launch_ckpt_dir(const struct launch_node *node, const struct desired_attempt *d,
+                      const struct job_spec *spec) {
     const char *dir = spec->checkpoint.dir;
 
-    if (dir && dir[0] == '/')
-        return hai_strdup(dir);
-    if (dir) // of the job: relative to where it runs
-        return hai_asprintf("%s/%s", spec->workdir ? spec->workdir : "", dir);
-    return hai_asprintf("%s/%" PRId64, node->ckpt_dir, job);
+    if (!dir)
+        return hai_asprintf("%s/%" PRId64, node->ckpt_dir, d->job);
+    /* A relative one is of the job: relative to where it runs. */
+    const char *base = dir[0] == '/' || !spec->workdir ? "" : spec->workdir;
+    const char *slash = dir[0] == '/' ? "" : "/";
+    if (d->array == S_ABSENT)
+        return hai_asprintf("%s%s%s", base, slash, dir);
+    return hai_asprintf("%s%s%s/%" PRId64, base, slash, dir, d->array_index);
 }
 
 static char *scratch_dir(const struct launch_node *node, const struct desired_attempt *d) {
@@ -72,12 +76,16 @@ static void set_gpus(struct launch_texts *env, const struct rank_place *place) {
 static void set_hai(struct launch_texts *env, const struct launch_node *node,
                     const struct desired_attempt *d, const struct job_spec *spec,
                     const char *rank_socket) {
-    _cleanup_free_ char *ckpt = launch_ckpt_dir(node, d->job, spec);
+    _cleanup_free_ char *ckpt = launch_ckpt_dir(node, d, spec);
     _cleanup_free_ char *scratch = scratch_dir(node, d);
     const struct node_place *here =
         (size_t)d->node_rank < d->nodes.n ? &d->nodes.items[d->node_rank] : NULL;
 
     set(env, "HAI_JOB_ID", "%" PRId64, d->job);
+    if (d->array != S_ABSENT) {
+        set(env, "HAI_ARRAY_ID", "%" PRId64, d->array);
+        set(env, "HAI_ARRAY_INDEX", "%" PRId64, d->array_index);
+    }
     set(env, "HAI_JOB_NAME", "%s", d->name ? d->name : "");
     set(env, "HAI_ATTEMPT", "%" PRId64, d->attempt);
     set(env, "HAI_NODE", "%s", node->node);
@@ -222,7 +230,7 @@ static void put_paths(struct buf *b, const struct launch_node *node,
                       const struct job_spec *spec) {
     _cleanup_free_ char *log = launch_log_dir(node->log_dir, d->job, d->attempt);
     _cleanup_free_ char *scratch = scratch_dir(node, d);
-    _cleanup_free_ char *ckpt = launch_ckpt_dir(node, d->job, spec);
+    _cleanup_free_ char *ckpt = launch_ckpt_dir(node, d, spec);
     bool limited = d->memory_bytes != S_ABSENT && d->memory_bytes > 0;
 
     put_text(b, log);

@@ -55,7 +55,8 @@ int launch_spec(const struct launch_node *node, const struct launch_account *acc
 /* The cgroup of an attempt below a base, NULL without one. The caller frees. */
 char *launch_cgroup(const char *base, int64_t job, int64_t attempt, int64_t epoch);
 
-/* The attempt's directory of output, and its default HAI_CKPT_DIR or the one of the job. The
- * caller frees. */
+/* The attempt's directory of output, and its default HAI_CKPT_DIR or the one of the job; in
+ * that one elements of an array have each their own, named after the index. The caller frees. */
 char *launch_log_dir(const char *log_dir, int64_t job, int64_t attempt);
-char *launch_ckpt_dir(const struct launch_node *node, int64_t job, const struct job_spec *spec);
+char *launch_ckpt_dir(const struct launch_node *node, const struct desired_attempt *d,
+                      const struct job_spec *spec);

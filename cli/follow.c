@@ -418,6 +418,26 @@ static int run_follow(struct follow *f, struct hai_err *err) {
     return r;
 }
 
+/* An array has no output of its own: wait for its end, or say where to look. */
+static int follow_array(struct cli *cli, const struct json *view, bool follow) {
+    const char *id = json_get_string(view, "label", "ID");
+    const char *indices = json_get_string(json_get(view, "elements"), "indices", "0");
+    int first = (int)strcspn(indices, ",-:");
+    _cleanup_(json_freep) struct json *last = NULL;
+    struct hai_err err = {0};
+
+    if (!follow) {
+        hai_fail_at(&err, -EINVAL, "array", NULL, NULL,
+                    "job %s is an array; expected an element, such as %s_%.*s", id, id, first,
+                    indices);
+        return cli_fail(cli, -EIO, &err);
+    }
+    cli_note(cli, "job %s is an array; its elements' output: hai logs %s_%.*s", id, id, first,
+             indices);
+    int r = follow_wait(cli, id, &last, &err);
+    return r < 0 ? cli_fail_of_job(cli, r, &err) : view_exit_code(last);
+}
+
 int follow_output(struct cli *cli, const char *job, const struct follow_options *options) {
     _cleanup_(buf_free) struct buf target = {0};
     struct follow f = {.cli = cli, .options = options};
@@ -426,6 +446,11 @@ int follow_output(struct cli *cli, const char *job, const struct follow_options 
 
     cli_job_target(job, "", &target);
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &f.view, &err);
+    if (r == 0 && json_get_int(json_get(f.view, "elements"), "n", 0)) {
+        status = follow_array(cli, f.view, options->follow);
+        json_free(f.view);
+        return status;
+    }
     if (r == 0) {
         f.job = hai_asprintf("%lld", (long long)json_get_int(f.view, "id", 0));
         if (options->follow) {

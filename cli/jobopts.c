@@ -24,7 +24,7 @@ const struct option jobopts_table[] = {
      "start when that job succeeded; any:JOB ended, failed:JOB failed; may be given again"},
     {0,"singleton", NULL, "one job of this name at a time, earlier ones first"},
     {0, "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
-    {0,                                                "array", "0-99%8", "(not yet supported)"},
+    {0,                                                "array", "0-99%8", "one job for each index, at most 8 at once: an array"},
     {0                                          },
 };
 
@@ -42,6 +42,7 @@ static const struct {
     {"workdir",       "workdir"                },
     {"time-limit",    "time_limit"             },
     {"begin",         "not_before"             },
+    {"array",         "array"                  },
 };
 
 /* -e K=V: replaces a variable of the file, else is one more. */
@@ -92,10 +93,6 @@ static int apply_after(struct cli *cli, struct job_spec *spec, const char *text)
 int jobopts_apply(struct cli *cli, struct job_spec *spec) {
     struct hai_err err = {0};
 
-    if (cli_has(cli, "array")) {
-        cli_usage(cli, "--array is not yet supported");
-        return -EINVAL;
-    }
     for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
         const char *value = cli_option(cli, fields[i].option);
         char where[64];

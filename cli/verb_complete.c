@@ -1,5 +1,6 @@
 /* hai complete: what may come next on a command line; the completions in etc/ call it. */
 #include "cli/verbs.h"
+#include "cli/view.h"
 #include <stdio.h>
 
 static void print_option_names(const struct option *options, const char *prefix) {
@@ -22,11 +23,9 @@ static void print_objects(struct cli *cli, bool nodes, const char *prefix) {
                 &err) < 0)
         return;
     for (const struct json *v = json_first(list); v; v = json_next(v)) {
-        char id[32];
-        if (!nodes) {
-            (void)snprintf(id, sizeof id, "%lld", (long long)json_get_int(v, "id", 0));
-            print_matching(id, prefix);
-        }
+        char id[VIEW_TEXT_BYTES];
+        if (!nodes)
+            print_matching(view_id(v, id), prefix);
         print_matching(json_get_string(v, "name", NULL), prefix);
     }
 }

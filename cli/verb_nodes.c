@@ -35,8 +35,16 @@ static void print_totals(const struct totals *t, struct buf *out) {
 }
 
 static void jobs_text(const struct json *node, struct buf *ret) {
-    for (const struct json *j = json_first(json_get(node, "jobs")); j; j = json_next(j))
-        buf_printf(ret, "%s%lld", ret->n_bytes ? "," : "", (long long)json_as_int(j));
+    const struct json *labels = json_get(node, "job_labels");
+
+    for (const struct json *j = json_first(labels ? labels : json_get(node, "jobs")); j;
+         j = json_next(j)) {
+        buf_add_str(ret, ret->n_bytes ? "," : "");
+        if (json_kind(j) == JSON_KIND_STRING)
+            buf_add_str(ret, json_as_string(j));
+        else
+            buf_printf(ret, "%lld", (long long)json_as_int(j));
+    }
 }
 
 static const char *health_of(const struct json *node) {

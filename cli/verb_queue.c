@@ -18,7 +18,7 @@ static void print_queue(struct cli *cli, const struct json *jobs) {
     for (const struct json *job = json_first(jobs); job; job = json_next(job)) {
         _cleanup_(buf_free) struct buf note = {0};
         const char *start = json_get_string(job, "started_at", NULL);
-        table_add(table, "%lld", (long long)json_get_int(job, "id", 0));
+        table_add_text(table, view_id(job, text));
         table_add_text(table, json_get_string(job, "user", NULL));
         table_add_text(table, json_get_string(job, "name", NULL));
         table_add_text(table, json_get_string(job, "state", NULL));

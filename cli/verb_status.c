@@ -56,8 +56,7 @@ static void print_head(struct cli *cli, const struct json *job, struct buf *out)
     const char *reason = json_get_string(job, "reason", NULL);
     char text[VIEW_TEXT_BYTES];
 
-    buf_printf(out, "%s (%lld) %s", json_get_string(job, "name", "job"),
-               (long long)json_get_int(job, "id", 0), state);
+    buf_printf(out, "%s (%s) %s", json_get_string(job, "name", "job"), view_id(job, text), state);
     if (json_get_string(job, "started_at", NULL)) {
         view_seconds(job, "ran_s", text);
         if (strcmp(text, "-") != 0)
@@ -151,6 +150,38 @@ static char *why_it_waits(struct cli *cli, const struct json *job) {
     return hai_strdup(json_get_string(why, "message", NULL));
 }
 
+/* "elements    4 wait (6-9), 2 run, 3 succeeded, 1 failed; at most 2 at once" */
+static void print_elements(const struct json *elements, struct buf *out) {
+    static const struct {
+        const char *key, *word;
+    } parts[] = {
+        {"waiting",   "wait"     },
+        {"running",   "run"      },
+        {"succeeded", "succeeded"},
+        {"failed",    "failed"   },
+        {"timed_out", "timed out"},
+        {"stopped",   "stopped"  },
+    };
+    const char *sep = "";
+
+    if (json_get_int(elements, "n", 0) == 0)
+        return;
+    buf_add_str(out, "elements    ");
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        int64_t n = json_get_int(elements, parts[i].key, 0);
+        const char *which = i ? NULL : json_get_string(elements, "waiting_indices", NULL);
+        if (!n)
+            continue;
+        buf_printf(out, "%s%lld %s", sep, (long long)n, parts[i].word);
+        if (which)
+            buf_printf(out, " (%s)", which);
+        sep = ", ";
+    }
+    if (json_get_int(elements, "cap", 0))
+        buf_printf(out, "; at most %lld at once", (long long)json_get_int(elements, "cap", 0));
+    buf_add_str(out, "\n");
+}
+
 static void print_job(struct cli *cli, const struct json *job) {
     _cleanup_(buf_free) struct buf out = {0}, progress = {0};
     const char *state = json_get_string(job, "state", "");
@@ -170,6 +201,7 @@ static void print_job(struct cli *cli, const struct json *job) {
     view_progress(json_get(job, "progress"), " of ", true, &progress);
     if (progress.n_bytes)
         buf_printf(&out, "progress    %s\n", buf_cstr(&progress));
+    print_elements(json_get(job, "elements"), &out);
     print_checkpoint(json_get(job, "checkpoint"), &out);
     print_used(job, &story, &out);
     print_faults(cli, &story, view_ended(state), &out);

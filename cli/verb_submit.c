@@ -46,7 +46,10 @@ static void print_one(struct cli *cli, const struct json *submitted) {
         printf("%s: %s\n", json_get_string(submitted, "name", "job"), buf_cstr(&shape));
     if (message)
         printf("%s\n", message);
-    if (id && !cli_has(cli, "follow"))
+    if (id && json_get_int(submitted, "elements", 0))
+        cli_note(cli, "  hai status %lld    hai wait %lld    hai stop %lld", (long long)id,
+                 (long long)id, (long long)id);
+    else if (id && !cli_has(cli, "follow"))
         cli_note(cli, "  hai logs -f %lld    hai status %lld    hai stop %lld", (long long)id,
                  (long long)id, (long long)id);
 }

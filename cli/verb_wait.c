@@ -17,8 +17,9 @@ static int run(struct cli *cli) {
         if (r < 0)
             return cli_fail_of_job(cli, r, &err);
         int code = view_exit_code(view);
-        cli_note(cli, "%s (%lld) %s", json_get_string(view, "name", "job"),
-                 (long long)json_get_int(view, "id", 0), json_get_string(view, "state", "?"));
+        char id[VIEW_TEXT_BYTES];
+        cli_note(cli, "%s (%s) %s", json_get_string(view, "name", "job"), view_id(view, id),
+                 json_get_string(view, "state", "?"));
         status = status ? status : code;
         json_append(all, view);
     }

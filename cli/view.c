@@ -117,7 +117,10 @@ void view_shape(const struct json *submitted, struct buf *ret) {
     int64_t nodes = json_get_int(submitted, "nodes", 1);
     int64_t gpus = json_get_int(submitted, "gpus_per_node", 0);
     int64_t ranks = json_get_int(submitted, "ranks", 1);
+    int64_t elements = json_get_int(submitted, "elements", 0);
 
+    if (elements)
+        buf_printf(ret, "array of %lld, each ", (long long)elements);
     buf_printf(ret, "%lld node%s", (long long)nodes, plural(nodes));
     if (gpus)
         buf_printf(ret, " x %lld GPU%s", (long long)gpus, plural(gpus));
@@ -160,7 +163,14 @@ void view_add_shape(struct table *table, const struct json *job) {
     table_add(table, "%lld", (long long)(nodes * json_get_int(job, "gpus_per_node", 0)));
 }
 
+const char *view_id(const struct json *job, char ret[static VIEW_TEXT_BYTES]) {
+    (void)snprintf(ret, VIEW_TEXT_BYTES, "%lld", (long long)json_get_int(job, "id", 0));
+    return json_get_string(job, "label", ret);
+}
+
 void view_print_ids(const struct json *jobs) {
+    char id[VIEW_TEXT_BYTES];
+
     for (const struct json *job = json_first(jobs); job; job = json_next(job))
-        printf("%lld\n", (long long)json_get_int(job, "id", 0));
+        printf("%s\n", view_id(job, id));
 }

@@ -44,3 +44,6 @@ void view_print_ids(const struct json *jobs);
 
 /* Write a buffer to stdout. */
 void view_print(const struct buf *text);
+
+/* What people call a job: 42, or 17_3 for an element of an array. Of the object, or kept inside. */
+const char *view_id(const struct json *job, char ret[static VIEW_TEXT_BYTES]);

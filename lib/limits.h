@@ -45,7 +45,11 @@ enum {
     PASTS_MAX = 4096,        // users and job names whose run times are remembered
     PAST_BUCKETS = 56,       // half octaves of run time, from 1 s
     PAST_COUNT_MAX = 1 << 20,
-    JOB_AVOID_MAX = 16,      // nodes a job remembers to have failed on
+    ARRAY_MAX = 10000, // elements of one array
+    ARRAY_INDEX_MAX = 999999,
+    ARRAY_RANGES_MAX = 128,
+    ARRAY_TEXT_MAX = 512,
+    JOB_AVOID_MAX = 16, // nodes a job remembers to have failed on
     SUBMIT_BATCH_MAX = 1000,
     IDEMPOTENCY_KEYS_MAX = 1000000,
     IDEMPOTENCY_KEEP_S = 24 * 3600,

@@ -5,6 +5,7 @@
 #include "scheduler/api_find.h"
 #include "scheduler/cluster.h"
 #include "scheduler/conditions.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/live.h"
 #include "scheduler/spec.h"
@@ -14,12 +15,14 @@
 enum { EXPLAIN_BATCH_MAX = 16 }; // larger batches get no sentence for each job
 
 /* "starts after job 41 ends well". */
-static char *starts_later(const struct eligible_wait *wait) {
+static char *starts_later(const struct state *state, const struct eligible_wait *wait) {
     static const char *const ends[] = {"ends well", "has ended", "has failed"};
     char at[TIMEFMT_ISO_BYTES];
 
     if (wait->ahead)
-        return hai_asprintf("starts after job %lld %s", (long long)wait->ahead, ends[wait->want]);
+        return hai_asprintf("starts after job %s %s",
+                            array_label(&state_job_find(state, wait->ahead)->r).text,
+                            ends[wait->want]); // what is waited for has not ended
     timefmt_iso(wait->at_us, at);
     return hai_asprintf("starts no earlier than %s", at);
 }
@@ -30,7 +33,8 @@ static char *explain(struct api_call *call, const struct job *job) {
     struct eligible_wait wait;
     struct why why;
 
-    if (turn_placed_next(call->s->turn, job->r.id, &names)) {
+    const struct job *first = job->array ? array_next_open(job, job) : NULL;
+    if (turn_placed_next(call->s->turn, first ? first->r.id : job->r.id, &names)) {
         char *text = hai_asprintf("starts now on %s", buf_cstr(&names));
         buf_free(&names);
         return text;
@@ -41,7 +45,7 @@ static char *explain(struct api_call *call, const struct job *job) {
     if (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD)
         return NULL;
     if (job->r.state == JOB_STATE_QUEUED && eligible_wait(schedd_state(call->s), job, &wait))
-        return starts_later(&wait);
+        return starts_later(schedd_state(call->s), &wait);
     views_why(call->s, job, &why);
     return hai_strdup(why.message);
 }
@@ -61,6 +65,8 @@ static void fill_submitted(struct api_call *call, int64_t id, bool repeated, boo
     ret->ranks = job->r.spec.nodes * job->r.spec.ranks_per_node;
     ret->priority = job->r.priority;
     ret->group = hai_strdup(job->r.spec.group);
+    if (array_is(job))
+        ret->elements = array_count(&job->r.spec);
     if (explained)
         ret->message = explain(call, job);
 }
@@ -211,17 +217,32 @@ void api_jobs_submit_batch(struct api_call *call) {
     finish_batch(call);
 }
 
-/* The live job that a change is about, owned by the caller; NULL: answered. */
-static const struct job *job_to_change(struct api_call *call) {
+/* The live job that a change is about, owned by the caller; NULL: answered. For an element that is
+ * no job yet, its array, if that is asked for. */
+static const struct job *job_to_change(struct api_call *call, int64_t *ret_unmade) {
     int64_t id;
 
     if (api_find_job(call, call->params[0], &id) < 0)
         return NULL;
     const struct job *job = state_job_find(schedd_state(call->s), id);
-    if (!job) {
+    const struct job *array = job ? NULL : array_of(schedd_state(call->s), id);
+    bool unmade = array && !array_made(array, id - array->r.id - 1);
+    if (unmade && !ret_unmade) {
+        api_call_fail(
+            call, 409, "conflict",
+            "it waits for its turn in array %lld; expected the whole array, or an element "
+            "that has started",
+            (long long)array->r.id);
+        return NULL;
+    }
+    if (!job && !unmade) {
         api_call_fail(call, 409, "ended", "job %lld has ended", (long long)id);
         return NULL;
     }
+    if (ret_unmade)
+        *ret_unmade = unmade ? id : 0;
+    if (unmade)
+        job = array;
     return api_call_owns(call, job->r.spec.user) ? job : NULL;
 }
 
@@ -244,20 +265,21 @@ static void on_changed(void *data, int64_t index, int r, const struct apply_repl
 
 void api_jobs_stop(struct api_call *call) {
     const struct job_change *change = call->body;
-    const struct job *job = job_to_change(call);
+    int64_t unmade;
+    const struct job *job = job_to_change(call, &unmade);
     struct entry_job_stop entry;
 
     if (!job)
         return;
     schema_init(entry_job_stop_schema(), &entry);
-    entry.job = job->r.id;
+    entry.job = unmade ? unmade : job->r.id;
     entry.force = change->force;
     entry.reason = change->reason;
     api_call_append(call, ENTRY_JOB_STOP, &entry, on_changed);
 }
 
 void api_jobs_suspend(struct api_call *call) {
-    const struct job *job = job_to_change(call);
+    const struct job *job = job_to_change(call, NULL);
     struct entry_job_suspend entry;
 
     if (!job)
@@ -268,7 +290,7 @@ void api_jobs_suspend(struct api_call *call) {
 }
 
 void api_jobs_resume(struct api_call *call) {
-    const struct job *job = job_to_change(call);
+    const struct job *job = job_to_change(call, NULL);
     struct entry_job_resume entry;
 
     if (!job)
@@ -280,7 +302,7 @@ void api_jobs_resume(struct api_call *call) {
 
 void api_jobs_set(struct api_call *call) {
     const struct job_change *change = call->body;
-    const struct job *job = job_to_change(call);
+    const struct job *job = job_to_change(call, NULL);
     struct entry_job_set entry;
     struct hai_err err = {0};
 
@@ -307,7 +329,8 @@ static void forget_conditions(struct job_spec *spec) {
 }
 
 /* A new job from the text of an old one, submitted by whoever asks. */
-static void resubmit(struct api_call *call, const struct schema_blob *text) {
+static void resubmit(struct api_call *call, const struct state_job *job) {
+    const struct schema_blob *text = &job->spec.spec;
     struct entry_job_submit entry;
     struct job_spec spec;
     struct hai_err err = {0};
@@ -316,6 +339,10 @@ static void resubmit(struct api_call *call, const struct schema_blob *text) {
     if (r == 0) {
         spec.hold = false;
         forget_conditions(&spec);
+        if (job->array != S_ABSENT) { // this element alone
+            free(spec.array);
+            spec.array = hai_asprintf("%lld", (long long)job->array_index);
+        }
         r = to_entry(call, &spec, http_request_header(call->request, "Idempotency-Key"), &entry,
                      &err);
         schema_free(job_spec_schema(), &spec);
@@ -335,6 +362,6 @@ void api_jobs_rerun(struct api_call *call) {
     if (api_find_job(call, call->params[0], &id) < 0 || api_find_record(call, id, &job) < 0)
         return;
     if (api_call_owns(call, job.spec.user))
-        resubmit(call, &job.spec.spec);
+        resubmit(call, &job);
     schema_free(state_job_schema(), &job);
 }

@@ -44,6 +44,12 @@ static int read_want(struct api_call *call, const struct state_job *job, struct 
     int64_t n_ranks = job->spec.nodes * job->spec.ranks_per_node;
 
     *ret = (struct want){.job = job->id, .attempts = job->attempt, .node = -1};
+    if (job->spec.array.n && job->array == S_ABSENT) {
+        api_call_fail(
+            call, 409, "array", "job %lld is an array; expected an element, such as %lld_%lld",
+            (long long)job->id, (long long)job->id, (long long)job->spec.array.items[0].first);
+        return -EINVAL;
+    }
     if (api_call_query_int(call, "rank", 0, n_ranks - 1, 0, &ret->rank) < 0 ||
         api_call_query_int(call, "attempt", 0, MAX(job->attempt, 1), 0, &ret->attempt) < 0 ||
         api_call_query_int(call, "offset", 0, INT64_MAX - 1, 0, &ret->offset) < 0 ||

@@ -2,6 +2,8 @@
 
 #include "lib/timefmt.h"
 #include "scheduler/api_find.h"
+#include "scheduler/array_views.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/live.h"
 #include "scheduler/store/query.h"
@@ -41,7 +43,7 @@ static void add_view(struct filter *f, struct job_view *view) {
 static void add_known(struct filter *f, int64_t above) {
     for (; f->next && f->next->r.id > above && f->n < f->limit; f->next = f->next->prev) {
         struct job_view view;
-        if (!wanted(f, &f->next->r))
+        if (!wanted(f, &f->next->r) || array_views_hidden(f->next))
             continue;
         views_job(f->s, &f->next->r, live_index(f->s->live, f->next->r.id), false, &view);
         if (f->n_reasons++ < VIEWS_REASONS_MAX)
@@ -153,31 +155,52 @@ void api_read_jobs(struct api_call *call) {
     api_call_reply_list(call, &f.list);
 }
 
-/* The running ones first, oldest first, then the waiting ones in the order they are tried. */
+/* Where a job that has not ended stands in the queue. */
+enum place { PLACE_RUNS, PLACE_TRIED, PLACE_NOT_YET };
+
+static enum place place_of(const struct job *job) {
+    if (job->queued || (job->array && job->array->n_fresh))
+        return PLACE_TRIED;
+    if (job->r.state == JOB_STATE_QUEUED && !(job->array && job->array->n_open))
+        return PLACE_NOT_YET;
+    return PLACE_RUNS;
+}
+
+static void add_queued(struct filter *f, const struct job *job, const char *group, bool explained) {
+    struct job_view view;
+
+    if (group && !hai_streq(group, job->r.spec.group))
+        return;
+    views_job(f->s, &job->r, live_index(f->s->live, job->r.id), false, &view);
+    if (explained && f->n_reasons++ < VIEWS_REASONS_MAX)
+        views_reason(f->s, job, &view);
+    add_view(f, &view);
+}
+
+static void add_placed(struct filter *f, enum place place, const char *group) {
+    for (const struct job *job = schedd_state(f->s)->jobs_first; job; job = job->next)
+        if (!state_job_ended(job) && place_of(job) == place)
+            add_queued(f, job, group, place != PLACE_RUNS);
+}
+
+/* The running ones first, oldest first, then the waiting ones in the order they are tried, elements
+ * as one with their array; then those that may not start yet. */
 void api_read_queue(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     const char *group = http_request_query(call->request, "group");
     _cleanup_free_ int64_t *ids = NULL;
     struct filter f = {.s = call->s};
-    struct job_view view;
-    int n_reasons = 0;
 
     size_t n = queue_list(state, &ids);
-    for (const struct job *job = state->jobs_first; job; job = job->next) {
-        if (job->queued || state_job_ended(job) || (group && !hai_streq(group, job->r.spec.group)))
-            continue;
-        views_job(call->s, &job->r, live_index(call->s->live, job->r.id), false, &view);
-        add_view(&f, &view);
-    }
+    add_placed(&f, PLACE_RUNS, group);
     for (size_t i = 0; i < n; i++) {
         const struct job *job = state_job_find(state, ids[i]);
-        if (group && !hai_streq(group, job->r.spec.group))
-            continue;
-        views_job(call->s, &job->r, live_index(call->s->live, ids[i]), false, &view);
-        if (n_reasons++ < VIEWS_REASONS_MAX)
-            views_reason(call->s, job, &view);
-        add_view(&f, &view);
+        if (!array_views_hidden(job))
+            add_queued(&f, job, group, true);
+        else if (array_views_leads(state, job))
+            add_queued(&f, state_job_find(state, job->r.array), group, true);
     }
+    add_placed(&f, PLACE_NOT_YET, group);
     api_call_reply_list(call, &f.list);
 }
 
@@ -242,6 +265,9 @@ void api_read_why(struct api_call *call) {
     view.state = record.state;
     view.index = schedd_state(call->s)->r.index;
     const struct job *job = state_job_find(schedd_state(call->s), id);
+    const struct job *array = job ? NULL : array_of(schedd_state(call->s), id);
+    if (array && !array_made(array, id - array->r.id - 1))
+        job = array; // an element that waits for its turn waits with its array
     if (job) {
         fill_why(call, job, &view);
     } else {

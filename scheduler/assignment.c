@@ -106,6 +106,8 @@ void assignment_fill(const struct schedd *s, const struct desired_part *part,
     ret->memory_bytes = part->memory_bytes ? part->memory_bytes : S_ABSENT;
     ret->per_node = job->spec.ranks_per_node == 1;
     ret->resume = job->attempt - 1;
+    ret->array = job->array;
+    ret->array_index = job->array_index;
     fill_ranks(part, ret);
     fill_nodes(schedd_state(s), job, ret);
     fill_secret(s, job, &ret->secret);

@@ -2,6 +2,7 @@
 
 #include "lib/timefmt.h"
 #include "scheduler/api_find.h"
+#include "scheduler/core/array.h"
 
 static bool is_number(const char *text) {
     return *text && !text[strspn(text, "0123456789")];
@@ -26,6 +27,11 @@ static int add_after(struct api_call *call, const char *text, enum after_want wa
         after.name = hai_strdup(text);
         after.since = state->r.next_job;
     }
+    if (r == 0 && !state_job_find(state, id) && array_of(state, id))
+        return hai_fail_at(err, -EINVAL, "not_started", "after", NULL,
+                           "after.%s is %.80s, which waits for its turn; expected its array, or an "
+                           "element that has started",
+                           after_want_text(want), text);
     if (r == 0 && !state_job_find(state, id)) {
         int ended = api_find_ended(call, id);
         if (ended >= 0)

@@ -3,6 +3,7 @@
 #include "lib/digest.h"
 #include "lib/json_schema.h"
 #include "scheduler/core/state.h"
+#include "wire/arraytext.h"
 #include "wire/jobfile.h"
 
 enum { PRIORITY_AUTO = 30 };
@@ -119,6 +120,24 @@ static int fill_resources(const struct job_resources *from, struct entry_job_spe
     return 0;
 }
 
+static int fill_array(const char *text, struct entry_job_spec *job, struct hai_err *err) {
+    struct arraytext array;
+
+    if (!text)
+        return 0;
+    if (arraytext_parse(text, &array) < 0)
+        return hai_fail_at(err, -EINVAL, "bad_value", "array", NULL,
+                           "array is '%.60s'; expected indices that ascend, at most %d of them, "
+                           "such as 0-99, 1,3,7-9, 0-90:10 or 0-99%%8 (8 at once)",
+                           text, ARRAY_MAX);
+    for (size_t i = 0; i < array.n_ranges; i++)
+        *LIST_ADD(&job->array) =
+            (struct entry_range){array.ranges[i].first, array.ranges[i].last, array.ranges[i].step};
+    if (array.cap)
+        job->array_cap = array.cap;
+    return 0;
+}
+
 static void fill_blob(struct schema_blob *blob, const void *data, size_t n_bytes) {
     blob->data = hai_alloc(n_bytes);
     blob->n_bytes = n_bytes;
@@ -153,6 +172,8 @@ static int fill(const struct job_spec *spec, const struct state_user *user, cons
         r = restart_when(&spec->restart, &job->restart_when, err);
     if (r == 0)
         r = spec_priority(spec->priority, &job->priority, err);
+    if (r == 0)
+        r = fill_array(spec->array, job, err);
     if (r < 0)
         return r;
     job->user = hai_strdup(user->name);

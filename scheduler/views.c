@@ -3,7 +3,9 @@
 #include "lib/digest.h"
 #include "lib/pure/tlv.h"
 #include "lib/timefmt.h"
+#include "scheduler/array_views.h"
 #include "scheduler/assignment.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/core.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
@@ -169,6 +171,7 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->index = index;
     ret->last_fault = last_fault(s, job);
     fill_conditions(job, ret);
+    array_views_fill(s, job, ret);
     if (ranks)
         fill_ranks(s, job, ret);
 }
@@ -195,7 +198,12 @@ void views_reason(const struct schedd *s, const struct job *job, struct job_view
         return;
     views_why(s, job, &why);
     hai_strset(&ret->reason, why.code);
-    hai_strset(&ret->message, why.message);
+    char *note = array_is(job) && ret->array == S_ABSENT && strcmp(why.code, "dependency") != 0 &&
+                         strcmp(why.code, "not_before") != 0
+                     ? array_views_note(s, job, why.message)
+                     : NULL;
+    hai_strset(&ret->message, note ? note : why.message);
+    free(note);
 }
 
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,
@@ -237,8 +245,11 @@ void views_node(const struct schedd *s, int number, struct node_view *ret) {
         ret->gpus_free = __builtin_popcount(state_gpus_free(node));
         ret->cpus_free = MAX(node->cpus_free, 0);
     }
-    for (size_t i = 0; i < node->n_jobs; i++)
+    for (size_t i = 0; i < node->n_jobs; i++) {
         *LIST_ADD(&ret->jobs) = node->jobs[i];
+        *LIST_ADD(&ret->job_labels) =
+            hai_strdup(array_label(&state_job_find(state, node->jobs[i])->r).text);
+    }
     for (int g = 0; g < state->n_groups; g++)
         if (node->groups >> g & 1)
             *LIST_ADD(&ret->groups) = hai_strdup(state->groups[g].r.name);

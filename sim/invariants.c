@@ -1,4 +1,5 @@
 #include "sim/invariants.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/queue.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
@@ -91,6 +92,44 @@ static int conditions(const struct state *state, const struct job *job, bool *re
     return 0;
 }
 
+/* What an array counts, counted anew; its cap; and nothing that could be made, or ended, is left.
+ */
+static int check_array(const struct state *state, const struct job *array, bool met,
+                       struct hai_err *err) {
+    int64_t n = 0, n_open = 0, n_fresh = 0, n_ended = 0;
+    int64_t cap = array->r.spec.array_cap == S_ABSENT ? INT64_MAX : array->r.spec.array_cap;
+    long long id = array->r.id;
+
+    for (size_t i = 0; i < array->r.spec.array.n; i++)
+        for (int64_t k = array->r.spec.array.items[i].first; k <= array->r.spec.array.items[i].last;
+             k += array->r.spec.array.items[i].step)
+            n++;
+    for (const struct job *job = state->jobs_first; job; job = job->next) {
+        if (job->r.array != array->r.id || state_job_ended(job))
+            continue;
+        n_open++;
+        n_fresh += job->r.attempt == 0;
+        if (array_index(&array->r.spec, job->r.id - array->r.id - 1) != job->r.array_index)
+            FAIL("job %lld is not the element that its id says", (long long)job->r.id);
+    }
+    n_ended = MAX(array->r.array_succeeded, 0) + MAX(array->r.array_failed, 0) +
+              MAX(array->r.array_stopped, 0) + MAX(array->r.array_timed_out, 0);
+    int64_t n_made = MAX(array->r.array_made, 0) + (int64_t)array->r.array_early.n;
+    if (n != array->array->n || n_open != array->array->n_open ||
+        n_fresh != array->array->n_fresh || n_made != n_open + n_ended)
+        FAIL("array %lld counts its elements wrongly", id);
+    if (n_open > cap)
+        FAIL("array %lld has %lld elements, more than its cap", id, (long long)n_open);
+    if (!met && n_open)
+        FAIL("array %lld has elements before what it waits for has come true", id);
+    if (n_open == 0 && (n_made == n || array->r.wanted == WANTED_STOP))
+        FAIL("array %lld has no element left and has not ended", id);
+    if (met && array->r.state == JOB_STATE_QUEUED && array->r.wanted == WANTED_RUN && n_made < n &&
+        n_open < cap && n_fresh < ARRAY_AHEAD)
+        FAIL("array %lld could have one more element", id);
+    return 0;
+}
+
 /* Nothing starts before what it waits for has come true, and nothing that may start is forgotten.
  */
 static int check_conditions(const struct state *state, const struct job *job, struct hai_err *err) {
@@ -99,6 +138,8 @@ static int check_conditions(const struct state *state, const struct job *job, st
 
     if (r)
         return r;
+    if (array_is(job))
+        return check_array(state, job, met, err);
     if (!met && (job->queued || job->r.attempt > 0))
         FAIL("job %lld is %s before what it waits for has come true", (long long)job->r.id,
              job->queued ? "tried" : job_state_text(job->r.state));

@@ -1,4 +1,5 @@
 #include "sim/storm.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "sim/invariants.h"
 
@@ -143,6 +144,22 @@ static void add_conditions(struct storm *s, struct entry_job_spec *spec) {
         spec->not_before_us = s->world.now_us + rng_below(&s->rng, 60 * SECOND);
 }
 
+/* A few elements, now and then more than wait at a time; with gaps, and often with a cap. */
+static void make_array(struct storm *s, struct entry_job_spec *spec) {
+    int64_t from = rng_below(&s->rng, 5);
+
+    for (int64_t n = 1 + rng_below(&s->rng, 3); n > 0; n--) {
+        struct entry_range *range = LIST_ADD(&spec->array);
+        range->step = 1 + rng_below(&s->rng, 3);
+        range->first = from;
+        range->last = from + rng_below(&s->rng, chance(s, 60) ? 200 : 8);
+        from = range->last + 1 + rng_below(&s->rng, 3);
+    }
+    if (chance(s, 2))
+        spec->array_cap = 1 + rng_below(&s->rng, 4);
+    spec->nodes = 1;
+}
+
 static void submit_some(struct storm *s) {
     static const int64_t levels[] = {50, 30, 30, 30, 10};
     struct entry_job_spec spec = world_spec();
@@ -161,8 +178,11 @@ static void submit_some(struct storm *s) {
     if (chance(s, 10))
         spec.warn_us = rng_below(&s->rng, 5 * SECOND);
     add_conditions(s, &spec);
+    if (chance(s, 15))
+        make_array(s, &spec);
     s->result.jobs += world_submit(&s->world, &spec) > 0;
     free(spec.after.items);
+    free(spec.array.items);
     check(s);
 }
 
@@ -354,13 +374,27 @@ static void step(struct storm *s) {
         s->r = invariants_explained(s->world.state, s->err);
 }
 
-/* Does it wait for a person, by itself or for a job that does? */
+static bool is_paused(const struct job *job) {
+    return job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED;
+}
+
+/* Does it wait for a person, by itself, for a job that does, or for its last elements? */
 static bool waits_for_person(const struct state *state, const struct job *job) {
     struct eligible_wait wait;
+    bool any = false;
 
     while (job && job->r.state == JOB_STATE_QUEUED && eligible_wait(state, job, &wait))
         job = state_job_find(state, wait.ahead);
-    return job && (job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED);
+    if (!job || is_paused(job))
+        return job != NULL;
+    if (!array_is(job) || state_job_ended(job))
+        return false;
+    for (const struct job *one = array_next_open(job, job); one; one = array_next_open(job, one)) {
+        any = true;
+        if (!is_paused(one))
+            return false;
+    }
+    return any;
 }
 
 /* Faults cease: whatever does not wait for a person must end. */

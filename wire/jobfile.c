@@ -4,6 +4,7 @@
 #include "lib/size.h"
 #include "lib/timefmt.h"
 #include "lib/yaml.h"
+#include "wire/arraytext.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -17,7 +18,7 @@ static const char *const restart_words[] = {"fault", "node", "signal", "memory",
 
 /* Words of UX.md that later versions will know; refused by name rather than as unknown. */
 static const char *const later_kinds[] = {"serve", "generate", "validate"};
-static const char *const later_fields[] = {"serve", "generate", "validate", "array", "secrets"};
+static const char *const later_fields[] = {"serve", "generate", "validate", "secrets"};
 
 struct jobfile {
     struct yaml_stream *stream;
@@ -439,6 +440,21 @@ static void read_not_before(struct reader *r, const struct schema_field *f,
               "2h");
 }
 
+/* array: 0-99%8; one index alone is a number in YAML. */
+static void read_array(struct reader *r, const struct schema_field *f, const struct json *value,
+                       void *at) {
+    const char *text = scalar_text(value);
+    struct arraytext array;
+
+    if (text && strlen(text) <= ARRAY_TEXT_MAX && arraytext_parse(text, &array) == 0)
+        hai_strset(at, text);
+    else
+        wrong(r, value, "array",
+              "indices that ascend, at most %d of them, such as 0-99, 1,3,7-9, 0-90:10 or 0-99%%8 "
+              "(8 at once)",
+              ARRAY_MAX);
+}
+
 static void read_kind(struct reader *r, const struct schema_field *f, const struct json *value,
                       void *at) {
     const char *text = json_kind(value) == JSON_KIND_STRING ? json_as_string(value) : "";
@@ -487,6 +503,7 @@ static const struct {
     {job_checkpoint_schema, "every",      read_every     },
     {job_restart_schema,    "when",       read_when      },
     {job_spec_schema,       "not_before", read_not_before},
+    {job_spec_schema,       "array",      read_array     },
 };
 
 static void read_object(struct reader *r, const struct schema *schema, const struct json *object,

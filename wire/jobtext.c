@@ -34,6 +34,8 @@ static const struct special {
     {job_restart_schema,    "when",     false,
      "{\"type\": \"array\", \"maxItems\": 8, \"items\": {\"enum\": "
      "[\"fault\", \"node\", \"signal\", \"memory\", \"hang\", \"exit\"]}}"                          },
+    {job_spec_schema,       "array",    false,
+     "{\"type\": [\"string\", \"integer\"], \"pattern\": \"^[0-9,:-]+(%[0-9]+)?$\"}"                },
     {job_spec_schema,       "log_dir",  false, NULL                                                 },
 };
 _Static_assert(NODE_RANKS_MAX == 4096, "the bound of ranks above");

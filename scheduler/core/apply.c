@@ -5,6 +5,7 @@
 #include "scheduler/core/apply_node.h"
 #include "scheduler/core/claim.h"
 #include "scheduler/core/dependents.h"
+#include "scheduler/core/elements.h"
 
 /* Any payload, decoded. */
 union payload {
@@ -66,6 +67,13 @@ static int dispatch(struct mutate *c, union payload *in) {
     }
 }
 
+/* What follows from what happened: an array that ends may be waited for by another one. */
+static void settle(struct mutate *c) {
+    do
+        dependents_settle(c);
+    while (elements_settle(c));
+}
+
 /* What happens by itself up to the entry's time, the earliest first. A timer that is due is set
  * anew or taken away by what it does, so this ends. */
 static void run_due(const struct mutate *change) {
@@ -87,7 +95,7 @@ static void run_due(const struct mutate *change) {
             apply_node_due(&c, (int)(-key - 1));
         else
             apply_job_due(&c, state_job_find(c.state, key));
-        dependents_settle(&c);
+        settle(&c);
     }
 }
 
@@ -126,7 +134,7 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
         apply_node_hold_anew(&c); // before the time that it brings makes anything due
     run_due(&c);
     int r = apply_payload(&c);
-    dependents_settle(&c);
+    settle(&c);
     mutate_look(state);
     return r;
 }

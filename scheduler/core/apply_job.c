@@ -1,7 +1,9 @@
 #include "scheduler/core/apply_job.h"
 #include "lib/pure/idset.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/dependents.h"
+#include "scheduler/core/elements.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/place.h"
 #include "scheduler/core/queue.h"
@@ -53,6 +55,7 @@ static void add_job(struct mutate *c, struct job *job) {
     state->n_jobs++;
     map_put(&state->job_by_id, job->r.id, job);
     mutate_enter(state, job);
+    array_enter(state, job);
     eligible_enter(state, job);
     mutate_follow(c, job);
 }
@@ -70,6 +73,8 @@ static int check_submit(struct mutate *c, const struct job *job) {
         return hai_fail_at(&c->reply->err, -E2BIG, "too_many", NULL, NULL,
                            "%d jobs have not ended; no more are taken", JOBS_LIVE_MAX);
     r = check_priority(c, spec->priority);
+    if (r == 0)
+        r = array_check(spec, &c->reply->err);
     return r < 0 ? r : place_job_possible(c->state, job, &c->reply->err);
 }
 
@@ -93,7 +98,8 @@ int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
         return r;
     }
     const struct entry_job_spec *spec = &job->r.spec;
-    job->r.id = c->state->r.next_job++;
+    job->r.id = c->state->r.next_job;
+    c->state->r.next_job += 1 + array_count(spec); // those of its elements
     job->timer.key = job->r.id;
     job->r.priority = spec->priority;
     job->r.time_limit_us = spec->time_limit_us != S_ABSENT
@@ -140,14 +146,70 @@ static bool fails_already(const struct job *job) {
     return job->r.state == JOB_STATE_STOPPING && job->r.fault != FAULT_NONE;
 }
 
-int apply_job_stop(struct mutate *c, const struct entry_job_stop *in) {
-    int r;
-    struct job *job = mutate_own_job(c, in->job, &r);
+static void to_element(struct mutate *c, int64_t id, const void *in) {
+    struct entry_job_stop stop;
+    struct entry_job_suspend suspend = {id};
+    struct entry_job_resume resume = {id};
+    struct entry_job_set set;
 
+    switch (c->entry->kind) {
+    case ENTRY_JOB_STOP:
+        stop = *(const struct entry_job_stop *)in;
+        stop.job = id;
+        apply_job_stop(c, &stop);
+        break;
+    case ENTRY_JOB_SUSPEND:
+        apply_job_suspend(c, &suspend);
+        break;
+    case ENTRY_JOB_RESUME:
+        apply_job_resume(c, &resume);
+        break;
+    default:
+        set = *(const struct entry_job_set *)in;
+        set.job = id;
+        apply_job_set(c, &set);
+    }
+}
+
+/* What is asked of an array is asked of its elements, too. Where one cannot do it, it is left out.
+ */
+static void to_elements(struct mutate *c, struct job *array, const void *in) {
+    struct job *job = array->array ? array_next_open(array, array) : NULL;
+
+    while (job) {
+        struct job *next = array_next_open(array, job); // this one may end, and be dropped
+        to_element(c, job->r.id, in);
+        job = next;
+    }
+    c->reply->err = (struct hai_err){0};
+    c->reply->id = array->r.id;
+}
+
+/* An array ends when its last element has. */
+static int stop_array(struct mutate *c, const struct entry_job_stop *in, struct job *array) {
+    if (array->r.wanted == WANTED_STOP && !in->force)
+        return 0;
+    array->r.wanted = WANTED_STOP;
+    effects_event(c->fx, c->entry, EVENT_STOP, array, -1, -1, "stopped by %s%s%s", c->name,
+                  in->reason ? ": " : "", in->reason ? in->reason : "");
+    to_elements(c, array, in);
+    array_notice(c->state, array);
+    c->reply->changed = true;
+    return 0;
+}
+
+int apply_job_stop(struct mutate *c, const struct entry_job_stop *in) {
+    int r = elements_need(c, in->job);
+
+    if (r < 0)
+        return r;
+    struct job *job = mutate_own_job(c, in->job, &r);
     if (!job)
         return r;
     if (state_job_ended(job))
         return 0;
+    if (array_is(job))
+        return stop_array(c, in, job);
     bool repeated = job->r.wanted == WANTED_STOP || (int)job->r.outcome >= 0;
     bool kills = in->force && state_job_live(job) && job->r.phase != DESIRED_PHASE_KILL;
     if (repeated && !kills)
@@ -196,6 +258,8 @@ int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
         end_wanted(c, job, JOB_STATE_SUSPENDING, REASON_USER, false,
                    c->entry->time_us + job->r.spec.grace_us, text);
     }
+    if (array_is(job))
+        to_elements(c, job, in);
     return 0;
 }
 
@@ -219,6 +283,8 @@ int apply_job_resume(struct mutate *c, const struct entry_job_resume *in) {
         mutate_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
     else
         effects_touch_job(c->fx, job);
+    if (array_is(job))
+        to_elements(c, job, in);
     return 0;
 }
 
@@ -263,6 +329,8 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     effects_event(c->fx, c->entry, EVENT_CHANGED, job, -1, -1, "priority %lld, group %s",
                   (long long)job->r.priority, job->r.spec.group);
     c->reply->changed = true;
+    if (array_is(job))
+        to_elements(c, job, in);
     return 0;
 }
 

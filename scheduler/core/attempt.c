@@ -1,4 +1,5 @@
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/restart.h"
 
 #include <stdio.h>
@@ -153,7 +154,7 @@ static int64_t grace_us(const struct job *job) {
 
 void attempt_give_way(struct mutate *c, struct job *job, const struct job *to) {
     _cleanup_free_ char *text =
-        hai_asprintf("gives way to job %lld (%s, priority %lld)", (long long)to->r.id,
+        hai_asprintf("gives way to job %s (%s, priority %lld)", array_label(&to->r).text,
                      to->r.spec.user, (long long)to->r.priority);
 
     job->r.gave_way = MAX(job->r.gave_way, 0) + 1;

@@ -1,4 +1,5 @@
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/array.h"
 
 #include <stdio.h>
 
@@ -138,13 +139,15 @@ int64_t eligible_due_us(const struct state *state, const struct job *job) {
 static void name_job(const struct state *state, int64_t id, char *ret, size_t n_bytes) {
     const struct job *job = state_job_find(state, id);
 
-    (void)snprintf(ret, n_bytes, "job %lld%s%s%s", (long long)id, job ? " (" : "",
-                   job ? job->r.spec.user : "", job ? ")" : "");
+    if (job)
+        (void)snprintf(ret, n_bytes, "job %s (%s)", array_label(&job->r).text, job->r.spec.user);
+    else
+        (void)snprintf(ret, n_bytes, "job %lld", (long long)id);
 }
 
 void eligible_say_broken(const struct state *state, const struct entry_after *after, char *ret,
                          size_t n_bytes) {
-    char name[96];
+    char name[128];
 
     name_job(state, after->job, name, sizeof name);
     (void)snprintf(ret, n_bytes, "%s %s%s; this job starts only if it %s", name,
@@ -157,7 +160,7 @@ void eligible_say_broken(const struct state *state, const struct entry_after *af
 static void say_after(const struct state *state, const struct job *job,
                       const struct entry_after *after, struct eligible_wait *ret) {
     static const char *const ends[] = {"to succeed", "to end", "to fail"};
-    char name[96];
+    char name[128];
     size_t n_more = 0;
 
     for (size_t i = 0; i < job->r.spec.after.n; i++)
@@ -210,7 +213,8 @@ static int64_t newest_since(const struct state *state, const struct entry_job_sp
                             const struct entry_after *after) {
     for (const struct job *job = state->jobs_last; job && job->r.id >= after->since;
          job = job->prev)
-        if (hai_streq(job->r.spec.user, spec->user) && hai_streq(job->r.spec.name, after->name))
+        if (job->r.array == S_ABSENT && hai_streq(job->r.spec.user, spec->user) &&
+            hai_streq(job->r.spec.name, after->name))
             return job->r.id;
     return S_ABSENT;
 }
@@ -258,7 +262,7 @@ static void add_waiter(struct job *job, int64_t id) {
 }
 
 void eligible_enter(struct state *state, struct job *job) {
-    if (state_job_ended(job))
+    if (state_job_ended(job) || job->r.array != S_ABSENT) // the array stands for its elements
         return;
     series_join(state, job);
     for (size_t i = 0; i < job->r.spec.after.n; i++) {
@@ -270,7 +274,7 @@ void eligible_enter(struct state *state, struct job *job) {
 }
 
 struct job *eligible_ended(struct state *state, struct job *job) {
-    struct job *next = series_leave(state, job);
+    struct job *next = job->series ? series_leave(state, job) : NULL;
 
     if (next && !is_singleton(next))
         next = NULL;

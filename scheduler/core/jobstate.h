@@ -12,6 +12,9 @@
     X(HELD, STOPPED, "stopped by a person, or a job it waits for did not end as it should")        \
     X(QUEUED, STARTING, "placed")                                                                  \
     X(QUEUED, SUSPENDED, "suspended by a person")                                                  \
+    X(QUEUED, SUCCEEDED, "an array whose last element ended: all succeeded")                       \
+    X(QUEUED, FAILED, "an array whose last element ended: one failed")                             \
+    X(QUEUED, TIMED_OUT, "an array whose last element ended: one timed out")                       \
     X(QUEUED, STOPPED, "stopped by a person, or a job it waits for did not end as it should")      \
     X(STARTING, RUNNING, "all ranks run")                                                          \
     X(STARTING, RECOVERING, "a fault that restarts")                                               \

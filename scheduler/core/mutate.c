@@ -1,4 +1,5 @@
 #include "scheduler/core/mutate.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
@@ -10,7 +11,7 @@
 /* A job waits for nodes if it is queued, gave way, or recovers with nothing left of its last
  * attempt and its delay over. */
 static bool wants_nodes(const struct state *state, const struct job *job) {
-    if (job->group < 0)
+    if (job->group < 0 || array_is(job))
         return false;
     if (job->r.state == JOB_STATE_QUEUED ||
         (job->r.state == JOB_STATE_SUSPENDED && job->r.wanted == WANTED_RUN))
@@ -44,6 +45,7 @@ void mutate_follow_state(struct state *state, struct job *job) {
     else if (!wants)
         queue_remove(state, job);
     timers_set(&state->timers, &job->timer, due_us(state, job));
+    array_notice(state, job);
 }
 
 void mutate_follow(struct mutate *c, struct job *job) {
@@ -90,6 +92,7 @@ static void drop_oldest(struct mutate *c) {
     struct state *state = c->state;
     struct job *job = state->ended_first;
 
+    array_dropped(state, job);
     state->ended_first = job->ended_next;
     if (!state->ended_first)
         state->ended_last = NULL;
@@ -114,7 +117,8 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
     va_list ap;
 
     assert(jobstate_allowed(job->r.state, to));
-    c->state->n_jobs_in[job->r.state]--;
+    enum job_state from = job->r.state;
+    c->state->n_jobs_in[from]--;
     job->r.state = to;
     job->r.since_us = c->entry->time_us;
     job->r.reason = reason;
@@ -128,6 +132,7 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
         job->r.ended_us = c->entry->time_us;
     mutate_enter(c->state, job);
     mutate_follow(c, job);
+    array_changed(c->state, job, from);
     if (state_job_ended(job)) {
         predict_learn(c->state, job);
         effects_event(c->fx, c->entry, EVENT_ENDED, job, -1, -1, "%s%s%s", job_state_text(to),

@@ -24,6 +24,7 @@ struct state *state_new(void) {
 void state_job_free(struct job *job) {
     schema_free(state_job_schema(), &job->r);
     free(job->waiters);
+    free(job->array);
     free(job);
 }
 

@@ -92,7 +92,8 @@ struct job {
     struct job *claimant_next;
     struct series *series; // eligible.h; NULL once it has ended
     struct job *series_next, *series_prev;
-    int64_t *waiters; // ids of jobs that wait for its end, ascending
+    struct array *array; // array.h: of an array that has not ended
+    int64_t *waiters;    // ids of jobs that wait for its end, ascending
     size_t n_waiters;
     struct timer timer;      // what happens next by itself
     struct job *next, *prev; // all jobs, ascending ids
@@ -194,6 +195,8 @@ struct state {
     struct queue queue;
     struct job *live_first;
     struct job *claimants;                        // jobs with a claim, in no order that matters
+    struct job *arrays;                           // array.h: those that have not ended
+    struct job *arrays_noticed;                   // elements.h: empty between entries
     struct map series;                            // eligible.h: by hash of user and name
     struct eligible_news *news_first, *news_last; // eligible.h: empty between entries
     int64_t n_jobs, n_ended;

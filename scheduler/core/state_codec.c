@@ -1,4 +1,5 @@
 #include "lib/pure/tlv.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/predict.h"
@@ -148,6 +149,8 @@ static bool job_sound(const struct state *state, const struct job *job) {
     if (job->r.allocs.n && (job->r.master_port < MASTER_PORT_FIRST ||
                             job->r.master_port > MASTER_PORT_LAST || job->r.placed_us == S_ABSENT))
         return false;
+    if (array_check(&job->r.spec, NULL) < 0)
+        return false;
     return job->r.fault_node == S_ABSENT || job->r.fault_node < state->n_nodes;
 }
 
@@ -227,6 +230,7 @@ static int derive_job(struct state *state, struct job *job) {
         state->n_cross_zone += job->spans;
     }
     mutate_enter(state, job);
+    array_enter(state, job);
     eligible_enter(state, job);
     mutate_follow_state(state, job);
     return 0;

@@ -1,4 +1,5 @@
 #include "scheduler/core/why.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
@@ -145,8 +146,8 @@ static void why_making_room(const struct state *state, const struct job *job, st
         if (one->r.state != JOB_STATE_SUSPENDING || !holds_claimed(one, job))
             continue;
         if (n_named < NODES_NAMED)
-            say(&t, "%s %lld (%s)", n_named++ ? "," : "waits until others have saved and left: job",
-                (long long)one->r.id, one->r.spec.user);
+            say(&t, "%s %s (%s)", n_named++ ? "," : "waits until others have saved and left: job",
+                array_label(&one->r).text, one->r.spec.user);
         else
             n_more++;
         ret->at_us = MAX(ret->at_us, one->r.kill_at_us);
@@ -189,9 +190,15 @@ static bool waits_for_leaves(const struct state *state, const struct job *job,
     return true;
 }
 
+static void why_array(const struct state *state, const struct job *array, struct why *ret);
+
 static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
     if (why_not_yet(state, job, ret))
         return;
+    if (array_is(job)) {
+        why_array(state, job, ret);
+        return;
+    }
     _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
     struct text t = {ret->message, sizeof ret->message};
     struct text sooner = {ret->sooner, sizeof ret->sooner};
@@ -219,8 +226,8 @@ static void why_queued(const struct state *state, const struct job *job, struct 
         return;
     } else if (ahead) {
         code(ret, "behind");
-        say(&t, "job %lld (%s, priority %lld) is ahead of it in group %s and needs %lld node%s",
-            (long long)ahead->r.id, ahead->r.spec.user, (long long)ahead->r.priority,
+        say(&t, "job %s (%s, priority %lld) is ahead of it in group %s and needs %lld node%s",
+            array_label(&ahead->r).text, ahead->r.spec.user, (long long)ahead->r.priority,
             job->r.spec.group, (long long)ahead->r.spec.nodes, ahead->r.spec.nodes == 1 ? "" : "s");
         if (job->r.priority == ahead->r.priority)
             say(&sooner, "with a higher priority it goes first");
@@ -232,6 +239,30 @@ static void why_queued(const struct state *state, const struct job *job, struct 
         if (need.nodes > NODES_NAMED)
             say(&t, " and %lld more", (long long)need.nodes - NODES_NAMED);
     }
+}
+
+/* An array waits for what its first waiting element waits for, or for those that run. */
+static void why_array(const struct state *state, const struct job *array, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    const struct job *job = array->array ? array_next_open(array, array) : NULL;
+    int64_t cap = array->r.spec.array_cap;
+
+    while (job && job->r.attempt > 0)
+        job = array_next_open(array, job);
+    if (job) {
+        why_job(state, job, ret);
+        return;
+    }
+    bool full = array->array && cap != S_ABSENT && array->array->n_open >= cap &&
+                array->r.wanted == WANTED_RUN;
+    code(ret, full ? "array_cap" : "elements");
+    if (full)
+        say(&t, "%lld of its array's elements run, as many as it allows",
+            (long long)array->array->n_open);
+    else if (array->array)
+        say(&t, "%lld of its elements run", (long long)array->array->n_open);
+    else
+        say(&t, "its elements start one after the other");
 }
 
 /* Old ranks that may still run: where, and what is waited for. */
@@ -337,8 +368,8 @@ void why_job(const struct state *state, const struct job *job, struct why *ret) 
     case JOB_STATE_HELD:
     case JOB_STATE_SUSPENDED:
         code(ret, job->r.state == JOB_STATE_HELD ? "held" : "suspended");
-        say(&t, "%s; it waits for hai resume %lld",
-            job->r.message ? job->r.message : "it was submitted held", (long long)job->r.id);
+        say(&t, "%s; it waits for hai resume %s",
+            job->r.message ? job->r.message : "it was submitted held", array_label(&job->r).text);
         return;
     case JOB_STATE_QUEUED:
         why_queued(state, job, ret);
@@ -377,6 +408,10 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     job.tier = order_tier(state, &job);
     int r = place_job_possible(state, &job, err);
     if (r == 0)
+        r = array_check(spec, err);
+    if (r == 0 && !why_not_yet(state, &job, ret)) {
+        job.r.spec.array.n = 0; // as its first element
         why_job(state, &job, ret);
+    }
     return r;
 }

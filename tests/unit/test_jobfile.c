@@ -82,6 +82,22 @@ static const struct {
      "bad.yaml:3:8: after is a list; expected fields with values, such as `key: value`"                                                                                       },
     {"version: 3\ncommand: x\nafter: {singleton: yes}\n",
      "bad.yaml:3:20: after.singleton is yes; expected true or false"                                                                                                          },
+    {"version: 3\ncommand: x\narray: 0-99%8\n",                                           "ok"                                                                                },
+    {"version: 3\ncommand: x\narray: 1,3,7-9\n",                                          "ok"                                                                                },
+    {"version: 3\ncommand: x\narray: 0-90:10\n",                                          "ok"                                                                                },
+    {"version: 3\ncommand: x\narray: 7\n",                                                "ok"                                                                                },
+    {"version: 3\ncommand: x\narray: 9-7\n",
+     "bad.yaml:3:8: array is 9-7; expected indices that ascend, at most 10000 of them, such as "
+     "0-99, 1,3,7-9, 0-90:10 or 0-99%8 (8 at once)"                                                                                                                           },
+    {"version: 3\ncommand: x\narray: 0-10000\n",
+     "bad.yaml:3:8: array is 0-10000; expected indices that ascend, at most 10000 of them, such as "
+     "0-99, 1,3,7-9, 0-90:10 or 0-99%8 (8 at once)"                                                                                                                           },
+    {"version: 3\ncommand: x\narray: 1,1\n",
+     "bad.yaml:3:8: array is 1,1; expected indices that ascend, at most 10000 of them, such as "
+     "0-99, 1,3,7-9, 0-90:10 or 0-99%8 (8 at once)"                                                                                                                           },
+    {"version: 3\ncommand: x\narray: 0-9%0\n",
+     "bad.yaml:3:8: array is 0-9%0; expected indices that ascend, at most 10000 of them, such as "
+     "0-99, 1,3,7-9, 0-90:10 or 0-99%8 (8 at once)"                                                                                                                           },
     {"version: 3\ncommand: x\nnot_before: 2h\n",                                          "ok"                                                                                },
     {"version: 3\ncommand: x\nnot_before: 18:00\n",                                       "ok"                                                                                },
     {"version: 3\ncommand: x\nnot_before: 2026-11-23 18:00\n",                            "ok"                                                                                },
