@@ -24,7 +24,9 @@ struct idle {
     uint64_t changes; // of the queue
     uint64_t freed;   // of all groups
     uint64_t cluster_seq;
-    int64_t until_us; // time-sharing: look again
+    int64_t until_us;   // time-sharing: look again
+    bool held;          // some wait for leaves: a node that goes out of service may end that
+    uint64_t n_touched; // of the state
 };
 
 /* A search looks at all that runs: what is left over is searched for in the next run. */
@@ -39,6 +41,7 @@ struct decide {
     struct queue_walk walk;
     bool blocked[GROUPS_MAX]; // in this run
     int n_asks;               // searches for victims in this run
+    int64_t held_until_us;    // when the first of those that wait for leaves has waited enough
     struct idle idle;
 };
 
@@ -196,17 +199,26 @@ static bool waits_for_leaves(struct decide *d, const struct state *state, const 
     return leaves > memo->fewest;
 }
 
+/* It waits for leaves: look again when it has waited enough. */
+static bool hold(struct decide *d, const struct state *state, const struct job *job) {
+    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job));
+    return false;
+}
+
 /* Place the job if there is room for it beside what was proposed before. */
 static bool try_place(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool first, struct decide_list *ret) {
     struct place_need need = place_need_of(job);
 
-    if (memo->too_big || (memo->scattered && order_waits_for_leaves(state, job)))
+    if (memo->too_big)
         return false;
+    if (memo->scattered && memo->service == room_service(d->room) &&
+        order_waits_for_leaves(state, job))
+        return hold(d, state, job);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
             memo->scattered = first;
-            return false;
+            return hold(d, state, job);
         }
         propose(d, state, job, ret);
         room_take(d->room, state, &need, d->scratch.nodes);
@@ -269,19 +281,24 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     struct idle now = {.changes = state->queue.changes,
                        .freed = freed_in_all(state),
                        .cluster_seq = state->cluster_seq,
+                       .n_touched = state->n_touched,
                        .until_us = order_shares(state) ? order_next_look_us(state) : INT64_MAX};
 
     if (!state->queue.n ||
         (d->idle.is && d->idle.changes == now.changes && d->idle.freed == now.freed &&
-         d->idle.cluster_seq == now.cluster_seq && state->r.time_us < d->idle.until_us))
+         d->idle.cluster_seq == now.cluster_seq && state->r.time_us < d->idle.until_us &&
+         (!d->idle.held || d->idle.n_touched == now.n_touched)))
         return 0;
     room_follow(d->room, state);
     memset(d->blocked, 0, sizeof d->blocked);
     d->n_asks = 0;
+    d->held_until_us = INT64_MAX;
     size_t n = place_claimants(d, state, ret);
     if (!n)
         n = walk_queue(d, state, ret);
     now.is = n == 0 && d->n_asks <= ASKS_MAX;
+    now.held = d->held_until_us != INT64_MAX;
+    now.until_us = MIN(now.until_us, d->held_until_us);
     d->idle = now;
     return n;
 }
