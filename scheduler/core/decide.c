@@ -217,7 +217,9 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
         return hold(d, state, job);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
-            memo->scattered = first;
+            /* Not for long: others of the shape avoid other nodes, and once a zone has no room
+             * left, two may have it under fewer leaves. */
+            memo->scattered = first && !need.n_avoid && !need.cross_zones;
             return hold(d, state, job);
         }
         propose(d, state, job, ret);
