@@ -51,7 +51,8 @@ static void say_need(struct text *t, const struct state *state, const struct job
 static void say_nodes(struct text *t, const struct state *state, const struct place_need *need,
                       bool out_only) {
     const struct state_group *group = &state->groups[need->group].r;
-    int n_named = 0, n_fit = 0, n_full = 0, n_other = 0;
+    _cleanup_free_ uint64_t *spares = need->recovers ? NULL : spare_map(state, false);
+    int n_named = 0, n_fit = 0, n_full = 0, n_other = 0, n_spare = 0;
     char phrase[64];
 
     for (size_t i = 0; i < group->nodes.n; i++) {
@@ -59,7 +60,9 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
         const struct node *node = state->nodes[number];
         if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)))
             continue;
-        if (place_node_free(state, need, number, phrase, sizeof phrase))
+        if (spare_marked(spares, number))
+            n_spare++;
+        else if (place_node_free(state, need, number, phrase, sizeof phrase))
             n_fit++;
         else if (!strcmp(phrase, "is full"))
             n_full++;
@@ -76,6 +79,9 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
             n_full == 1 ? "node is" : "nodes are");
     if (n_other)
         say(t, ", %d more cannot take it", n_other);
+    if (n_spare)
+        say(t, "%s%d %s kept as %s for recovery", n_named ? ", " : "; ", n_spare,
+            n_spare == 1 ? "node is" : "nodes are", n_spare == 1 ? "a spare" : "spares");
 }
 
 static const char *first_node(const struct state *state, const struct place_scratch *scratch) {

@@ -26,6 +26,7 @@ static struct place_need some_need(struct trial *t) {
         .gpus_per_node = rng_below(rng, 9),
         .cpus_per_node = 1 + rng_below(rng, 6),
         .cross_zones = rng_once_in(rng, 2),
+        .recovers = rng_once_in(rng, 4),
         .avoid = t->avoid,
         .n_avoid = (size_t)rng_below(rng, 3),
     };
@@ -54,6 +55,7 @@ static void start_one(struct trial *t) {
     struct entry_job_spec spec = world_spec();
 
     need.zones = UINT64_MAX;
+    need.recovers = false;
     need.n_avoid = 0;
     spec.nodes = need.nodes;
     spec.gpus_per_node = need.gpus_per_node;
@@ -105,7 +107,8 @@ static void run(uint64_t seed) {
                                     .leaves_per_zone = 1 + (int)rng_below(&t.rng, 4),
                                     .nodes_per_leaf = 1 + (int)rng_below(&t.rng, 9),
                                     .gpus = 8,
-                                    .cpus = 16};
+                                    .cpus = 16,
+                                    .spares = rng_once_in(&t.rng, 2) ? rng_below(&t.rng, 5) : 0};
 
     world_init(&t.w);
     world_cluster(&t.w, &cluster);
