@@ -187,7 +187,7 @@ static size_t place_claimants(struct decide *d, const struct state *state,
 /* Does the place in the scratch lie under so many leaves that the job rather waits? */
 static bool waits_for_leaves(struct decide *d, const struct state *state, const struct job *job,
                              const struct place_need *need, struct memo *memo) {
-    if (need->nodes == 1 || !order_waits_for_leaves(state, job))
+    if (need->nodes == 1 || !order_waits_for_leaves(state, job, INT64_MAX))
         return false;
     int64_t leaves = spread_of(state, d->scratch.nodes, need->nodes).leaves;
     if (leaves == 1)
@@ -196,12 +196,13 @@ static bool waits_for_leaves(struct decide *d, const struct state *state, const 
         memo->service = room_service(d->room);
         memo->fewest = room_fewest(d->room, state, need, &d->scratch).leaves;
     }
-    return leaves > memo->fewest;
+    return leaves > memo->fewest && order_waits_for_leaves(state, job, memo->fewest);
 }
 
 /* It waits for leaves: look again when it has waited enough. */
-static bool hold(struct decide *d, const struct state *state, const struct job *job) {
-    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job));
+static bool hold(struct decide *d, const struct state *state, const struct job *job,
+                 const struct memo *memo) {
+    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job, memo->fewest));
     return false;
 }
 
@@ -213,12 +214,12 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
     if (memo->too_big)
         return false;
     if (memo->scattered && memo->service == room_service(d->room) &&
-        order_waits_for_leaves(state, job))
-        return hold(d, state, job);
+        order_waits_for_leaves(state, job, memo->fewest))
+        return hold(d, state, job, memo);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
             memo->scattered = first;
-            return hold(d, state, job);
+            return hold(d, state, job, memo);
         }
         propose(d, state, job, ret);
         room_take(d->room, state, &need, d->scratch.nodes);

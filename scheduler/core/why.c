@@ -168,16 +168,16 @@ static bool waits_for_leaves(const struct state *state, const struct job *job,
                              struct why *ret) {
     struct text t = {ret->message, sizeof ret->message};
 
-    if (!order_waits_for_leaves(state, job))
-        return false;
     int64_t leaves = spread_of(state, scratch->nodes, need->nodes).leaves;
+    if (leaves == 1)
+        return false;
     int64_t fewest = spread_fewest(state, need, scratch).leaves;
-    if (leaves <= fewest)
+    if (leaves <= fewest || !order_waits_for_leaves(state, job, fewest))
         return false;
     code(ret, "leaves");
     say(&t, "%lld nodes are free, but under %lld leaf switches; it waits for nodes under %lld",
         (long long)need->nodes, (long long)leaves, (long long)fewest);
-    ret->at_us = order_waits_until_us(state, job);
+    ret->at_us = order_waits_until_us(state, job, fewest);
     return true;
 }
 
