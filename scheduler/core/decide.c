@@ -10,12 +10,13 @@ struct memo {
     uint64_t serial; // of the shape
     uint64_t freed;  // of its group
     uint64_t cluster_seq;
-    bool too_big;     // there is no room for it now
-    int hopeless;     // nor would there be if the nodes in service were idle; -1: not looked at
-    int64_t ask_us;   // when to try again to make room for it
-    bool scattered;   // there is room, but under more leaves than it need lie
-    uint64_t service; // of the room, when the next was looked at
-    int64_t fewest;   // leaves it would lie under if all were idle
+    bool too_big;       // there is no room for it now
+    int hopeless;       // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t ask_us;     // when to try again to make room for it
+    bool scattered;     // there is room, but under more leaves than it need lie
+    uint64_t n_touched; // of the state, when that was found
+    uint64_t service;   // of the room, when the next was looked at
+    int64_t fewest;     // leaves it would lie under if all were idle
 };
 
 /* When a run found nothing to do; another finds nothing either as long as these stay. */
@@ -213,12 +214,15 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
 
     if (memo->too_big)
         return false;
+    /* Where less is free it lies no better, except that it may cross zones then. */
     if (memo->scattered && memo->service == room_service(d->room) &&
+        (!need.cross_zones || memo->n_touched == state->n_touched) &&
         order_waits_for_leaves(state, job, memo->fewest))
         return hold(d, state, job, memo);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
             memo->scattered = first;
+            memo->n_touched = state->n_touched;
             return hold(d, state, job, memo);
         }
         propose(d, state, job, ret);
