@@ -214,14 +214,13 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
 
     if (memo->too_big)
         return false;
-    /* Where less is free it lies no better, except that it may cross zones then. */
+    /* Only as long as nothing has changed: with less free it may cross zones and lie better. */
     if (memo->scattered && memo->service == room_service(d->room) &&
-        (!need.cross_zones || memo->n_touched == state->n_touched) &&
-        order_waits_for_leaves(state, job, memo->fewest))
+        memo->n_touched == state->n_touched && order_waits_for_leaves(state, job, memo->fewest))
         return hold(d, state, job, memo);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
-            memo->scattered = first;
+            memo->scattered = first && !need.n_avoid;
             memo->n_touched = state->n_touched;
             return hold(d, state, job, memo);
         }
