@@ -73,7 +73,7 @@ static void print_table(const struct json *nodes, struct buf *out) {
             table_add(table, "%lld", (long long)free);
         else
             table_add_text(table, NULL);
-        table_add_text(table, buf_cstr(&jobs));
+        table_add_text(table, json_get_bool(node, "spare", false) ? "spare" : buf_cstr(&jobs));
         table_add_text(table, health_of(node));
     }
     table_print(table, view_color(), out);

@@ -169,6 +169,7 @@ static void add_group(struct build *b, const struct cluster_group *group, size_t
 
     schema_init(entry_group_schema(), ret);
     ret->name = hai_strdup(group->name);
+    ret->spares = group->spares ? group->spares : S_ABSENT;
     if (strcmp(group->nodes, "*") != 0) {
         add_group_nodes(b, group, number, ret);
         return;
@@ -259,7 +260,8 @@ static bool same_group(const struct state *state, const struct entry_cluster_set
     const struct entry_group *want = &entry->groups.items[i];
     int number = state_group_find(state, want->name);
 
-    if (number < 0 || state->groups[number].r.nodes.n != want->nodes.n)
+    if (number < 0 || state->groups[number].r.nodes.n != want->nodes.n ||
+        state->groups[number].r.spares != want->spares)
         return false;
     for (size_t n = 0; n < want->nodes.n; n++) {
         int node = state_node_find(state, entry->nodes.items[want->nodes.items[n]].name);

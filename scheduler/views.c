@@ -7,6 +7,7 @@
 #include "scheduler/assignment.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/core.h"
+#include "scheduler/core/spare.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/store/rows.h"
@@ -260,6 +261,8 @@ void views_node(const struct schedd *s, int number, struct node_view *ret) {
     fleet_describe(s->fleet, number, ret);
     ret->address = hai_strdup(node->r.address);
     ret->version = views_cut(node->r.version, 31);
+    _cleanup_free_ uint64_t *spares = spare_map(state, false);
+    ret->spare = spare_marked(spares, number);
 }
 
 static void count(const struct node *node, int64_t *gpus, int64_t *gpus_free, int64_t *ready) {

@@ -455,6 +455,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.n_zones = 1 + (int)rng_below(&s->rng, 3);
     cluster.leaves_per_zone = 1 + (int)rng_below(&s->rng, 2);
     cluster.nodes_per_leaf = 1 + (int)rng_below(&s->rng, 4);
+    cluster.spares = chance(s, 3);
     cluster.gpus = 4;
     cluster.cpus = 8;
     cluster.lone = chance(s, 4);

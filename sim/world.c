@@ -158,6 +158,7 @@ static void describe(const struct world_cluster *cluster, struct entry_cluster_s
     struct entry_group *group = LIST_ADD(&set->groups);
     group->name = hai_strdup("default");
     group->time_limit_us = S_ABSENT;
+    group->spares = cluster->spares ? cluster->spares : S_ABSENT;
     for (int z = 0; z < cluster->n_zones; z++) {
         int in_zone = 0;
         LIST_ADD(&set->zones)->name = hai_asprintf("%c", 'a' + z);

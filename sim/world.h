@@ -60,6 +60,7 @@ struct world_cluster {
     bool lone;
     bool fence;
     int64_t min_run_us; // 0: jobs share no time
+    int64_t spares;     // of the group
 };
 
 void world_cluster(struct world *w, const struct world_cluster *cluster);

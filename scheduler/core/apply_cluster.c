@@ -102,6 +102,7 @@ static void set_groups(struct state *state, const struct entry_cluster_set *in) 
         struct state_group *to = &state->groups[g].r;
         to->name = hai_strdup(from->name);
         to->time_limit_us = from->time_limit_us;
+        to->spares = from->spares;
         to->nodes.n = from->nodes.n;
         to->nodes.items = from->nodes.n ? hai_new_array(int64_t, from->nodes.n) : NULL;
         for (size_t i = 0; i < from->nodes.n; i++) {

@@ -1,6 +1,7 @@
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/restart.h"
+#include "scheduler/core/spare.h"
 
 #include <stdio.h>
 
@@ -122,6 +123,8 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
     }
     job->spans = attempt_spans(c->state, job);
     c->state->n_cross_zone += job->spans;
+    if (again && spare_any(c->state)) // a spare of which a part is taken is none any more
+        mutate_freed(c->state, UINT64_MAX);
     if (again)
         mutate_follow(c, job);
     else

@@ -114,6 +114,8 @@ static void claim(struct mutate *c, const struct entry_make_room *in, struct job
         job->r.claim.items[i] = (struct state_claim){
             state_node_find(c->state, in->nodes.items[i].node), in->nodes.items[i].gpus};
     mutate_claim_hold(c->state, job);
+    if (spare_any(c->state)) // one that is claimed in part is none any more
+        mutate_freed(c->state, UINT64_MAX);
     for (size_t i = 0; i < in->nodes.n; i++)
         mutate_node(c, (int)job->r.claim.items[i].node, false);
     effects_touch_job(c->fx, job);

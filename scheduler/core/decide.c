@@ -10,12 +10,13 @@ struct memo {
     uint64_t serial; // of the shape
     uint64_t freed;  // of its group
     uint64_t cluster_seq;
-    bool too_big;     // there is no room for it now
-    int hopeless;     // nor would there be if the nodes in service were idle; -1: not looked at
-    int64_t ask_us;   // when to try again to make room for it
-    bool scattered;   // there is room, but under more leaves than it need lie
-    uint64_t service; // of the room, when the next was looked at
-    int64_t fewest;   // leaves it would lie under if all were idle
+    bool too_big;       // there is no room for it now
+    int hopeless;       // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t ask_us;     // when to try again to make room for it
+    bool scattered;     // there is room, but under more leaves than it need lie
+    uint64_t n_touched; // of the state, when that was found
+    uint64_t service;   // of the room, when the next was looked at
+    int64_t fewest;     // leaves it would lie under if all were idle
 };
 
 /* When a run found nothing to do; another finds nothing either as long as these stay. */
@@ -187,7 +188,7 @@ static size_t place_claimants(struct decide *d, const struct state *state,
 /* Does the place in the scratch lie under so many leaves that the job rather waits? */
 static bool waits_for_leaves(struct decide *d, const struct state *state, const struct job *job,
                              const struct place_need *need, struct memo *memo) {
-    if (need->nodes == 1 || !order_waits_for_leaves(state, job))
+    if (need->nodes == 1 || !order_waits_for_leaves(state, job, INT64_MAX))
         return false;
     int64_t leaves = spread_of(state, d->scratch.nodes, need->nodes).leaves;
     if (leaves == 1)
@@ -196,12 +197,13 @@ static bool waits_for_leaves(struct decide *d, const struct state *state, const 
         memo->service = room_service(d->room);
         memo->fewest = room_fewest(d->room, state, need, &d->scratch).leaves;
     }
-    return leaves > memo->fewest;
+    return leaves > memo->fewest && order_waits_for_leaves(state, job, memo->fewest);
 }
 
 /* It waits for leaves: look again when it has waited enough. */
-static bool hold(struct decide *d, const struct state *state, const struct job *job) {
-    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job));
+static bool hold(struct decide *d, const struct state *state, const struct job *job,
+                 const struct memo *memo) {
+    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job, memo->fewest));
     return false;
 }
 
@@ -212,15 +214,15 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
 
     if (memo->too_big)
         return false;
+    /* Only as long as nothing has changed: with less free it may cross zones and lie better. */
     if (memo->scattered && memo->service == room_service(d->room) &&
-        order_waits_for_leaves(state, job))
-        return hold(d, state, job);
+        memo->n_touched == state->n_touched && order_waits_for_leaves(state, job, memo->fewest))
+        return hold(d, state, job, memo);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
         if (waits_for_leaves(d, state, job, &need, memo)) {
-            /* Not for long: others of the shape avoid other nodes, and once a zone has no room
-             * left, two may have it under fewer leaves. */
-            memo->scattered = first && !need.n_avoid && !need.cross_zones;
-            return hold(d, state, job);
+            memo->scattered = first && !need.n_avoid;
+            memo->n_touched = state->n_touched;
+            return hold(d, state, job, memo);
         }
         propose(d, state, job, ret);
         room_take(d->room, state, &need, d->scratch.nodes);

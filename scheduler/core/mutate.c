@@ -4,6 +4,7 @@
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/spare.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -153,6 +154,8 @@ void mutate_node(struct mutate *c, int node, bool revise) {
 }
 
 void mutate_freed(struct state *state, uint64_t groups) {
+    if (spare_any(state)) // which nodes are spares, of whatever group, may be different now
+        groups = UINT64_MAX;
     for (int g = 0; g < state->n_groups; g++)
         if (groups & UINT64_C(1) << g)
             state->groups[g].freed++;

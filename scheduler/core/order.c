@@ -17,10 +17,11 @@ enum { ASK_SINGLE = 6, ASK_GANG = 30, LOOK = 30 };
 #define LOOK_MAX_US (60 * SECOND)
 /* Jobs on one node run for this many times min_run: there are many, and each suspension costs. */
 enum { SINGLE_MIN_RUNS = 4 };
-/* For nodes under fewer leaves a gang waits for this many halves of min_run; it lets others lose
- * this many times min_run for each of its GPUs, in the part of its leaves that is saved. That is an
- * upper bound: it reckons as if those who leave would save nothing. */
-enum { LEAVES_HALVES = 3, LEAVES_WORTH = 8 };
+/* For nodes under fewer leaves a gang waits for so many halves of min_run; a better place for one
+ * that no single leaf holds takes longer to come about. It lets others lose this many times min_run
+ * for each of its GPUs, in the part of its leaves that is saved: an upper bound, which reckons as
+ * if those who leave would save nothing. */
+enum { LEAF_HALVES = 2, LARGE_HALVES = 3, LEAVES_WORTH = 8 };
 /* After so many a job has waited for too long: of its own priority and below anybody gives way. */
 enum { TOO_LONG = 16 };
 
@@ -81,13 +82,15 @@ int64_t order_next_look_us(const struct state *state) {
     return (state->r.time_us / every_us + 1) * every_us;
 }
 
-int64_t order_waits_until_us(const struct state *state, const struct job *job) {
-    return job->r.since_us + state->r.min_run_us * LEAVES_HALVES / 2;
+int64_t order_waits_until_us(const struct state *state, const struct job *job, int64_t fewest) {
+    int64_t halves = fewest > 1 ? LARGE_HALVES : LEAF_HALVES;
+
+    return job->r.since_us + state->r.min_run_us / 2 * halves;
 }
 
-bool order_waits_for_leaves(const struct state *state, const struct job *job) {
+bool order_waits_for_leaves(const struct state *state, const struct job *job, int64_t fewest) {
     return is_gang(job) && order_shares(state) && job->r.state != JOB_STATE_RECOVERING &&
-           state->r.time_us < order_waits_until_us(state, job);
+           state->r.time_us < order_waits_until_us(state, job, fewest);
 }
 
 int64_t order_leaves_worth(const struct state *state, const struct job *job, struct spread plain,

@@ -12,12 +12,12 @@
  * latest then. Depends on nothing but the policy and the time. */
 int64_t order_next_look_us(const struct state *state);
 
-/* May a gang still wait for nodes under fewer leaves, although others would fit? Not after a fault:
- * then to go on is worth more. */
-bool order_waits_for_leaves(const struct state *state, const struct job *job);
+/* May a gang still wait for nodes under the fewest leaves that it could lie under, although others
+ * would fit? Not after a fault: then to go on is worth more. */
+bool order_waits_for_leaves(const struct state *state, const struct job *job, int64_t fewest);
 
 /* When it has waited for them long enough. */
-int64_t order_waits_until_us(const struct state *state, const struct job *job);
+int64_t order_waits_until_us(const struct state *state, const struct job *job, int64_t fewest);
 
 /* The most loss that is accepted for victims under fewer leaves or zones instead of the cheapest,
  * which would have the gang lie as plain: GPU time in microseconds. */

@@ -21,6 +21,7 @@ struct place_need place_need_of(const struct job *job) {
         .cpus_per_node = job->cpus_per_node,
         .memory_per_node_bytes = spec->memory_per_node_bytes,
         .cross_zones = spec->cross_zones,
+        .recovers = job->r.state == JOB_STATE_RECOVERING,
         .avoid = job->r.avoid.items,
         .n_avoid = job->r.avoid.n,
     };
@@ -31,6 +32,7 @@ void place_scratch_free(struct place_scratch *scratch) {
     free(scratch->candidates);
     free(scratch->in_leaf);
     free(scratch->take);
+    free(scratch->spares);
     *scratch = (struct place_scratch){0};
 }
 
@@ -104,7 +106,8 @@ static int find_one(const struct state *state, const struct place_need *need, bo
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
-        if (!has_room(state, need, number, &free_gpus) || (avoid && avoided(need, number)))
+        if (!has_room(state, need, number, &free_gpus) || spare_marked(scratch->spares, number) ||
+            (avoid && avoided(need, number)))
             continue;
         int64_t key = need->gpus_per_node
                           ? __builtin_popcount(free_gpus)
@@ -140,7 +143,8 @@ static size_t collect(const struct state *state, const struct place_need *need, 
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
-        if (!has_room(state, need, number, &free_gpus) || (avoid && avoided(need, number)))
+        if (!has_room(state, need, number, &free_gpus) || spare_marked(scratch->spares, number) ||
+            (avoid && avoided(need, number)))
             continue;
         scratch->candidates[n++] = (struct place_candidate){
             .node = number,
@@ -314,14 +318,25 @@ static int find_many(const struct state *state, const struct place_need *need, b
     return found ? 0 : -ENOSPC;
 }
 
+static int find(const struct state *state, const struct place_need *need, bool avoid,
+                struct place_scratch *scratch) {
+    return need->nodes == 1 ? find_one(state, need, avoid, scratch)
+                            : find_many(state, need, avoid, scratch);
+}
+
 int place_find(const struct state *state, const struct place_need *need,
                struct place_scratch *scratch) {
     int r = -ENOSPC;
 
     place_scratch_fit(scratch, state);
-    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--)
-        r = need->nodes == 1 ? find_one(state, need, avoid, scratch)
-                             : find_many(state, need, avoid, scratch);
+    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--) {
+        scratch->spares = spare_map(state, false);
+        r = find(state, need, avoid, scratch);
+        bool takes_spares = r < 0 && scratch->spares && need->recovers;
+        free(TAKE_PTR(scratch->spares));
+        if (takes_spares)
+            r = find(state, need, avoid, scratch);
+    }
     return r;
 }
 
@@ -360,17 +375,25 @@ bool place_large_enough(const struct place_need *need, const struct node *node) 
     return !node->r.removed && large_enough(need, &kind);
 }
 
-/* All nodes of the group that are large enough, whatever their state: every submission asks. */
+/* All nodes of the group that are large enough, whatever their state: every submission asks. The
+ * last ones are reckoned as its spares, whichever are in service. */
 static int64_t count_described(const struct state *state, const struct place_need *need,
                                int64_t *in_zone) {
     const struct group *group = &state->groups[need->group];
-    int64_t n = 0;
+    int64_t n = 0, spares = need->recovers ? 0 : group->r.spares;
 
     for (int i = 0; i < group->n_kinds; i++) {
         if (!large_enough(need, &group->kinds[i]))
             continue;
         in_zone[group->kinds[i].zone] += group->kinds[i].n;
         n += group->kinds[i].n;
+    }
+    for (size_t i = group->r.nodes.n; spares > 0 && i-- > 0; spares--) {
+        const struct node *node = state->nodes[group->r.nodes.items[i]];
+        if (!place_large_enough(need, node))
+            continue;
+        in_zone[node->zone]--;
+        n--;
     }
     return n;
 }
@@ -379,11 +402,13 @@ static int64_t count_described(const struct state *state, const struct place_nee
 static int64_t count_usable(const struct state *state, const struct place_need *need,
                             int64_t *in_zone) {
     const struct state_group *group = &state->groups[need->group].r;
+    _cleanup_free_ uint64_t *spares = need->recovers ? NULL : spare_map(state, true);
     int64_t n = 0;
 
     for (size_t i = 0; i < group->nodes.n; i++) {
         const struct node *node = state->nodes[group->nodes.items[i]];
-        if (!state_node_usable(node) || !place_large_enough(need, node))
+        if (!state_node_usable(node) || !place_large_enough(need, node) ||
+            spare_marked(spares, (int)group->nodes.items[i]))
             continue;
         in_zone[node->zone]++;
         n++;
@@ -423,19 +448,24 @@ int place_possible(const struct state *state, const struct place_need *need, str
     (void)snprintf(what + used, sizeof what - used, " and %lld CPU%s",
                    (long long)need->cpus_per_node, need->cpus_per_node == 1 ? "" : "s");
     used = strlen(what);
+    char spares[64] = "";
+    if (group->spares > 0)
+        (void)snprintf(spares, sizeof spares, " beside %lld spare%s", (long long)group->spares,
+                       group->spares == 1 ? "" : "s");
     if (need->memory_per_node_bytes)
         (void)snprintf(what + used, sizeof what - used, " and %lld MiB of memory",
                        (long long)(need->memory_per_node_bytes >> 20));
     if (n >= need->nodes)
         return hai_fail_at(err, -EINVAL, "impossible", "resources.nodes",
                            "cross_zones: true lets one run span zones",
-                           "needs %lld nodes%s in one zone; group %s has %lld over all zones",
-                           (long long)need->nodes, what, group->name, (long long)n);
+                           "needs %lld nodes%s in one zone; group %s has %lld over all zones%s",
+                           (long long)need->nodes, what, group->name, (long long)n, spares);
     return hai_fail_at(err, -EINVAL, "impossible", "resources", NULL,
-                       "needs %lld node%s%s%s; group %s has %lld such node%s%s",
+                       "needs %lld node%s%s%s; group %s has %lld such node%s%s%s",
                        (long long)need->nodes, need->nodes == 1 ? "" : "s", what,
                        need->nodes == 1 ? "" : " each", group->name, (long long)n,
-                       n == 1 ? "" : "s", need->zones == UINT64_MAX ? "" : " in these zones");
+                       n == 1 ? "" : "s", need->zones == UINT64_MAX ? "" : " in these zones",
+                       spares);
 }
 
 int place_job_possible(const struct state *state, const struct job *job, struct hai_err *err) {

@@ -9,7 +9,7 @@
  * ties end at the number.
  */
 #pragma once
-#include "scheduler/core/state.h"
+#include "scheduler/core/spare.h"
 
 /* What a gang asks for. */
 struct place_need {
@@ -20,6 +20,7 @@ struct place_need {
     int64_t cpus_per_node;
     int64_t memory_per_node_bytes;
     bool cross_zones;
+    bool recovers;        // goes on after a fault: may take spares
     const int64_t *avoid; // nodes taken only if it does not fit without them
     size_t n_avoid;
 };
@@ -37,6 +38,7 @@ struct place_scratch {
     struct place_candidate *candidates;
     int64_t *in_leaf; // candidates by leaf; all zero between calls
     int64_t *take;    // chosen ones by leaf; all zero between calls
+    uint64_t *spares; // of this search; NULL: none
     int n_max;
     int n_leaves_max;
 };

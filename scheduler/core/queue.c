@@ -4,14 +4,18 @@
 static bool same_need(const struct place_need *a, const struct place_need *b) {
     return a->group == b->group && a->zones == b->zones && a->nodes == b->nodes &&
            a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
-           a->memory_per_node_bytes == b->memory_per_node_bytes && a->cross_zones == b->cross_zones;
+           a->memory_per_node_bytes == b->memory_per_node_bytes &&
+           a->cross_zones == b->cross_zones && a->recovers == b->recovers;
 }
 
 static int64_t hash_of(const struct place_need *need) {
-    const uint64_t parts[] = {(uint64_t)need->group,         need->zones,
-                              (uint64_t)need->nodes,         (uint64_t)need->gpus_per_node,
-                              (uint64_t)need->cpus_per_node, (uint64_t)need->memory_per_node_bytes,
-                              (uint64_t)need->cross_zones};
+    const uint64_t parts[] = {(uint64_t)need->group,
+                              need->zones,
+                              (uint64_t)need->nodes,
+                              (uint64_t)need->gpus_per_node,
+                              (uint64_t)need->cpus_per_node,
+                              (uint64_t)need->memory_per_node_bytes,
+                              (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers};
     uint64_t h = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {

@@ -6,6 +6,7 @@ struct room_node {
     int64_t memory;
     uint32_t gpus; // set
     int level;     // free GPUs; -1: not usable
+    bool idle;     // usable, and nothing is taken of it
 };
 
 struct undo {
@@ -20,6 +21,8 @@ struct room {
     uint64_t *at_least[NODE_GPUS_MAX + 2]; // usable nodes with that many free GPUs; the last: none
     uint64_t *in_group[GROUPS_MAX];
     uint64_t *in_zone[ZONES_MAX];
+    uint64_t *idle;
+    uint64_t *spares;     // of a search; NULL: no group keeps any
     uint64_t cluster_seq; // of the state when the bitmaps were made
     uint64_t n_touched;   // of the state that were looked at
     uint64_t service;     // grows when nodes come into service or go out of it
@@ -39,7 +42,10 @@ static void free_maps(struct room *room) {
         free(room->in_group[i]);
     for (int i = 0; i < ZONES_MAX; i++)
         free(room->in_zone[i]);
+    free(room->idle);
+    free(room->spares);
     free(room->nodes);
+    room->idle = room->spares = NULL;
     memset(room->at_least, 0, sizeof room->at_least);
     memset(room->in_group, 0, sizeof room->in_group);
     memset(room->in_zone, 0, sizeof room->in_zone);
@@ -80,6 +86,16 @@ static void set_level(struct room *room, int number, int level) {
         set_bit(room->at_least[node->level--], number, false);
 }
 
+/* What is free of a node has changed. */
+static void settle(struct room *room, const struct state *state, int number, int level) {
+    struct room_node *node = &room->nodes[number];
+    const struct node *all = state->nodes[number];
+
+    set_level(room, number, level);
+    node->idle = level >= 0 && level == all->r.gpus && node->cpus == all->r.cpus;
+    set_bit(room->idle, number, node->idle);
+}
+
 static void look_at(struct room *room, const struct state *state, int number) {
     const struct node *from = state->nodes[number];
     struct room_node *node = &room->nodes[number];
@@ -89,7 +105,7 @@ static void look_at(struct room *room, const struct state *state, int number) {
     node->memory = from->r.memory_bytes ? from->memory_free : INT64_MAX;
     bool usable = state_node_usable(from);
     room->service += usable != (node->level >= 0);
-    set_level(room, number, usable ? __builtin_popcount(node->gpus) : -1);
+    settle(room, state, number, usable ? __builtin_popcount(node->gpus) : -1);
 }
 
 static void make_maps(struct room *room, const struct state *state) {
@@ -99,6 +115,9 @@ static void make_maps(struct room *room, const struct state *state) {
     room->nodes = hai_new_array(struct room_node, (size_t)state->n_nodes);
     for (int i = 0; i < NODE_GPUS_MAX + 2; i++)
         room->at_least[i] = hai_new_array(uint64_t, room->n_words);
+    room->idle = hai_new_array(uint64_t, room->n_words);
+    if (spare_any(state))
+        room->spares = hai_new_array(uint64_t, room->n_words);
     for (int g = 0; g < state->n_groups; g++) {
         room->in_group[g] = hai_new_array(uint64_t, room->n_words);
         for (size_t i = 0; i < state->groups[g].r.nodes.n; i++)
@@ -160,7 +179,7 @@ void room_take(struct room *room, const struct state *state, const struct place_
         node->cpus -= need->cpus_per_node;
         if (node->memory != INT64_MAX)
             node->memory -= need->memory_per_node_bytes;
-        set_level(room, number, __builtin_popcount(node->gpus));
+        settle(room, state, number, __builtin_popcount(node->gpus));
         spans |= state->nodes[number]->zone != state->nodes[nodes[0].node]->zone;
     }
     room->cross += spans;
@@ -181,7 +200,7 @@ void room_give(struct room *room, const struct state *state, const struct place_
         node->cpus += need->cpus_per_node;
         if (node->memory != INT64_MAX)
             node->memory += need->memory_per_node_bytes;
-        set_level(room, number, __builtin_popcount(node->gpus));
+        settle(room, state, number, __builtin_popcount(node->gpus));
     }
     room->cross -= spans;
 }
@@ -206,7 +225,7 @@ void room_leave(struct room *room, const struct state *state, const struct job *
         node->cpus += job->cpus_per_node;
         if (node->memory != INT64_MAX)
             node->memory += job->r.spec.memory_per_node_bytes;
-        set_level(room, number, __builtin_popcount(node->gpus));
+        settle(room, state, number, __builtin_popcount(node->gpus));
     }
     room->cross -= job->spans;
 }
@@ -216,10 +235,27 @@ void room_trial_end(struct room *room) {
     while (room->n_undo) {
         const struct undo *undo = &room->undo[--room->n_undo];
         set_level(room, undo->number, undo->was.level);
+        set_bit(room->idle, undo->number, undo->was.idle);
         room->nodes[undo->number] = undo->was;
     }
     room->cross = room->undo_cross;
     room->trial = false;
+}
+
+/* Find the spares, of the nodes in the map that are in service: as spare_mark. */
+static void mark_spares(const struct room *room, const struct state *state, const uint64_t *map) {
+    memset(room->spares, 0, room->n_words * sizeof *room->spares);
+    for (int g = 0; g < state->n_groups; g++) {
+        int64_t left = state->groups[g].r.spares;
+        for (size_t word = room->n_words; word-- > 0 && left > 0;) {
+            uint64_t set = map[word] & room->in_group[g][word];
+            for (; set && left > 0; left--) {
+                uint64_t highest = UINT64_C(1) << (63 - __builtin_clzll(set));
+                room->spares[word] |= highest;
+                set &= ~highest;
+            }
+        }
+    }
 }
 
 /* A word of the nodes that the need may have by group and zone. */
@@ -229,7 +265,7 @@ static uint64_t allowed(const struct room *room, const struct place_need *need, 
     for (int z = 0; z < ZONES_MAX && room->in_zone[z]; z++)
         if (need->zones & UINT64_C(1) << z)
             zones |= room->in_zone[z][word];
-    return zones & room->in_group[need->group][word];
+    return zones & room->in_group[need->group][word] & ~(room->spares ? room->spares[word] : 0);
 }
 
 static bool has_room(const struct room *room, const struct place_need *need, int number,
@@ -387,14 +423,26 @@ static int find_many(const struct room *room, const struct state *state,
     return found ? 0 : -ENOSPC;
 }
 
+static int find(const struct room *room, const struct state *state, const struct place_need *need,
+                bool avoid, struct place_scratch *scratch) {
+    return need->nodes == 1 ? find_one(room, state, need, avoid, scratch)
+                            : find_many(room, state, need, avoid, scratch);
+}
+
 int room_find(const struct room *room, const struct state *state, const struct place_need *need,
               struct place_scratch *scratch) {
     int r = -ENOSPC;
 
     place_scratch_fit(scratch, state);
-    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--)
-        r = need->nodes == 1 ? find_one(room, state, need, avoid, scratch)
-                             : find_many(room, state, need, avoid, scratch);
+    for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--) {
+        if (room->spares)
+            mark_spares(room, state, room->idle);
+        r = find(room, state, need, avoid, scratch);
+        if (r == 0 || !room->spares || !need->recovers)
+            continue;
+        memset(room->spares, 0, room->n_words * sizeof *room->spares);
+        r = find(room, state, need, avoid, scratch);
+    }
     return r;
 }
 
@@ -403,6 +451,10 @@ struct spread room_fewest(const struct room *room, const struct state *state,
     int64_t in_zone[ZONES_MAX] = {0}, n = 0;
 
     place_scratch_fit(scratch, state);
+    if (room->spares && need->recovers)
+        memset(room->spares, 0, room->n_words * sizeof *room->spares);
+    else if (room->spares)
+        mark_spares(room, state, room->at_least[0]);
     for (size_t word = 0; word < room->n_words; word++) {
         uint64_t set = room->at_least[0][word] & allowed(room, need, word);
         for (; set; set &= set - 1) {

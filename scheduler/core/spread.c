@@ -45,10 +45,13 @@ struct spread spread_fewest(const struct state *state, const struct place_need *
     const struct state_group *group = &state->groups[need->group].r;
     int64_t in_zone[ZONES_MAX] = {0}, n = 0;
 
+    _cleanup_free_ uint64_t *spares = need->recovers ? NULL : spare_map(state, true);
+
     place_scratch_fit(scratch, state);
     for (size_t i = 0; i < group->nodes.n; i++) {
         const struct node *node = state->nodes[group->nodes.items[i]];
-        if (!state_node_usable(node) || !place_large_enough(need, node))
+        if (!state_node_usable(node) || !place_large_enough(need, node) ||
+            spare_marked(spares, (int)group->nodes.items[i]))
             continue;
         scratch->in_leaf[node->r.leaf]++;
         in_zone[node->zone]++;

@@ -53,7 +53,8 @@ static void say_need(struct text *t, const struct state *state, const struct job
 static void say_nodes(struct text *t, const struct state *state, const struct place_need *need,
                       bool out_only) {
     const struct state_group *group = &state->groups[need->group].r;
-    int n_named = 0, n_fit = 0, n_full = 0, n_other = 0;
+    _cleanup_free_ uint64_t *spares = need->recovers ? NULL : spare_map(state, false);
+    int n_named = 0, n_fit = 0, n_full = 0, n_other = 0, n_spare = 0;
     char phrase[64];
 
     for (size_t i = 0; i < group->nodes.n; i++) {
@@ -61,7 +62,9 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
         const struct node *node = state->nodes[number];
         if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)))
             continue;
-        if (place_node_free(state, need, number, phrase, sizeof phrase))
+        if (spare_marked(spares, number))
+            n_spare++;
+        else if (place_node_free(state, need, number, phrase, sizeof phrase))
             n_fit++;
         else if (!strcmp(phrase, "is full"))
             n_full++;
@@ -78,6 +81,9 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
             n_full == 1 ? "node is" : "nodes are");
     if (n_other)
         say(t, ", %d more cannot take it", n_other);
+    if (n_spare)
+        say(t, "%s%d %s kept as %s for recovery", n_named ? ", " : "; ", n_spare,
+            n_spare == 1 ? "node is" : "nodes are", n_spare == 1 ? "a spare" : "spares");
 }
 
 static const char *first_node(const struct state *state, const struct place_scratch *scratch) {
@@ -177,16 +183,16 @@ static bool waits_for_leaves(const struct state *state, const struct job *job,
                              struct why *ret) {
     struct text t = {ret->message, sizeof ret->message};
 
-    if (!order_waits_for_leaves(state, job))
-        return false;
     int64_t leaves = spread_of(state, scratch->nodes, need->nodes).leaves;
+    if (leaves == 1)
+        return false;
     int64_t fewest = spread_fewest(state, need, scratch).leaves;
-    if (leaves <= fewest)
+    if (leaves <= fewest || !order_waits_for_leaves(state, job, fewest))
         return false;
     code(ret, "leaves");
     say(&t, "%lld nodes are free, but under %lld leaf switches; it waits for nodes under %lld",
         (long long)need->nodes, (long long)leaves, (long long)fewest);
-    ret->at_us = order_waits_until_us(state, job);
+    ret->at_us = order_waits_until_us(state, job, fewest);
     return true;
 }
 

@@ -330,7 +330,7 @@ TEST(a_gang_waits_a_while_for_nodes_under_fewer_leaves)
     CHECK_STR(why.code, "leaves");
     CHECK_STR(why.message,
               "2 nodes are free, but under 2 leaf switches; it waits for nodes under 1");
-    CHECK_EQ(why.at_us, job_at(&w, gang)->r.since_us + S(900));
+    CHECK_EQ(why.at_us, job_at(&w, gang)->r.since_us + S(600));
     world_pass(&w, S(300));
     all_succeed(&w, holders[1]); // a3: now it has a leaf
     CHECK_EQ(world_decide(&w), 1);
@@ -342,8 +342,8 @@ TEST(a_gang_waits_a_while_for_nodes_under_fewer_leaves)
     submitted_us = w.now_us;
     while (state_of(&w, gang) == JOB_STATE_QUEUED && w.now_us < submitted_us + S(2000))
         world_pass(&w, S(10));
-    CHECK(w.now_us >= submitted_us + S(900));
-    CHECK(w.now_us <= submitted_us + S(960));
+    CHECK(w.now_us >= submitted_us + S(600));
+    CHECK(w.now_us <= submitted_us + S(660));
     CHECK_STR(node_of(&w, gang, 0), "a2");
     CHECK_STR(node_of(&w, gang, 1), "a4");
     world_free(&w);
