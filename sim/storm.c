@@ -293,6 +293,10 @@ static void check_decided(struct storm *s) {
         s->r = hai_fail(s->err, -EINVAL, "a job that could start was overlooked");
     decide_list_free(&list);
     decide_free(fresh);
+    if (s->r == 0 && naive_error(s->world.naive)->r) {
+        *s->err = *naive_error(s->world.naive);
+        s->r = s->err->r;
+    }
 }
 
 static void step(struct storm *s) {
@@ -398,6 +402,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.min_run_us = chance(s, 2) ? (1 + rng_below(&s->rng, 20)) * SECOND : 0;
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
+    s->world.naive = naive_new(1);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
     add_accounts(s);

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "scheduler/core/core.h"
+#include "sim/naive.h"
 
 /* One appended entry, as the log keeps it. */
 struct world_entry {
@@ -22,8 +23,9 @@ struct world {
     struct apply_reply reply; // of the last entry
     struct world_entry *log;  // entry with index i at [i - 1]
     size_t n_log, n_log_max;
-    bool forget;        // keep no log: long replays of traces, which never restart
-    struct buf scratch; // payload of the entry that is being applied, when there is no log
+    struct naive *naive; // what is decided is compared with it, NULL: not
+    bool forget;         // keep no log: long replays of traces, which never restart
+    struct buf scratch;  // payload of the entry that is being applied, when there is no log
     int64_t now_us;
 };
 
