@@ -1,4 +1,5 @@
 #include "sim/storm.h"
+#include "sim/clients.h"
 #include "sim/invariants.h"
 
 #include <stdio.h>
@@ -10,6 +11,7 @@ struct storm {
     struct world world;
     struct rng rng;
     struct agents agents;
+    struct clients clients;
     int64_t *seen_us;    // by node: its agent was last heard of
     int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
     int64_t *polled_us;  // by node
@@ -105,21 +107,30 @@ static void push_sets(struct storm *s) {
     world_clear(&s->world);
 }
 
-static void restart_scheduler(struct storm *s) {
+/* Killed between two commits, or before one: of what came since the last, any part is lost. */
+static void restart_scheduler(struct storm *s, size_t n_committed) {
     s->result.faults++;
-    world_restart(&s->world, chance(s, 2));
+    if (s->world.n_log > n_committed && chance(s, 2))
+        world_crash(&s->world, n_committed + (size_t)rng_below(
+                                                 &s->rng, (int64_t)(s->world.n_log - n_committed)));
+    else
+        world_restart(&s->world, chance(s, 2));
+    clients_crash(&s->clients);
     for (int i = 0; i < s->agents.n_nodes; i++) {
         s->seen_us[i] = s->world.now_us; // a fresh full lease
         s->granted_us[i] = S_ABSENT;
     }
     if (s->r == 0)
         s->r = invariants_replay(&s->world, s->err);
+    if (s->r == 0)
+        s->r = clients_check(&s->clients, s->err);
 }
 
 /* ---- people ---- */
 
+static const int64_t levels[] = {50, 30, 30, 30, 10};
+
 static void submit_some(struct storm *s) {
-    static const int64_t levels[] = {50, 30, 30, 30, 10};
     struct entry_job_spec spec = world_spec();
 
     spec.nodes = chance(s, 2) ? 1 : 1 + rng_below(&s->rng, 5);
@@ -135,7 +146,7 @@ static void submit_some(struct storm *s) {
         spec.time_limit_us = (5 + rng_below(&s->rng, 60)) * SECOND;
     if (chance(s, 10))
         spec.warn_us = rng_below(&s->rng, 5 * SECOND);
-    s->result.jobs += world_submit(&s->world, &spec) > 0;
+    s->result.jobs += clients_submit(&s->clients, &spec) == 0;
     check(s);
 }
 
@@ -145,14 +156,12 @@ static int64_t any_job(struct storm *s) {
 
 static void ask(struct storm *s) {
     int64_t id = any_job(s);
-    struct entry_job_stop stop = {id, chance(s, 3), NULL};
     struct entry_job_suspend suspend = {id};
     struct entry_job_resume resume = {id};
-    struct entry_job_set set = {id, 20, S_ABSENT, NULL};
 
     switch (rng_below(&s->rng, 5)) {
     case 0:
-        append(s, "submit:alice", ENTRY_JOB_STOP, &stop);
+        clients_stop(&s->clients, id, chance(s, 3));
         break;
     case 1:
         append(s, "operate:root", ENTRY_JOB_SUSPEND, &suspend);
@@ -162,8 +171,9 @@ static void ask(struct storm *s) {
         append(s, "submit:alice", ENTRY_JOB_RESUME, &resume);
         break;
     default:
-        append(s, "submit:alice", ENTRY_JOB_SET, &set);
+        clients_set(&s->clients, id, levels[rng_below(&s->rng, ARRAY_SIZE(levels))]);
     }
+    check(s);
 }
 
 /* ---- the nodes ---- */
@@ -300,7 +310,7 @@ static void check_decided(struct storm *s) {
 }
 
 static void step(struct storm *s) {
-    int64_t due_us = state_next_wakeup(s->world.state);
+    size_t n_committed = s->world.n_log;
 
     s->world.now_us += 1000 + rng_below(&s->rng, chance(s, 10) ? 5 * SECOND : SECOND / 2);
     if (!s->calm) {
@@ -308,13 +318,18 @@ static void step(struct storm *s) {
             submit_some(s);
         if (chance(s, 6))
             ask(s);
+    }
+    clients_retry(&s->clients);
+    if (!s->calm && chance(s, 100))
+        restart_scheduler(s, n_committed);
+    clients_commit(&s->clients);
+    if (!s->calm) {
         if (chance(s, 25))
             break_some(s);
         if (chance(s, 8))
             report_some(s);
-        if (chance(s, 200))
-            restart_scheduler(s);
     }
+    int64_t due_us = state_next_wakeup(s->world.state);
     if (chance(s, 2))
         end_some(s);
     if (chance(s, 30))
@@ -405,6 +420,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     s->world.naive = naive_new(1);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
+    clients_init(&s->clients, &s->world, &s->rng);
     add_accounts(s);
     size_t n = (size_t)s->agents.n_nodes;
     s->seen_us = hai_new_array(int64_t, n);
@@ -427,6 +443,9 @@ int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *
         calm_down(&s, 20 * n_steps + 2000);
     if (s.r == 0)
         s.r = invariants_replay(&s.world, err);
+    if (s.r == 0)
+        s.r = clients_check(&s.clients, err);
+    s.result.retries = s.clients.n_retries;
     s.result.entries = (int64_t)s.world.n_log;
     for (size_t i = 0; i < s.world.n_log; i++)
         s.result.rooms += s.world.log[i].kind == ENTRY_MAKE_ROOM;
@@ -439,6 +458,7 @@ int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *
     free(s.seen_us);
     free(s.granted_us);
     free(s.polled_us);
+    clients_free(&s.clients);
     agents_free(&s.agents);
     world_free(&s.world);
     return s.r;

@@ -2,7 +2,8 @@
  * go wrong, with the invariants checked all along.
  *
  * Submissions, stops, suspensions; ranks that end well and badly; nodes cut off, crashed, fenced,
- * drained; agents and the scheduler killed; messages late, repeated and out of order. At the end
+ * drained; agents killed, and the scheduler between commits and before one; callers without an
+ * answer, who ask again; messages late, repeated and out of order. At the end
  * the faults cease, and every job must end or wait for a person.
  */
 #pragma once
@@ -14,6 +15,7 @@ struct storm_result {
     int64_t placements;
     int64_t rooms;   // times that jobs were suspended for another
     int64_t faults;  // of nodes, agents, ranks and the scheduler
+    int64_t retries; // requests that were made again for want of an answer
     uint64_t digest; // of the final state
 };
 

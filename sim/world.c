@@ -149,6 +149,14 @@ void world_restart(struct world *w, bool snapshot) {
     world_append(w, "system:hai", ENTRY_SCHED_START, &start);
 }
 
+void world_crash(struct world *w, size_t n_kept) {
+    while (w->n_log > n_kept) {
+        free(w->log[--w->n_log].principal);
+        buf_free(&w->log[w->n_log].payload);
+    }
+    world_restart(w, false);
+}
+
 static void describe(const struct world_cluster *cluster, struct entry_cluster_set *set) {
     schema_init(entry_cluster_set_schema(), set);
     set->name = hai_strdup("test");

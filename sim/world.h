@@ -47,6 +47,9 @@ void world_pass(struct world *w, int64_t us);
  */
 void world_restart(struct world *w, bool snapshot);
 
+/* Kill it before it committed what it applied: of the log the first n_kept entries are left. */
+void world_crash(struct world *w, size_t n_kept);
+
 /* Apply a log to an empty state. The caller frees the result. */
 struct state *world_replay(const struct world_entry *log, size_t n);
 
