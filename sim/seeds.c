@@ -1,5 +1,5 @@
 #include "sim/seeds.h"
-#include "sim/storm.h"
+#include "sim/minimise.h"
 
 #include <stdio.h>
 
@@ -12,6 +12,31 @@ int seeds_parse(const char *text, uint64_t *ret_first, uint64_t *ret_last) {
     if (!strncmp(end, "..", 2))
         *ret_last = strtoull(end + 2, &end, 10);
     return *end || *ret_last < *ret_first ? -EINVAL : 0;
+}
+
+static void print_fault(void *userdata, int64_t number, int64_t at_us, const char *what,
+                        const char *node) {
+    printf("  %4lld  %10.3f s  %s%s%s\n", (long long)number, (double)at_us / 1e6, what,
+           node ? ": " : "", node ? node : "");
+}
+
+int seeds_minimise(uint64_t seed, int n_steps) {
+    _cleanup_free_ bool *skip = NULL;
+    struct storm_result result;
+    struct hai_err err = {0};
+    size_t n, n_needed = 0;
+
+    if (minimise(seed, n_steps, &skip, &n, &err) == 0) {
+        printf("seed %llu does not fail\n", (unsigned long long)seed);
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++)
+        n_needed += !skip[i];
+    printf("%s\n%zu of its %zu faults are enough:\n", hai_err_text(&err), n_needed, n);
+    struct storm_options options = {.skip = skip, .n_skip = n, .on_fault = print_fault};
+    err = (struct hai_err){0};
+    storm_run_as(seed, n_steps, &options, &result, NULL, &err);
+    return 1;
 }
 
 int seeds_run(uint64_t first, uint64_t last, int n_steps) {

@@ -16,7 +16,11 @@ struct storm {
     int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
     int64_t *polled_us;  // by node
     int64_t silence_us;  // a node silent for longer is lost
-    bool calm;           // no more faults and requests
+    uint64_t seed;
+    int64_t begun_us;
+    const struct storm_options *options;
+    int64_t n_met; // faults whose time came, skipped ones included
+    bool calm;     // no more faults and requests
     struct storm_result result;
     struct hai_err *err;
     int r;
@@ -24,6 +28,29 @@ struct storm {
 
 static bool chance(struct storm *s, int64_t n) {
     return rng_once_in(&s->rng, n);
+}
+
+/* ---- faults ---- */
+
+/* The time of a fault has come: each has a number and random numbers of its own, so that the others
+ * stay what they are when one is left out. Returns whether it happens; then fault_end follows. */
+static bool fault_begin(struct storm *s, struct rng *ret_saved) {
+    int64_t number = s->n_met++;
+
+    if (s->options->skip && ((size_t)number >= s->options->n_skip || s->options->skip[number]))
+        return false;
+    *ret_saved = s->rng;
+    s->rng.state = (s->seed + 1) * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)number;
+    s->result.faults++;
+    return true;
+}
+
+static void fault_end(struct storm *s, const struct rng *saved, int64_t at_us, const char *what,
+                      int node) {
+    s->rng = *saved;
+    if (s->options->on_fault)
+        s->options->on_fault(s->options->userdata, s->n_met - 1, at_us - s->begun_us, what,
+                             node < 0 ? NULL : s->world.state->nodes[node]->r.name);
 }
 
 /* ---- entries ---- */
@@ -80,7 +107,8 @@ static void watch_nodes(struct storm *s) {
     for (int i = 0; i < s->agents.n_nodes; i++) {
         const struct agents_node *node = &s->agents.nodes[i];
         struct node *known = s->world.state->nodes[i];
-        if (!node->down && !node->cut && s->world.now_us >= s->polled_us[i] + POLL_US) {
+        if (!node->down && !node->cut && !node->mute &&
+            s->world.now_us >= s->polled_us[i] + POLL_US) {
             poll_node(s, i);
         } else if (known->r.state == NODE_STATE_UP &&
                    s->world.now_us > s->seen_us[i] + s->silence_us) {
@@ -109,7 +137,11 @@ static void push_sets(struct storm *s) {
 
 /* Killed between two commits, or before one: of what came since the last, any part is lost. */
 static void restart_scheduler(struct storm *s, size_t n_committed) {
-    s->result.faults++;
+    int64_t at_us = s->world.now_us;
+    struct rng saved;
+
+    if (!fault_begin(s, &saved))
+        return;
     if (s->world.n_log > n_committed && chance(s, 2))
         world_crash(&s->world, n_committed + (size_t)rng_below(
                                                  &s->rng, (int64_t)(s->world.n_log - n_committed)));
@@ -124,6 +156,7 @@ static void restart_scheduler(struct storm *s, size_t n_committed) {
         s->r = invariants_replay(&s->world, s->err);
     if (s->r == 0)
         s->r = clients_check(&s->clients, s->err);
+    fault_end(s, &saved, at_us, "the scheduler is killed", -1);
 }
 
 /* ---- people ---- */
@@ -178,6 +211,20 @@ static void ask(struct storm *s) {
 
 /* ---- the nodes ---- */
 
+static void end_badly(struct storm *s, int number, size_t at) {
+    const struct agents_held *held = &s->agents.nodes[number].held[at];
+    struct rng saved;
+
+    if (!fault_begin(s, &saved))
+        return;
+    int64_t rank = rng_below(&s->rng, held->n_ranks);
+    if (chance(s, 3))
+        agents_end_rank(&s->agents, number, at, rank, 3, 0, EXIT_CAUSE_SELF);
+    else
+        agents_end_rank(&s->agents, number, at, rank, 0, 9, EXIT_CAUSE_SELF);
+    fault_end(s, &saved, s->world.now_us, "a rank ends badly", number);
+}
+
 /* A whole gang ends well, or one rank of it badly. */
 static void end_some(struct storm *s) {
     int number = (int)rng_below(&s->rng, s->agents.n_nodes);
@@ -189,12 +236,7 @@ static void end_some(struct storm *s) {
     size_t at = (size_t)rng_below(&s->rng, (int64_t)node->n_held);
     int64_t job = node->held[at].job;
     if (!well) {
-        int64_t rank = rng_below(&s->rng, node->held[at].n_ranks);
-        s->result.faults++;
-        if (chance(s, 3))
-            agents_end_rank(&s->agents, number, at, rank, 3, 0, EXIT_CAUSE_SELF);
-        else
-            agents_end_rank(&s->agents, number, at, rank, 0, 9, EXIT_CAUSE_SELF);
+        end_badly(s, number, at);
         return;
     }
     for (int n = 0; n < s->agents.n_nodes; n++)
@@ -237,7 +279,7 @@ static void fence(struct storm *s, int number) {
     struct entry_node_fenced fenced = {known->r.name, NULL, boot_id};
     agents_crash(&s->agents, number);
     if (chance(s, 3)) { // the report comes when the node lives again
-        s->agents.nodes[number].cut = false;
+        agents_mend(&s->agents, number);
         agents_boot(&s->agents, number);
         poll_node(s, number);
         s->result.placements += (int64_t)world_decide(&s->world);
@@ -246,45 +288,62 @@ static void fence(struct storm *s, int number) {
     append(s, "operate:upd", ENTRY_NODE_FENCED, &fenced);
 }
 
-static void fence_lost(struct storm *s) {
+static int fence_lost(struct storm *s) {
     for (int i = 0; i < s->agents.n_nodes; i++)
         if (s->world.state->nodes[i]->r.state == NODE_STATE_LOST) {
             fence(s, i);
-            return;
+            return i;
         }
+    return -1;
+}
+
+/* What happens to a node; returns what, and the node if it is another one. */
+static const char *break_node(struct storm *s, int *number) {
+    struct agents_node *node = &s->agents.nodes[*number];
+    struct entry_node_drain drain = {s->world.state->nodes[*number]->r.name, NULL};
+
+    switch (rng_below(&s->rng, 8)) {
+    case 0:
+        agents_crash(&s->agents, *number);
+        return "a node loses power";
+    case 1:
+    case 2:
+        node->cut = true;
+        return "a node is cut off";
+    case 3:
+        node->deaf = true;
+        return "nothing reaches a node";
+    case 4:
+        node->mute = true;
+        return "nothing that a node says arrives";
+    case 5:
+        agents_restart_agent(&s->agents, *number);
+        return "an agent is killed";
+    case 6:
+        *number = fence_lost(s);
+        return "a lost node is fenced";
+    default:
+        append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
+        return "a node is drained";
+    }
 }
 
 static void break_some(struct storm *s) {
     int number = (int)rng_below(&s->rng, s->agents.n_nodes);
-    struct agents_node *node = &s->agents.nodes[number];
-    struct node *known = s->world.state->nodes[number];
-    struct entry_node_drain drain = {known->r.name, NULL};
+    int64_t at_us = s->world.now_us;
+    struct rng saved;
 
-    s->result.faults++;
-    switch (rng_below(&s->rng, 6)) {
-    case 0:
-        agents_crash(&s->agents, number);
-        break;
-    case 1:
-    case 2:
-        node->cut = true;
-        break;
-    case 3:
-        agents_restart_agent(&s->agents, number);
-        break;
-    case 4:
-        fence_lost(s);
-        break;
-    default:
-        append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
-    }
+    if (!fault_begin(s, &saved))
+        return;
+    const char *what = break_node(s, &number);
+    fault_end(s, &saved, at_us, what, number);
 }
 
 static void mend_some(struct storm *s, int number) {
     struct agents_node *node = &s->agents.nodes[number];
     struct entry_node_undrain undrain = {s->world.state->nodes[number]->r.name};
 
-    node->cut = false;
+    agents_mend(&s->agents, number);
     if (node->down)
         agents_boot(&s->agents, number);
     if (s->world.state->nodes[number]->r.drained)
@@ -434,9 +493,15 @@ static void prepare(struct storm *s, uint64_t seed) {
 
 int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *ret_log,
               struct hai_err *err) {
-    struct storm s = {.err = err};
+    return storm_run_as(seed, n_steps, &(struct storm_options){0}, ret, ret_log, err);
+}
+
+int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options,
+                 struct storm_result *ret, struct buf *ret_log, struct hai_err *err) {
+    struct storm s = {.err = err, .seed = seed, .options = options};
 
     prepare(&s, seed);
+    s.begun_us = s.world.now_us;
     for (int i = 0; i < n_steps && s.r == 0; i++)
         step(&s);
     if (s.r == 0)
@@ -445,6 +510,7 @@ int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *
         s.r = invariants_replay(&s.world, err);
     if (s.r == 0)
         s.r = clients_check(&s.clients, err);
+    s.result.n_met = s.n_met;
     s.result.retries = s.clients.n_retries;
     s.result.entries = (int64_t)s.world.n_log;
     for (size_t i = 0; i < s.world.n_log; i++)

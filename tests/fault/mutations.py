@@ -36,7 +36,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, help="the first")
     args = parser.parse_args(argv)
     first = cluster.seed_of(args.seed)
-    result = {"rounds": 0, "problems": 0, "planted": 0, "most_seeds": 0}
+    result = {"rounds": 0, "problems": 0, "planted": 0}
     most = 0
     for i in range(args.rounds):
         planted, wrong, took = hunt(first + i * args.seeds, args.seeds)
