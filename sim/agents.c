@@ -288,6 +288,17 @@ void agents_restart_agent(struct agents *agents, int number) {
     }
 }
 
+void agents_clock_step(struct agents *agents, int64_t us) {
+    for (int i = 0; i < agents->n_nodes; i++)
+        agents->nodes[i].lease_until_us += us;
+    for (size_t i = 0; i < agents->n_orders; i++) {
+        agents->orders[i].at_us += us;
+        agents->orders[i].sent_us += us;
+    }
+    for (size_t i = 0; i < agents->n_reports; i++)
+        agents->reports[i].at_us += us;
+}
+
 void agents_crash(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
 

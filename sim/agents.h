@@ -86,6 +86,10 @@ void agents_restart_agent(struct agents *agents, int node);
 /* The network is whole again. */
 void agents_mend(struct agents *agents, int node);
 
+/* The log's clock is set forward: what is on its way and the leases of the nodes, which have clocks
+ * of their own, end no earlier for that. */
+void agents_clock_step(struct agents *agents, int64_t us);
+
 /* The node loses power: all it runs is gone. */
 void agents_crash(struct agents *agents, int node);
 

@@ -6,6 +6,7 @@
 
 #define SECOND INT64_C(1000000)
 #define POLL_US (2 * SECOND)
+#define CLOCK_STEP_US (3600 * SECOND)
 
 struct storm {
     struct world world;
@@ -142,6 +143,10 @@ static void restart_scheduler(struct storm *s, size_t n_committed) {
 
     if (!fault_begin(s, &saved))
         return;
+    if (chance(s, 4)) { // its host's clock was set: the log's time follows with the next start
+        s->world.now_us += CLOCK_STEP_US;
+        agents_clock_step(&s->agents, CLOCK_STEP_US);
+    }
     if (s->world.n_log > n_committed && chance(s, 2))
         world_crash(&s->world, n_committed + (size_t)rng_below(
                                                  &s->rng, (int64_t)(s->world.n_log - n_committed)));

@@ -18,7 +18,8 @@
     X(LEASE_FROM_WRONG_TIME, "a lease is reckoned without the scheduler's own start")              \
     X(REPORT_TWICE, "a repeated report of an exit counts again")                                   \
     X(KEY_FORGOTTEN, "an idempotency key is not looked up")                                        \
-    X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")
+    X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")                     \
+    X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")
 
 enum plant {
     PLANT_NONE,
