@@ -108,7 +108,7 @@ static void end_all(struct agents *agents, int node, struct agents_held *held, i
 
 /* ---- to the agents ---- */
 
-void agents_send(struct agents *agents, int node) {
+static void send_copy(struct agents *agents, int node) {
     struct desired_part *parts;
     size_t n = desired_node(agents->world->state, node, &parts);
     struct agents_order *order = ADD(agents->orders, agents->n_orders, agents->n_orders_max);
@@ -139,6 +139,16 @@ void agents_send(struct agents *agents, int node) {
             to->running[rank] = parts[i].ranks[rank].state != RANK_STATE_EXITED;
     }
     free(parts);
+}
+
+void agents_send(struct agents *agents, int node) {
+    send_copy(agents, node);
+    if (rng_once_in(agents->rng, 10)) // the network brings it twice, at another time
+        send_copy(agents, node);
+}
+
+void agents_mend(struct agents *agents, int node) {
+    agents->nodes[node].cut = agents->nodes[node].deaf = agents->nodes[node].mute = false;
 }
 
 static struct agents_held *held_find(struct agents_node *node, const struct agents_held *like) {
@@ -197,7 +207,7 @@ static void take_phase(struct agents *agents, int number, struct agents_held *he
 static void take_order(struct agents *agents, struct agents_order *order) {
     struct agents_node *node = &agents->nodes[order->node];
 
-    if (node->down || node->cut || order->instance != node->instance ||
+    if (node->down || node->cut || node->deaf || order->instance != node->instance ||
         order->revision < node->revision)
         return;
     node->revision = order->revision;
@@ -252,7 +262,7 @@ void agents_step(struct agents *agents, void (*take)(void *, const struct agents
     while (i < agents->n_reports) {
         struct agents_report one = agents->reports[i];
         const struct agents_node *node = &agents->nodes[one.node];
-        if (one.at_us > agents->world->now_us || node->cut || node->down) {
+        if (one.at_us > agents->world->now_us || node->cut || node->mute || node->down) {
             i++;
             continue;
         }
@@ -276,6 +286,17 @@ void agents_restart_agent(struct agents *agents, int number) {
             if (!held->running[rank] && held->ends[rank].job)
                 report(agents, number, ENTRY_RANK_EXITED, &held->ends[rank]);
     }
+}
+
+void agents_clock_step(struct agents *agents, int64_t us) {
+    for (int i = 0; i < agents->n_nodes; i++)
+        agents->nodes[i].lease_until_us += us;
+    for (size_t i = 0; i < agents->n_orders; i++) {
+        agents->orders[i].at_us += us;
+        agents->orders[i].sent_us += us;
+    }
+    for (size_t i = 0; i < agents->n_reports; i++)
+        agents->reports[i].at_us += us;
 }
 
 void agents_crash(struct agents *agents, int number) {

@@ -30,6 +30,8 @@ struct agents_node {
     int boot;         // life of the node; a new one starts empty
     bool down;        // no power
     bool cut;         // no network
+    bool deaf;        // nothing reaches it; what it says arrives
+    bool mute;        // nothing that it says arrives; it hears
 };
 
 /* A report on its way to the scheduler. */
@@ -80,6 +82,13 @@ void agents_end_rank(struct agents *agents, int node, size_t held, int64_t rank,
 
 /* kill -9 of the agent: it forgets, starts again and reports everything that it holds. */
 void agents_restart_agent(struct agents *agents, int node);
+
+/* The network is whole again. */
+void agents_mend(struct agents *agents, int node);
+
+/* The log's clock is set forward: what is on its way and the leases of the nodes, which have clocks
+ * of their own, end no earlier for that. */
+void agents_clock_step(struct agents *agents, int64_t us);
 
 /* The node loses power: all it runs is gone. */
 void agents_crash(struct agents *agents, int node);

@@ -21,6 +21,7 @@ static const char usage[] =
     "       hai sim --history AGO [options]\n"
     "       hai sim --compare A.yaml B.yaml [options] TRACE\n"
     "       hai sim --fuzz [--seeds A..B] [--steps N]\n"
+    "       hai sim --fuzz --seed S --minimise [--steps N]\n"
     "\n"
     "Replays a job trace (CSV, also gzip: submit_s, gpus, duration_s; user or queue, prio, est_s)\n"
     "through the scheduler on a described cluster, and prints waits, use and losses.\n"
@@ -44,7 +45,10 @@ static const char usage[] =
     "its\n"
     "                         invariants; a failing seed is printed and repeats exactly\n"
     "      --seeds A..B       these seeds, default 1..100; --steps N: of this length, default "
-    "1000\n";
+    "1000\n"
+    "      --minimise         leave out faults of a failing seed for as long as it fails, and "
+    "print "
+    "the rest\n";
 
 struct options {
     const char *configs[RUNS_MAX];
@@ -57,7 +61,7 @@ struct options {
     int64_t from_us, to_us;
     int64_t stretch, load; // millionths, 0: not given
     int64_t nodes;         // 0: as described
-    bool json, quiet, compare, fuzz;
+    bool json, quiet, compare, fuzz, minimise;
     uint64_t first, last;
     int n_steps;
 };
@@ -159,7 +163,8 @@ static int take_words(int argc, char **argv, struct options *o) {
     int n = argc - optind;
     int expected = o->fuzz ? 0 : (o->compare ? RUNS_MAX : 0) + (o->history ? 0 : 1);
 
-    if (n != expected || (o->compare && o->n_configs) || (o->stretch && o->load)) {
+    if (n != expected || (o->minimise && (!o->fuzz || o->first != o->last)) ||
+        (o->compare && o->n_configs) || (o->stretch && o->load)) {
         fputs(usage, stderr);
         return -EINVAL;
     }
@@ -171,25 +176,27 @@ static int take_words(int argc, char **argv, struct options *o) {
 }
 
 static int read_command(int argc, char **argv, struct options *o) {
-    int json = 0, compare = 0, fuzz = 0, help = 0, c;
+    int json = 0, compare = 0, fuzz = 0, minimise = 0, help = 0, c;
     const struct option options[] = {
-        {"config",  required_argument, NULL,     'c'},
-        {"from",    required_argument, NULL,     'f'},
-        {"to",      required_argument, NULL,     't'},
-        {"stretch", required_argument, NULL,     'x'},
-        {"load",    required_argument, NULL,     'l'},
-        {"nodes",   required_argument, NULL,     'n'},
-        {"lose",    required_argument, NULL,     'o'},
-        {"history", required_argument, NULL,     'h'},
-        {"svg",     required_argument, NULL,     'g'},
-        {"seeds",   required_argument, NULL,     's'},
-        {"steps",   required_argument, NULL,     'p'},
-        {"quiet",   no_argument,       NULL,     'q'},
-        {"json",    no_argument,       &json,    1  },
-        {"compare", no_argument,       &compare, 1  },
-        {"fuzz",    no_argument,       &fuzz,    1  },
-        {"help",    no_argument,       &help,    1  },
-        {NULL,      0,                 NULL,     0  },
+        {"config",   required_argument, NULL,      'c'},
+        {"from",     required_argument, NULL,      'f'},
+        {"to",       required_argument, NULL,      't'},
+        {"stretch",  required_argument, NULL,      'x'},
+        {"load",     required_argument, NULL,      'l'},
+        {"nodes",    required_argument, NULL,      'n'},
+        {"lose",     required_argument, NULL,      'o'},
+        {"history",  required_argument, NULL,      'h'},
+        {"svg",      required_argument, NULL,      'g'},
+        {"seeds",    required_argument, NULL,      's'},
+        {"seed",     required_argument, NULL,      's'},
+        {"minimise", no_argument,       &minimise, 1  },
+        {"steps",    required_argument, NULL,      'p'},
+        {"quiet",    no_argument,       NULL,      'q'},
+        {"json",     no_argument,       &json,     1  },
+        {"compare",  no_argument,       &compare,  1  },
+        {"fuzz",     no_argument,       &fuzz,     1  },
+        {"help",     no_argument,       &help,     1  },
+        {NULL,       0,                 NULL,      0  },
     };
 
     *o = (struct options){.to_us = INT64_MAX, .first = 1, .last = 100, .n_steps = 1000};
@@ -199,6 +206,7 @@ static int read_command(int argc, char **argv, struct options *o) {
     o->json = json;
     o->compare = compare;
     o->fuzz = fuzz;
+    o->minimise = minimise;
     if (!help)
         return take_words(argc, argv, o);
     fputs(usage, stdout);
@@ -366,6 +374,8 @@ int main(int argc, char **argv) {
     int r = read_command(argc, argv, &o);
     if (r != 0)
         status = r < 0 ? 2 : 0;
+    else if (o.minimise)
+        status = seeds_minimise(o.first, o.n_steps) ? 1 : 0;
     else if (o.fuzz)
         status = seeds_run(o.first, o.last, o.n_steps) ? 1 : 0;
     else

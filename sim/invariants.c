@@ -14,6 +14,8 @@ static int check_job(const struct state *state, const struct job *job, uint32_t 
         n_left += !alloc->gone;
         if (alloc->released && !alloc->gone)
             FAIL("job %lld released a node that is not gone", (long long)id);
+        if (!alloc->released && !state_job_live(job))
+            FAIL("job %lld is over and holds a node", (long long)id);
         if (alloc->released)
             continue;
         if (gpus[alloc->node] & alloc->gpus)
@@ -36,6 +38,9 @@ static int check_job(const struct state *state, const struct job *job, uint32_t 
     if (!n_left && (job->r.state == JOB_STATE_STARTING || job->r.state == JOB_STATE_RUNNING ||
                     job->r.state == JOB_STATE_STOPPING || job->r.state == JOB_STATE_SUSPENDING))
         FAIL("job %lld is %s without ranks", (long long)id, job_state_text(job->r.state));
+    if (job->r.restarts > job->r.spec.restart_max)
+        FAIL("job %lld was restarted %lld times, more often than it may", (long long)id,
+             (long long)job->r.restarts);
     if (n_left && job->r.allocs.n != (size_t)job->r.spec.nodes)
         FAIL("job %lld has %zu nodes, not all", (long long)id, job->r.allocs.n);
     return 0;
@@ -267,9 +272,27 @@ static int check_pair(const struct agents *agents, int na, const struct agents_h
     return 0;
 }
 
+/* No rank runs that the scheduler takes for ended. */
+static int check_belief(const struct agents *agents, int number, const struct agents_held *held,
+                        struct hai_err *err) {
+    const struct job *job = state_job_find(agents->world->state, held->job);
+
+    if (!job || job->r.epoch != held->epoch)
+        return 0;
+    for (int64_t i = 0; i < held->n_ranks; i++)
+        if (held->running[i] && job->r.ranks.items[held->first_rank + i].state == RANK_STATE_EXITED)
+            FAIL("rank %lld of job %lld runs on %s and is taken for ended",
+                 (long long)(held->first_rank + i), (long long)held->job,
+                 agents->world->state->nodes[number]->r.name);
+    return 0;
+}
+
 int invariants_nodes(const struct agents *agents, struct hai_err *err) {
     for (int na = 0; na < agents->n_nodes; na++)
-        for (size_t i = 0; i < agents->nodes[na].n_held; i++)
+        for (size_t i = 0; i < agents->nodes[na].n_held; i++) {
+            int believed = check_belief(agents, na, &agents->nodes[na].held[i], err);
+            if (believed < 0)
+                return believed;
             for (int nb = na; nb < agents->n_nodes; nb++)
                 for (size_t k = 0; k < agents->nodes[nb].n_held; k++) {
                     int r = check_pair(agents, na, &agents->nodes[na].held[i], nb,
@@ -277,6 +300,7 @@ int invariants_nodes(const struct agents *agents, struct hai_err *err) {
                     if (r < 0)
                         return r;
                 }
+        }
     return 0;
 }
 

@@ -11,7 +11,8 @@ int invariants_state(const struct state *state, struct hai_err *err);
 /* Every job has a reason for being where it is. */
 int invariants_explained(const struct state *state, struct hai_err *err);
 
-/* Of what really runs: no rank in two places, no GPU under two attempts. */
+/* Of what really runs: no rank in two places, no GPU under two attempts, none that the scheduler
+ * takes for ended. */
 int invariants_nodes(const struct agents *agents, struct hai_err *err);
 
 /* The state's bytes are those of its snapshot read back, and of a replay of the log. */

@@ -1,5 +1,5 @@
 #include "sim/seeds.h"
-#include "sim/storm.h"
+#include "sim/minimise.h"
 
 #include <stdio.h>
 
@@ -12,6 +12,31 @@ int seeds_parse(const char *text, uint64_t *ret_first, uint64_t *ret_last) {
     if (!strncmp(end, "..", 2))
         *ret_last = strtoull(end + 2, &end, 10);
     return *end || *ret_last < *ret_first ? -EINVAL : 0;
+}
+
+static void print_fault(void *userdata, int64_t number, int64_t at_us, const char *what,
+                        const char *node) {
+    printf("  %4lld  %10.3f s  %s%s%s\n", (long long)number, (double)at_us / 1e6, what,
+           node ? ": " : "", node ? node : "");
+}
+
+int seeds_minimise(uint64_t seed, int n_steps) {
+    _cleanup_free_ bool *skip = NULL;
+    struct storm_result result;
+    struct hai_err err = {0};
+    size_t n, n_needed = 0;
+
+    if (minimise(seed, n_steps, &skip, &n, &err) == 0) {
+        printf("seed %llu does not fail\n", (unsigned long long)seed);
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++)
+        n_needed += !skip[i];
+    printf("%s\n%zu of its %zu faults are enough:\n", hai_err_text(&err), n_needed, n);
+    struct storm_options options = {.skip = skip, .n_skip = n, .on_fault = print_fault};
+    err = (struct hai_err){0};
+    storm_run_as(seed, n_steps, &options, &result, NULL, &err);
+    return 1;
 }
 
 int seeds_run(uint64_t first, uint64_t last, int n_steps) {
@@ -30,12 +55,13 @@ int seeds_run(uint64_t first, uint64_t last, int n_steps) {
         total.placements += one.placements;
         total.rooms += one.rooms;
         total.faults += one.faults;
+        total.retries += one.retries;
         total.digest = total.digest * 31 + one.digest;
     }
     printf("%llu seeds, %lld entries, %lld jobs, %lld placements, %lld faults, digest %016llx: "
-           "%d failed; room made %lld times\n",
+           "%d failed; room made %lld times, %lld requests made again\n",
            (unsigned long long)(last - first + 1), (long long)total.entries, (long long)total.jobs,
            (long long)total.placements, (long long)total.faults, (unsigned long long)total.digest,
-           n_failed, (long long)total.rooms);
+           n_failed, (long long)total.rooms, (long long)total.retries);
     return n_failed;
 }

@@ -1,22 +1,29 @@
 #include "sim/storm.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
+#include "sim/clients.h"
 #include "sim/invariants.h"
 
 #include <stdio.h>
 
 #define SECOND INT64_C(1000000)
 #define POLL_US (2 * SECOND)
+#define CLOCK_STEP_US (3600 * SECOND)
 
 struct storm {
     struct world world;
     struct rng rng;
     struct agents agents;
+    struct clients clients;
     int64_t *seen_us;    // by node: its agent was last heard of
     int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
     int64_t *polled_us;  // by node
     int64_t silence_us;  // a node silent for longer is lost
-    bool calm;           // no more faults and requests
+    uint64_t seed;
+    int64_t begun_us;
+    const struct storm_options *options;
+    int64_t n_met; // faults whose time came, skipped ones included
+    bool calm;     // no more faults and requests
     struct storm_result result;
     struct hai_err *err;
     int r;
@@ -24,6 +31,29 @@ struct storm {
 
 static bool chance(struct storm *s, int64_t n) {
     return rng_once_in(&s->rng, n);
+}
+
+/* ---- faults ---- */
+
+/* The time of a fault has come: each has a number and random numbers of its own, so that the others
+ * stay what they are when one is left out. Returns whether it happens; then fault_end follows. */
+static bool fault_begin(struct storm *s, struct rng *ret_saved) {
+    int64_t number = s->n_met++;
+
+    if (s->options->skip && ((size_t)number >= s->options->n_skip || s->options->skip[number]))
+        return false;
+    *ret_saved = s->rng;
+    s->rng.state = (s->seed + 1) * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)number;
+    s->result.faults++;
+    return true;
+}
+
+static void fault_end(struct storm *s, const struct rng *saved, int64_t at_us, const char *what,
+                      int node) {
+    s->rng = *saved;
+    if (s->options->on_fault)
+        s->options->on_fault(s->options->userdata, s->n_met - 1, at_us - s->begun_us, what,
+                             node < 0 ? NULL : s->world.state->nodes[node]->r.name);
 }
 
 /* ---- entries ---- */
@@ -80,7 +110,8 @@ static void watch_nodes(struct storm *s) {
     for (int i = 0; i < s->agents.n_nodes; i++) {
         const struct agents_node *node = &s->agents.nodes[i];
         struct node *known = s->world.state->nodes[i];
-        if (!node->down && !node->cut && s->world.now_us >= s->polled_us[i] + POLL_US) {
+        if (!node->down && !node->cut && !node->mute &&
+            s->world.now_us >= s->polled_us[i] + POLL_US) {
             poll_node(s, i);
         } else if (known->r.state == NODE_STATE_UP &&
                    s->world.now_us > s->seen_us[i] + s->silence_us) {
@@ -107,19 +138,37 @@ static void push_sets(struct storm *s) {
     world_clear(&s->world);
 }
 
-static void restart_scheduler(struct storm *s) {
-    s->result.faults++;
-    world_restart(&s->world, chance(s, 2));
+/* Killed between two commits, or before one: of what came since the last, any part is lost. */
+static void restart_scheduler(struct storm *s, size_t n_committed) {
+    int64_t at_us = s->world.now_us;
+    struct rng saved;
+
+    if (!fault_begin(s, &saved))
+        return;
+    if (chance(s, 4)) { // its host's clock was set: the log's time follows with the next start
+        s->world.now_us += CLOCK_STEP_US;
+        agents_clock_step(&s->agents, CLOCK_STEP_US);
+    }
+    if (s->world.n_log > n_committed && chance(s, 2))
+        world_crash(&s->world, n_committed + (size_t)rng_below(
+                                                 &s->rng, (int64_t)(s->world.n_log - n_committed)));
+    else
+        world_restart(&s->world, chance(s, 2));
+    clients_crash(&s->clients);
     for (int i = 0; i < s->agents.n_nodes; i++) {
         s->seen_us[i] = s->world.now_us; // a fresh full lease
         s->granted_us[i] = S_ABSENT;
     }
     if (s->r == 0)
         s->r = invariants_replay(&s->world, s->err);
+    if (s->r == 0)
+        s->r = clients_check(&s->clients, s->err);
+    fault_end(s, &saved, at_us, "the scheduler is killed", -1);
 }
 
 /* ---- people ---- */
 
+static const int64_t levels[] = {50, 30, 30, 30, 10};
 static int64_t any_job(struct storm *s) {
     return 1 + rng_below(&s->rng, MAX(s->world.state->r.next_job, 1));
 }
@@ -161,7 +210,6 @@ static void make_array(struct storm *s, struct entry_job_spec *spec) {
 }
 
 static void submit_some(struct storm *s) {
-    static const int64_t levels[] = {50, 30, 30, 30, 10};
     struct entry_job_spec spec = world_spec();
 
     spec.nodes = chance(s, 2) ? 1 : 1 + rng_below(&s->rng, 5);
@@ -180,7 +228,11 @@ static void submit_some(struct storm *s) {
     add_conditions(s, &spec);
     if (chance(s, 15))
         make_array(s, &spec);
-    s->result.jobs += world_submit(&s->world, &spec) > 0;
+    /* Callers know their jobs by names of their own, one job a name. */
+    if (spec.name || spec.array.n)
+        s->result.jobs += world_submit(&s->world, &spec) > 0;
+    else
+        s->result.jobs += clients_submit(&s->clients, &spec) == 0;
     free(spec.after.items);
     free(spec.array.items);
     check(s);
@@ -188,14 +240,12 @@ static void submit_some(struct storm *s) {
 
 static void ask(struct storm *s) {
     int64_t id = any_job(s);
-    struct entry_job_stop stop = {id, chance(s, 3), NULL};
     struct entry_job_suspend suspend = {id};
     struct entry_job_resume resume = {id};
-    struct entry_job_set set = {id, 20, S_ABSENT, NULL};
 
     switch (rng_below(&s->rng, 5)) {
     case 0:
-        append(s, "submit:alice", ENTRY_JOB_STOP, &stop);
+        clients_stop(&s->clients, id, chance(s, 3));
         break;
     case 1:
         append(s, "operate:root", ENTRY_JOB_SUSPEND, &suspend);
@@ -205,11 +255,26 @@ static void ask(struct storm *s) {
         append(s, "submit:alice", ENTRY_JOB_RESUME, &resume);
         break;
     default:
-        append(s, "submit:alice", ENTRY_JOB_SET, &set);
+        clients_set(&s->clients, id, levels[rng_below(&s->rng, ARRAY_SIZE(levels))]);
     }
+    check(s);
 }
 
 /* ---- the nodes ---- */
+
+static void end_badly(struct storm *s, int number, size_t at) {
+    const struct agents_held *held = &s->agents.nodes[number].held[at];
+    struct rng saved;
+
+    if (!fault_begin(s, &saved))
+        return;
+    int64_t rank = rng_below(&s->rng, held->n_ranks);
+    if (chance(s, 3))
+        agents_end_rank(&s->agents, number, at, rank, 3, 0, EXIT_CAUSE_SELF);
+    else
+        agents_end_rank(&s->agents, number, at, rank, 0, 9, EXIT_CAUSE_SELF);
+    fault_end(s, &saved, s->world.now_us, "a rank ends badly", number);
+}
 
 /* A whole gang ends well, or one rank of it badly. */
 static void end_some(struct storm *s) {
@@ -222,12 +287,7 @@ static void end_some(struct storm *s) {
     size_t at = (size_t)rng_below(&s->rng, (int64_t)node->n_held);
     int64_t job = node->held[at].job;
     if (!well) {
-        int64_t rank = rng_below(&s->rng, node->held[at].n_ranks);
-        s->result.faults++;
-        if (chance(s, 3))
-            agents_end_rank(&s->agents, number, at, rank, 3, 0, EXIT_CAUSE_SELF);
-        else
-            agents_end_rank(&s->agents, number, at, rank, 0, 9, EXIT_CAUSE_SELF);
+        end_badly(s, number, at);
         return;
     }
     for (int n = 0; n < s->agents.n_nodes; n++)
@@ -270,7 +330,7 @@ static void fence(struct storm *s, int number) {
     struct entry_node_fenced fenced = {known->r.name, NULL, boot_id};
     agents_crash(&s->agents, number);
     if (chance(s, 3)) { // the report comes when the node lives again
-        s->agents.nodes[number].cut = false;
+        agents_mend(&s->agents, number);
         agents_boot(&s->agents, number);
         poll_node(s, number);
         s->result.placements += (int64_t)world_decide(&s->world);
@@ -279,45 +339,62 @@ static void fence(struct storm *s, int number) {
     append(s, "operate:upd", ENTRY_NODE_FENCED, &fenced);
 }
 
-static void fence_lost(struct storm *s) {
+static int fence_lost(struct storm *s) {
     for (int i = 0; i < s->agents.n_nodes; i++)
         if (s->world.state->nodes[i]->r.state == NODE_STATE_LOST) {
             fence(s, i);
-            return;
+            return i;
         }
+    return -1;
+}
+
+/* What happens to a node; returns what, and the node if it is another one. */
+static const char *break_node(struct storm *s, int *number) {
+    struct agents_node *node = &s->agents.nodes[*number];
+    struct entry_node_drain drain = {s->world.state->nodes[*number]->r.name, NULL};
+
+    switch (rng_below(&s->rng, 8)) {
+    case 0:
+        agents_crash(&s->agents, *number);
+        return "a node loses power";
+    case 1:
+    case 2:
+        node->cut = true;
+        return "a node is cut off";
+    case 3:
+        node->deaf = true;
+        return "nothing reaches a node";
+    case 4:
+        node->mute = true;
+        return "nothing that a node says arrives";
+    case 5:
+        agents_restart_agent(&s->agents, *number);
+        return "an agent is killed";
+    case 6:
+        *number = fence_lost(s);
+        return "a lost node is fenced";
+    default:
+        append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
+        return "a node is drained";
+    }
 }
 
 static void break_some(struct storm *s) {
     int number = (int)rng_below(&s->rng, s->agents.n_nodes);
-    struct agents_node *node = &s->agents.nodes[number];
-    struct node *known = s->world.state->nodes[number];
-    struct entry_node_drain drain = {known->r.name, NULL};
+    int64_t at_us = s->world.now_us;
+    struct rng saved;
 
-    s->result.faults++;
-    switch (rng_below(&s->rng, 6)) {
-    case 0:
-        agents_crash(&s->agents, number);
-        break;
-    case 1:
-    case 2:
-        node->cut = true;
-        break;
-    case 3:
-        agents_restart_agent(&s->agents, number);
-        break;
-    case 4:
-        fence_lost(s);
-        break;
-    default:
-        append(s, "operate:root", ENTRY_NODE_DRAIN, &drain);
-    }
+    if (!fault_begin(s, &saved))
+        return;
+    const char *what = break_node(s, &number);
+    fault_end(s, &saved, at_us, what, number);
 }
 
 static void mend_some(struct storm *s, int number) {
     struct agents_node *node = &s->agents.nodes[number];
     struct entry_node_undrain undrain = {s->world.state->nodes[number]->r.name};
 
-    node->cut = false;
+    agents_mend(&s->agents, number);
     if (node->down)
         agents_boot(&s->agents, number);
     if (s->world.state->nodes[number]->r.drained)
@@ -336,10 +413,14 @@ static void check_decided(struct storm *s) {
         s->r = hai_fail(s->err, -EINVAL, "a job that could start was overlooked");
     decide_list_free(&list);
     decide_free(fresh);
+    if (s->r == 0 && naive_error(s->world.naive)->r) {
+        *s->err = *naive_error(s->world.naive);
+        s->r = s->err->r;
+    }
 }
 
 static void step(struct storm *s) {
-    int64_t due_us = state_next_wakeup(s->world.state);
+    size_t n_committed = s->world.n_log;
 
     s->world.now_us += 1000 + rng_below(&s->rng, chance(s, 10) ? 5 * SECOND : SECOND / 2);
     if (!s->calm) {
@@ -347,13 +428,18 @@ static void step(struct storm *s) {
             submit_some(s);
         if (chance(s, 6))
             ask(s);
+    }
+    clients_retry(&s->clients);
+    if (!s->calm && chance(s, 100))
+        restart_scheduler(s, n_committed);
+    clients_commit(&s->clients);
+    if (!s->calm) {
         if (chance(s, 25))
             break_some(s);
         if (chance(s, 8))
             report_some(s);
-        if (chance(s, 200))
-            restart_scheduler(s);
     }
+    int64_t due_us = state_next_wakeup(s->world.state);
     if (chance(s, 2))
         end_some(s);
     if (chance(s, 30))
@@ -462,8 +548,10 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.min_run_us = chance(s, 2) ? (1 + rng_below(&s->rng, 20)) * SECOND : 0;
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
+    s->world.naive = naive_new(1);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
+    clients_init(&s->clients, &s->world, &s->rng);
     add_accounts(s);
     size_t n = (size_t)s->agents.n_nodes;
     s->seen_us = hai_new_array(int64_t, n);
@@ -477,15 +565,25 @@ static void prepare(struct storm *s, uint64_t seed) {
 
 int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *ret_log,
               struct hai_err *err) {
-    struct storm s = {.err = err};
+    return storm_run_as(seed, n_steps, &(struct storm_options){0}, ret, ret_log, err);
+}
+
+int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options,
+                 struct storm_result *ret, struct buf *ret_log, struct hai_err *err) {
+    struct storm s = {.err = err, .seed = seed, .options = options};
 
     prepare(&s, seed);
+    s.begun_us = s.world.now_us;
     for (int i = 0; i < n_steps && s.r == 0; i++)
         step(&s);
     if (s.r == 0)
         calm_down(&s, 20 * n_steps + 2000);
     if (s.r == 0)
         s.r = invariants_replay(&s.world, err);
+    if (s.r == 0)
+        s.r = clients_check(&s.clients, err);
+    s.result.n_met = s.n_met;
+    s.result.retries = s.clients.n_retries;
     s.result.entries = (int64_t)s.world.n_log;
     for (size_t i = 0; i < s.world.n_log; i++)
         s.result.rooms += s.world.log[i].kind == ENTRY_MAKE_ROOM;
@@ -498,6 +596,7 @@ int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *
     free(s.seen_us);
     free(s.granted_us);
     free(s.polled_us);
+    clients_free(&s.clients);
     agents_free(&s.agents);
     world_free(&s.world);
     return s.r;

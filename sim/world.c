@@ -25,6 +25,7 @@ void world_free(struct world *w) {
     buf_free(&w->scratch);
     decide_list_free(&w->proposals);
     decide_free(w->decide);
+    naive_free(w->naive);
     effects_free(w->fx);
     state_free(w->state);
     *w = (struct world){0};
@@ -85,6 +86,8 @@ size_t world_decide(struct world *w) {
     while (decide_run(w->decide, w->state, &w->proposals)) {
         for (size_t i = 0; i < w->proposals.n; i++) {
             struct decide_proposal *proposal = &w->proposals.items[i];
+            if (w->naive)
+                naive_check(w->naive, w->state, i, proposal);
             int r = append_bytes(w, "system:hai", proposal->kind, &proposal->payload);
             assert(r == 0 || r == -ESTALE);
             n_placed += r == 0;
@@ -93,6 +96,8 @@ size_t world_decide(struct world *w) {
         }
         decide_list_clear(&w->proposals);
     }
+    if (w->naive)
+        naive_check(w->naive, w->state, 0, NULL);
     return n_placed;
 }
 
@@ -146,6 +151,14 @@ void world_restart(struct world *w, bool snapshot) {
     decide_free(w->decide);
     w->decide = decide_new();
     append_start(w);
+}
+
+void world_crash(struct world *w, size_t n_kept) {
+    while (w->n_log > n_kept) {
+        free(w->log[--w->n_log].principal);
+        buf_free(&w->log[w->n_log].payload);
+    }
+    world_restart(w, false);
 }
 
 static void describe(const struct world_cluster *cluster, struct entry_cluster_set *set) {

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "scheduler/core/core.h"
+#include "sim/naive.h"
 
 /* One appended entry, as the log keeps it. */
 struct world_entry {
@@ -22,8 +23,9 @@ struct world {
     struct apply_reply reply; // of the last entry
     struct world_entry *log;  // entry with index i at [i - 1]
     size_t n_log, n_log_max;
-    bool forget;        // keep no log: long replays of traces, which never restart
-    struct buf scratch; // payload of the entry that is being applied, when there is no log
+    struct naive *naive; // what is decided is compared with it, NULL: not
+    bool forget;         // keep no log: long replays of traces, which never restart
+    struct buf scratch;  // payload of the entry that is being applied, when there is no log
     int64_t now_us;
 };
 
@@ -44,6 +46,9 @@ void world_pass(struct world *w, int64_t us);
  * the state (true).
  */
 void world_restart(struct world *w, bool snapshot);
+
+/* Kill it before it committed what it applied: of the log the first n_kept entries are left. */
+void world_crash(struct world *w, size_t n_kept);
 
 /* Apply a log to an empty state. The caller frees the result. */
 struct state *world_replay(const struct world_entry *log, size_t n);

@@ -1,4 +1,5 @@
 #include "scheduler/core/apply.h"
+#include "lib/pure/plant.h"
 #include "lib/pure/tlv.h"
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/apply_job.h"
@@ -130,7 +131,8 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
     state->r.time_us = entry->time_us;
     keys_expire(&state->keys, entry->time_us);
     c.scope = entry_principal(entry->principal, &c.name);
-    if (entry->kind == ENTRY_SCHED_START && entry->version >= 2 && c.scope == SCOPE_SYSTEM)
+    if (entry->kind == ENTRY_SCHED_START && entry->version >= 2 && c.scope == SCOPE_SYSTEM &&
+        !HAI_PLANT(PLANT_CLOCK_STEP))
         apply_node_hold_anew(&c); // before the time that it brings makes anything due
     run_due(&c);
     int r = apply_payload(&c);

@@ -1,5 +1,6 @@
 #include "scheduler/core/apply_job.h"
 #include "lib/pure/idset.h"
+#include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/dependents.h"
@@ -22,7 +23,7 @@ static int check_key(struct mutate *c, const struct entry_job_submit *in, bool *
         return hai_fail(&c->reply->err, -EBADMSG, "key_hash and body_digest have %d bytes",
                         KEY_HASH_BYTES);
     const struct key *key = keys_find(&c->state->keys, in->key_hash.data);
-    if (!key)
+    if (!key || HAI_PLANT(PLANT_KEY_FORGOTTEN))
         return 0;
     if (memcmp(key->digest, in->body_digest.data, KEY_HASH_BYTES) != 0)
         return hai_fail_at(&c->reply->err, -EEXIST, "conflict", "Idempotency-Key",
@@ -229,6 +230,11 @@ int apply_job_stop(struct mutate *c, const struct entry_job_stop *in) {
     return 0;
 }
 
+/* An array that was stopped keeps its state until its last element has ended. */
+static bool array_ends(const struct job *job) {
+    return array_is(job) && job->r.wanted == WANTED_STOP;
+}
+
 int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
     int r;
     struct job *job = mutate_own_job(c, in->job, &r);
@@ -237,7 +243,7 @@ int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
         return r;
     if (state_job_ended(job))
         return refuse_ended(c, job);
-    if (job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_STOPPING)
+    if (job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_STOPPING || array_ends(job))
         return hai_fail_at(&c->reply->err, -EINVAL, "conflict", NULL, NULL, "job %lld is %s",
                            (long long)in->job, job_state_text(job->r.state));
     if (job->r.wanted == WANTED_SUSPEND)
@@ -272,7 +278,7 @@ int apply_job_resume(struct mutate *c, const struct entry_job_resume *in) {
     if (state_job_ended(job))
         return refuse_ended(c, job);
     bool waits = job->r.state == JOB_STATE_HELD || job->r.state == JOB_STATE_SUSPENDED;
-    if (job->queued) // it gave way, and goes on by itself
+    if (job->queued || array_ends(job)) // it gave way, and goes on by itself; or was stopped
         return 0;
     if (!waits && !(job->r.state == JOB_STATE_SUSPENDING && job->r.wanted == WANTED_SUSPEND))
         return 0;

@@ -1,4 +1,5 @@
 #include "scheduler/core/apply_node.h"
+#include "lib/pure/plant.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/claim.h"
 
@@ -97,13 +98,15 @@ int apply_node_lost(struct mutate *c, const struct entry_node_lost *in) {
     if (node->r.state != NODE_STATE_UP)
         return 0;
     /* Grants of an earlier scheduler are not known; none can be later than this one's start. */
-    int64_t granted_us = MAX(in->last_grant_us, c->state->r.lease_basis_us);
+    int64_t basis_us = HAI_PLANT(PLANT_LEASE_FROM_WRONG_TIME) ? 0 : c->state->r.lease_basis_us;
+    int64_t granted_us = MAX(in->last_grant_us, basis_us);
     set_node_state(c, number, NODE_STATE_LOST, in->evidence);
     effects_event(c->fx, c->entry, EVENT_NODE_LOST, NULL, -1, number, "%s is lost%s%s", in->node,
                   in->evidence ? ": " : "", in->evidence ? in->evidence : "");
     each_job(c, number, in->evidence, attempt_node_lost);
     node->r.hold_until_us = granted_us + c->state->r.lease_us + c->state->r.drift_us;
-    if (node->n_jobs && node->r.hold_until_us > c->entry->time_us)
+    if (node->n_jobs && node->r.hold_until_us > c->entry->time_us &&
+        !HAI_PLANT(PLANT_FENCE_FORGOTTEN))
         timers_set(&c->state->timers, &node->timer, node->r.hold_until_us);
     else
         all_gone(c, number, "its lease has run out");
@@ -120,7 +123,8 @@ int apply_node_fenced(struct mutate *c, const struct entry_node_fenced *in) {
     if (r < 0)
         return r;
     struct node *node = node_at(c, number);
-    if (in->boot_id && !hai_streq(in->boot_id, node->r.boot_id))
+    if (in->boot_id && !hai_streq(in->boot_id, node->r.boot_id) &&
+        !HAI_PLANT(PLANT_OLD_LIFE_FENCED))
         return 0; // an earlier life: what runs now was not touched
     if (node->r.state == NODE_STATE_UP)
         set_node_state(c, number, NODE_STATE_LOST, in->evidence);
@@ -199,7 +203,7 @@ static struct job *reported(struct mutate *c, int64_t id, int64_t epoch, int *r)
 
     c->reply->id = id;
     *r = 0;
-    if (job && job->r.epoch == epoch)
+    if (job && (job->r.epoch == epoch || HAI_PLANT(PLANT_EPOCH_UNCHECKED)))
         return job;
     *r = hai_fail_at(&c->reply->err, -ESTALE, "stale", NULL, NULL, "epoch %lld of job %lld is over",
                      (long long)epoch, (long long)id);
@@ -247,7 +251,7 @@ int apply_node_exited(struct mutate *c, const struct entry_rank_exited *in) {
     r = may_report(c, node_at(c, (int)job->r.allocs.items[alloc].node)->r.name);
     if (r < 0)
         return r;
-    if (job->r.ranks.items[in->rank].state == RANK_STATE_EXITED)
+    if (job->r.ranks.items[in->rank].state == RANK_STATE_EXITED && !HAI_PLANT(PLANT_REPORT_TWICE))
         return 0;
     attempt_rank_exited(c, job, in->rank, in);
     c->reply->changed = true;

@@ -1,4 +1,5 @@
 #include "scheduler/core/attempt.h"
+#include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/restart.h"
 #include "scheduler/core/spare.h"
@@ -48,7 +49,8 @@ static void release(struct mutate *c, struct job *job, size_t alloc) {
     node->gpus_held &= ~(uint32_t)held->gpus;
     node->cpus_free += job->cpus_per_node;
     node->memory_free += job->r.spec.memory_per_node_bytes;
-    mutate_freed(c->state, node->groups);
+    if (!HAI_PLANT(PLANT_WAKE_UP_LOST))
+        mutate_freed(c->state, node->groups);
     mutate_node(c, (int)held->node, false);
 }
 
@@ -172,7 +174,7 @@ static void settle(struct mutate *c, struct job *job) {
     if (job->r.state == JOB_STATE_SUSPENDING && job->r.ending_us != S_ABSENT)
         job->r.save_us = c->entry->time_us - job->r.ending_us;
     job->r.ending_us = S_ABSENT;
-    for (size_t i = 0; i < job->r.allocs.n; i++)
+    for (size_t i = 0; i < job->r.allocs.n - HAI_PLANT(PLANT_GANG_PARTLY_RELEASED); i++)
         release(c, job, i);
     job->r.ran_us += c->entry->time_us - job->r.placed_us;
     c->state->ports_used[job->r.master_port - MASTER_PORT_FIRST]--;

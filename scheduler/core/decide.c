@@ -197,7 +197,10 @@ static bool waits_for_leaves(struct decide *d, const struct state *state, const 
         memo->service = room_service(d->room);
         memo->fewest = room_fewest(d->room, state, need, &d->scratch).leaves;
     }
-    return leaves > memo->fewest && order_waits_for_leaves(state, job, memo->fewest);
+    /* 0: all idle would not do either, but for nodes that are no spares as long as they are used.
+     */
+    return memo->fewest && leaves > memo->fewest &&
+           order_waits_for_leaves(state, job, memo->fewest);
 }
 
 /* It waits for leaves: look again when it has waited enough. */

@@ -1,4 +1,5 @@
 #include "scheduler/core/mutate.h"
+#include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
@@ -51,7 +52,7 @@ void mutate_follow_state(struct state *state, struct job *job) {
 
 void mutate_follow(struct mutate *c, struct job *job) {
     mutate_follow_state(c->state, job);
-    if (!job->queued)
+    if (!job->queued && !HAI_PLANT(PLANT_CLAIM_KEPT))
         mutate_claim_drop(c, job);
     effects_touch_job(c->fx, job);
 }

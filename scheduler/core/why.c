@@ -187,7 +187,7 @@ static bool waits_for_leaves(const struct state *state, const struct job *job,
     if (leaves == 1)
         return false;
     int64_t fewest = spread_fewest(state, need, scratch).leaves;
-    if (leaves <= fewest || !order_waits_for_leaves(state, job, fewest))
+    if (!fewest || leaves <= fewest || !order_waits_for_leaves(state, job, fewest))
         return false;
     code(ret, "leaves");
     say(&t, "%lld nodes are free, but under %lld leaf switches; it waits for nodes under %lld",

@@ -185,6 +185,9 @@ TEST(whole_array)
     check_same(&w);
     CHECK_EQ(stop(&w, "submit:alice", id, true), 0);
     CHECK_EQ(state_of(&w, id), JOB_STATE_QUEUED); // until its last element is gone
+    CHECK_EQ(suspend(&w, id), -EINVAL);           // and nothing takes the stop back
+    CHECK_EQ(resume(&w, id), 0);
+    CHECK_EQ(job_at(&w, id)->r.wanted, WANTED_STOP);
     for (struct job *a = job_at(&w, id), *job = array_next_open(a, a); job;) {
         int64_t last = job->r.id;
         job = array_next_open(a, job);

@@ -1,0 +1,37 @@
+/* plant.h - faults planted on purpose, to see that the simulator finds them.
+ *
+ * Only the test program tests/fault/planted.c is compiled with HAI_PLANTS and chooses one;
+ * everywhere else HAI_PLANT is the constant false and the compiler drops what hangs on it.
+ * docs/testing.md says after how many seeds each is found.
+ */
+#pragma once
+#include "lib/base.h"
+
+#define PLANTS(X)                                                                                  \
+    X(FENCE_FORGOTTEN, "a lost node's lease is not waited for")                                    \
+    X(EPOCH_UNCHECKED, "reports of an earlier epoch count")                                        \
+    X(GANG_PARTLY_RELEASED, "the last node of a gang is not given back")                           \
+    X(CLAIM_KEPT, "a job that waits no more keeps its claim")                                      \
+    X(ONE_RESTART_MORE, "restart_max is off by one")                                               \
+    X(WAKE_UP_LOST, "freed GPUs wake nobody")                                                      \
+    X(EARLY_REPLY, "answers go out before the commit")                                             \
+    X(LEASE_FROM_WRONG_TIME, "a lease is reckoned without the scheduler's own start")              \
+    X(REPORT_TWICE, "a repeated report of an exit counts again")                                   \
+    X(KEY_FORGOTTEN, "an idempotency key is not looked up")                                        \
+    X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")                     \
+    X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")
+
+enum plant {
+    PLANT_NONE,
+#define PLANT_(name, text) PLANT_##name,
+    PLANTS(PLANT_)
+#undef PLANT_
+        PLANT_END
+};
+
+#ifdef HAI_PLANTS
+extern int hai_plant;
+#define HAI_PLANT(n) (hai_plant == (n))
+#else
+#define HAI_PLANT(n) false
+#endif

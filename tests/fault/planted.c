@@ -1,0 +1,114 @@
+/* hai-sim-planted - the simulator over cores with a fault planted in them (lib/pure/plant.h).
+ *
+ * usage: hai-sim-planted SEEDS FIRST
+ * For every fault, and for none, prints one line: how many seeds from FIRST on it took until one
+ * failed, and how. At most SEEDS; each runs in a process of its own, as some faults end in an
+ * assertion. Exit status: 0 each fault was found, and nothing where there is none; 1 not so; 2
+ * usage.
+ */
+#include "lib/pure/plant.h"
+#include "sim/minimise.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { STEPS = 1000, SEED_SECONDS_MAX = 60, CONTROL_SEEDS_MAX = 20 };
+
+int hai_plant;
+
+static const char *const names[PLANT_END] = {[PLANT_NONE] = "nothing planted",
+#define NAME_(name, text) [PLANT_##name] = text,
+                                             PLANTS(NAME_)
+#undef NAME_
+};
+
+/* In the child: how the seed failed goes to fd; a hang counts as a failure. */
+static void run_seed(uint64_t seed, int fd) {
+    struct storm_result result;
+    struct hai_err err = {0};
+
+    if (!freopen("/dev/null", "w", stderr)) // the text of assertions
+        _exit(2);
+    alarm(SEED_SECONDS_MAX);
+    int r = storm_run(seed, STEPS, &result, NULL, &err);
+    if (r < 0 && write(fd, err.text, strlen(err.text)) < 0)
+        _exit(2);
+    _exit(r < 0);
+}
+
+/* Does the seed fail? How: ret. */
+static bool fails(uint64_t seed, char *ret, size_t size) {
+    int fds[2], status;
+
+    if (pipe(fds) < 0)
+        abort();
+    pid_t pid = fork();
+    if (pid == 0)
+        run_seed(seed, fds[1]);
+    if (pid < 0)
+        abort();
+    close(fds[1]);
+    ssize_t n = read(fds[0], ret, size - 1);
+    close(fds[0]);
+    ret[MAX(n, 0)] = 0;
+    while (waitpid(pid, &status, 0) < 0) {
+    }
+    if (WIFSIGNALED(status))
+        (void)snprintf(ret, size, "ended by signal %d", WTERMSIG(status));
+    return status != 0;
+}
+
+static bool hunt(int plant, uint64_t first, uint64_t n) {
+    char text[512] = "";
+    uint64_t i = 0;
+
+    hai_plant = plant;
+    while (i < n && !fails(first + i, text, sizeof text))
+        i++;
+    bool found = i < n;
+    if (found)
+        printf("%s: found after %llu seeds: %s\n", names[plant], (unsigned long long)i + 1, text);
+    else
+        printf("%s: not found in %llu seeds\n", names[plant], (unsigned long long)n);
+    (void)fflush(stdout);
+    return found == (plant != PLANT_NONE);
+}
+
+/* Of a seed that fails for a planted fault some of the faults are enough, and they do fail. */
+static bool shortens(int plant, uint64_t first, uint64_t n) {
+    struct hai_err err = {0};
+    bool *skip = NULL, right = false;
+    size_t n_faults = 0, n_needed = 0;
+
+    hai_plant = plant;
+    for (uint64_t i = 0; i < n && !right; i++) {
+        if (minimise(first + i, STEPS, &skip, &n_faults, &err) == 0)
+            continue;
+        for (size_t k = 0; k < n_faults; k++)
+            n_needed += !skip[k];
+        right = n_needed < n_faults;
+        printf("minimised: %zu of %zu faults are enough: %s\n", n_needed, n_faults, err.text);
+        free(skip);
+        break;
+    }
+    return right;
+}
+
+int main(int argc, char **argv) {
+    uint64_t n = argc == 3 ? strtoull(argv[1], NULL, 10) : 0;
+    int n_wrong = 0;
+
+    if (!n) {
+        fputs("usage: hai-sim-planted SEEDS FIRST\n", stderr);
+        return 2;
+    }
+    uint64_t first = strtoull(argv[2], NULL, 10);
+    for (int plant = PLANT_NONE; plant < PLANT_END; plant++)
+        n_wrong +=
+            !hunt(plant, first, plant == PLANT_NONE ? MIN(n, (uint64_t)CONTROL_SEEDS_MAX) : n);
+    n_wrong += !shortens(PLANT_FENCE_FORGOTTEN, first, n);
+    printf("%d planted, %d wrong\n", PLANT_END - 1, n_wrong);
+    return n_wrong > 0;
+}
