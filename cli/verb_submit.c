@@ -24,6 +24,23 @@ struct run {
     int status; // of those refused
 };
 
+/* Of a dry run: when it would start. */
+static void print_start(const struct cli *cli, const struct json *submitted) {
+    const char *start = json_get_string(submitted, "start_at", NULL);
+    const char *late = json_get_string(submitted, "start_late_at", NULL);
+    char at[VIEW_TEXT_BYTES];
+
+    if (!start)
+        return;
+    view_time(cli, start, at);
+    printf("starts about %s", at);
+    if (late && strcmp(late, start) != 0) {
+        view_time(cli, late, at);
+        printf("; in 9 of 10 cases by %s", at);
+    }
+    printf("\n");
+}
+
 static void print_one(struct cli *cli, const struct json *submitted) {
     _cleanup_(buf_free) struct buf shape = {0};
     const char *message = json_get_string(submitted, "message", NULL);
@@ -46,6 +63,7 @@ static void print_one(struct cli *cli, const struct json *submitted) {
         printf("%s: %s\n", json_get_string(submitted, "name", "job"), buf_cstr(&shape));
     if (message)
         printf("%s\n", message);
+    print_start(cli, submitted);
     if (id && json_get_int(submitted, "elements", 0))
         cli_note(cli, "  hai status %lld    hai wait %lld    hai stop %lld", (long long)id,
                  (long long)id, (long long)id);

@@ -98,13 +98,16 @@ void view_note(const struct cli *cli, const struct json *job, struct buf *ret) {
 
     if (strcmp(state, "running") == 0)
         view_progress(progress, "/", false, ret);
-    if (ret->n_bytes == before && message[0])
-        buf_add_str(ret, message);
     if (ret->n_bytes == before && start_at && !view_ended(state)) {
         char at[VIEW_TEXT_BYTES];
+        int64_t after = json_get_int(job, "start_after", 0);
         view_time(cli, start_at, at);
         buf_printf(ret, "starts about %s", at);
+        if (after)
+            buf_printf(ret, ", after job %lld", (long long)after);
     }
+    if (ret->n_bytes == before && message[0])
+        buf_add_str(ret, message);
     if (ret->n_bytes == before && view_ended(state) && json_get_int(job, "exit_code", -1) >= 0)
         buf_printf(ret, "exit %lld", (long long)json_get_int(job, "exit_code", 0));
 }

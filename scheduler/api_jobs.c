@@ -8,6 +8,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/live.h"
+#include "scheduler/outlook.h"
 #include "scheduler/spec.h"
 #include "scheduler/views.h"
 #include <stdio.h>
@@ -124,6 +125,13 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
     answer.message = entry->job.held
                          ? hai_strdup("nothing was submitted")
                          : hai_asprintf("nothing was submitted; as things are: %s", why.message);
+    struct outlook_job start = {.p50_us = S_ABSENT};
+    bool waits = strcmp(why.code, "starts_now") != 0 && !entry->job.held && !entry->job.after.n &&
+                 !entry->job.array.n;
+    if (waits && outlook_draft(call->s->outlook, &entry->job, &start) && start.p50_us != S_ABSENT) {
+        answer.start_at = start.p50_us;
+        answer.start_late_at = start.p90_us;
+    }
     api_call_reply(call, 200, job_submitted_schema(), &answer);
     schema_free(job_submitted_schema(), &answer);
 }

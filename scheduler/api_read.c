@@ -6,6 +6,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/live.h"
+#include "scheduler/outlook.h"
 #include "scheduler/store/query.h"
 #include "scheduler/views.h"
 
@@ -237,9 +238,45 @@ static char *failed_output(struct api_call *call, const struct state_job *job) {
     return hai_strdup(buf_cstr(&tail));
 }
 
+/* The forecast; returns the job that it starts after, 0: none. */
+static int64_t fill_start(struct api_call *call, const struct job *job, struct why_view *ret) {
+    int64_t index;
+    const struct outlook_job *start =
+        job->queued ? outlook_of(call->s->outlook, job->r.id, &index) : NULL;
+
+    if (!start || start->p50_us == S_ABSENT)
+        return 0;
+    ret->start_at = start->p50_us;
+    ret->start_late_at = start->p90_us;
+    ret->start_index = index;
+    return start->after;
+}
+
+/* "about T when job 42 (alice, priority 30) ends; in 9 of 10 cases by T". */
+static char *starts_about(struct api_call *call, const struct why_view *view, int64_t after) {
+    const struct job *ahead = after ? state_job_find(schedd_state(call->s), after) : NULL;
+    struct buf text = {0};
+    char at[TIMEFMT_ISO_BYTES];
+
+    timefmt_iso(view->start_at, at);
+    buf_printf(&text, "about %s", at);
+    if (ahead)
+        buf_printf(&text, " when job %s (%s, priority %lld) %s", array_label(&ahead->r).text,
+                   ahead->r.spec.user, (long long)ahead->r.priority,
+                   state_job_live(ahead) ? "ends" : "has run");
+    if (view->start_late_at != S_ABSENT && view->start_late_at > view->start_at) {
+        timefmt_iso(view->start_late_at, at);
+        buf_printf(&text, "; in 9 of 10 cases by %s", at);
+    }
+    char *copy = hai_strdup(buf_cstr(&text));
+    buf_free(&text);
+    return copy;
+}
+
 static void fill_why(struct api_call *call, const struct job *job, struct why_view *ret) {
     struct why why;
     char at[TIMEFMT_ISO_BYTES];
+    int64_t after = fill_start(call, job, ret);
 
     views_why(call->s, job, &why);
     ret->reason = hai_strdup(why.code);
@@ -248,6 +285,8 @@ static void fill_why(struct api_call *call, const struct job *job, struct why_vi
     if (why.at_us != S_ABSENT) {
         timefmt_iso(why.at_us, at);
         ret->starts = hai_asprintf("at %s at the latest", at);
+    } else if (ret->start_at != S_ABSENT) {
+        ret->starts = starts_about(call, ret, after);
     } else if (why.ahead) {
         ret->starts = hai_asprintf("after job %lld", (long long)why.ahead);
     }

@@ -12,6 +12,7 @@ struct api_route;
 struct fence;
 struct fleet;
 struct live;
+struct outlook;
 struct relay;
 struct watch;
 struct upkeep;
@@ -29,6 +30,7 @@ struct schedd {
     struct fence *fence;
     struct relay *relay;
     struct upkeep *upkeep;
+    struct outlook *outlook;
     struct cluster_file cluster;
     char *state_dir;
     uint8_t secret[DIGEST_BYTES]; // key from which the attempts' secrets are derived

@@ -11,6 +11,7 @@
 #include "scheduler/fence.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
+#include "scheduler/outlook.h"
 #include "scheduler/relay.h"
 #include "scheduler/setup.h"
 #include "scheduler/upkeep.h"
@@ -178,6 +179,7 @@ static void open_parts(struct daemon *d) {
     s->fence = fence_new(s);
     s->relay = relay_new(s);
     s->upkeep = upkeep_new(s);
+    s->outlook = outlook_new(s);
     s->server = http_server_new(s->loop, &server_config);
     d->due = loop_timer_new(s->loop, LOOP_BOOTTIME, nothing, NULL);
     d->sigterm = loop_signal_new(s->loop, SIGTERM, on_signal, d);
@@ -201,6 +203,7 @@ static void close_parts(struct daemon *d) {
     relay_free(s->relay);
     fence_free(s->fence);
     fleet_free(s->fleet);
+    outlook_free(s->outlook);
     upkeep_free(s->upkeep);
     watch_free(s->watch);
     turn_close(s->turn);

@@ -10,6 +10,7 @@
 #include "scheduler/core/spare.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
+#include "scheduler/outlook.h"
 #include "scheduler/store/rows.h"
 #include <stdio.h>
 
@@ -192,9 +193,23 @@ void views_why(const struct schedd *s, const struct job *job, struct why *ret) {
     views_why_time(ret);
 }
 
+void views_start(const struct schedd *s, const struct job *job, struct job_view *ret) {
+    int64_t index;
+    const struct outlook_job *start =
+        job->queued ? outlook_of(s->outlook, job->r.id, &index) : NULL;
+
+    if (!start || start->p50_us == S_ABSENT)
+        return;
+    ret->start_at = start->p50_us;
+    ret->start_late_at = start->p90_us;
+    ret->start_after = start->after ? start->after : S_ABSENT;
+    ret->start_index = index;
+}
+
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret) {
     struct why why;
 
+    views_start(s, job, ret);
     if (ret->message || (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD))
         return;
     views_why(s, job, &why);

@@ -16,6 +16,9 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
 /* Say in a view why a job that waits does so: reason and message, where the record has none. Lists
  * do it for their first VIEWS_REASONS_MAX jobs, since an answer must not hold up the loop. */
 enum { VIEWS_REASONS_MAX = 200 };
+/* When a job that waits for nodes will start, as far as that is known. */
+void views_start(const struct schedd *s, const struct job *job, struct job_view *ret);
+
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret);
 
 /* why_job with the time in the sentence, as ISO 8601, which the command shows as local time. */

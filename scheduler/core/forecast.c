@@ -329,17 +329,18 @@ static void add_waiters(struct forecast *f, const struct state *state, const str
     f->n_waiters = f->n_left = n;
 }
 
-size_t forecast_run(const struct state *state, enum forecast_quantile quantile, int64_t only,
-                    const struct job *extra, struct forecast_job **ret) {
+size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_quantile quantile,
+                    int64_t only, const struct job *extra, struct forecast_job **ret) {
     size_t n_max = (size_t)state->queue.n + 1;
     struct forecast f = {.at = *state,
                          .quantile = quantile,
-                         .now_us = state->r.time_us,
+                         .now_us = MAX(now_us, state->r.time_us),
                          .room = room_new(),
                          .waiters = hai_new_array(struct waiter, n_max),
                          .too_big = hai_new_array(uint64_t, state->queue.n_slots + 1)};
 
     *ret = hai_new_array(struct forecast_job, n_max);
+    f.at.r.time_us = f.now_us;
     room_follow(f.room, &f.at);
     for (const struct job *job = state->live_first; job; job = job->live_next)
         add_running(&f, job);

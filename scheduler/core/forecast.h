@@ -20,10 +20,11 @@ struct forecast_job {
     int64_t after;    // the job that ends or gives way last of those in its place; 0: none
 };
 
-/* only      stop when this job has started; 0: when all have
+/* now_us    when: not before the state's time
+ * only      stop when this job has started; 0: when all have
  * extra     a job that the state does not have, submitted now; or NULL
  * ret       one for each that waits, in the order of the queue; the caller frees *ret
  *
  * Returns how many. */
-size_t forecast_run(const struct state *state, enum forecast_quantile quantile, int64_t only,
-                    const struct job *extra, struct forecast_job **ret);
+size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_quantile quantile,
+                    int64_t only, const struct job *extra, struct forecast_job **ret);

@@ -400,18 +400,24 @@ void why_job(const struct state *state, const struct job *job, struct why *ret) 
     }
 }
 
+void why_draft(const struct state *state, const struct entry_job_spec *spec, struct job *ret) {
+    *ret = (struct job){0};
+    schema_init(state_job_schema(), &ret->r);
+    ret->r.id = state->r.next_job;
+    ret->r.spec = *spec;
+    ret->r.priority = spec->priority;
+    ret->r.time_limit_us = spec->time_limit_us;
+    ret->r.submitted_us = ret->r.since_us = state->r.time_us;
+    ret->r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
+    state_job_resolve(state, ret);
+    ret->tier = order_tier(state, ret);
+}
+
 int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,
              struct hai_err *err) {
-    struct job job = {0};
+    struct job job;
 
-    schema_init(state_job_schema(), &job.r);
-    job.r.id = state->r.next_job;
-    job.r.spec = *spec; // stays the caller's
-    job.r.priority = spec->priority;
-    job.r.submitted_us = job.r.since_us = state->r.time_us;
-    job.r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
-    state_job_resolve(state, &job);
-    job.tier = order_tier(state, &job);
+    why_draft(state, spec, &job);
     int r = place_job_possible(state, &job, err);
     if (r == 0)
         r = array_check(spec, err);

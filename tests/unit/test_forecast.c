@@ -128,7 +128,7 @@ TEST(one_after_the_other)
     int64_t b = submit_limited(&w, "b", 2, 2, 1000), c = submit_limited(&w, "c", 1, 1, 60);
     CHECK_EQ(world_decide(&w), 0);
     int64_t a_ends_us = job_at(&w, a)->r.placed_us + S(600);
-    size_t n = forecast_run(w.state, FORECAST_P50, 0, NULL, &all);
+    size_t n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
     CHECK_EQ(n, 2);
     CHECK_BETWEEN(of(all, n, b)->start_us - a_ends_us, 0, S(17)); // a step of a thirtieth
     CHECK_EQ(of(all, n, b)->after, a);
@@ -162,7 +162,7 @@ TEST(who_may_ask_does_not_wait_for_the_end)
     spec.priority = 50;
     int64_t high = world_submit(&w, &spec);
     CHECK_EQ(world_decide(&w), 0);
-    size_t n = forecast_run(w.state, FORECAST_P90, 0, NULL, &all);
+    size_t n = forecast_run(w.state, w.now_us, FORECAST_P90, 0, NULL, &all);
     int64_t foreseen_us = of(all, n, high)->start_us;
     CHECK_EQ(of(all, n, high)->after, low);
     while (state_of(&w, low) == JOB_STATE_RUNNING)
@@ -170,7 +170,7 @@ TEST(who_may_ask_does_not_wait_for_the_end)
     CHECK_BETWEEN(foreseen_us - w.now_us, -S(40), S(40));
     /* Once it has asked, the start is when the other has to have left. */
     free(all);
-    n = forecast_run(w.state, FORECAST_P50, 0, NULL, &all);
+    n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
     CHECK_EQ(of(all, n, high)->start_us, job_at(&w, low)->r.kill_at_us);
     world_free(&w);
 }
@@ -200,7 +200,7 @@ TEST(what_is_foreseen_happens)
         jobs[i].at_us = w.now_us;
         jobs[i].foreseen_us = INT64_MAX;
         world_decide(&w);
-        size_t n_all = forecast_run(w.state, FORECAST_P50, jobs[i].id, NULL, &all);
+        size_t n_all = forecast_run(w.state, w.now_us, FORECAST_P50, jobs[i].id, NULL, &all);
         for (size_t k = 0; k < n_all; k++)
             if (all[k].id == jobs[i].id)
                 jobs[i].foreseen_us = all[k].start_us;
