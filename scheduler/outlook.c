@@ -104,8 +104,11 @@ static void on_child_end(pid_t pid, int code, int status, void *data) {
     if (code == CLD_EXITED && status == 0 &&
         fileio_read_full(o->child_fd, jobs, n * sizeof *jobs, 0, &err) == 0)
         keep(o, jobs, n, o->child_index);
-    else
+    else {
+        log_warning("the forecast at entry %lld did not come: %s %d", (long long)o->child_index,
+                    code == CLD_EXITED ? "exit status" : "signal", status);
         free(jobs);
+    }
     forget_child(o);
 }
 

@@ -8,7 +8,8 @@
 #define HORIZON_US (INT64_C(60) * 24 * 3600 * SECOND)
 
 enum {
-    STEP_PART = 30, // a step is at least this part of the time since now, and a second
+    STEP_PART = 30, // a step is at most this part of the time since now,
+    RUN_PART = 8,   // and of the mean run time: nodes do not stand idle for long within one
     ASKS_MAX = 16,  // searches for whom to ask in one step: each looks at all that runs
 };
 
@@ -44,7 +45,8 @@ struct forecast {
     size_t first_left; // none before it is left
     uint64_t *too_big; // by slot of the shape: step in which it did not fit
     uint64_t step;
-    int n_asks; // in this step
+    int64_t n_runs, runs_us; // of those that started
+    int n_asks;              // in this step
     bool blocked[GROUPS_MAX];
 };
 
@@ -160,9 +162,11 @@ static void leave(struct forecast *f, struct holder *holder) {
 /* Start the job on the nodes of the scratch. */
 static void start(struct forecast *f, struct waiter *waiter) {
     const struct job *job = waiter->job;
-    int64_t had_us = job->r.ran_us;
+    int64_t run_us = rest_us(f, job, job->r.ran_us);
 
-    struct holder *holder = holder_add(f, job, f->at.r.time_us + rest_us(f, job, had_us));
+    struct holder *holder = holder_add(f, job, f->at.r.time_us + run_us);
+    f->n_runs++;
+    f->runs_us += MIN(run_us, HORIZON_US);
     memcpy(holder->nodes, f->scratch.nodes, (size_t)holder->need.nodes * sizeof *holder->nodes);
     holder->foreseen = true;
     room_take(f->room, &f->at, &holder->need, holder->nodes);
@@ -276,7 +280,10 @@ static void walk(struct forecast *f, bool shares) {
 /* The time of the next step. */
 static int64_t next_us(const struct forecast *f, bool shares) {
     int64_t at_us = f->at.r.time_us;
-    int64_t least_us = at_us + MAX((at_us - f->now_us) / STEP_PART, SECOND);
+    int64_t step_us = (at_us - f->now_us) / STEP_PART;
+    if (f->n_runs)
+        step_us = MIN(step_us, f->runs_us / f->n_runs / RUN_PART);
+    int64_t least_us = at_us + MAX(step_us, SECOND);
     int64_t next_us = f->n_heap ? f->holders[f->heap[0]].end_us : INT64_MAX;
 
     if (shares) // whoever waits may ask then

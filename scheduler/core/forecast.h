@@ -3,8 +3,9 @@
  * Pure and reading only. What runs ends when predict.h says, what waits starts in the order of the
  * queue wherever there is room (room.h), as decide.c would do it; with time-sharing, what the
  * policy lets a job ask (order.h) leaves it its nodes. New submissions, faults and resumed victims
- * are not foreseen. Time goes on in steps that grow with its distance, so a forecast costs about as
- * much as a few hundred walks over the queue.
+ * are not foreseen. Time goes on in steps that grow with its distance, up to a part of the mean run
+ * time: a forecast costs about as much as some hundred walks over the queue, more where more waits
+ * than the cluster does in a few rounds.
  */
 #pragma once
 #include "scheduler/core/state.h"

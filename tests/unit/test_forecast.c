@@ -175,6 +175,26 @@ TEST(who_may_ask_does_not_wait_for_the_end)
     world_free(&w);
 }
 
+/* Far away steps are long, but nodes do not stand idle within them. */
+TEST(the_last_of_many_rounds)
+{
+    enum { JOBS = 400, RUN_S = 300, AT_ONCE = 4 };
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct world w;
+    int64_t last = 0;
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < JOBS; i++)
+        last = submit_limited(&w, "many", 1, 1, RUN_S);
+    CHECK_EQ(world_decide(&w), AT_ONCE);
+    size_t n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
+    CHECK_EQ(n, JOBS - AT_ONCE);
+    int64_t rounds = JOBS / AT_ONCE - 1;
+    CHECK_BETWEEN(of(all, n, last)->start_us - w.now_us, S(rounds * RUN_S),
+                  S(rounds * RUN_S * 9 / 8));
+    world_free(&w);
+}
+
 struct played {
     int64_t id, run_us, end_us, foreseen_us, at_us;
 };
