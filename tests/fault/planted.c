@@ -76,7 +76,10 @@ static bool hunt(int plant, uint64_t first, uint64_t n) {
     return found == (plant != PLANT_NONE);
 }
 
-/* Of a seed that fails for a planted fault some of the faults are enough, and they do fail. */
+/* Of a seed that fails for a planted fault, after many faults, some of them are enough, and they do
+ * fail. */
+enum { FAULTS_MIN = 8 };
+
 static bool shortens(int plant, uint64_t first, uint64_t n) {
     struct hai_err err = {0};
     bool *skip = NULL, right = false;
@@ -86,6 +89,11 @@ static bool shortens(int plant, uint64_t first, uint64_t n) {
     for (uint64_t i = 0; i < n && !right; i++) {
         if (minimise(first + i, STEPS, &skip, &n_faults, &err) == 0)
             continue;
+        if (n_faults < FAULTS_MIN) { // it failed before there was much to leave out
+            free(skip);
+            skip = NULL;
+            continue;
+        }
         for (size_t k = 0; k < n_faults; k++)
             n_needed += !skip[k];
         right = n_needed < n_faults;
