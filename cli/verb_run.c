@@ -4,22 +4,20 @@
 #include "cli/submitter.h"
 #include "cli/verbs.h"
 #include "cli/view.h"
+#include "lib/programs.h"
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/prctl.h>
+#include <unistd.h>
 
 /* A child gives our stdin to rank 0, as hai attach does, and ends with us: what rank 0 prints comes
  * from its log. A terminal stays ours: its Ctrl-C leaves. */
 static void feed_stdin(struct cli *cli, int64_t job) {
     _cleanup_free_ char *id = hai_asprintf("%lld", (long long)job);
     const char *words[] = {id};
-    pid_t parent = getpid();
 
-    if (isatty(STDIN_FILENO) || fork() != 0)
+    if (isatty(STDIN_FILENO) || programs_fork() != 0)
         return;
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     int null = open("/dev/null", O_WRONLY);
-    if (getppid() != parent || null < 0)
+    if (null < 0)
         _exit(CLI_FAILED);
     (void)dup2(null, STDOUT_FILENO);
     (void)dup2(null, STDERR_FILENO);

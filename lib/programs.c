@@ -3,7 +3,9 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,6 +46,19 @@ char *programs_find(const char *name) {
         }
     }
     return found ? found : try_list(getenv("PATH"), name);
+}
+
+pid_t programs_fork(void) {
+    pid_t parent = getpid(), pid = fork();
+    sigset_t none;
+
+    if (pid != 0)
+        return pid < 0 ? -errno : pid;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+        _exit(127);
+    return 0;
 }
 
 static pid_t start(const char *path, char *const *argv, int stdout_fd) {

@@ -2,10 +2,9 @@
 
 #include "lib/digest.h"
 #include "lib/fileio.h"
+#include "lib/programs.h"
 #include <dirent.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 
 static const char magic[8] = "HAISNAP1";
 
@@ -50,11 +49,7 @@ static _Noreturn void write_in_child(const struct store *store, int64_t index,
                                      const void *state) {
     struct buf data = {0};
     struct hai_err err = {0};
-    sigset_t none;
 
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     encode(state, &data);
     if (snapshot_write(store, index, data.data, data.n_bytes, &err) < 0) {
         fprintf(stderr, "hai-schedd: snapshot: %s\n", hai_err_text(&err));
@@ -65,10 +60,8 @@ static _Noreturn void write_in_child(const struct store *store, int64_t index,
 
 pid_t snapshot_start(const struct store *store, int64_t index,
                      void (*encode)(const void *state, struct buf *ret), const void *state) {
-    pid_t pid = fork();
+    pid_t pid = programs_fork();
 
-    if (pid < 0)
-        return -errno;
     if (pid == 0)
         write_in_child(store, index, encode, state);
     return pid;
