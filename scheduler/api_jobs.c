@@ -125,10 +125,10 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
     answer.message = entry->job.held
                          ? hai_strdup("nothing was submitted")
                          : hai_asprintf("nothing was submitted; as things are: %s", why.message);
-    struct outlook_job start = {.p50_us = S_ABSENT};
+    struct outlook_job start;
     bool waits = strcmp(why.code, "starts_now") != 0 && !entry->job.held && !entry->job.after.n &&
                  !entry->job.array.n;
-    if (waits && outlook_draft(call->s->outlook, &entry->job, &start) && start.p50_us != S_ABSENT) {
+    if (waits && outlook_draft(call->s->outlook, &entry->job, &start)) {
         answer.start_at = start.p50_us;
         answer.start_late_at = start.p90_us;
     }

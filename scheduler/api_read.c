@@ -241,10 +241,9 @@ static char *failed_output(struct api_call *call, const struct state_job *job) {
 /* The forecast; returns the job that it starts after, 0: none. */
 static int64_t fill_start(struct api_call *call, const struct job *job, struct why_view *ret) {
     int64_t index;
-    const struct outlook_job *start =
-        job->queued ? outlook_of(call->s->outlook, job->r.id, &index) : NULL;
+    const struct outlook_job *start = outlook_of(call->s->outlook, job, &index);
 
-    if (!start || start->p50_us == S_ABSENT)
+    if (!start)
         return 0;
     ret->start_at = start->p50_us;
     ret->start_late_at = start->p90_us;

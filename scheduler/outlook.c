@@ -2,6 +2,7 @@
 
 #include "lib/fileio.h"
 #include "lib/log.h"
+#include "lib/programs.h"
 #include "lib/pure/map.h"
 #include "lib/timefmt.h"
 #include "scheduler/core/forecast.h"
@@ -11,9 +12,9 @@
 #include <sys/wait.h>
 
 enum {
-    SMALL = 20 * 1000,      // jobs that wait times nodes: a few milliseconds
-    FRESH_US = 1000 * 1000, // an answer of another log index is given for so long
-    CHILD_US = 5 * 1000 * 1000,
+    SMALL = 8 * 1000,           // jobs that wait times nodes: some ten milliseconds
+    FRESH_US = 1000 * 1000,     // an answer that has the job is given for so long
+    CHILD_US = 5 * 1000 * 1000, // from one child to the next
 };
 
 struct outlook {
@@ -24,8 +25,9 @@ struct outlook {
     int64_t index;    // log index it was computed at; -1: nothing yet
     int64_t made_us;  // CLOCK_MONOTONIC
     struct loop_source *child;
-    pid_t child_pid; // 0: none
-    int child_fd;    // what the child writes
+    pid_t child_pid;  // 0: none
+    int64_t child_us; // CLOCK_MONOTONIC: its start, or that of the last one
+    int child_fd;     // what the child writes
     int64_t child_index;
 };
 
@@ -35,6 +37,7 @@ struct outlook *outlook_new(struct schedd *s) {
     outlook->s = s;
     outlook->index = -1;
     outlook->child_fd = -1;
+    outlook->child_us = -CHILD_US;
     return outlook;
 }
 
@@ -102,9 +105,9 @@ static void on_child_end(pid_t pid, int code, int status, void *data) {
     struct outlook_job *jobs = hai_new_array(struct outlook_job, MAX(n, (size_t)1));
 
     if (code == CLD_EXITED && status == 0 &&
-        fileio_read_full(o->child_fd, jobs, n * sizeof *jobs, 0, &err) == 0)
+        fileio_read_full(o->child_fd, jobs, n * sizeof *jobs, 0, &err) == 0) {
         keep(o, jobs, n, o->child_index);
-    else {
+    } else {
         log_warning("the forecast at entry %lld did not come: %s %d", (long long)o->child_index,
                     code == CLD_EXITED ? "exit status" : "signal", status);
         free(jobs);
@@ -112,7 +115,6 @@ static void on_child_end(pid_t pid, int code, int status, void *data) {
     forget_child(o);
 }
 
-/* In the child; what it has open besides is the parent's and closed with it. */
 static _Noreturn void run_child(const struct outlook *o, int64_t now_us) {
     size_t n;
     const struct outlook_job *jobs = compute(schedd_state(o->s), now_us, 0, NULL, &n);
@@ -125,14 +127,14 @@ static void start_child(struct outlook *o, int64_t now_us) {
 
     o->child_fd = memfd_create("outlook", MFD_CLOEXEC);
     o->child_index = schedd_state(o->s)->r.index;
-    o->child_pid = o->child_fd < 0 ? -1 : fork();
+    o->child_pid = o->child_fd < 0 ? -errno : programs_fork();
     if (o->child_pid == 0)
         run_child(o, now_us);
     if (o->child_pid > 0)
         o->child = loop_child_new(o->s->loop, o->child_pid, on_child_end, o, &err);
     if (o->child)
         return;
-    log_warning("no forecast: %s", o->child_pid < 0 ? strerror(errno) : hai_err_text(&err));
+    log_warning("no forecast: %s", o->child_pid < 0 ? strerror(-o->child_pid) : hai_err_text(&err));
     o->child_pid = MAX(o->child_pid, 0);
     forget_child(o);
 }
@@ -141,32 +143,30 @@ static bool is_small(const struct state *state) {
     return (state->queue.n + 1) * MAX(state->n_nodes, 1) <= SMALL;
 }
 
-static void refresh(struct outlook *o) {
+static void refresh(struct outlook *o, int64_t job) {
     const struct state *state = schedd_state(o->s);
-    int64_t age_us = timefmt_monotonic_us() - o->made_us, now_us = turn_now_us(o->s->turn);
+    int64_t monotonic_us = timefmt_monotonic_us(), now_us = turn_now_us(o->s->turn);
     size_t n;
 
-    if (o->index >= 0 && (age_us < FRESH_US || (!is_small(state) && age_us < CHILD_US)))
-        return;
     if (is_small(state)) {
+        bool has_it = o->index == state->r.index || map_get(&o->by_id, job);
+        if (has_it && monotonic_us < o->made_us + FRESH_US)
+            return;
         struct outlook_job *jobs = compute(state, now_us, 0, NULL, &n);
         keep(o, jobs, n, state->r.index);
-    } else if (!o->child_pid) {
+    } else if (!o->child_pid && monotonic_us >= o->child_us + CHILD_US) {
+        o->child_us = monotonic_us;
         start_child(o, now_us);
     }
 }
 
-const struct outlook_job *outlook_of(struct outlook *o, int64_t job, int64_t *ret_index) {
-    const struct state *state = schedd_state(o->s);
-
-    if (!state->queue.n)
+const struct outlook_job *outlook_of(struct outlook *o, const struct job *job, int64_t *ret_index) {
+    if (!job->queued)
         return NULL;
-    if (is_small(state) && o->index != state->r.index && !map_get(&o->by_id, job))
-        o->index = -1; // a new one: an old answer cannot have it
-    refresh(o);
-    size_t position = (size_t)map_get(&o->by_id, job);
+    refresh(o, job->r.id);
+    size_t position = (size_t)map_get(&o->by_id, job->r.id);
     *ret_index = o->index;
-    return position ? &o->jobs[position - 1] : NULL;
+    return position && o->jobs[position - 1].p50_us != S_ABSENT ? &o->jobs[position - 1] : NULL;
 }
 
 bool outlook_draft(struct outlook *o, const struct entry_job_spec *spec, struct outlook_job *ret) {
@@ -182,7 +182,9 @@ bool outlook_draft(struct outlook *o, const struct entry_job_spec *spec, struct 
     _cleanup_free_ struct outlook_job *jobs =
         compute(state, turn_now_us(o->s->turn), job.r.id, &job, &n);
     for (size_t i = 0; i < n; i++)
-        if (jobs[i].id == job.r.id)
+        if (jobs[i].id == job.r.id && jobs[i].p50_us != S_ABSENT) {
             *ret = jobs[i];
-    return n > 0;
+            return true;
+        }
+    return false;
 }

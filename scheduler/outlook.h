@@ -9,8 +9,8 @@
 
 struct outlook_job {
     int64_t id;
-    int64_t p50_us; // starts then at half of the run times that are likely; S_ABSENT: not foreseen
-    int64_t p90_us; // S_ABSENT: not foreseen
+    int64_t p50_us; // the median of its start
+    int64_t p90_us; // in 9 of 10 cases by then; S_ABSENT: not foreseen
     int64_t after;  // the job that ends or gives way last of those in its place; 0: none
 };
 
@@ -19,10 +19,11 @@ struct outlook;
 struct outlook *outlook_new(struct schedd *s);
 void outlook_free(struct outlook *outlook);
 
-/* Of a job that waits for nodes; NULL: not known (yet). ret_index: the log index it was computed
- * at. Valid until the loop goes on. */
-const struct outlook_job *outlook_of(struct outlook *outlook, int64_t job, int64_t *ret_index);
+/* When the job starts; NULL: it waits for nothing that is foreseen, or that is not known (yet).
+ * ret_index: the log index it was computed at. Valid until the loop goes on. */
+const struct outlook_job *outlook_of(struct outlook *outlook, const struct job *job,
+                                     int64_t *ret_index);
 
-/* Of a job that is not submitted, at once; false: too much waits for that. */
+/* Of a job that is not submitted, at once; false: not foreseen, or too much waits for that. */
 bool outlook_draft(struct outlook *outlook, const struct entry_job_spec *spec,
                    struct outlook_job *ret);
