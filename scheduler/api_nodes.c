@@ -3,6 +3,7 @@
 #include "lib/digest.h"
 #include "scheduler/api_call.h"
 #include "scheduler/cluster.h"
+#include "scheduler/core/spare.h"
 #include "scheduler/views.h"
 
 /* The number of the node in the path; negative: answered. */
@@ -32,11 +33,12 @@ void api_nodes_list(struct api_call *call) {
 
     if (wait_for_nodes(call))
         return;
+    _cleanup_free_ uint64_t *spares = spare_map(state, false);
     for (int i = 0; i < state->n_nodes; i++) {
         struct node_view view;
         if (state->nodes[i]->r.removed)
             continue;
-        views_node(call->s, i, &view);
+        views_node(call->s, i, spares, &view);
         api_call_list_add(&list, node_view_schema(), &view);
         schema_free(node_view_schema(), &view);
     }
@@ -49,7 +51,8 @@ void api_nodes_one(struct api_call *call) {
 
     if (node < 0 || wait_for_nodes(call))
         return;
-    views_node(call->s, node, &view);
+    _cleanup_free_ uint64_t *spares = spare_map(schedd_state(call->s), false);
+    views_node(call->s, node, spares, &view);
     api_call_reply(call, 200, node_view_schema(), &view);
     schema_free(node_view_schema(), &view);
 }

@@ -195,10 +195,9 @@ void views_why(const struct schedd *s, const struct job *job, struct why *ret) {
 
 void views_start(const struct schedd *s, const struct job *job, struct job_view *ret) {
     int64_t index;
-    const struct outlook_job *start =
-        job->queued ? outlook_of(s->outlook, job->r.id, &index) : NULL;
+    const struct outlook_job *start = outlook_of(s->outlook, job, &index);
 
-    if (!start || start->p50_us == S_ABSENT)
+    if (!start)
         return;
     ret->start_at = start->p50_us;
     ret->start_late_at = start->p90_us;
@@ -244,7 +243,7 @@ static const char *node_state(const struct node *node) {
     return "ready";
 }
 
-void views_node(const struct schedd *s, int number, struct node_view *ret) {
+void views_node(const struct schedd *s, int number, const uint64_t *spares, struct node_view *ret) {
     const struct state *state = schedd_state(s);
     const struct node *node = state->nodes[number];
     bool usable = state_node_usable(node);
@@ -276,7 +275,6 @@ void views_node(const struct schedd *s, int number, struct node_view *ret) {
     fleet_describe(s->fleet, number, ret);
     ret->address = hai_strdup(node->r.address);
     ret->version = views_cut(node->r.version, 31);
-    _cleanup_free_ uint64_t *spares = spare_map(state, false);
     ret->spare = spare_marked(spares, number);
 }
 

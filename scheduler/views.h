@@ -30,7 +30,8 @@ void views_why_time(struct why *why);
 int views_job_row(const struct schedd *s, const struct rows_job *row, bool ranks,
                   struct job_view *ret, struct hai_err *err);
 
-void views_node(const struct schedd *s, int number, struct node_view *ret);
+/* spares: spare_map of the state. */
+void views_node(const struct schedd *s, int number, const uint64_t *spares, struct node_view *ret);
 void views_group(const struct schedd *s, int number, struct group_view *ret);
 void views_zone(const struct schedd *s, int number, struct zone_view *ret);
 void views_event_row(const struct rows_event *row, struct event_view *ret);

@@ -5,35 +5,27 @@
 
 /* ---- series ---- */
 
-static int64_t hash_of(const struct entry_job_spec *spec) {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
+enum { KEY_BYTES = USER_NAME_MAX + JOB_NAME_MAX + 2 };
 
-    for (const char *at = spec->user; *at; at++)
-        h = (h ^ (uint8_t)*at) * UINT64_C(0x100000001b3);
-    h = (h ^ ' ') * UINT64_C(0x100000001b3);
-    for (const char *at = spec->name; *at; at++)
-        h = (h ^ (uint8_t)*at) * UINT64_C(0x100000001b3);
-    return (int64_t)(h >> 1);
+static void key_of(const struct entry_job_spec *spec, char ret[static KEY_BYTES]) {
+    (void)snprintf(ret, KEY_BYTES, "%s\n%s", spec->user, spec->name);
 }
 
-static struct series *series_find(const struct state *state, const struct entry_job_spec *spec,
-                                  int64_t hash) {
-    struct series *series = map_get(&state->series, hash);
+static struct series *series_find(const struct state *state, const struct entry_job_spec *spec) {
+    char key[KEY_BYTES];
 
-    while (series && (!hai_streq(series->first->r.spec.user, spec->user) ||
-                      !hai_streq(series->first->r.spec.name, spec->name)))
-        series = series->again;
-    return series;
+    key_of(spec, key);
+    return map_get_text(&state->series, key);
 }
 
 static void series_join(struct state *state, struct job *job) {
-    int64_t hash = hash_of(&job->r.spec);
-    struct series *series = series_find(state, &job->r.spec, hash);
+    struct series *series = series_find(state, &job->r.spec);
+    char key[KEY_BYTES];
 
     if (!series) {
         series = hai_new(struct series);
-        *series = (struct series){.hash = hash, .again = map_get(&state->series, hash)};
-        map_put(&state->series, hash, series);
+        key_of(&job->r.spec, key);
+        map_put_text(&state->series, key, series);
     }
     assert(!series->last || series->last->r.id < job->r.id);
     job->series = series;
@@ -45,16 +37,12 @@ static void series_join(struct state *state, struct job *job) {
     series->last = job;
 }
 
-static void series_drop(struct state *state, struct series *series) {
-    struct series *first = map_get(&state->series, series->hash), **at = &first;
+static void series_drop(struct state *state, struct series *series,
+                        const struct entry_job_spec *spec) {
+    char key[KEY_BYTES];
 
-    while (*at != series)
-        at = &(*at)->again;
-    *at = series->again;
-    if (first)
-        map_put(&state->series, series->hash, first);
-    else
-        map_remove(&state->series, series->hash);
+    key_of(spec, key);
+    map_remove_text(&state->series, key);
     free(series);
 }
 
@@ -74,7 +62,7 @@ static struct job *series_leave(struct state *state, struct job *job) {
     job->series = NULL;
     job->series_next = job->series_prev = NULL;
     if (!series->first)
-        series_drop(state, series);
+        series_drop(state, series, &job->r.spec);
     return next;
 }
 
@@ -84,7 +72,7 @@ static const struct job *series_ahead(const struct state *state, const struct jo
     const struct series *series = job->series;
 
     if (!series)
-        series = series_find(state, &job->r.spec, hash_of(&job->r.spec));
+        series = series_find(state, &job->r.spec);
     return series && series->first != job ? series->first : NULL;
 }
 

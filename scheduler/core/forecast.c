@@ -208,6 +208,16 @@ static bool on_nodes(const struct holder *holder, const struct place_node *nodes
     return false;
 }
 
+/* Would the job rather wait for nodes under fewer leaves than those in the scratch? */
+static bool waits_for_leaves(struct forecast *f, const struct job *job,
+                             const struct place_need *need) {
+    if (!order_waits_for_leaves(&f->at, job, INT64_MAX))
+        return false;
+    int64_t leaves = spread_of(&f->at, f->scratch.nodes, need->nodes).leaves;
+    int64_t fewest = leaves > 1 ? room_fewest(f->room, &f->at, need, &f->scratch).leaves : leaves;
+    return fewest && leaves > fewest && order_waits_for_leaves(&f->at, job, fewest);
+}
+
 /* Would it fit if all left that may be asked? Then those on the nodes found do leave. */
 static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way worst) {
     const struct job *job = waiter->job;
@@ -219,7 +229,7 @@ static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way 
             room_give(f->room, &f->at, &f->holders[i].need, f->holders[i].nodes);
     int r = room_find(f->room, &f->at, &need, &f->scratch);
     room_trial_end(f->room);
-    if (r < 0)
+    if (r < 0 || waits_for_leaves(f, job, &need))
         return false;
     int64_t held = 0;
     for (size_t i = 0; i < f->n_holders; i++)
@@ -243,7 +253,7 @@ static bool try_start(struct forecast *f, struct waiter *waiter, bool shares) {
     const struct job *job = waiter->job;
     struct place_need need = place_need_of(job);
 
-    if (room_find(f->room, &f->at, &need, &f->scratch) == 0) {
+    if (room_find(f->room, &f->at, &need, &f->scratch) == 0 && !waits_for_leaves(f, job, &need)) {
         if (f->at.r.time_us > f->now_us)
             waiter->ret->after = last_on(f, need.nodes);
         start(f, waiter);

@@ -50,10 +50,7 @@ static void free_series(struct map *all) {
     size_t at = 0;
 
     for (struct map_item *item; (item = map_next(all, &at));)
-        for (struct series *series = item->value, *again; series; series = again) {
-            again = series->again;
-            free(series);
-        }
+        free(item->value);
     map_free(all);
 }
 

@@ -139,9 +139,7 @@ struct queue {
 
 /* The jobs of one user and name that have not ended, ascending ids (eligible.h). */
 struct series {
-    int64_t hash;
     struct job *first, *last;
-    struct series *again; // another one with the same hash
 };
 
 /* A job that ended, until those that wait for it have been told (dependents.h). */
@@ -197,7 +195,7 @@ struct state {
     struct job *claimants;                        // jobs with a claim, in no order that matters
     struct job *arrays;                           // array.h: those that have not ended
     struct job *arrays_noticed;                   // elements.h: empty between entries
-    struct map series;                            // eligible.h: by hash of user and name
+    struct map series;                            // eligible.h: by user, line feed, name
     struct eligible_news *news_first, *news_last; // eligible.h: empty between entries
     int64_t n_jobs, n_ended;
     int64_t n_jobs_in[JOB_STATE_COUNT]; // by state
