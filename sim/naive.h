@@ -2,7 +2,7 @@
  *
  * Pure and reading only. No memory of shapes that do not fit and no picture of free room: jobs are
  * sorted, nodes looked at one by one (place_find). It is slow and the truth: world_decide compares
- * with it where a world has one. The first placement of a run must be the same. Of a job that makes
+ * with it where a world has one. Placements must be the same, one by one. Of a job that makes
  * room it checks that none before it could start, that the policy lets it ask each of its victims,
  * and that it takes what place_find finds once they have left: which of several sets of victims is
  * the best is victims.h's business.

@@ -4,6 +4,7 @@
  * apply_entry returned.
  */
 #pragma once
+#include "sim/rng.h"
 #include "sim/world.h"
 #include "tests/unit/test.h"
 #include <stdio.h>
@@ -26,6 +27,21 @@ _unused_ static void small_cluster(struct world *w, int n_zones, int nodes_per_z
                                     .gpus = 2,
                                     .cpus = 8,
                                     .fence = true};
+
+    world_init(w);
+    world_cluster(w, &cluster);
+}
+
+/* One zone, in which jobs share time; 4 CPUs for each GPU. */
+_unused_ static void sharing_cluster(struct world *w, int leaves, int nodes_per_leaf, int gpus,
+                                     int64_t min_run_s) {
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = leaves,
+                                    .nodes_per_leaf = nodes_per_leaf,
+                                    .gpus = gpus,
+                                    .cpus = 4 * gpus,
+                                    .fence = true,
+                                    .min_run_us = S(min_run_s)};
 
     world_init(w);
     world_cluster(w, &cluster);
@@ -62,6 +78,21 @@ _unused_ static int ended(struct world *w, int64_t id, int64_t rank, int64_t cod
     struct entry_rank_exited in = {id, job_at(w, id)->r.epoch, rank, code, signal, cause, NULL};
 
     return world_append(w, "system:hai", ENTRY_RANK_EXITED, &in);
+}
+
+/* All ranks that have not ended do: as they should, or as they were told. */
+_unused_ static void all_end(struct world *w, int64_t id, int64_t signal, enum exit_cause cause) {
+    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
+        if (job_at(w, id)->r.ranks.items[i].state != RANK_STATE_EXITED)
+            CHECK_EQ(ended(w, id, (int64_t)i, 0, signal, cause), 0);
+}
+
+_unused_ static void all_succeed(struct world *w, int64_t id) {
+    all_end(w, id, 0, EXIT_CAUSE_SELF);
+}
+
+_unused_ static void all_left(struct world *w, int64_t id) {
+    all_end(w, id, 15, EXIT_CAUSE_ORDER);
 }
 
 _unused_ static int stop(struct world *w, const char *principal, int64_t id, bool force) {
@@ -106,6 +137,20 @@ _unused_ static int drain(struct world *w, const char *node, bool out) {
 
     return out ? world_append(w, "operate:root", ENTRY_NODE_DRAIN, &in)
                : world_append(w, "operate:root", ENTRY_NODE_UNDRAIN, &back);
+}
+
+/* A random node goes out of service or comes back. */
+_unused_ static void change_a_node(struct world *w, struct rng *rng) {
+    const struct node *node = w->state->nodes[rng_below(rng, w->state->n_nodes)];
+
+    if (node->r.drained)
+        CHECK_EQ(drain(w, node->r.name, false), 0);
+    else if (rng_once_in(rng, 2))
+        CHECK_EQ(drain(w, node->r.name, true), 0);
+    else if (node->r.state == NODE_STATE_UP)
+        CHECK_EQ(node_lost(w, node->r.name, S_ABSENT), 0);
+    else
+        CHECK_EQ(node_up(w, node->r.name, node->r.boot_id), 0);
 }
 
 /* The state's encoding is what a snapshot of it and a replay of its log encode to. */

@@ -1,7 +1,6 @@
 /* What decide proposes with its memories, pictures and searches by halves is what a search from
  * scratch proposes: after every event at 100 nodes, now and then at full size. */
 #include "sim/naive.h"
-#include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
 struct day {
@@ -35,22 +34,7 @@ static void move_one(struct day *d) {
         all_started(&d->w, id);
         return;
     }
-    for (size_t rank = 0; rank < job_at(&d->w, id)->r.ranks.n; rank++)
-        CHECK_EQ(ended(&d->w, id, (int64_t)rank, 0, 0, EXIT_CAUSE_SELF), 0);
-}
-
-static void change_a_node(struct day *d) {
-    int number = (int)rng_below(&d->rng, d->w.state->n_nodes);
-    const struct node *node = d->w.state->nodes[number];
-
-    if (node->r.drained)
-        CHECK_EQ(drain(&d->w, node->r.name, false), 0);
-    else if (rng_once_in(&d->rng, 2))
-        CHECK_EQ(drain(&d->w, node->r.name, true), 0);
-    else if (node->r.state == NODE_STATE_UP)
-        CHECK_EQ(node_lost(&d->w, node->r.name, S_ABSENT), 0);
-    else
-        CHECK_EQ(node_up(&d->w, node->r.name, node->r.boot_id), 0);
+    all_succeed(&d->w, id);
 }
 
 static void run_day(struct day *d) {
@@ -61,7 +45,7 @@ static void run_day(struct day *d) {
             else
                 move_one(d);
         if (rng_once_in(&d->rng, 10))
-            change_a_node(d);
+            change_a_node(&d->w, &d->rng);
         world_decide(&d->w);
         world_pass(&d->w, rng_below(&d->rng, S(20)));
         world_clear(&d->w);

@@ -4,22 +4,12 @@
  */
 #include "scheduler/core/place.h"
 #include "sim/invariants.h"
-#include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
 enum { MIN_RUN_S = 1800, GPUS = 8, NODES = 10, MORE_NODES = 20, TICKS = 300 };
 
 static void setup(struct world *w, int n_nodes) {
-    struct world_cluster cluster = {.n_zones = 1,
-                                    .leaves_per_zone = 1,
-                                    .nodes_per_leaf = n_nodes,
-                                    .gpus = GPUS,
-                                    .cpus = 64,
-                                    .fence = true,
-                                    .min_run_us = S(MIN_RUN_S)};
-
-    world_init(w);
-    world_cluster(w, &cluster);
+    sharing_cluster(w, 1, n_nodes, GPUS, MIN_RUN_S);
 }
 
 static int64_t submit_nodes(struct world *w, int64_t priority, int64_t nodes) {
@@ -37,12 +27,6 @@ static int64_t run_nodes(struct world *w, int64_t priority, int64_t nodes) {
     CHECK_EQ(world_decide(w), 1);
     all_started(w, id);
     return id;
-}
-
-static void end_all(struct world *w, int64_t id, enum exit_cause cause) {
-    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
-        if (job_at(w, id)->r.ranks.items[i].state != RANK_STATE_EXITED)
-            CHECK_EQ(ended(w, id, (int64_t)i, 0, cause == EXIT_CAUSE_ORDER ? 15 : 0, cause), 0);
 }
 
 /* There: the job of 1 waits although 2 nodes are idle. */
@@ -79,7 +63,7 @@ TEST(what_can_never_run_is_refused_and_disturbs_nobody)
     CHECK_EQ(drain(&w, "a10", false), 0);
     world_pass(&w, S(MIN_RUN_S));
     CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
-    end_all(&w, low, EXIT_CAUSE_ORDER);
+    all_left(&w, low);
     CHECK_EQ(world_decide(&w), 1);
     CHECK_EQ(state_of(&w, high), JOB_STATE_STARTING);
     world_free(&w);
@@ -99,7 +83,7 @@ TEST(nobody_is_disturbed_at_once_and_idle_nodes_stay_useful)
     CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
     int64_t two = run_nodes(&w, 10, 2);
     CHECK_EQ(state_of(&w, two), JOB_STATE_RUNNING);
-    end_all(&w, low, EXIT_CAUSE_ORDER);
+    all_left(&w, low);
     CHECK_EQ(world_decide(&w), 1);
     CHECK_EQ(state_of(&w, high), JOB_STATE_STARTING);
     world_free(&w);
@@ -121,7 +105,7 @@ TEST(a_job_that_lost_a_node_runs_on_others)
     (void)snprintf(node, sizeof node, "%s", node_of(&w, job, 1));
     lose(&w, node);
     CHECK_EQ(state_of(&w, job), JOB_STATE_RECOVERING);
-    end_all(&w, job, EXIT_CAUSE_ORDER);
+    all_left(&w, job);
     world_decide(&w);
     all_started(&w, job);
     CHECK_EQ(state_of(&w, job), JOB_STATE_RUNNING);
@@ -139,13 +123,13 @@ TEST(a_lost_node_disturbs_a_healthy_job_only_for_one_that_then_runs)
     int64_t high = run_nodes(&w, 50, 2), low = run_nodes(&w, 10, 8);
     world_pass(&w, S(60));
     lose(&w, node_of(&w, high, 1));
-    end_all(&w, high, EXIT_CAUSE_ORDER);
+    all_left(&w, high);
     world_pass(&w, S(600)); // too soon after its start
     CHECK_EQ(state_of(&w, high), JOB_STATE_RECOVERING);
     CHECK_EQ(state_of(&w, low), JOB_STATE_RUNNING);
     world_pass(&w, S(MIN_RUN_S));
     CHECK_EQ(state_of(&w, low), JOB_STATE_SUSPENDING);
-    end_all(&w, low, EXIT_CAUSE_ORDER);
+    all_left(&w, low);
     CHECK_EQ(world_decide(&w), 1);
     all_started(&w, high);
     CHECK_EQ(state_of(&w, high), JOB_STATE_RUNNING);
@@ -191,11 +175,11 @@ static void disturb(struct world *w, struct rng *rng) {
         if (!state_job_live(job) || state_job_ended(job))
             continue;
         if (job->r.phase != DESIRED_PHASE_RUN)
-            end_all(w, job->r.id, EXIT_CAUSE_ORDER);
+            all_left(w, job->r.id);
         else if (job->n_assigned)
             all_started(w, job->r.id);
         else if (!rng_below(rng, 20))
-            end_all(w, job->r.id, EXIT_CAUSE_SELF);
+            all_succeed(w, job->r.id);
     }
 }
 

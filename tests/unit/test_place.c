@@ -1,5 +1,4 @@
 #include "scheduler/core/queue.h"
-#include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
 /* Where a job goes on two zones of two leaves of three nodes, 2 GPUs and 8 CPUs each, with some

@@ -1,7 +1,6 @@
 /* The picture of free room gives the answers of the plain search, whatever has happened. */
 #include "scheduler/core/room.h"
 #include "scheduler/core/spare.h"
-#include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
 enum { STEPS = 1500, ASKED = 6, SEEDS = 12 };
@@ -86,22 +85,7 @@ static void end_one(struct trial *t) {
     if (!job)
         return;
     int64_t id = job->r.id;
-    for (size_t rank = 0; rank < job_at(&t->w, id)->r.ranks.n; rank++)
-        CHECK_EQ(ended(&t->w, id, (int64_t)rank, 0, 0, EXIT_CAUSE_SELF), 0);
-}
-
-static void change_a_node(struct trial *t) {
-    int number = (int)rng_below(&t->rng, t->w.state->n_nodes);
-    const struct node *node = t->w.state->nodes[number];
-
-    if (node->r.drained)
-        CHECK_EQ(drain(&t->w, node->r.name, false), 0);
-    else if (rng_once_in(&t->rng, 2))
-        CHECK_EQ(drain(&t->w, node->r.name, true), 0);
-    else if (node->r.state == NODE_STATE_UP)
-        CHECK_EQ(node_lost(&t->w, node->r.name, S_ABSENT), 0);
-    else
-        CHECK_EQ(node_up(&t->w, node->r.name, node->r.boot_id), 0);
+    all_succeed(&t->w, id);
 }
 
 static void run(uint64_t seed) {
@@ -120,7 +104,7 @@ static void run(uint64_t seed) {
         compare(&t);
         switch (rng_below(&t.rng, 8)) {
         case 0:
-            change_a_node(&t);
+            change_a_node(&t.w, &t.rng);
             break;
         case 1:
         case 2:

@@ -3,15 +3,7 @@
 #include "tests/unit/core_steps.h"
 
 static void setup(struct world *w) {
-    struct world_cluster cluster = {.n_zones = 1,
-                                    .leaves_per_zone = 1,
-                                    .nodes_per_leaf = 2,
-                                    .gpus = 2,
-                                    .cpus = 8,
-                                    .min_run_us = S(600)};
-
-    world_init(w);
-    world_cluster(w, &cluster);
+    sharing_cluster(w, 1, 2, 2, 600);
 }
 
 static int64_t submit_at(struct world *w, int64_t priority, int64_t nodes, int64_t gpus) {
@@ -29,11 +21,6 @@ static void run_for(struct world *w, int64_t id, int64_t us) {
     world_pass(w, us);
 }
 
-static void all_left(struct world *w, int64_t id) {
-    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
-        CHECK_EQ(ended(w, id, (int64_t)i, 0, 15, EXIT_CAUSE_ORDER), 0);
-}
-
 /* A gang that holds all has been asked to leave it to a more important one. */
 static void contested(struct world *w, int64_t *ret_low, int64_t *ret_high) {
     setup(w);
@@ -44,11 +31,6 @@ static void contested(struct world *w, int64_t *ret_low, int64_t *ret_high) {
     world_pass(w, S(41));
     CHECK_EQ(state_of(w, *ret_low), JOB_STATE_SUSPENDING);
     CHECK_EQ(job_at(w, *ret_high)->r.claim.n, 2);
-}
-
-static void all_succeed(struct world *w, int64_t id) {
-    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
-        CHECK_EQ(ended(w, id, (int64_t)i, 0, 0, EXIT_CAUSE_SELF), 0);
 }
 
 TEST(a_job_gives_way_and_goes_on)
@@ -296,16 +278,9 @@ TEST(a_person_may_suspend_what_gave_way)
 
 /* Two leaves of two nodes, a1 a2 and a3 a4; min_run is 10 min. One node of each is taken. */
 static int64_t scattered(struct world *w, int64_t ret_holders[2]) {
-    struct world_cluster cluster = {.n_zones = 1,
-                                    .leaves_per_zone = 2,
-                                    .nodes_per_leaf = 2,
-                                    .gpus = 2,
-                                    .cpus = 8,
-                                    .min_run_us = S(600)};
     int64_t ids[3];
 
-    world_init(w);
-    world_cluster(w, &cluster);
+    sharing_cluster(w, 2, 2, 2, 600);
     for (int i = 0; i < 3; i++)
         ids[i] = submit_at(w, 30, 1, 2);
     CHECK_EQ(world_decide(w), 3); // a1, a2, a3
@@ -377,17 +352,10 @@ TEST(a_gang_that_recovers_does_not_wait_for_leaves)
 
 TEST(victims_lie_under_one_leaf)
 {
-    struct world_cluster cluster = {.n_zones = 1,
-                                    .leaves_per_zone = 2,
-                                    .nodes_per_leaf = 2,
-                                    .gpus = 2,
-                                    .cpus = 8,
-                                    .min_run_us = S(600)};
     int64_t ids[4];
     struct world w;
 
-    world_init(&w);
-    world_cluster(&w, &cluster);
+    sharing_cluster(&w, 2, 2, 2, 600);
     for (int i = 0; i < 4; i++)
         ids[i] = submit_at(&w, 10, 1, 2);
     CHECK_EQ(world_decide(&w), 4);
