@@ -124,6 +124,7 @@ static void add_range(struct build *b, const struct cluster_file *file, size_t n
         node->gpus = range->gpus;
         node->cpus = range->cpus;
         node->memory_bytes = range->memory_bytes;
+        node->nvlink = range->nvlink;
     }
     for (size_t i = 0; i < names.n; i++)
         free(names.items[i]);
@@ -252,7 +253,8 @@ static bool same_node(const struct state *state, const struct entry_cluster_set 
     const struct state_leaf *leaf = &state->leaves[node->r.leaf];
     const struct entry_leaf *want_leaf = &entry->leaves.items[want->leaf];
     return !node->r.removed && node->r.gpus == want->gpus && node->r.cpus == want->cpus &&
-           node->r.memory_bytes == want->memory_bytes && !strcmp(leaf->name, want_leaf->name) &&
+           node->r.memory_bytes == want->memory_bytes && node->r.nvlink == want->nvlink &&
+           !strcmp(leaf->name, want_leaf->name) &&
            !strcmp(state->zones[leaf->zone].name, entry->zones.items[want_leaf->zone].name);
 }
 

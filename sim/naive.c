@@ -17,6 +17,7 @@ struct naive {
     int64_t settled;  // what becomes due before changes the state between the run's proposals
     uint64_t freed;   // of all groups, when the run began
     uint64_t changes; // of the queue then
+    bool one_apart;   // the run placed a job that keeps apart
     struct place_scratch scratch;
     struct hai_err err;
 };
@@ -214,9 +215,12 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
         struct place_need need = place_need_of(job);
         if (blocked[job->group] || is_passed(passed, n_passed, job))
             continue;
-        if (place_find(state, &need, &naive->scratch) == 0 &&
+        /* One a run: where its like go is known when the run is over. */
+        bool tried = !need.keeps_apart || !naive->one_apart;
+        if (tried && place_find(state, &need, &naive->scratch) == 0 &&
             !waits_for_leaves(naive, state, job)) {
             propose_place(naive, state, job, ret);
+            naive->one_apart |= need.keeps_apart;
             return true;
         }
         if (job->r.claim.n)
@@ -253,6 +257,7 @@ static void begin_run(struct naive *naive, const struct state *state) {
     naive->settled = state_next_wakeup(state);
     naive->freed = freed_in_all(state);
     naive->changes = state->queue.changes;
+    naive->one_apart = false;
 }
 
 static bool as_expected(struct naive *naive, const struct state *state,

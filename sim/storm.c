@@ -225,6 +225,8 @@ static void submit_some(struct storm *s) {
         spec.time_limit_us = (5 + rng_below(&s->rng, 60)) * SECOND;
     if (chance(s, 10))
         spec.warn_us = rng_below(&s->rng, 5 * SECOND);
+    if (chance(s, 6))
+        spec.anti_affinity = 1;
     add_conditions(s, &spec);
     if (chance(s, 15))
         make_array(s, &spec);
@@ -544,6 +546,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.spares = chance(s, 3);
     cluster.gpus = 4;
     cluster.cpus = 8;
+    cluster.nvlink = chance(s, 2) ? 2 : 0;
     cluster.lone = chance(s, 4);
     cluster.min_run_us = chance(s, 2) ? (1 + rng_below(&s->rng, 20)) * SECOND : 0;
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;

@@ -183,6 +183,7 @@ static void describe(const struct world_cluster *cluster, struct entry_cluster_s
                 *LIST_ADD(&group->nodes) = (int64_t)set->nodes.n;
                 struct entry_node *node = LIST_ADD(&set->nodes);
                 node->name = hai_asprintf("%c%d", 'a' + z, ++in_zone);
+                node->nvlink = cluster->nvlink ? cluster->nvlink : S_ABSENT;
                 node->leaf = (int64_t)set->leaves.n - 1;
                 node->gpus = cluster->gpus;
                 node->cpus = cluster->cpus;

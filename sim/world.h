@@ -66,6 +66,7 @@ struct world_cluster {
     bool fence;
     int64_t min_run_us; // 0: jobs share no time
     int64_t spares;     // of the group
+    int64_t nvlink;     // GPUs that are linked; 0: none
 };
 
 void world_cluster(struct world *w, const struct world_cluster *cluster);

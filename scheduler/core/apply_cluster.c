@@ -77,6 +77,7 @@ static void set_nodes(struct mutate *c, const struct entry_cluster_set *in) {
         node->r.gpus = from->gpus;
         node->r.cpus = from->cpus;
         node->r.memory_bytes = from->memory_bytes;
+        node->r.nvlink = from->nvlink;
         node->r.removed = false;
     }
     for (int i = 0; i < state->n_nodes; i++) {

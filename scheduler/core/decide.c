@@ -42,6 +42,7 @@ struct decide {
     struct queue_walk walk;
     bool blocked[GROUPS_MAX]; // in this run
     int n_asks;               // searches for victims in this run
+    bool one_apart;           // this run proposed a job that keeps apart
     int64_t held_until_us;    // when the first of those that wait for leaves has waited enough
     struct idle idle;
 };
@@ -215,7 +216,8 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
                       struct memo *memo, bool first, struct decide_list *ret) {
     struct place_need need = place_need_of(job);
 
-    if (memo->too_big)
+    /* Where its like go in this run is not known to the state yet. */
+    if (memo->too_big || (need.keeps_apart && d->one_apart))
         return false;
     /* Only as long as nothing has changed: with less free it may cross zones and lie better. */
     if (memo->scattered && memo->service == room_service(d->room) &&
@@ -229,6 +231,7 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
         }
         propose(d, state, job, ret);
         room_take(d->room, state, &need, d->scratch.nodes);
+        d->one_apart |= need.keeps_apart;
         return true;
     }
     memo->too_big = first; // else what stands in its way may be proposals that come to nothing
@@ -299,6 +302,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     room_follow(d->room, state);
     memset(d->blocked, 0, sizeof d->blocked);
     d->n_asks = 0;
+    d->one_apart = false;
     d->held_until_us = INT64_MAX;
     size_t n = place_claimants(d, state, ret);
     if (!n)

@@ -11,7 +11,7 @@ static void key_of(const struct entry_job_spec *spec, char ret[static KEY_BYTES]
     (void)snprintf(ret, KEY_BYTES, "%s\n%s", spec->user, spec->name);
 }
 
-static struct series *series_find(const struct state *state, const struct entry_job_spec *spec) {
+struct series *eligible_series(const struct state *state, const struct entry_job_spec *spec) {
     char key[KEY_BYTES];
 
     key_of(spec, key);
@@ -19,7 +19,7 @@ static struct series *series_find(const struct state *state, const struct entry_
 }
 
 static void series_join(struct state *state, struct job *job) {
-    struct series *series = series_find(state, &job->r.spec);
+    struct series *series = eligible_series(state, &job->r.spec);
     char key[KEY_BYTES];
 
     if (!series) {
@@ -72,7 +72,7 @@ static const struct job *series_ahead(const struct state *state, const struct jo
     const struct series *series = job->series;
 
     if (!series)
-        series = series_find(state, &job->r.spec);
+        series = eligible_series(state, &job->r.spec);
     return series && series->first != job ? series->first : NULL;
 }
 

@@ -47,6 +47,10 @@ const struct entry_after *eligible_broken(const struct job *job);
 void eligible_say_broken(const struct state *state, const struct entry_after *after, char *ret,
                          size_t n_bytes);
 
+/* The jobs of the spec's user and name that have not ended, an array for its elements; NULL: none.
+ */
+struct series *eligible_series(const struct state *state, const struct entry_job_spec *spec);
+
 /* For apply and state_decode. A job that was made or read is waited for, and waits. One that ended
  * becomes news (dependents.h) for those that wait for it; returns the singleton whose turn it is
  * then, or NULL. */

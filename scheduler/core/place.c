@@ -1,4 +1,5 @@
 #include "scheduler/core/place.h"
+#include "scheduler/core/apart.h"
 
 #include <stdio.h>
 
@@ -24,6 +25,8 @@ struct place_need place_need_of(const struct job *job) {
         .recovers = job->r.state == JOB_STATE_RECOVERING,
         .avoid = job->r.avoid.items,
         .n_avoid = job->r.avoid.n,
+        .keeps_apart = spec->anti_affinity == 1,
+        .self = job,
     };
 }
 
@@ -51,17 +54,6 @@ void place_scratch_fit(struct place_scratch *scratch, const struct state *state)
         scratch->in_leaf = hai_new_array(int64_t, (size_t)state->n_leaves);
         scratch->take = hai_new_array(int64_t, (size_t)state->n_leaves);
     }
-}
-
-uint32_t place_lowest_gpus(uint32_t set, int64_t n) {
-    uint32_t r = 0;
-
-    for (; n > 0; n--) {
-        uint32_t bit = set & -set;
-        r |= bit;
-        set &= ~bit;
-    }
-    return r;
 }
 
 static bool in_zones(const struct place_need *need, const struct node *node) {
@@ -97,6 +89,14 @@ bool place_fits(const struct state *state, const struct place_need *need, int nu
            (state->nodes[number]->groups & UINT64_C(1) << need->group);
 }
 
+/* Fewest islands too many, fullest node, fewest islands broken. */
+static int64_t order_key(uint32_t free_gpus, uint32_t gpus, int64_t nvlink) {
+    int cost = gpus_cost(free_gpus, gpus, nvlink);
+
+    return (cost / GPUS_APART * GPUS_APART + __builtin_popcount(free_gpus)) * GPUS_APART +
+           cost % GPUS_APART;
+}
+
 static int find_one(const struct state *state, const struct place_need *need, bool avoid,
                     struct place_scratch *scratch) {
     const struct state_group *group = &state->groups[need->group].r;
@@ -107,15 +107,15 @@ static int find_one(const struct state *state, const struct place_need *need, bo
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
         if (!has_room(state, need, number, &free_gpus) || spare_marked(scratch->spares, number) ||
-            (avoid && avoided(need, number)))
+            spare_marked(need->without, number) || (avoid && avoided(need, number)))
             continue;
+        uint32_t gpus = gpus_choose(free_gpus, need->gpus_per_node, node->r.nvlink);
         int64_t key = need->gpus_per_node
-                          ? __builtin_popcount(free_gpus)
+                          ? order_key(free_gpus, gpus, node->r.nvlink)
                           : (node->r.gpus ? 2 * NODE_CPUS_MAX : NODE_CPUS_MAX) - node->cpus_free;
         if (key < best_key) {
             best_key = key;
-            scratch->nodes[0] =
-                (struct place_node){number, place_lowest_gpus(free_gpus, need->gpus_per_node)};
+            scratch->nodes[0] = (struct place_node){number, gpus};
         }
     }
     return best_key == INT64_MAX ? -ENOSPC : 0;
@@ -144,7 +144,7 @@ static size_t collect(const struct state *state, const struct place_need *need, 
         const struct node *node = state->nodes[number];
         uint32_t free_gpus;
         if (!has_room(state, need, number, &free_gpus) || spare_marked(scratch->spares, number) ||
-            (avoid && avoided(need, number)))
+            spare_marked(need->without, number) || (avoid && avoided(need, number)))
             continue;
         scratch->candidates[n++] = (struct place_candidate){
             .node = number,
@@ -290,7 +290,8 @@ static void answer(const struct state *state, const struct place_need *need, siz
             continue;
         scratch->take[candidate->leaf]--;
         scratch->nodes[n_chosen++] = (struct place_node){
-            candidate->node, place_lowest_gpus(candidate->free, need->gpus_per_node)};
+            candidate->node, gpus_choose(candidate->free, need->gpus_per_node,
+                                         state->nodes[candidate->node]->r.nvlink)};
     }
     assert((int64_t)n_chosen == need->nodes);
     place_sort(state, scratch->nodes, n_chosen);
@@ -324,11 +325,10 @@ static int find(const struct state *state, const struct place_need *need, bool a
                             : find_many(state, need, avoid, scratch);
 }
 
-int place_find(const struct state *state, const struct place_need *need,
-               struct place_scratch *scratch) {
+static int find_any(const struct state *state, const struct place_need *need,
+                    struct place_scratch *scratch) {
     int r = -ENOSPC;
 
-    place_scratch_fit(scratch, state);
     for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--) {
         scratch->spares = spare_map(state, false);
         r = find(state, need, avoid, scratch);
@@ -337,6 +337,25 @@ int place_find(const struct state *state, const struct place_need *need,
         if (takes_spares)
             r = find(state, need, avoid, scratch);
     }
+    return r;
+}
+
+int place_find(const struct state *state, const struct place_need *need,
+               struct place_scratch *scratch) {
+    struct place_need step = *need;
+    struct apart apart;
+    int r = -ENOSPC;
+
+    place_scratch_fit(scratch, state);
+    if (!need->keeps_apart || !need->self)
+        return find_any(state, need, scratch);
+    apart_begin(&apart, state, need->self, need->zones);
+    while (r < 0 && apart_next(&apart)) {
+        step.zones = apart.zones;
+        step.without = apart.without;
+        r = find_any(state, &step, scratch);
+    }
+    apart_end(&apart);
     return r;
 }
 

@@ -1,7 +1,8 @@
 /* place.h - on which nodes a gang would run.
  *
- * Pure and reading only. All nodes of a gang or none. One node: the one that is left with the
- * fewest free GPUs (jobs without GPUs: nodes without GPUs first, then the most free CPUs). More:
+ * Pure and reading only. All nodes of a gang or none. One node: one where its GPUs are linked
+ * (gpus.h) as far as they can be; of those the one that is left with the fewest free GPUs (jobs
+ * without GPUs: nodes without GPUs first, then the most free CPUs). More:
  * the zone where the gang spans the fewest leaves, then leaves the least room in the last of them;
  * within a leaf the fullest nodes. It spans zones only if it may and no zone has room: then the
  * fewest zones, and in these the fewest leaves. Nodes come in rank order (zone, leaf, number), so
@@ -9,6 +10,7 @@
  * ties end at the number.
  */
 #pragma once
+#include "scheduler/core/gpus.h"
 #include "scheduler/core/spare.h"
 
 /* What a gang asks for. */
@@ -23,6 +25,9 @@ struct place_need {
     bool recovers;        // goes on after a fault: may take spares
     const int64_t *avoid; // nodes taken only if it does not fit without them
     size_t n_avoid;
+    bool keeps_apart;        // from jobs of its user and name (apart.h)
+    const struct job *self;  // then: which job it is
+    const uint64_t *without; // nodes that this search leaves out; NULL: none
 };
 
 struct place_need place_need_of(const struct job *job);
@@ -52,12 +57,11 @@ int place_find(const struct state *state, const struct place_need *need,
 
 /* The steps of a search that room.h shares. Make the scratch fit the cluster; how many candidates
  * to take from each leaf, given how many there are (false: it does not fit; in_zone is used up);
- * into rank order; the lowest n GPUs of a set. */
+ * into rank order. */
 void place_scratch_fit(struct place_scratch *scratch, const struct state *state);
 bool place_choose(const struct state *state, int64_t *in_zone, const int64_t *in_leaf, int64_t n,
                   bool may_cross, int64_t *take);
 void place_sort(const struct state *state, struct place_node *nodes, size_t n);
-uint32_t place_lowest_gpus(uint32_t set, int64_t n);
 
 /* Are exactly these GPUs and the CPUs and memory of the need free on a node that may take it? */
 bool place_fits(const struct state *state, const struct place_need *need, int node, uint32_t gpus);

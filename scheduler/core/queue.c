@@ -5,7 +5,8 @@ static bool same_need(const struct place_need *a, const struct place_need *b) {
     return a->group == b->group && a->zones == b->zones && a->nodes == b->nodes &&
            a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
            a->memory_per_node_bytes == b->memory_per_node_bytes &&
-           a->cross_zones == b->cross_zones && a->recovers == b->recovers;
+           a->cross_zones == b->cross_zones && a->recovers == b->recovers &&
+           a->keeps_apart == b->keeps_apart;
 }
 
 static int64_t hash_of(const struct place_need *need) {
@@ -15,7 +16,8 @@ static int64_t hash_of(const struct place_need *need) {
                               (uint64_t)need->gpus_per_node,
                               (uint64_t)need->cpus_per_node,
                               (uint64_t)need->memory_per_node_bytes,
-                              (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers};
+                              (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers +
+                                  4 * (uint64_t)need->keeps_apart};
     uint64_t h = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
@@ -63,6 +65,7 @@ static struct shape *shape_find(struct queue *queue, const struct place_need *ne
     shape->need = *need;
     shape->need.avoid = NULL;
     shape->need.n_avoid = 0;
+    shape->need.self = NULL;
     shape->serial = ++queue->serial;
     shape->again = first;
     map_put(&queue->by_hash, hash, shape);

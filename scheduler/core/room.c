@@ -1,4 +1,6 @@
 #include "scheduler/core/room.h"
+#include "scheduler/core/apart.h"
+#include <limits.h>
 
 /* What is free on a node that may be used now; nothing on any other. */
 struct room_node {
@@ -265,6 +267,8 @@ static uint64_t allowed(const struct room *room, const struct place_need *need, 
     for (int z = 0; z < ZONES_MAX && room->in_zone[z]; z++)
         if (need->zones & UINT64_C(1) << z)
             zones |= room->in_zone[z][word];
+    if (need->without)
+        zones &= ~need->without[word];
     return zones & room->in_group[need->group][word] & ~(room->spares ? room->spares[word] : 0);
 }
 
@@ -318,15 +322,43 @@ static int candidates_next(struct candidates *c) {
     }
 }
 
-/* The fullest node with room; of equals the lowest number. */
-static int find_gpus(const struct room *room, const struct place_need *need, bool avoid) {
-    int number = -1;
+static uint32_t choose_gpus(const struct room *room, const struct state *state,
+                            const struct place_need *need, int number) {
+    return gpus_choose(room->nodes[number].gpus, need->gpus_per_node,
+                       state->nodes[number]->r.nvlink);
+}
 
-    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX && number < 0; level++) {
-        struct candidates c = candidates(room, need, avoid, level, true);
-        number = candidates_next(&c);
+/* Of the nodes with so many free GPUs the first at least cost. Returns it, or -1. */
+static int best_of_level(const struct room *room, const struct state *state,
+                         const struct place_need *need, bool avoid, int64_t level, int *ret_cost) {
+    struct candidates c = candidates(room, need, avoid, level, true);
+    int best = -1;
+
+    *ret_cost = INT_MAX;
+    for (int number; *ret_cost > 0 && (number = candidates_next(&c)) >= 0;) {
+        int cost = gpus_cost(room->nodes[number].gpus, choose_gpus(room, state, need, number),
+                             state->nodes[number]->r.nvlink);
+        if (cost >= *ret_cost)
+            continue;
+        best = number;
+        *ret_cost = cost;
     }
-    return number;
+    return best;
+}
+
+/* The fullest node where its GPUs are linked as far as they can be; of equals the lowest number. */
+static int find_gpus(const struct room *room, const struct state *state,
+                     const struct place_need *need, bool avoid) {
+    int best = -1, least = INT_MAX; // islands too many
+
+    for (int64_t level = need->gpus_per_node; level <= NODE_GPUS_MAX && least > 0; level++) {
+        int cost, number = best_of_level(room, state, need, avoid, level, &cost);
+        if (number < 0 || cost / GPUS_APART >= least)
+            continue;
+        best = number;
+        least = cost / GPUS_APART;
+    }
+    return best;
 }
 
 /* For a job without GPUs: nodes without any first, then the most free CPUs, then the number. */
@@ -349,13 +381,12 @@ static int find_cpus(const struct room *room, const struct state *state,
 
 static int find_one(const struct room *room, const struct state *state,
                     const struct place_need *need, bool avoid, struct place_scratch *scratch) {
-    int number =
-        need->gpus_per_node ? find_gpus(room, need, avoid) : find_cpus(room, state, need, avoid);
+    int number = need->gpus_per_node ? find_gpus(room, state, need, avoid)
+                                     : find_cpus(room, state, need, avoid);
 
     if (number < 0)
         return -ENOSPC;
-    scratch->nodes[0] = (struct place_node){
-        number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
+    scratch->nodes[0] = (struct place_node){number, choose_gpus(room, state, need, number)};
     return 0;
 }
 
@@ -397,8 +428,8 @@ static void choose(const struct room *room, const struct state *state,
             if (!take[leaf])
                 continue;
             take[leaf]--;
-            scratch->nodes[n++] = (struct place_node){
-                number, place_lowest_gpus(room->nodes[number].gpus, need->gpus_per_node)};
+            scratch->nodes[n++] =
+                (struct place_node){number, choose_gpus(room, state, need, number)};
         }
     }
     assert(n == need->nodes);
@@ -429,11 +460,10 @@ static int find(const struct room *room, const struct state *state, const struct
                             : find_many(room, state, need, avoid, scratch);
 }
 
-int room_find(const struct room *room, const struct state *state, const struct place_need *need,
-              struct place_scratch *scratch) {
+static int find_any(const struct room *room, const struct state *state,
+                    const struct place_need *need, struct place_scratch *scratch) {
     int r = -ENOSPC;
 
-    place_scratch_fit(scratch, state);
     for (int avoid = need->n_avoid > 0; avoid >= 0 && r < 0; avoid--) {
         if (room->spares)
             mark_spares(room, state, room->idle);
@@ -443,6 +473,25 @@ int room_find(const struct room *room, const struct state *state, const struct p
         memset(room->spares, 0, room->n_words * sizeof *room->spares);
         r = find(room, state, need, avoid, scratch);
     }
+    return r;
+}
+
+int room_find(const struct room *room, const struct state *state, const struct place_need *need,
+              struct place_scratch *scratch) {
+    struct place_need step = *need;
+    struct apart apart;
+    int r = -ENOSPC;
+
+    place_scratch_fit(scratch, state);
+    if (!need->keeps_apart || !need->self)
+        return find_any(room, state, need, scratch);
+    apart_begin(&apart, state, need->self, need->zones);
+    while (r < 0 && apart_next(&apart)) {
+        step.zones = apart.zones;
+        step.without = apart.without;
+        r = find_any(room, state, &step, scratch);
+    }
+    apart_end(&apart);
     return r;
 }
 

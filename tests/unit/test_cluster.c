@@ -85,6 +85,10 @@ TEST(the_example_is_a_cluster)
     entry.zones.n--;
     free(entry.zones.items[entry.zones.n].name);
     CHECK(cluster_same(state, &entry));
+    entry.nodes.items[7].nvlink = 4;
+    CHECK(!cluster_same(state, &entry), "linked otherwise");
+    entry.nodes.items[7].nvlink = 2;
+    CHECK(cluster_same(state, &entry));
     entry.nodes.items[7].gpus = 4;
     CHECK(!cluster_same(state, &entry));
     schema_free(entry_cluster_set_schema(), &entry);

@@ -144,7 +144,7 @@ static const char everything[] =
     "setup: . /shared/venv/torch/bin/activate\nenv: {OMP_NUM_THREADS: 4, V: 1.10, ON: yes}\n"
     "team: nlp\nstage: pretrain\npriority: 20\n"
     "resources: {group: default, nodes: 2, gpus_per_node: 2, cpus: 8, memory: 80GiB,\n"
-    "  ranks: 4, zones: [a, b], cross_zones: true}\n"
+    "  ranks: 4, zones: [a, b], cross_zones: true, anti_affinity: true}\n"
     "time_limit: 3d\nwarn_before: 5m\ngrace: 1m30s\nrestart: {when: [fault, exit], max: 7}\n"
     "checkpoint: {dir: /shared/ckpt, every: 200, keep: 5}\nhold: true\n";
 
@@ -163,6 +163,7 @@ TEST(every_field)
     CHECK_STR(spec.env.items[2].value, "yes");
     CHECK_STR(spec.priority, "20");
     CHECK_EQ(spec.resources.memory_bytes, INT64_C(80) << 30);
+    CHECK(spec.resources.anti_affinity);
     CHECK_STR(spec.resources.ranks, "4");
     CHECK_EQ(spec.resources.zones.n, 2);
     CHECK_EQ(spec.time_limit_us, INT64_C(3) * 86400 * 1000000);

@@ -290,7 +290,8 @@ static void mixed_cluster(struct world *w, struct rng *rng) {
                                 .leaf = rng_below(rng, 2),
                                 .gpus = 4 * rng_below(rng, 3),
                                 .cpus = 8 * (1 + rng_below(rng, 2)),
-                                .memory_bytes = rng_below(rng, 3) * (INT64_C(1) << 30)};
+                                .memory_bytes = rng_below(rng, 3) * (INT64_C(1) << 30),
+                                .nvlink = S_ABSENT};
         *LIST_ADD(&set.groups.items[rng_below(rng, 2)].nodes) = i;
     }
     world_init(w);

@@ -19,6 +19,10 @@ static struct place_need some_need(struct trial *t) {
 
     for (size_t i = 0; i < ARRAY_SIZE(t->avoid); i++)
         t->avoid[i] = rng_below(rng, state->n_nodes);
+    const struct job *self = state->jobs_first;
+    for (int64_t skip = rng_below(rng, 8); self && (skip > 0 || state_job_ended(self));
+         self = self->next)
+        skip--;
     return (struct place_need){
         .group = 0,
         .zones = rng_once_in(rng, 4) ? (uint64_t)1 << rng_below(rng, state->n_zones) : UINT64_MAX,
@@ -29,6 +33,8 @@ static struct place_need some_need(struct trial *t) {
         .recovers = rng_once_in(rng, 4),
         .avoid = t->avoid,
         .n_avoid = (size_t)rng_below(rng, 3),
+        .keeps_apart = self && rng_once_in(rng, 4),
+        .self = self,
     };
 }
 
@@ -59,6 +65,7 @@ static void start_one(struct trial *t) {
     need.zones = UINT64_MAX;
     need.recovers = false;
     need.n_avoid = 0;
+    need.keeps_apart = false;
     spec.nodes = need.nodes;
     spec.gpus_per_node = need.gpus_per_node;
     spec.cpus_per_node = need.cpus_per_node;
@@ -95,6 +102,7 @@ static void run(uint64_t seed) {
                                     .nodes_per_leaf = 1 + (int)rng_below(&t.rng, 9),
                                     .gpus = 8,
                                     .cpus = 16,
+                                    .nvlink = rng_once_in(&t.rng, 2) ? 2 : 0,
                                     .spares = rng_once_in(&t.rng, 2) ? rng_below(&t.rng, 5) : 0};
 
     world_init(&t.w);

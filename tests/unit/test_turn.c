@@ -75,7 +75,8 @@ static void describe(struct fixture *f) {
     schema_init(entry_cluster_set_schema(), &set);
     *LIST_ADD(&set.zones) = (struct entry_zone){.name = hai_strdup("a")};
     *LIST_ADD(&set.leaves) = (struct entry_leaf){.name = hai_strdup("a")};
-    *LIST_ADD(&set.nodes) = (struct entry_node){.name = hai_strdup("a1"), .gpus = 2, .cpus = 8};
+    *LIST_ADD(&set.nodes) =
+        (struct entry_node){.name = hai_strdup("a1"), .gpus = 2, .cpus = 8, .nvlink = S_ABSENT};
     struct entry_group *group = LIST_ADD(&set.groups);
     schema_init(entry_group_schema(), group);
     group->name = hai_strdup("default");
