@@ -17,6 +17,7 @@ enum {
     ADDRESS_MAX = 256,
     GROUP_NAME_MAX = 63,
     USER_NAME_MAX = 63,
+    RESERVE_NAME_MAX = 63,
     PATH_BYTES_MAX = 4095,
     REASON_BYTES_MAX = 512,
     IDEMPOTENCY_KEY_MAX = 128,
@@ -29,6 +30,8 @@ enum {
     NODE_GPUS_MAX = 16,
     NODE_CPUS_MAX = 4096,
     NODE_RANKS_MAX = 4096, // ranks, or attempts, on one node at once
+    RESERVES_MAX = 1000,   // reservations that are not over
+    RESERVE_USERS_MAX = 1000,
 
     /* jobs */
     JOB_NODES_MAX = 10000,

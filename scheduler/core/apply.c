@@ -7,6 +7,7 @@
 #include "scheduler/core/claim.h"
 #include "scheduler/core/dependents.h"
 #include "scheduler/core/elements.h"
+#include "scheduler/core/reserve.h"
 
 /* Any payload, decoded. */
 union payload {
@@ -63,6 +64,10 @@ static int dispatch(struct mutate *c, union payload *in) {
         return apply_node_ckpt(c, &in->entry_ckpt_committed);
     case ENTRY_MAKE_ROOM:
         return claim_make_room(c, &in->entry_make_room);
+    case ENTRY_RESERVE_SET:
+        return reserve_set(c, &in->entry_reserve_set);
+    case ENTRY_RESERVE_REMOVE:
+        return reserve_remove(c, &in->entry_reserve_remove);
     default:
         return hai_fail(&c->reply->err, -EBADMSG, "unknown entry kind %d", c->entry->kind);
     }
@@ -92,7 +97,9 @@ static void run_due(const struct mutate *change) {
         timers_set(&c.state->timers, timer, INT64_MAX);
         if (timer == &c.state->look)
             continue; // the time is all that the next decision needs
-        if (key < 0)
+        if (timer == &c.state->reserve_due)
+            reserve_due(&c);
+        else if (key < 0)
             apply_node_due(&c, (int)(-key - 1));
         else
             apply_job_due(&c, state_job_find(c.state, key));

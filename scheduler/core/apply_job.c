@@ -8,6 +8,7 @@
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/place.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/reserve.h"
 
 static int refuse_ended(struct mutate *c, const struct job *job) {
     return hai_fail_at(&c->reply->err, -EINVAL, "ended", NULL, NULL, "job %lld has ended (%s)",
@@ -61,7 +62,7 @@ static void add_job(struct mutate *c, struct job *job) {
     mutate_follow(c, job);
 }
 
-static int check_submit(struct mutate *c, const struct job *job) {
+static int check_submit(struct mutate *c, struct job *job) {
     const struct entry_job_spec *spec = &job->r.spec;
 
     int r = mutate_need(c, SCOPE_SUBMIT, "submitting a job");
@@ -76,6 +77,8 @@ static int check_submit(struct mutate *c, const struct job *job) {
     r = check_priority(c, spec->priority);
     if (r == 0)
         r = array_check(spec, &c->reply->err);
+    if (r == 0)
+        r = reserve_join(c->state, job, &c->reply->err);
     return r < 0 ? r : place_job_possible(c->state, job, &c->reply->err);
 }
 
@@ -248,7 +251,7 @@ int apply_job_suspend(struct mutate *c, const struct entry_job_suspend *in) {
                            (long long)in->job, job_state_text(job->r.state));
     if (job->r.wanted == WANTED_SUSPEND)
         return 0;
-    bool gave_way = job->r.reason == REASON_GAVE_WAY;
+    bool gave_way = state_reason_gives_way(job->r.reason);
     job->r.wanted = WANTED_SUSPEND;
     c->reply->changed = true;
     _cleanup_free_ char *text = hai_asprintf("suspended by %s", c->name);

@@ -157,16 +157,20 @@ static int64_t grace_us(const struct job *job) {
     return MAX(job->r.spec.grace_us, MIN(measured_us, SAVE_GRACE_MAX_US));
 }
 
+void attempt_clear_out(struct mutate *c, struct job *job, enum reason reason, const char *text) {
+    job->r.ending_us = c->entry->time_us;
+    effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
+    attempt_end(c, job, DESIRED_PHASE_TERM, c->entry->time_us + grace_us(job));
+    mutate_state(c, job, JOB_STATE_SUSPENDING, reason, "%s", text);
+}
+
 void attempt_give_way(struct mutate *c, struct job *job, const struct job *to) {
     _cleanup_free_ char *text =
         hai_asprintf("gives way to job %s (%s, priority %lld)", array_label(&to->r).text,
                      to->r.spec.user, (long long)to->r.priority);
 
     job->r.gave_way = MAX(job->r.gave_way, 0) + 1;
-    job->r.ending_us = c->entry->time_us;
-    effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
-    attempt_end(c, job, DESIRED_PHASE_TERM, c->entry->time_us + grace_us(job));
-    mutate_state(c, job, JOB_STATE_SUSPENDING, REASON_GAVE_WAY, "%s", text);
+    attempt_clear_out(c, job, REASON_GAVE_WAY, text);
 }
 
 /* Everything is gone: the GPUs are free, and the job goes where its record says. */

@@ -16,6 +16,10 @@ void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, in
 /* Suspend a running job for another; it goes on by itself when there is room again. */
 void attempt_give_way(struct mutate *c, struct job *job, const struct job *to);
 
+/* Suspend a job that is being started or runs, for a reservation of its nodes; it goes on by itself
+ * elsewhere, or there when it is over. */
+void attempt_clear_out(struct mutate *c, struct job *job, enum reason reason, const char *text);
+
 /* All ranks on one of the job's nodes were reported to run. */
 void attempt_started(struct mutate *c, struct job *job, size_t alloc);
 

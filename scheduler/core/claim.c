@@ -67,7 +67,8 @@ static bool will_fit(const struct state *state, const struct place_need *need,
     const struct node *node = state->nodes[number];
     uint32_t kept = (node->gpus_held & ~given->gpus) | node->gpus_claimed;
 
-    return state_node_usable(node) && (need->zones & UINT64_C(1) << node->zone) &&
+    return state_node_usable(node) && node->reserved == need->reserve &&
+           (need->zones & UINT64_C(1) << node->zone) &&
            (node->groups & UINT64_C(1) << need->group) &&
            __builtin_popcount(gpus) == need->gpus_per_node && !(gpus & kept) &&
            !(gpus >> node->r.gpus) && node->cpus_free + given->cpus >= need->cpus_per_node &&

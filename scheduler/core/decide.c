@@ -40,10 +40,11 @@ struct decide {
     struct memo *memos; // by slot of the shape
     size_t n_memos;
     struct queue_walk walk;
-    bool blocked[GROUPS_MAX]; // in this run
-    int n_asks;               // searches for victims in this run
-    bool one_apart;           // this run proposed a job that keeps apart
-    int64_t held_until_us;    // when the first of those that wait for leaves has waited enough
+    bool blocked[GROUPS_MAX];      // in this run
+    bool blocked_in[RESERVES_MAX]; // the same, within a reservation, by position
+    int n_asks;                    // searches for victims in this run
+    bool one_apart;                // this run proposed a job that keeps apart
+    int64_t held_until_us;         // when the first of those that wait for leaves has waited enough
     struct idle idle;
 };
 
@@ -253,6 +254,13 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
     return true;
 }
 
+/* What those who wait behind a job want, too: nodes of its reservation, or of its group. */
+static bool *blocked_by(struct decide *d, const struct state *state, const struct job *job) {
+    if (job->r.reserve == S_ABSENT)
+        return &d->blocked[job->group];
+    return &d->blocked_in[state_reserve_find(state, job->r.reserve) - state->reserves];
+}
+
 /* The jobs that wait, in order. At most one makes room in a run: the next one is chosen when it is
  * known who leaves. */
 static size_t walk_queue(struct decide *d, const struct state *state, struct decide_list *ret) {
@@ -263,7 +271,8 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
     queue_walk_begin(&d->walk, state);
     while (n < DECIDE_PROPOSALS_MAX && (job = queue_walk_next(&d->walk))) {
         struct memo *memo = memo_of(d, state, job->shape);
-        if (d->blocked[job->group]) {
+        bool *blocked = blocked_by(d, state, job);
+        if (*blocked) {
             queue_walk_pass(&d->walk);
         } else if (try_place(d, state, job, memo, n == 0, ret)) {
             n++;
@@ -272,7 +281,7 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
         } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
             return 1;
         } else {
-            d->blocked[job->group] = !shares && !is_hopeless(memo, state, job->shape);
+            *blocked = !shares && !is_hopeless(memo, state, job->shape);
             queue_walk_pass(&d->walk);
         }
     }
@@ -301,6 +310,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
         return 0;
     room_follow(d->room, state);
     memset(d->blocked, 0, sizeof d->blocked);
+    memset(d->blocked_in, 0, sizeof d->blocked_in);
     d->n_asks = 0;
     d->one_apart = false;
     d->held_until_us = INT64_MAX;

@@ -29,7 +29,9 @@
     X(P, NODE_DRAINED, "node_drained")                                                             \
     X(P, NODE_UNDRAINED, "node_undrained")                                                         \
     X(P, CLUSTER, "cluster")                                                                       \
-    X(P, ACCOUNT, "account")
+    X(P, ACCOUNT, "account")                                                                       \
+    X(P, RESERVED, "reserved")                                                                     \
+    X(P, UNRESERVED, "unreserved")
 DECLARE_ENUM(event_kind, EVENT, EVENT_KINDS);
 
 /* One line of a job's or node's story; text is a sentence without a full stop. */

@@ -23,6 +23,7 @@ struct place_need place_need_of(const struct job *job) {
         .memory_per_node_bytes = spec->memory_per_node_bytes,
         .cross_zones = spec->cross_zones,
         .recovers = job->r.state == JOB_STATE_RECOVERING,
+        .reserve = MAX(job->r.reserve, 0),
         .avoid = job->r.avoid.items,
         .n_avoid = job->r.avoid.n,
         .keeps_apart = spec->anti_affinity == 1,
@@ -67,7 +68,7 @@ static bool has_room(const struct state *state, const struct place_need *need, i
     uint32_t free_gpus = state_gpus_free(node);
 
     *ret_free = free_gpus;
-    return state_node_usable(node) && in_zones(need, node) &&
+    return state_node_usable(node) && node->reserved == need->reserve && in_zones(need, node) &&
            __builtin_popcount(free_gpus) >= need->gpus_per_node &&
            node->cpus_free >= need->cpus_per_node &&
            (!node->r.memory_bytes || node->memory_free >= need->memory_per_node_bytes);
@@ -369,6 +370,8 @@ bool place_node_free(const struct state *state, const struct place_need *need, i
         (void)snprintf(ret, size, "is %s", node_state_text(node->r.state));
     else if (node->r.drained)
         (void)snprintf(ret, size, "is drained");
+    else if (node->reserved != need->reserve)
+        (void)snprintf(ret, size, "is reserved");
     else if (free_gpus < need->gpus_per_node && free_gpus)
         (void)snprintf(ret, size, "has %d free", free_gpus);
     else if (free_gpus < need->gpus_per_node)
@@ -394,6 +397,22 @@ bool place_large_enough(const struct place_need *need, const struct node *node) 
     return !node->r.removed && large_enough(need, &kind);
 }
 
+/* Those of a reservation, whether it has begun or not. */
+static int64_t count_reserved(const struct state *state, const struct place_need *need,
+                              int64_t *in_zone) {
+    const struct state_reserve *reserve = state_reserve_find(state, need->reserve);
+    int64_t n = 0;
+
+    for (size_t i = 0; reserve && i < reserve->nodes.n; i++) {
+        const struct node *node = state->nodes[reserve->nodes.items[i]];
+        if (!(node->groups & UINT64_C(1) << need->group) || !place_large_enough(need, node))
+            continue;
+        in_zone[node->zone]++;
+        n++;
+    }
+    return n;
+}
+
 /* All nodes of the group that are large enough, whatever their state: every submission asks. The
  * last ones are reckoned as its spares, whichever are in service. */
 static int64_t count_described(const struct state *state, const struct place_need *need,
@@ -401,6 +420,8 @@ static int64_t count_described(const struct state *state, const struct place_nee
     const struct group *group = &state->groups[need->group];
     int64_t n = 0, spares = need->recovers ? 0 : group->r.spares;
 
+    if (need->reserve)
+        return count_reserved(state, need, in_zone);
     for (int i = 0; i < group->n_kinds; i++) {
         if (!large_enough(need, &group->kinds[i]))
             continue;
@@ -425,9 +446,10 @@ static int64_t count_usable(const struct state *state, const struct place_need *
     int64_t n = 0;
 
     for (size_t i = 0; i < group->nodes.n; i++) {
-        const struct node *node = state->nodes[group->nodes.items[i]];
-        if (!state_node_usable(node) || !place_large_enough(need, node) ||
-            spare_marked(spares, (int)group->nodes.items[i]))
+        int number = (int)group->nodes.items[i];
+        const struct node *node = state->nodes[number];
+        if (!state_node_usable(node) || node->reserved != need->reserve ||
+            !place_large_enough(need, node) || spare_marked(spares, number))
             continue;
         in_zone[node->zone]++;
         n++;
@@ -468,7 +490,7 @@ int place_possible(const struct state *state, const struct place_need *need, str
                    (long long)need->cpus_per_node, need->cpus_per_node == 1 ? "" : "s");
     used = strlen(what);
     char spares[64] = "";
-    if (group->spares > 0)
+    if (group->spares > 0 && !need->reserve)
         (void)snprintf(spares, sizeof spares, " beside %lld spare%s", (long long)group->spares,
                        group->spares == 1 ? "" : "s");
     if (need->memory_per_node_bytes)
@@ -480,11 +502,11 @@ int place_possible(const struct state *state, const struct place_need *need, str
                            "needs %lld nodes%s in one zone; group %s has %lld over all zones%s",
                            (long long)need->nodes, what, group->name, (long long)n, spares);
     return hai_fail_at(err, -EINVAL, "impossible", "resources", NULL,
-                       "needs %lld node%s%s%s; group %s has %lld such node%s%s%s",
+                       "needs %lld node%s%s%s; group %s has %lld such node%s%s%s%s",
                        (long long)need->nodes, need->nodes == 1 ? "" : "s", what,
                        need->nodes == 1 ? "" : " each", group->name, (long long)n,
                        n == 1 ? "" : "s", need->zones == UINT64_MAX ? "" : " in these zones",
-                       spares);
+                       need->reserve ? " in its reservation" : "", spares);
 }
 
 int place_job_possible(const struct state *state, const struct job *job, struct hai_err *err) {

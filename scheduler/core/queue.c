@@ -6,7 +6,7 @@ static bool same_need(const struct place_need *a, const struct place_need *b) {
            a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
            a->memory_per_node_bytes == b->memory_per_node_bytes &&
            a->cross_zones == b->cross_zones && a->recovers == b->recovers &&
-           a->keeps_apart == b->keeps_apart;
+           a->keeps_apart == b->keeps_apart && a->reserve == b->reserve;
 }
 
 static int64_t hash_of(const struct place_need *need) {
@@ -17,7 +17,8 @@ static int64_t hash_of(const struct place_need *need) {
                               (uint64_t)need->cpus_per_node,
                               (uint64_t)need->memory_per_node_bytes,
                               (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers +
-                                  4 * (uint64_t)need->keeps_apart};
+                                  4 * (uint64_t)need->keeps_apart,
+                              (uint64_t)need->reserve};
     uint64_t h = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {

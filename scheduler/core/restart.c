@@ -91,7 +91,7 @@ void restart_settle(struct mutate *c, struct job *job) {
     if ((int)job->r.outcome >= 0) {
         mutate_state(c, job, job->r.outcome, job->r.reason, "%s", job->r.message);
     } else if (job->r.state == JOB_STATE_SUSPENDING) {
-        if (job->r.wanted == WANTED_RUN && job->r.reason != REASON_GAVE_WAY) {
+        if (job->r.wanted == WANTED_RUN && !state_reason_gives_way(job->r.reason)) {
             mutate_state(c, job, JOB_STATE_QUEUED, REASON_NONE, NULL);
         } else {
             mutate_state(c, job, JOB_STATE_SUSPENDED, job->r.reason, "%s", job->r.message);

@@ -25,6 +25,8 @@ struct room {
     uint64_t *in_zone[ZONES_MAX];
     uint64_t *idle;
     uint64_t *spares;     // of a search; NULL: no group keeps any
+    uint64_t *reserved;   // nodes that some reservation has
+    int64_t *reserve;     // its number, by node; 0: none
     uint64_t cluster_seq; // of the state when the bitmaps were made
     uint64_t n_touched;   // of the state that were looked at
     uint64_t service;     // grows when nodes come into service or go out of it
@@ -47,6 +49,8 @@ static void free_maps(struct room *room) {
     free(room->idle);
     free(room->spares);
     free(room->nodes);
+    free(room->reserved);
+    free(room->reserve);
     room->idle = room->spares = NULL;
     memset(room->at_least, 0, sizeof room->at_least);
     memset(room->in_group, 0, sizeof room->in_group);
@@ -107,6 +111,8 @@ static void look_at(struct room *room, const struct state *state, int number) {
     node->memory = from->r.memory_bytes ? from->memory_free : INT64_MAX;
     bool usable = state_node_usable(from);
     room->service += usable != (node->level >= 0);
+    room->reserve[number] = from->reserved;
+    set_bit(room->reserved, number, from->reserved);
     settle(room, state, number, usable ? __builtin_popcount(node->gpus) : -1);
 }
 
@@ -115,6 +121,8 @@ static void make_maps(struct room *room, const struct state *state) {
     room->n_nodes = state->n_nodes;
     room->n_words = ((size_t)state->n_nodes + 63) / 64;
     room->nodes = hai_new_array(struct room_node, (size_t)state->n_nodes);
+    room->reserved = hai_new_array(uint64_t, room->n_words);
+    room->reserve = hai_new_array(int64_t, (size_t)state->n_nodes);
     for (int i = 0; i < NODE_GPUS_MAX + 2; i++)
         room->at_least[i] = hai_new_array(uint64_t, room->n_words);
     room->idle = hai_new_array(uint64_t, room->n_words);
@@ -260,7 +268,8 @@ static void mark_spares(const struct room *room, const struct state *state, cons
     }
 }
 
-/* A word of the nodes that the need may have by group and zone. */
+/* A word of the nodes that the need may have by group and zone; of those that some reservation has,
+ * it is has_room that tells whether it is the right one. */
 static uint64_t allowed(const struct room *room, const struct place_need *need, size_t word) {
     uint64_t zones = 0;
 
@@ -269,14 +278,17 @@ static uint64_t allowed(const struct room *room, const struct place_need *need, 
             zones |= room->in_zone[z][word];
     if (need->without)
         zones &= ~need->without[word];
-    return zones & room->in_group[need->group][word] & ~(room->spares ? room->spares[word] : 0);
+    return zones & room->in_group[need->group][word] &
+           (need->reserve ? room->reserved[word] : ~room->reserved[word]) &
+           ~(room->spares ? room->spares[word] : 0);
 }
 
 static bool has_room(const struct room *room, const struct place_need *need, int number,
                      bool avoid) {
     const struct room_node *node = &room->nodes[number];
 
-    if (node->cpus < need->cpus_per_node || node->memory < need->memory_per_node_bytes)
+    if (room->reserve[number] != need->reserve || node->cpus < need->cpus_per_node ||
+        node->memory < need->memory_per_node_bytes)
         return false;
     for (size_t i = 0; avoid && i < need->n_avoid; i++)
         if (need->avoid[i] == number)

@@ -18,6 +18,7 @@ struct state *state_new(void) {
     schema_init(state_head_schema(), &state->r);
     state->r.next_job = 1;
     state->r.next_token = 1;
+    state->reserve_due.key = INT64_MIN; // before all else that is due at the same time
     return state;
 }
 
@@ -90,6 +91,9 @@ void state_free(struct state *state) {
     for (size_t i = 0; i < state->n_tokens; i++)
         schema_free(state_token_schema(), &state->tokens[i]);
     free(state->tokens);
+    for (size_t i = 0; i < state->n_reserves; i++)
+        schema_free(state_reserve_schema(), &state->reserves[i]);
+    free(state->reserves);
     keys_free(&state->keys);
     map_free(&state->job_by_id);
     map_free(&state->node_by_name);
@@ -157,6 +161,33 @@ const struct state_token *state_token_find(const struct state *state, const uint
     state_token_name(hash, name);
     int64_t id = (intptr_t)map_get_text(&state->token_by_hash, name);
     return id ? &state->tokens[state_token_at(state, id)] : NULL;
+}
+
+const struct state_reserve *state_reserve_find(const struct state *state, int64_t number) {
+    for (size_t i = 0; i < state->n_reserves; i++)
+        if (state->reserves[i].number == number)
+            return &state->reserves[i];
+    return NULL;
+}
+
+const struct state_reserve *state_reserve_named(const struct state *state, const char *name) {
+    for (size_t i = 0; i < state->n_reserves; i++)
+        if (hai_streq(state->reserves[i].name, name))
+            return &state->reserves[i];
+    return NULL;
+}
+
+bool state_reserve_has(const struct state_reserve *reserve, int node) {
+    size_t low = 0, high = reserve->nodes.n;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (reserve->nodes.items[middle] < node)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < reserve->nodes.n && reserve->nodes.items[low] == node;
 }
 
 int64_t state_next_wakeup(const struct state *state) {

@@ -59,7 +59,9 @@ DECLARE_ENUM(fault, FAULT, FAULTS);
     X(P, RESTARTS, "restarts_exhausted") /* one fault more than restart_max */                     \
     X(P, TIME_LIMIT, "time_limit")       /* it ran for as long as it may */                        \
     X(P, GAVE_WAY, "gave_way")     /* suspended for a more important job; goes on by itself */     \
-    X(P, DEPENDENCY, "dependency") /* a job that it waited for did not end as it should */
+    X(P, DEPENDENCY, "dependency") /* a job that it waited for did not end as it should */         \
+    X(P, RESERVED, "reserved")       /* suspended for a reservation; goes on by itself */          \
+    X(P, MAINTENANCE, "maintenance") /* the same, for one that nobody may use */
 DECLARE_ENUM(reason, REASON, REASONS);
 
 /* Levels of UX.md, highest first. */
@@ -116,6 +118,7 @@ struct node {
     size_t n_jobs_max;  // allocated
     struct timer timer; // hold_until_us
     uint64_t touched;   // effects.c
+    int64_t reserved;   // number of the reservation that is active here; 0: none
 };
 
 struct job_line {
@@ -179,9 +182,10 @@ struct state {
     struct keys keys;                   // idempotency keys
     struct state_past *pasts;           // how long jobs ran (predict.h), in order of their slots
     size_t n_pasts;
-    struct state_user *users;   // in order of creation
-    struct state_token *tokens; // ascending ids
-    size_t n_users, n_tokens;
+    struct state_user *users;       // in order of creation
+    struct state_token *tokens;     // ascending ids
+    struct state_reserve *reserves; // ascending numbers
+    size_t n_users, n_tokens, n_reserves;
 
     /* derived */
     struct map job_by_id;
@@ -202,8 +206,9 @@ struct state {
     int64_t n_cross_zone;               // live attempts that span zones
     int64_t n_cross_claims;             // claims that do
     struct timers timers;
-    struct timer look;    // time-sharing: look again at who waits
-    uint64_t cluster_seq; // grows when nodes or groups are described anew
+    struct timer look;        // time-sharing: look again at who waits
+    struct timer reserve_due; // the next reservation begins or ends
+    uint64_t cluster_seq;     // grows when nodes or groups are described anew
     /* The last nodes that changed, for whoever keeps a picture of them (room.h): entry n is at
      * n % NODES_TOUCHED_KEPT. */
     uint64_t n_touched;
@@ -231,6 +236,13 @@ const struct state_user *state_user_find(const struct state *state, const char *
 /* The token with this SHA-256 (DIGEST_BYTES); NULL: none. Expiry is the caller's to check. */
 const struct state_token *state_token_find(const struct state *state, const uint8_t *hash);
 
+/* The reservation with this number or name; NULL: none, or it is over. */
+const struct state_reserve *state_reserve_find(const struct state *state, int64_t number);
+const struct state_reserve *state_reserve_named(const struct state *state, const char *name);
+
+/* Is a node one of the reservation's, active or not? */
+bool state_reserve_has(const struct state_reserve *reserve, int node);
+
 /* When a tick must be appended at the latest, or INT64_MAX: nothing is due by itself. */
 int64_t state_next_wakeup(const struct state *state);
 
@@ -251,6 +263,11 @@ static inline bool state_job_live(const struct job *job) {
 
 static inline bool state_job_ended(const struct job *job) {
     return job_state_ended(job->r.state);
+}
+
+/* Suspended for others, and goes on by itself? */
+static inline bool state_reason_gives_way(enum reason reason) {
+    return reason == REASON_GAVE_WAY || reason == REASON_RESERVED || reason == REASON_MAINTENANCE;
 }
 
 /* GPUs of a node that are there and neither held nor claimed. */

@@ -3,6 +3,7 @@
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/predict.h"
+#include "scheduler/core/reserve.h"
 
 /* A snapshot is records, each `varint tag, varint length, bytes`, in this order. */
 enum record {
@@ -16,6 +17,7 @@ enum record {
     RECORD_KEYS,
     RECORD_JOB,
     RECORD_PAST,
+    RECORD_RESERVE,
 };
 
 static void add_bytes(struct buf *out, enum record tag, const struct buf *inner) {
@@ -47,6 +49,8 @@ void state_encode(const struct state *state, struct buf *ret) {
         add(ret, RECORD_USER, state_user_schema(), &state->users[i], &one);
     for (size_t i = 0; i < state->n_tokens; i++)
         add(ret, RECORD_TOKEN, state_token_schema(), &state->tokens[i], &one);
+    for (size_t i = 0; i < state->n_reserves; i++)
+        add(ret, RECORD_RESERVE, state_reserve_schema(), &state->reserves[i], &one);
     buf_clear(&one);
     keys_encode(&state->keys, &one);
     add_bytes(ret, RECORD_KEYS, &one);
@@ -127,6 +131,9 @@ static int take_record(struct state *state, uint64_t tag, const struct cursor *c
     case RECORD_PAST:
         return tlv_decode(state_past_schema(), c->data, c->n_bytes,
                           APPEND(state->pasts, state->n_pasts), err);
+    case RECORD_RESERVE:
+        return tlv_decode(state_reserve_schema(), c->data, c->n_bytes,
+                          APPEND(state->reserves, state->n_reserves), err);
     default:
         return hai_fail(err, -EBADMSG, "unknown record %llu", (unsigned long long)tag);
     }
@@ -146,6 +153,9 @@ static bool job_sound(const struct state *state, const struct job *job) {
     for (size_t i = 0; i < job->r.claim.n; i++)
         if (job->r.claim.items[i].node >= state->n_nodes)
             return false;
+    if (job->r.reserve != S_ABSENT && !state_job_ended(job) &&
+        !state_reserve_find(state, job->r.reserve))
+        return false;
     if (job->r.allocs.n && (job->r.master_port < MASTER_PORT_FIRST ||
                             job->r.master_port > MASTER_PORT_LAST || job->r.placed_us == S_ABSENT))
         return false;
@@ -171,7 +181,7 @@ static bool cluster_sound(const struct state *state) {
     for (size_t i = 0; i < state->n_tokens; i++)
         if (state->tokens[i].hash.n_bytes != DIGEST_BYTES)
             return false;
-    return true;
+    return reserve_sound(state);
 }
 
 static int derive_cluster(struct state *state) {
@@ -197,6 +207,7 @@ static int derive_cluster(struct state *state) {
         state_token_name(state->tokens[i].hash.data, name);
         map_put_text(&state->token_by_hash, name, (void *)(intptr_t)state->tokens[i].id);
     }
+    reserve_derive(state);
     return predict_derive(state);
 }
 

@@ -41,7 +41,8 @@ static int compare_ids(const void *pa, const void *pb) {
 static bool overlaps(const struct state *state, const struct job *running, const struct job *job) {
     for (size_t i = 0; i < running->r.allocs.n; i++) {
         const struct node *node = state->nodes[running->r.allocs.items[i].node];
-        if (node->groups & UINT64_C(1) << job->group && job->zones & UINT64_C(1) << node->zone)
+        if (node->reserved == MAX(job->r.reserve, 0) && node->groups & UINT64_C(1) << job->group &&
+            job->zones & UINT64_C(1) << node->zone)
             return true;
     }
     return false;

@@ -3,6 +3,7 @@
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/reserve.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -42,11 +43,18 @@ static void say_need(struct text *t, const struct state *state, const struct job
     else
         say(t, "%lld free CPU%s%s", (long long)job->cpus_per_node,
             job->cpus_per_node == 1 ? "" : "s", each);
+    if (job->r.reserve != S_ABSENT)
+        say(t, " of reservation %s", spec->reservation);
     say(t, " in group %s", spec->group);
     for (size_t i = 0; i < spec->zones.n; i++)
         say(t, "%s%s", i ? " or " : ", zone ", spec->zones.items[i]);
     if (spec->nodes > 1 && !spec->cross_zones && state->n_zones > 1)
         say(t, ", all in one zone");
+}
+
+/* Is it kept for others? In service, reserve_say tells of it. */
+static bool is_others(const struct place_need *need, const struct node *node) {
+    return node->reserved != need->reserve && (need->reserve || state_node_usable(node));
 }
 
 /* "; b1 has 1 free, b2 is drained, 3 more are full": nodes that say more than "is full" first. */
@@ -55,12 +63,13 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
     const struct state_group *group = &state->groups[need->group].r;
     _cleanup_free_ uint64_t *spares = need->recovers ? NULL : spare_map(state, false);
     int n_named = 0, n_fit = 0, n_full = 0, n_other = 0, n_spare = 0;
-    char phrase[64];
+    char phrase[64], reserved[256];
 
     for (size_t i = 0; i < group->nodes.n; i++) {
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
-        if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)))
+        if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)) ||
+            is_others(need, node))
             continue;
         if (spare_marked(spares, number))
             n_spare++;
@@ -84,6 +93,8 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
     if (n_spare)
         say(t, "%s%d %s kept as %s for recovery", n_named ? ", " : "; ", n_spare,
             n_spare == 1 ? "node is" : "nodes are", n_spare == 1 ? "a spare" : "spares");
+    if (reserve_say(state, need, reserved, sizeof reserved))
+        say(t, "%s%s", n_named || n_full || n_spare ? ", " : "; ", reserved);
 }
 
 static const char *first_node(const struct state *state, const struct place_scratch *scratch) {
@@ -124,7 +135,8 @@ static const struct job *blocker(const struct state *state, const struct job *jo
 
     queue_walk_begin(&walk, state);
     while (!found && (ahead = queue_walk_next(&walk)) && queue_before(ahead, job)) {
-        if (ahead->group == job->group && place_could(state, &ahead->shape->need, true))
+        if (ahead->group == job->group && ahead->r.reserve == job->r.reserve &&
+            place_could(state, &ahead->shape->need, true))
             found = ahead;
         queue_walk_pass(&walk);
     }
@@ -214,14 +226,18 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     const struct job *ahead = could ? blocker(state, job) : NULL;
 
     ret->ahead = ahead ? ahead->r.id : 0;
-    if (job->r.claim.n) {
+    if (reserve_say_waits(state, job, ret->message, sizeof ret->message)) {
+        code(ret, "reservation");
+    } else if (job->r.claim.n) {
         why_making_room(state, job, ret);
     } else if (!could) {
-        code(ret, "nodes_out");
+        bool reserved = reserve_say(state, &need, ret->message, sizeof ret->message) > 0;
+        code(ret, reserved ? "reserved" : "nodes_out");
         say_need(&t, state, job);
-        say(&t, "; not enough are in service");
+        say(&t, reserved ? "; too few are left" : "; not enough are in service");
         say_nodes(&t, state, &need, true);
-        say(&sooner, "returning nodes: hai undrain, hai nodes");
+        say(&sooner, reserved ? "when the reservation is over or removed: hai reserve"
+                              : "returning nodes: hai undrain, hai nodes");
     } else if (place_find(state, &need, &scratch) < 0) {
         code(ret, "resources");
         say_need(&t, state, job);
@@ -418,7 +434,9 @@ int why_spec(const struct state *state, const struct entry_job_spec *spec, struc
     struct job job;
 
     why_draft(state, spec, &job);
-    int r = place_job_possible(state, &job, err);
+    int r = reserve_join(state, &job, err);
+    if (r == 0)
+        r = place_job_possible(state, &job, err);
     if (r == 0)
         r = array_check(spec, err);
     if (r == 0 && !why_not_yet(state, &job, ret)) {
