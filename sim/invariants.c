@@ -211,6 +211,39 @@ static int check_claims(const struct state *state, uint32_t *claimed, struct hai
     return 0;
 }
 
+/* Nodes know the reservation that is active; nobody else runs there without having been told to
+ * leave; and who was placed just now has exactly its nodes. */
+static int check_reserves(const struct state *state, struct hai_err *err) {
+    _cleanup_free_ int64_t *reserved = hai_new_array(int64_t, (size_t)state->n_nodes);
+
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        if (reserve->until_us != S_ABSENT && reserve->until_us <= state->r.time_us)
+            FAIL("reservation %s is over and still there", reserve->name);
+        for (size_t k = 0; k < reserve->nodes.n; k++) {
+            int64_t node = reserve->nodes.items[k];
+            if (reserve->from_us > state->r.time_us)
+                continue;
+            if (reserved[node])
+                FAIL("%s is in two reservations at once", state->nodes[node]->r.name);
+            reserved[node] = reserve->number;
+        }
+    }
+    for (int i = 0; i < state->n_nodes; i++)
+        if (reserved[i] != state->nodes[i]->reserved)
+            FAIL("%s does not know its reservation", state->nodes[i]->r.name);
+    for (const struct job *job = state->live_first; job; job = job->live_next)
+        for (size_t i = 0; i < job->r.allocs.n && job->r.phase == DESIRED_PHASE_RUN; i++) {
+            const struct state_alloc *alloc = &job->r.allocs.items[i];
+            int64_t of = reserved[alloc->node], its = MAX(job->r.reserve, 0);
+            bool new = job->r.placed_us == state->r.time_us;
+            if (of != its && !alloc->gone && (of || new))
+                FAIL("job %lld of reservation %lld runs on %s of %lld", (long long)job->r.id,
+                     (long long)its, state->nodes[alloc->node]->r.name, (long long)of);
+        }
+    return 0;
+}
+
 int invariants_state(const struct state *state, struct hai_err *err) {
     _cleanup_free_ uint32_t *claimed = hai_new_array(uint32_t, (size_t)state->n_nodes);
     _cleanup_free_ uint32_t *gpus = hai_new_array(uint32_t, (size_t)state->n_nodes);
@@ -235,7 +268,8 @@ int invariants_state(const struct state *state, struct hai_err *err) {
         if (node->r.state == NODE_STATE_LOST && node->n_jobs && !node->timer.position)
             FAIL("%s is lost and its ranks are held for ever", node->r.name);
     }
-    return check_queues(state, err);
+    r = check_reserves(state, err);
+    return r < 0 ? r : check_queues(state, err);
 }
 
 /* Is a rank of one held attempt running that runs in the other, too? */

@@ -230,8 +230,11 @@ static void submit_some(struct storm *s) {
     add_conditions(s, &spec);
     if (chance(s, 15))
         make_array(s, &spec);
+    const struct state *state = s->world.state;
+    if (state->n_reserves && chance(s, 4))
+        spec.reservation = state->reserves[rng_below(&s->rng, (int64_t)state->n_reserves)].name;
     /* Callers know their jobs by names of their own, one job a name. */
-    if (spec.name || spec.array.n)
+    if (spec.name || spec.array.n || spec.reservation)
         s->result.jobs += world_submit(&s->world, &spec) > 0;
     else
         s->result.jobs += clients_submit(&s->clients, &spec) == 0;
@@ -260,6 +263,34 @@ static void ask(struct storm *s) {
         clients_set(&s->clients, id, levels[rng_below(&s->rng, ARRAY_SIZE(levels))]);
     }
     check(s);
+}
+
+/* Overlapping ones are refused, others changed. */
+static void reserve_some(struct storm *s) {
+    static const char *const names[] = {"demo", "upgrade", "fan"};
+    const struct state *state = s->world.state;
+    struct entry_reserve_set set;
+    char *name = (char *)names[rng_below(&s->rng, ARRAY_SIZE(names))], *user = (char *)"alice";
+    struct entry_reserve_remove away = {name};
+    int64_t now_us = s->world.now_us;
+
+    if (chance(s, 3)) {
+        append(s, "operate:root", ENTRY_RESERVE_REMOVE, &away);
+        return;
+    }
+    schema_init(entry_reserve_set_schema(), &set);
+    set.name = name;
+    if (!chance(s, 3))
+        set.from_us = now_us + rng_below(&s->rng, 30 * SECOND);
+    if (!chance(s, 4))
+        set.until_us = MAX(set.from_us, now_us) + rng_below(&s->rng, 60 * SECOND);
+    for (int64_t n = 1 + rng_below(&s->rng, 3); n > 0; n--)
+        *LIST_ADD(&set.nodes) = state->nodes[rng_below(&s->rng, s->agents.n_nodes)]->r.name;
+    if (chance(s, 2))
+        *LIST_ADD(&set.users) = user;
+    append(s, "operate:root", ENTRY_RESERVE_SET, &set);
+    free(set.nodes.items);
+    free(set.users.items);
 }
 
 /* ---- the nodes ---- */
@@ -440,6 +471,8 @@ static void step(struct storm *s) {
             break_some(s);
         if (chance(s, 8))
             report_some(s);
+        if (chance(s, 30))
+            reserve_some(s);
     }
     int64_t due_us = state_next_wakeup(s->world.state);
     if (chance(s, 2))
@@ -497,6 +530,10 @@ static void calm_down(struct storm *s, int n_steps) {
     s->calm = true;
     for (int i = 0; i < s->agents.n_nodes; i++)
         mend_some(s, i);
+    while (s->r == 0 && s->world.state->n_reserves) { // some have no end
+        struct entry_reserve_remove away = {s->world.state->reserves[0].name};
+        append(s, "operate:root", ENTRY_RESERVE_REMOVE, &away);
+    }
     for (int i = 0; i < n_steps && s->r == 0 && not_done(s); i++)
         step(s);
     if (s->r)

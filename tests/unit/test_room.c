@@ -11,6 +11,7 @@ struct trial {
     struct room *room;
     struct place_scratch plain, quick;
     int64_t avoid[2];
+    int n_reserved;
 };
 
 static struct place_need some_need(struct trial *t) {
@@ -31,6 +32,9 @@ static struct place_need some_need(struct trial *t) {
         .cpus_per_node = 1 + rng_below(rng, 6),
         .cross_zones = rng_once_in(rng, 2),
         .recovers = rng_once_in(rng, 4),
+        .reserve = state->n_reserves && rng_once_in(rng, 3)
+                       ? state->reserves[rng_below(rng, (int64_t)state->n_reserves)].number
+                       : 0,
         .avoid = t->avoid,
         .n_avoid = (size_t)rng_below(rng, 3),
         .keeps_apart = self && rng_once_in(rng, 4),
@@ -66,6 +70,8 @@ static void start_one(struct trial *t) {
     need.recovers = false;
     need.n_avoid = 0;
     need.keeps_apart = false;
+    if (need.reserve)
+        spec.reservation = state_reserve_find(t->w.state, need.reserve)->name;
     spec.nodes = need.nodes;
     spec.gpus_per_node = need.gpus_per_node;
     spec.cpus_per_node = need.cpus_per_node;
@@ -95,6 +101,40 @@ static void end_one(struct trial *t) {
     all_succeed(&t->w, id);
 }
 
+/* Set, change or remove one of three reservations, or let time pass. */
+static void reserve_some(struct trial *t) {
+    static const char *const names[] = {"x", "y", "z"};
+    const struct state *state = t->w.state;
+    struct entry_reserve_set set;
+    char *name = (char *)names[rng_below(&t->rng, ARRAY_SIZE(names))], *user = (char *)"alice";
+    struct entry_reserve_remove away = {name};
+    struct entry_tick tick = {.due_us = S_ABSENT};
+
+    switch (rng_below(&t->rng, 4)) {
+    case 0:
+        world_append(&t->w, "operate:root", ENTRY_RESERVE_REMOVE, &away); // may be none
+        return;
+    case 1:
+        t->w.now_us += S(rng_below(&t->rng, 40));
+        CHECK_EQ(world_append(&t->w, "system:hai", ENTRY_TICK, &tick), 0);
+        return;
+    }
+    schema_init(entry_reserve_set_schema(), &set);
+    set.name = name;
+    if (rng_once_in(&t->rng, 2))
+        set.from_us = t->w.now_us + S(1 + rng_below(&t->rng, 40));
+    set.until_us = MAX(set.from_us, t->w.now_us) + S(1 + rng_below(&t->rng, 99));
+    for (int64_t n = 1 + rng_below(&t->rng, 6); n > 0; n--)
+        *LIST_ADD(&set.nodes) = state->nodes[rng_below(&t->rng, state->n_nodes)]->r.name;
+    if (!rng_once_in(&t->rng, 3))
+        *LIST_ADD(&set.users) = user;
+    int r = world_append(&t->w, "operate:root", ENTRY_RESERVE_SET, &set);
+    CHECK(r == 0 || r == -EEXIST, "%s", t->w.reply.err.text); // another one may have a node
+    t->n_reserved += r == 0;
+    free(set.nodes.items);
+    free(set.users.items);
+}
+
 static void run(uint64_t seed) {
     struct trial t = {.rng = {seed}, .room = room_new()};
     struct world_cluster cluster = {.n_zones = 1 + (int)rng_below(&t.rng, 3),
@@ -107,10 +147,12 @@ static void run(uint64_t seed) {
 
     world_init(&t.w);
     world_cluster(&t.w, &cluster);
+    struct entry_user_set user = {(char *)"alice", 1000, 1000, SCOPE_SUBMIT, false};
+    CHECK_EQ(world_append(&t.w, "admin:root", ENTRY_USER_SET, &user), 0);
     for (int i = 0; i < STEPS && !test_failed(); i++) {
         room_follow(t.room, t.w.state);
         compare(&t);
-        switch (rng_below(&t.rng, 8)) {
+        switch (rng_below(&t.rng, 9)) {
         case 0:
             change_a_node(&t.w, &t.rng);
             break;
@@ -119,11 +161,15 @@ static void run(uint64_t seed) {
         case 3:
             end_one(&t);
             break;
+        case 4:
+            reserve_some(&t);
+            break;
         default:
             start_one(&t);
         }
         world_clear(&t.w);
     }
+    CHECK(t.n_reserved > STEPS / 100, "%d reservations", t.n_reserved);
     CHECK(!test_failed(), "seed %llu", (unsigned long long)seed);
     place_scratch_free(&t.plain);
     place_scratch_free(&t.quick);
