@@ -19,6 +19,7 @@ const struct option jobopts_table[] = {
     {0,                                                      "name", "NAME", "the job's name"},
     {0,              "workdir", "DIR", "directory on the nodes; default: this one"},
     {0,                                                  "time-limit", "T", "run time at most, such as 6h"},
+    {0, "reservation", "NAME", "run on the nodes of this reservation"},
     {'f',                                               "follow", NULL, "stay, show the output, end with the job's code"},
     {0,                                                  "after", "JOB",
      "start when that job succeeded; any:JOB ended, failed:JOB failed; may be given again"},
@@ -43,6 +44,7 @@ static const struct {
     {"time-limit",    "time_limit"             },
     {"begin",         "not_before"             },
     {"array",         "array"                  },
+    {"reservation",   "resources.reservation"  },
 };
 
 /* -e K=V: replaces a variable of the file, else is one more. */

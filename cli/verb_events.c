@@ -21,6 +21,7 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
     int64_t now_us = timefmt_now_us();
 
     for (const struct json *event = json_first(events); event; event = json_next(event)) {
+        _cleanup_(buf_free) struct buf message = {0};
         char time[TIMEFMT_ISO_BYTES] = "-";
         int64_t at_us;
         int64_t rank = json_get_int(event, "rank", -1);
@@ -38,7 +39,8 @@ static void print_events(struct cli *cli, const struct json *events, bool all) {
                       node ? node : "");
         else
             table_add_text(table, node);
-        table_add_text(table, json_get_string(event, "message", NULL));
+        view_sentence(cli, json_get_string(event, "message", ""), &message);
+        table_add_text(table, buf_cstr(&message));
     }
     table_print(table, view_color(), &out);
     view_print(&out);

@@ -47,21 +47,32 @@ static void jobs_text(const struct json *node, struct buf *ret) {
     }
 }
 
-static const char *health_of(const struct json *node) {
+/* What is wrong, else the reservation that keeps the node from others. */
+static const char *health_of(const struct cli *cli, const struct json *node, struct buf *room) {
     const char *health = json_get_string(node, "health", NULL);
     const char *reason = json_get_string(node, "reason", NULL);
+    const char *reservation = json_get_string(node, "reservation", NULL);
+    const char *until = json_get_string(node, "reserved_until", NULL);
+    char time[VIEW_TEXT_BYTES];
 
-    return reason && (!health || strcmp(health, "ok") == 0) ? reason : health;
+    if (health && strcmp(health, "ok") != 0)
+        return health;
+    if (reason || !reservation)
+        return reason ? reason : health;
+    view_time(cli, until, time);
+    buf_printf(room, "%s%sreserved: %s%s%s", health ? health : "", health ? ", " : "", reservation,
+               until ? " until " : "", until ? time : "");
+    return buf_cstr(room);
 }
 
-static void print_table(const struct json *nodes, struct buf *out) {
+static void print_table(const struct cli *cli, const struct json *nodes, struct buf *out) {
     static const char *const headings[] = {"NODE",  "ZONE", "STATE", ">GPUS",
                                            ">FREE", "JOBS", "HEALTH"};
     _cleanup_(table_freep) struct table *table = table_new(headings, ARRAY_SIZE(headings));
     struct totals totals = {0};
 
     for (const struct json *node = json_first(nodes); node; node = json_next(node)) {
-        _cleanup_(buf_free) struct buf jobs = {0};
+        _cleanup_(buf_free) struct buf jobs = {0}, health = {0};
         int64_t free = json_get_int(node, "gpus_free", -1);
         count(node, &totals);
         jobs_text(node, &jobs);
@@ -74,7 +85,7 @@ static void print_table(const struct json *nodes, struct buf *out) {
         else
             table_add_text(table, NULL);
         table_add_text(table, json_get_bool(node, "spare", false) ? "spare" : buf_cstr(&jobs));
-        table_add_text(table, health_of(node));
+        table_add_text(table, health_of(cli, node, &health));
     }
     table_print(table, view_color(), out);
     print_totals(&totals, out);
@@ -85,14 +96,14 @@ static bool same(const struct json *a, const struct json *b, const char *key) {
 }
 
 /* The scheduler lists nodes in the order of zone, leaf and number. */
-static void print_tree(const struct json *nodes, struct buf *out) {
+static void print_tree(const struct cli *cli, const struct json *nodes, struct buf *out) {
     struct totals totals = {0};
     const struct json *before = NULL;
 
     for (const struct json *node = json_first(nodes); node; node = json_next(node)) {
-        _cleanup_(buf_free) struct buf jobs = {0};
+        _cleanup_(buf_free) struct buf jobs = {0}, room = {0};
         bool zone = same(before, node, "zone");
-        const char *health = health_of(node);
+        const char *health = health_of(cli, node, &room);
         count(node, &totals);
         if (!zone)
             buf_printf(out, "zone %s\n", json_get_string(node, "zone", "-"));
@@ -136,6 +147,9 @@ static void print_one(struct cli *cli, const struct json *node, struct buf *out)
     print_line("leaf", json_get_string(node, "leaf", NULL), out);
     print_line("health", json_get_string(node, "health", NULL), out);
     print_line("reason", json_get_string(node, "reason", NULL), out);
+    print_line("reserved", json_get_string(node, "reservation", NULL), out);
+    view_time(cli, json_get_string(node, "reserved_until", NULL), time);
+    print_line("until", json_get_string(node, "reserved_until", NULL) ? time : NULL, out);
     view_time(cli, json_get_string(node, "seen_at", NULL), time);
     print_line("seen", time, out);
     print_line("address", json_get_string(node, "address", NULL), out);
@@ -162,12 +176,12 @@ static int run(struct cli *cli) {
     if (cli->n_words)
         print_one(cli, nodes, &out);
     else if (cli_has(cli, "tree"))
-        print_tree(nodes, &out);
+        print_tree(cli, nodes, &out);
     else if (cli->quiet)
         for (const struct json *node = json_first(nodes); node; node = json_next(node))
             buf_printf(&out, "%s\n", json_get_string(node, "name", ""));
     else
-        print_table(nodes, &out);
+        print_table(cli, nodes, &out);
     view_print(&out);
     return CLI_OK;
 }

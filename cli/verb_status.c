@@ -182,6 +182,12 @@ static void print_elements(const struct json *elements, struct buf *out) {
     buf_add_str(out, "\n");
 }
 
+static void print_sentence(struct cli *cli, const char *what, const char *text, struct buf *out) {
+    buf_printf(out, "%-11s ", what);
+    view_sentence(cli, text, out);
+    buf_add_str(out, "\n");
+}
+
 static void print_job(struct cli *cli, const struct json *job) {
     _cleanup_(buf_free) struct buf out = {0}, progress = {0};
     const char *state = json_get_string(job, "state", "");
@@ -197,7 +203,7 @@ static void print_job(struct cli *cli, const struct json *job) {
     message = why ? why : message;
     print_head(cli, job, &out);
     if (message && message[0] && strcmp(state, "running") != 0)
-        buf_printf(&out, "%-11s %s\n", view_ended(state) ? "end" : "waits", message);
+        print_sentence(cli, view_ended(state) ? "end" : "waits", message, &out);
     view_progress(json_get(job, "progress"), " of ", true, &progress);
     if (progress.n_bytes)
         buf_printf(&out, "progress    %s\n", buf_cstr(&progress));

@@ -36,6 +36,7 @@ extern const struct verb verb_stop;
 extern const struct verb verb_submit;
 extern const struct verb verb_suspend;
 extern const struct verb verb_undrain;
+extern const struct verb verb_reserve;
 extern const struct verb verb_up;
 extern const struct verb verb_wait;
 extern const struct verb verb_whoami;

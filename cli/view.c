@@ -107,7 +107,7 @@ void view_note(const struct cli *cli, const struct json *job, struct buf *ret) {
             buf_printf(ret, ", after job %lld", (long long)after);
     }
     if (ret->n_bytes == before && message[0])
-        buf_add_str(ret, message);
+        view_sentence(cli, message, ret);
     if (ret->n_bytes == before && view_ended(state) && json_get_int(job, "exit_code", -1) >= 0)
         buf_printf(ret, "exit %lld", (long long)json_get_int(job, "exit_code", 0));
 }

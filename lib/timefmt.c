@@ -143,6 +143,76 @@ int timefmt_iso_parse(const char *text, int64_t *ret_us) {
     return 0;
 }
 
+/* Digits where the shape has 0, and its other characters; a space may stand for T. */
+static bool has_shape(const char *text, const char *shape) {
+    for (; *text && *shape; text++, shape++)
+        if (*shape == '0' ? *text < '0' || *text > '9'
+                          : *text != *shape && !(*shape == 'T' && *text == ' '))
+            return false;
+    return !*text && !*shape;
+}
+
+/* The local time, or -EINVAL: there is no such day or hour. */
+static int local_us(struct tm tm, int64_t *ret_us) {
+    struct tm real = tm;
+
+    real.tm_isdst = -1;
+    time_t s = mktime(&real);
+    if (tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 59 || real.tm_mday != tm.tm_mday ||
+        real.tm_mon != tm.tm_mon || real.tm_year != tm.tm_year)
+        return -EINVAL;
+    *ret_us = (int64_t)s * TIMEFMT_US_PER_S;
+    return 0;
+}
+
+/* Today's, or tomorrow's if that is over. */
+static int next_time_of_day(int hour, int minute, int64_t now_us, int64_t *ret_us) {
+    struct tm tm;
+    int rest;
+    time_t now_s = split(now_us, &rest);
+
+    localtime_r(&now_s, &tm);
+    tm.tm_hour = hour;
+    tm.tm_min = minute;
+    tm.tm_sec = 0;
+    int r = local_us(tm, ret_us);
+    if (r < 0 || *ret_us > now_us)
+        return r;
+    tm.tm_mday++;
+    tm.tm_isdst = -1;
+    *ret_us = (int64_t)mktime(&tm) * TIMEFMT_US_PER_S;
+    return 0;
+}
+
+int timefmt_local_parse(const char *text, int64_t now_us, int64_t *ret_us) {
+    static const char *const shapes[] = {"0000-00-00", "0000-00-00T00:00", "0000-00-00T00:00:00",
+                                         "00:00"};
+    struct tm tm = {0};
+    int v[6] = {0}, n = 0;
+    size_t shape = 0, n_bytes = strlen(text);
+
+    if (timefmt_iso_parse(text, ret_us) == 0)
+        return 0;
+    while (shape < ARRAY_SIZE(shapes) && !has_shape(text, shapes[shape]))
+        shape++;
+    if (shape == ARRAY_SIZE(shapes))
+        return -EINVAL;
+    for (const char *at = text; at < text + n_bytes; at++) { // past what divides
+        int r = digits(&at, n == 0 && shape < 3 ? 4 : 2, &v[n]);
+        assert(r == 0);
+        n++;
+    }
+    if (shape == 3)
+        return v[0] > 23 || v[1] > 59 ? -EINVAL : next_time_of_day(v[0], v[1], now_us, ret_us);
+    tm.tm_year = v[0] - 1900;
+    tm.tm_mon = v[1] - 1;
+    tm.tm_mday = v[2];
+    tm.tm_hour = v[3];
+    tm.tm_min = v[4];
+    tm.tm_sec = v[5];
+    return local_us(tm, ret_us);
+}
+
 /* Local time by the first format of its day, the second within its year, or the third. */
 static size_t local_text(int64_t us, int64_t now_us, const char *const formats[3],
                          char ret[static TIMEFMT_ISO_BYTES]) {

@@ -6,6 +6,7 @@
 #include "scheduler/api_nodes.h"
 #include "scheduler/api_openapi.h"
 #include "scheduler/api_read.h"
+#include "scheduler/api_reserve.h"
 #include "scheduler/fleet.h"
 #include "scheduler/metrics.h"
 #include "wire/messages.h"
@@ -85,6 +86,15 @@ static const struct api_route routes[] = {
      .schema = group_view_schema, .doc = "Groups of nodes", .handle = api_nodes_groups},
     {"GET", "/api/v1/zones", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
      .schema = zone_view_schema, .doc = "Zones", .handle = api_nodes_zones},
+    {"GET", "/api/v1/reservations", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
+     .schema = reservation_view_schema, .doc = "Reservations that are not over, oldest first",
+     .handle = api_reserve_list},
+    {"POST", "/api/v1/reservations", SCOPE_OPERATE, reservation_set_schema, true, .status = 200,
+     .schema = reservation_view_schema, .doc = "Reserve nodes, or change a reservation",
+     .handle = api_reserve_set},
+    {"POST", "/api/v1/reservations/{reservation}/remove", SCOPE_OPERATE, .status = 200,
+     .schema = index_view_schema, .doc = "End it now, or before it begins",
+     .handle = api_reserve_remove},
     {"GET", "/api/v1/users", SCOPE_OPERATE, .status = 200, .answer = API_ANSWER_LIST,
      .schema = whoami_view_schema, .doc = "Accounts", .handle = api_nodes_users},
     {"POST", "/api/v1/agent/poll", SCOPE_NODE, agent_poll_schema, true, true, .status = 200,

@@ -112,6 +112,7 @@ static int fill_resources(const struct job_resources *from, struct entry_job_spe
     job->memory_per_node_bytes = from->memory_bytes == S_ABSENT ? 0 : from->memory_bytes;
     job->cross_zones = from->cross_zones;
     job->anti_affinity = from->anti_affinity ? 1 : S_ABSENT;
+    job->reservation = hai_strdup(from->reservation);
     for (size_t i = 0; i < from->zones.n; i++)
         *LIST_ADD(&job->zones) = hai_strdup(from->zones.items[i]);
     if (job->nodes * job->ranks_per_node > JOB_RANKS_MAX)

@@ -256,7 +256,12 @@ void views_node(const struct schedd *s, int number, const uint64_t *spares, stru
     ret->gpus = node->r.gpus;
     ret->cpus = node->r.cpus;
     ret->memory_bytes = node->r.memory_bytes ? node->r.memory_bytes : S_ABSENT;
-    if (usable) {
+    const struct state_reserve *reserve = state_reserve_find(state, node->reserved);
+    if (reserve) {
+        ret->reservation = hai_strdup(reserve->name);
+        ret->reserved_until = reserve->until_us;
+    }
+    if (usable && (!reserve || reserve->users.n)) {
         ret->gpus_free = __builtin_popcount(state_gpus_free(node));
         ret->cpus_free = MAX(node->cpus_free, 0);
     }
@@ -282,7 +287,8 @@ static void count(const struct node *node, int64_t *gpus, int64_t *gpus_free, in
     *gpus += node->r.gpus;
     if (!state_node_usable(node))
         return;
-    *gpus_free += __builtin_popcount(state_gpus_free(node));
+    if (!node->reserved)
+        *gpus_free += __builtin_popcount(state_gpus_free(node));
     if (ready)
         ++*ready;
 }
