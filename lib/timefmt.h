@@ -23,8 +23,8 @@ void timefmt_iso(int64_t us, char ret[static TIMEFMT_ISO_BYTES]);
  * zone. -EINVAL otherwise, also for dates that do not exist. */
 int timefmt_iso_parse(const char *text, int64_t *ret_us);
 
-/* Read a point in time that a person wrote, local: `2026-12-01T08:00`, also with a space for the T and
- * with seconds, `2026-12-01` (its begin), `08:00` (the next one after now_us), or the ISO form.
+/* Read a point in time that a person wrote, local: `2026-12-01T08:00`, also with a space for the T
+ * and with seconds, `2026-12-01` (its begin), `08:00` (the next one after now_us), or the ISO form.
  * -EINVAL: none of these, or no such time. */
 int timefmt_local_parse(const char *text, int64_t now_us, int64_t *ret_us);
 

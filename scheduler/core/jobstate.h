@@ -18,16 +18,16 @@
     X(QUEUED, STOPPED, "stopped by a person, or a job it waits for did not end as it should")      \
     X(STARTING, RUNNING, "all ranks run")                                                          \
     X(STARTING, RECOVERING, "a fault that restarts")                                               \
-    X(STARTING, SUSPENDING, "suspended by a person, or for a more important job")                  \
+    X(STARTING, SUSPENDING, "suspended by a person, for a more important job or a reservation")    \
     X(STARTING, STOPPING, "stopped by a person, failed, or time limit")                            \
     X(STARTING, FAILED, "its only ranks failed")                                                   \
     X(RUNNING, SUCCEEDED, "all ranks ended with exit status 0")                                    \
     X(RUNNING, RECOVERING, "a fault that restarts")                                                \
-    X(RUNNING, SUSPENDING, "suspended by a person, or for a more important job")                   \
+    X(RUNNING, SUSPENDING, "suspended by a person, for a more important job or a reservation")     \
     X(RUNNING, STOPPING, "stopped by a person, failed, or time limit")                             \
     X(RUNNING, FAILED, "its only ranks failed")                                                    \
     X(RECOVERING, RUNNING, "all ranks run again")                                                  \
-    X(RECOVERING, SUSPENDING, "suspended by a person while ranks were left")                       \
+    X(RECOVERING, SUSPENDING, "suspended by a person or for a reservation while ranks were left")  \
     X(RECOVERING, SUSPENDED, "suspended by a person while no rank was left")                       \
     X(RECOVERING, STOPPING, "stopped by a person, failed, or time limit, ranks left")              \
     X(RECOVERING, STOPPED, "stopped by a person while no rank was left")                           \

@@ -23,7 +23,7 @@ struct place_need {
     int64_t memory_per_node_bytes;
     bool cross_zones;
     bool recovers;        // goes on after a fault: may take spares
-    int64_t reserve; // number of the reservation whose nodes these are; 0: of none
+    int64_t reserve;      // number of the reservation whose nodes these are; 0: of none
     const int64_t *avoid; // nodes taken only if it does not fit without them
     size_t n_avoid;
     bool keeps_apart;        // from jobs of its user and name (apart.h)
