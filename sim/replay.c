@@ -416,6 +416,33 @@ static int plan_losses(struct replay *r) {
     return 0;
 }
 
+/* Windows in which nobody may use a part of the cluster. */
+static int plan_reserves(struct replay *r) {
+    const struct state *state = r->world.state;
+
+    for (size_t i = 0; i < r->conf->r.reserve.n; i++) {
+        const struct simconf_loss *out = &r->conf->r.reserve.items[i];
+        _cleanup_free_ char *name = hai_asprintf("maintenance-%zu", i + 1);
+        struct entry_reserve_set set;
+        schema_init(entry_reserve_set_schema(), &set);
+        set.name = name;
+        set.from_us = r->base_us + out->at_us;
+        if (out->for_us != S_ABSENT)
+            set.until_us = set.from_us + out->for_us;
+        for (int n = 0; n < state->n_nodes; n++)
+            if (is_part(state, out->what, n))
+                *LIST_ADD(&set.nodes) = state->nodes[n]->r.name;
+        if (!set.nodes.n)
+            return hai_fail(r->err, -EINVAL, "there is no node, leaf or zone %s to reserve",
+                            out->what);
+        int error = world_append(&r->world, "system:hai", ENTRY_RESERVE_SET, &set);
+        free(set.nodes.items);
+        if (error < 0)
+            return hai_fail(r->err, error, "reserve: %s", r->world.reply.err.text);
+    }
+    return 0;
+}
+
 /* ---- the run ---- */
 
 static void happen(struct replay *r, const struct eventheap_item *event) {
@@ -540,7 +567,8 @@ static void prepare(struct replay *r) {
     world_clear(&r->world);
     tally_init(r->tally, trace, r->conf->r.cluster.gpus, state->n_nodes, in_leaf,
                (size_t)state->n_leaves);
-    r->base_us = state->r.time_us + 1;
+    /* Entries that plan_reserves appends come before it. */
+    r->base_us = state->r.time_us + 1 + (int64_t)r->conf->r.reserve.n;
 }
 
 static void clean_up(struct replay *r) {
@@ -574,6 +602,8 @@ int replay_run(const struct simconf *conf, const struct trace *trace, replay_pro
     prepare(&r);
     draw_failure(&r);
     int error = plan_losses(&r);
+    if (error == 0)
+        error = plan_reserves(&r);
     if (error == 0)
         error = run(&r);
     clean_up(&r);

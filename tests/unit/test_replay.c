@@ -127,6 +127,28 @@ TEST(a_job_waits_for_lost_nodes_and_gives_up_where_they_stay_lost)
     done(&o);
 }
 
+/* Maintenance costs a suspension, not the work; what does not fit beside it waits for its end. */
+TEST(a_job_leaves_for_maintenance_and_goes_on)
+{
+    struct outcome_of o;
+
+    replay_text(TWO_NODES "costs: {suspension: 1m}\nreserve: [{what: a1, at: 500s, for: 1000s}]\n",
+                COLUMNS "0,8,1000,,x\n", &o);
+    CHECK_EQ(value(&o, FIGURE_node_failures), 0);
+    CHECK_EQ(value(&o, FIGURE_job_kills), 0);
+    CHECK_EQ(value(&o, FIGURE_suspensions), 1);
+    CHECK_EQ(value(&o, FIGURE_makespan), 1060 * SECOND);
+    CHECK_EQ(value(&o, FIGURE_ledger_recomputed), 0);
+    done(&o);
+    replay_text(TWO_NODES "reserve: [{what: a, at: 0s, for: 100s}]\n", COLUMNS "1,16,10,,x\n", &o);
+    CHECK_EQ(value(&o, FIGURE_wait_mean), 99 * SECOND);
+    CHECK_EQ(value(&o, FIGURE_completed), 1);
+    done(&o);
+    replay_text(TWO_NODES "reserve: [{what: a-leaf1, at: 0s}]\n", COLUMNS "1,16,10,,x\n", &o);
+    CHECK_EQ(value(&o, FIGURE_unfinished), 1);
+    done(&o);
+}
+
 TEST(what_the_cluster_can_never_run_is_refused)
 {
     struct outcome_of o;
@@ -169,6 +191,31 @@ TEST(a_loss_must_name_something)
     done(&o);
 }
 
+TEST(maintenance_must_name_something_and_not_overlap)
+{
+    static const struct {
+        const char *text;
+        int r;
+        const char *error;
+    } cases[] = {
+        {"reserve: [{what: q, at: 1h}]\n",                     -EINVAL, "there is no node, leaf or zone q to reserve"},
+        {"reserve: [{what: a, at: 1h}, {what: a1, at: 2h}]\n", -EEXIST,
+         "reserve: a1 is reserved by maintenance-1 from"                                                             },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct outcome_of o = {0};
+        struct hai_err err = {0};
+        const char *trace = COLUMNS "0,1,1,,x\n";
+        CHECK_EQ(simconf_parse(cases[i].text, strlen(cases[i].text), "c.yaml", &o.conf, NULL, &err),
+                 0, "%s", err.text);
+        CHECK_EQ(trace_parse(trace, strlen(trace), "t.csv", &o.trace, &err), 0);
+        CHECK_EQ(replay_run(&o.conf, &o.trace, NULL, NULL, &o.tally, &err), cases[i].r);
+        CHECK(strstr(err.text, cases[i].error), "%s", err.text);
+        done(&o);
+    }
+}
+
 /* ---- whatever happens, the sums hold ---- */
 
 static void random_trace(struct rng *rng, struct buf *ret) {
@@ -191,6 +238,7 @@ static void random_conf(struct rng *rng, struct buf *ret) {
                (long long)rng_below(rng, 1000));
     buf_printf(ret, "jobs: {time_limit: %s}\n", rng_once_in(rng, 3) ? "estimate" : "none");
     buf_add_str(ret, "lose: [{what: a, at: 1h, for: 2h}, {what: a1, at: 90m, for: 4h}]\n");
+    buf_add_str(ret, "reserve: [{what: a1, at: 30m, for: 1h}, {what: a, at: 4h, for: 30m}]\n");
 }
 
 static void check_sums(const struct outcome_of *o, uint64_t seed) {
