@@ -96,7 +96,7 @@ static int fill_entry(const struct schedd *s, const struct reservation_set *set,
         return hai_fail_at(err, -EINVAL, "invalid", "name", NULL,
                            "name is '%.80s'; expected a letter, then [a-z0-9._-]", set->name);
     if (set->ends_at != S_ABSENT && set->length_us != S_ABSENT)
-        return hai_fail_at(err, -EINVAL, "conflict", "length_s", NULL,
+        return hai_fail_at(err, -EINVAL, "invalid", "length_s", NULL,
                            "ends_at and length_s are both given; expected one of them");
     ret->name = set->name;
     ret->from_us = set->starts_at;

@@ -256,7 +256,8 @@ void views_node(const struct schedd *s, int number, const uint64_t *spares, stru
     ret->gpus = node->r.gpus;
     ret->cpus = node->r.cpus;
     ret->memory_bytes = node->r.memory_bytes ? node->r.memory_bytes : S_ABSENT;
-    const struct state_reserve *reserve = state_reserve_find(state, node->reserved);
+    const struct state_reserve *reserve =
+        node->reserved ? state_reserve_find(state, node->reserved) : NULL;
     if (reserve) {
         ret->reservation = hai_strdup(reserve->name);
         ret->reserved_until = reserve->until_us;
