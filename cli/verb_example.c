@@ -21,6 +21,7 @@ static const char example_command[] =
     "  gpus_per_node: 2             # 0: a CPU job\n"
     "  ranks: per-gpu               # per-gpu (torch.distributed), per-node (torchrun, MPI), "
     "number\n"
+    "  # reservation: demo          # on its nodes, while it is active: hai reserve\n"
     "# after: {ok: [prepare]}       # ok, any, failed: ids or names; singleton: true\n"
     "# not_before: 2h               # or \"18:00\", or a date and time\n"
     "# array: 0-99%8                # 100 jobs with HAI_ARRAY_INDEX, at most 8 at once\n"
