@@ -23,11 +23,6 @@ void timefmt_iso(int64_t us, char ret[static TIMEFMT_ISO_BYTES]);
  * zone. -EINVAL otherwise, also for dates that do not exist. */
 int timefmt_iso_parse(const char *text, int64_t *ret_us);
 
-/* Read a point in time that a person wrote, local: `2026-12-01T08:00`, also with a space for the T
- * and with seconds, `2026-12-01` (its begin), `08:00` (the next one after now_us), or the ISO form.
- * -EINVAL: none of these, or no such time. */
-int timefmt_local_parse(const char *text, int64_t now_us, int64_t *ret_us);
-
 /* Local time for people: `14:18`, with the date (`Nov 22 14:18`, another year: `2025-11-22 14:18`)
  * if that is not the day of now_us. utc: the ISO form instead. */
 void timefmt_local(int64_t us, int64_t now_us, bool utc, char ret[static TIMEFMT_ISO_BYTES]);

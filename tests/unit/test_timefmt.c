@@ -51,54 +51,6 @@ TEST(iso_clamps)
     CHECK_STR(out, "0000-01-01T00:00:00.000Z");
 }
 
-/* Written in a zone with summer time, at 13:11:40 UTC, 14:11:40 local, of 2026-11-23. */
-static const struct {
-    const char *text;
-    int r;
-    const char *out;
-} local_cases[] = {
-    {"2026-12-01T08:00",         0,       "2026-12-01T07:00:00.000Z"},
-    {"2026-12-01 08:00",         0,       "2026-12-01T07:00:00.000Z"},
-    {"2026-12-01T08:00:30",      0,       "2026-12-01T07:00:30.000Z"},
-    {"2026-07-01T08:00",         0,       "2026-07-01T06:00:00.000Z"},
-    {"2026-12-01",               0,       "2026-11-30T23:00:00.000Z"},
-    {"2026-12-01T08:00:00.000Z", 0,       "2026-12-01T08:00:00.000Z"},
-    {"18:00",                    0,       "2026-11-23T17:00:00.000Z"},
-    {"14:12",                    0,       "2026-11-23T13:12:00.000Z"},
-    {"14:11",                    0,       "2026-11-24T13:11:00.000Z"}, // over today
-    {"00:00",                    0,       "2026-11-23T23:00:00.000Z"},
-    {"2024-02-29",               0,       "2024-02-28T23:00:00.000Z"},
-    {"2026-02-29",               -EINVAL, NULL                      },
-    {"2026-13-01T08:00",         -EINVAL, NULL                      },
-    {"2026-12-01T24:00",         -EINVAL, NULL                      },
-    {"2026-12-01T08:60",         -EINVAL, NULL                      },
-    {"24:00",                    -EINVAL, NULL                      },
-    {"08:60",                    -EINVAL, NULL                      },
-    {"8:00",                     -EINVAL, NULL                      },
-    {"2026-12-01T08",            -EINVAL, NULL                      },
-    {"2026-12-01T08:00 ",        -EINVAL, NULL                      },
-    {"tomorrow",                 -EINVAL, NULL                      },
-    {"",                         -EINVAL, NULL                      },
-};
-
-TEST(local_parse)
-{
-    int64_t now_us = 1795439500102000;
-
-    setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
-    tzset();
-    for (size_t i = 0; i < ARRAY_SIZE(local_cases); i++) {
-        char out[TIMEFMT_ISO_BYTES];
-        int64_t us = 7;
-        const char *text = local_cases[i].text;
-        CHECK_EQ(timefmt_local_parse(text, now_us, &us), local_cases[i].r, "%s", text);
-        timefmt_iso(us, out);
-        CHECK_STR(out, local_cases[i].r < 0 ? "1970-01-01T00:00:00.000Z" : local_cases[i].out, "%s",
-                  text);
-        CHECK(local_cases[i].r == 0 || us == 7, "%s", text);
-    }
-}
-
 TEST(local)
 {
     char out[TIMEFMT_ISO_BYTES];
