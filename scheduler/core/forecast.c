@@ -16,8 +16,9 @@ enum {
 /* Something that holds nodes: an attempt of the state, or a job that starts in the forecast. */
 struct holder {
     const struct job *job;
-    int64_t end_us;
-    bool foreseen; // starts in the forecast: the policy knows nothing of it
+    int64_t end_us;  // by itself: its place in the heap
+    int64_t left_us; // when it left, if it is gone
+    bool foreseen;   // starts in the forecast: the policy knows nothing of it
     bool gone;
     struct place_need need;
     struct place_node *nodes;
@@ -27,6 +28,12 @@ struct waiter {
     const struct job *job;
     struct forecast_job *ret;
     bool started;
+};
+
+/* What reservations want of a node. */
+struct reserve_part {
+    int64_t reserve;   // number of the one that has it; 0: none
+    int64_t coming_us; // when the next one takes it; 0: none does
 };
 
 struct forecast {
@@ -48,7 +55,19 @@ struct forecast {
     int64_t n_runs, runs_us; // of those that started
     int n_asks;              // in this step
     bool blocked[GROUPS_MAX];
+    bool blocked_in[RESERVES_MAX]; // within a reservation, by position
 };
+
+/* What a job asks for at the time that the forecast has come to: its reservation may be over. */
+static struct place_need need_of(const struct forecast *f, const struct job *job) {
+    struct place_need need = place_need_of(&f->at, job);
+    const struct state_reserve *reserve =
+        need.reserve ? state_reserve_find(&f->at, need.reserve) : NULL;
+
+    if (reserve && reserve->until_us != S_ABSENT && reserve->until_us <= f->at.r.time_us)
+        need.reserve = 0;
+    return need;
+}
 
 /* ---- holders ---- */
 
@@ -87,7 +106,7 @@ static struct holder *holder_add(struct forecast *f, const struct job *job, int6
         f->heap = hai_realloc_array(f->heap, f->n_holders_max, sizeof *f->heap);
     }
     struct holder *holder = &f->holders[f->n_holders++];
-    *holder = (struct holder){.job = job, .end_us = end_us, .need = place_need_of(job)};
+    *holder = (struct holder){.job = job, .end_us = end_us, .need = need_of(f, job)};
     holder->nodes = hai_new_array(struct place_node, (size_t)holder->need.nodes);
     return holder;
 }
@@ -154,7 +173,69 @@ static void add_claimant(struct forecast *f, struct waiter *waiter) {
 
 static void leave(struct forecast *f, struct holder *holder) {
     holder->gone = true;
+    holder->left_us = MIN(holder->end_us, f->at.r.time_us);
     room_give(f->room, &f->at, &holder->need, holder->nodes);
+}
+
+/* ---- reservations ---- */
+
+/* When the next one begins or ends. */
+static int64_t next_reserve_us(const struct state *state) {
+    int64_t at_us = INT64_MAX, now_us = state->r.time_us;
+
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        if (reserve->from_us > now_us)
+            at_us = MIN(at_us, reserve->from_us);
+        else if (reserve->until_us != S_ABSENT && reserve->until_us > now_us)
+            at_us = MIN(at_us, reserve->until_us);
+    }
+    return at_us;
+}
+
+/* Which reservation has each node at this time, and when the next one takes it. */
+static struct reserve_part *parts_of(const struct state *state) {
+    struct reserve_part *parts = hai_new_array(struct reserve_part, (size_t)MAX(state->n_nodes, 1));
+
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        bool over = reserve->until_us != S_ABSENT && reserve->until_us <= state->r.time_us;
+        for (size_t k = 0; k < reserve->nodes.n && !over; k++) {
+            struct reserve_part *part = &parts[reserve->nodes.items[k]];
+            if (reserve->from_us <= state->r.time_us)
+                part->reserve = reserve->number;
+            else if (!part->coming_us || reserve->from_us < part->coming_us)
+                part->coming_us = reserve->from_us;
+        }
+    }
+    return parts;
+}
+
+static bool belongs(const struct holder *holder, const struct reserve_part *parts) {
+    for (int64_t i = 0; i < holder->need.nodes; i++) {
+        int64_t reserve = parts[holder->nodes[i].node].reserve;
+        if (reserve && reserve != holder->job->r.reserve)
+            return false;
+    }
+    return true;
+}
+
+/* The time goes on: what begins takes its nodes, and who does not belong there leaves. */
+static void go_to(struct forecast *f, int64_t at_us) {
+    bool changes = at_us >= next_reserve_us(&f->at);
+
+    f->at.r.time_us = at_us;
+    room_time(f->room, at_us);
+    if (!changes)
+        return;
+    _cleanup_free_ struct reserve_part *parts = parts_of(&f->at);
+    for (int i = 0; i < f->at.n_nodes; i++)
+        room_keep(f->room, i, parts[i].reserve, parts[i].coming_us);
+    for (size_t i = 0; i < f->n_holders; i++) {
+        struct holder *holder = &f->holders[i];
+        if (!holder->gone && !belongs(holder, parts))
+            leave(f, holder);
+    }
 }
 
 /* ---- one step ---- */
@@ -186,7 +267,7 @@ static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
         for (int64_t k = 0; holder->gone && !shares && k < holder->need.nodes; k++)
             for (int64_t n = 0; !shares && n < n_nodes; n++)
                 shares = f->scratch.nodes[n].node == holder->nodes[k].node;
-        if (shares && (!last || holder->end_us > last->end_us))
+        if (shares && (!last || holder->left_us > last->left_us))
             last = holder;
     }
     return last ? last->job->r.id : 0;
@@ -221,7 +302,7 @@ static bool waits_for_leaves(struct forecast *f, const struct job *job,
 /* Would it fit if all left that may be asked? Then those on the nodes found do leave. */
 static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way worst) {
     const struct job *job = waiter->job;
-    struct place_need need = place_need_of(job);
+    struct place_need need = need_of(f, job);
 
     room_trial_begin(f->room);
     for (size_t i = 0; i < f->n_holders; i++)
@@ -242,7 +323,6 @@ static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way 
         struct holder *holder = &f->holders[i];
         if (!may_leave(f, holder, job, worst) || !on_nodes(holder, f->scratch.nodes, need.nodes))
             continue;
-        holder->end_us = f->at.r.time_us;
         waiter->ret->after = holder->job->r.id;
         leave(f, holder);
     }
@@ -251,7 +331,7 @@ static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way 
 
 static bool try_start(struct forecast *f, struct waiter *waiter, bool shares) {
     const struct job *job = waiter->job;
-    struct place_need need = place_need_of(job);
+    struct place_need need = need_of(f, job);
 
     if (room_find(f->room, &f->at, &need, &f->scratch) == 0 && !waits_for_leaves(f, job, &need)) {
         if (f->at.r.time_us > f->now_us)
@@ -268,9 +348,16 @@ static bool try_start(struct forecast *f, struct waiter *waiter, bool shares) {
     return true;
 }
 
+static bool *blocked_by(struct forecast *f, const struct place_need *need) {
+    if (!need->reserve)
+        return &f->blocked[need->group];
+    return &f->blocked_in[state_reserve_find(&f->at, need->reserve) - f->at.reserves];
+}
+
 /* All that waits, in order; what is like one that found no room finds none either. */
 static void walk(struct forecast *f, bool shares) {
     memset(f->blocked, 0, sizeof f->blocked);
+    memset(f->blocked_in, 0, sizeof f->blocked_in);
     f->step++;
     f->n_asks = 0;
     while (f->first_left < f->n_waiters && f->waiters[f->first_left].started)
@@ -278,12 +365,15 @@ static void walk(struct forecast *f, bool shares) {
     for (size_t i = f->first_left; i < f->n_waiters; i++) {
         struct waiter *waiter = &f->waiters[i];
         const struct shape *shape = waiter->job->shape;
-        if (waiter->started || f->blocked[waiter->job->group] ||
-            (shape && f->too_big[shape->slot] == f->step) || try_start(f, waiter, shares))
+        if (waiter->started || (shape && f->too_big[shape->slot] == f->step))
+            continue;
+        struct place_need need = need_of(f, waiter->job);
+        bool *blocked = blocked_by(f, &need);
+        if (*blocked || try_start(f, waiter, shares))
             continue;
         if (shape)
             f->too_big[shape->slot] = f->step;
-        f->blocked[waiter->job->group] = !shares;
+        *blocked = !shares && room_could(f->room, &f->at, &need, &f->scratch);
     }
 }
 
@@ -298,6 +388,7 @@ static int64_t next_us(const struct forecast *f, bool shares) {
 
     if (shares) // whoever waits may ask then
         next_us = MIN(next_us, MAX(order_next_look_us(&f->at), least_us));
+    next_us = MIN(next_us, next_reserve_us(&f->at));
     return next_us == INT64_MAX ? next_us : MAX(next_us, least_us);
 }
 
@@ -315,7 +406,7 @@ static void lead_on(struct forecast *f, int64_t only) {
         int64_t at_us = next_us(f, shares);
         if (at_us > f->now_us + HORIZON_US)
             return;
-        f->at.r.time_us = at_us;
+        go_to(f, at_us);
         while (f->n_heap && f->holders[f->heap[0]].end_us <= at_us) {
             struct holder *holder = &f->holders[heap_pop(f)];
             if (!holder->gone)
@@ -365,6 +456,10 @@ size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_qua
     for (size_t i = 0; i < f.n_waiters; i++)
         if (f.waiters[i].job->r.claim.n)
             add_claimant(&f, &f.waiters[i]);
+    if (f.now_us > state->r.time_us) { // what began meanwhile
+        f.at.r.time_us = state->r.time_us;
+        go_to(&f, f.now_us);
+    }
     lead_on(&f, only);
     for (size_t i = 0; i < f.n_holders; i++)
         free(f.holders[i].nodes);

@@ -2,10 +2,11 @@
  *
  * Pure and reading only. What runs ends when predict.h says, what waits starts in the order of the
  * queue wherever there is room (room.h), as decide.c would do it; with time-sharing, what the
- * policy lets a job ask (order.h) leaves it its nodes. New submissions, faults and resumed victims
- * are not foreseen. Time goes on in steps that grow with its distance, up to a part of the mean run
- * time: a forecast costs about as much as some hundred walks over the queue, more where more waits
- * than the cluster does in a few rounds.
+ * policy lets a job ask (order.h) leaves it its nodes. Reservations begin and end: their jobs start
+ * there, others leave their nodes. New submissions, faults and resumed victims are not foreseen.
+ * Time goes on in steps that grow with its distance, up to a part of the mean run time: a forecast
+ * costs about as much as some hundred walks over the queue, more where more waits than the cluster
+ * does in a few rounds.
  */
 #pragma once
 #include "scheduler/core/state.h"
