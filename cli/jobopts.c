@@ -19,14 +19,14 @@ const struct option jobopts_table[] = {
     {0,                                                      "name", "NAME", "the job's name"},
     {0,              "workdir", "DIR", "directory on the nodes; default: this one"},
     {0,                                                  "time-limit", "T", "run time at most, such as 6h"},
-    {0, "reservation", "NAME", "run on the nodes of this reservation"},
-    {'f',                                               "follow", NULL, "stay, show the output, end with the job's code"},
-    {0,                                                  "after", "JOB",
+    {0,                                               "reservation", "NAME", "run on the nodes of this reservation"},
+    {'f',                                                  "follow", NULL, "stay, show the output, end with the job's code"},
+    {0,"after", "JOB",
      "start when that job succeeded; any:JOB ended, failed:JOB failed; may be given again"},
-    {0,"singleton", NULL, "one job of this name at a time, earlier ones first"},
-    {0, "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
-    {0,                                                "array", "0-99%8", "one job for each index, at most 8 at once: an array"},
-    {0                                          },
+    {0, "singleton", NULL, "one job of this name at a time, earlier ones first"},
+    {0,                                                "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
+    {0,                                           "array", "0-99%8", "one job for each index, at most 8 at once: an array"},
+    {0                                                 },
 };
 
 static const struct {

@@ -47,7 +47,7 @@ int64_t naive_compared(const struct naive *naive) {
 /* Does the place in the scratch lie under so many leaves that the job rather waits? */
 static bool waits_for_leaves(struct naive *naive, const struct state *state,
                              const struct job *job) {
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
     int64_t leaves = spread_of(state, naive->scratch.nodes, need.nodes).leaves;
     int64_t fewest = spread_fewest(state, &need, &naive->scratch).leaves;
 
@@ -119,7 +119,7 @@ static bool is_room(struct naive *naive, const struct state *state,
     if (!job || !job->queued || job->r.claim.n || !make->victims.n || !order_shares(state) ||
         !order_may_ask(state, job))
         return false;
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
     shadow_begin(&shadow, state);
     struct spread before = {INT64_MAX, INT64_MAX};
     if (place_find(&shadow.state, &need, &naive->scratch) == 0)
@@ -208,12 +208,16 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
     _cleanup_free_ const struct job **jobs = NULL;
     size_t n = sort_queue(state, &jobs), n_passed = 0;
     _cleanup_free_ struct passed *passed = hai_new_array(struct passed, n + 1);
+    _cleanup_free_ bool *blocked_in = hai_new_array(bool, state->n_reserves + 1);
     bool blocked[GROUPS_MAX] = {false}, shares = order_shares(state);
 
     for (size_t i = 0; i < n && jobs[i]->r.id != before; i++) {
         const struct job *job = jobs[i];
-        struct place_need need = place_need_of(job);
-        if (blocked[job->group] || is_passed(passed, n_passed, job))
+        struct place_need need = place_need_of(state, job);
+        bool *blocks = need.reserve
+                           ? &blocked_in[state_reserve_find(state, need.reserve) - state->reserves]
+                           : &blocked[job->group];
+        if (*blocks || is_passed(passed, n_passed, job))
             continue;
         /* One a run: where its like go is known when the run is over. */
         bool tried = !need.keeps_apart || !naive->one_apart;
@@ -225,7 +229,7 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
         }
         if (job->r.claim.n)
             continue;
-        blocked[job->group] = !shares && place_could(state, &need, true);
+        *blocks = !shares && place_could(state, &need, true);
         passed[n_passed++] = (struct passed){job->shape, job->tier};
     }
     return false;

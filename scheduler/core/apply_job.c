@@ -303,7 +303,7 @@ static int set_group(struct mutate *c, struct job *job, const char *group) {
         return hai_fail_at(&c->reply->err, -EINVAL, "conflict", "group", NULL,
                            "job %lld holds nodes; only a waiting job can change its group",
                            (long long)job->r.id);
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(c->state, job);
     need.group = state_group_find(c->state, group);
     if (need.group < 0)
         return hai_fail_at(&c->reply->err, -EINVAL, "unknown_group", "group", NULL,
@@ -354,7 +354,7 @@ static int check_place(struct mutate *c, const struct entry_place *in, const str
 
     if ((int64_t)in->nodes.n != job->r.spec.nodes)
         return stale(c, job, "another number of nodes");
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(c->state, job);
     _cleanup_(idset_free) struct idset nodes = {0};
     uint64_t zones = 0;
     for (size_t i = 0; i < in->nodes.n; i++) {

@@ -2,6 +2,7 @@
 #include "lib/pure/plant.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/claim.h"
+#include "scheduler/core/queue.h"
 
 static struct node *node_at(struct mutate *c, int number) {
     return c->state->nodes[number];
@@ -303,6 +304,7 @@ int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in) {
     if (job->r.ckpt_epoch == in->epoch && job->r.ckpt_step == in->step &&
         hai_streq(job->r.ckpt_dir, in->dir))
         return 0;
+    bool first = job->r.ckpt_us == S_ABSENT;
     job->r.ckpt_step = in->step;
     job->r.ckpt_epoch = in->epoch;
     job->r.ckpt_us = c->entry->time_us;
@@ -311,6 +313,10 @@ int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in) {
     job->r.ckpt_digest = (struct schema_blob){hai_alloc(in->digest.n_bytes), in->digest.n_bytes};
     if (in->digest.n_bytes)
         memcpy(job->r.ckpt_digest.data, in->digest.data, in->digest.n_bytes);
+    if (first && job->queued) { // it may be disturbed from now on: place_need_of
+        queue_remove(c->state, job);
+        mutate_follow(c, job);
+    }
     effects_touch_job(c->fx, job);
     effects_event(c->fx, c->entry, EVENT_CHECKPOINT, job, -1, -1, "step %lld in %s",
                   (long long)in->step, in->dir);

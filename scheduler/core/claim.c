@@ -88,7 +88,7 @@ static bool may_span(const struct state *state, const struct entry_make_room *in
 
 static int check_nodes(struct mutate *c, const struct entry_make_room *in, const struct job *job,
                        const struct given *given) {
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(c->state, job);
     _cleanup_(idset_free) struct idset nodes = {0};
     uint64_t zones = 0;
 

@@ -12,6 +12,7 @@ struct memo {
     uint64_t cluster_seq;
     bool too_big;       // there is no room for it now
     int hopeless;       // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t hoped_us;   // not hopeless: until a reservation comes nearer
     int64_t ask_us;     // when to try again to make room for it
     bool scattered;     // there is room, but under more leaves than it need lie
     uint64_t n_touched; // of the state, when that was found
@@ -163,8 +164,10 @@ static struct memo *memo_of(struct decide *d, const struct state *state,
 
 /* Would there be no room even if the nodes in service were idle? */
 static bool is_hopeless(struct memo *memo, const struct state *state, const struct shape *shape) {
-    if (memo->hopeless < 0)
+    if (memo->hopeless < 0 || (!memo->hopeless && state->r.time_us >= memo->hoped_us)) {
         memo->hopeless = !place_could(state, &shape->need, true);
+        memo->hoped_us = place_same_until_us(state, &shape->need);
+    }
     return memo->hopeless;
 }
 
@@ -205,23 +208,37 @@ static bool waits_for_leaves(struct decide *d, const struct state *state, const 
            order_waits_for_leaves(state, job, memo->fewest);
 }
 
-/* It waits for leaves: look again when it has waited enough. */
+/* It waits for leaves: look again when it has waited enough, or has fewer nodes to choose from and
+ * may cross zones. */
 static bool hold(struct decide *d, const struct state *state, const struct job *job,
                  const struct memo *memo) {
-    d->held_until_us = MIN(d->held_until_us, order_waits_until_us(state, job, memo->fewest));
+    int64_t until_us = MIN(order_waits_until_us(state, job, memo->fewest),
+                           place_same_until_us(state, &job->shape->need));
+
+    d->held_until_us = MIN(d->held_until_us, until_us);
     return false;
+}
+
+/* It stands in the way of those behind it: look again when a reservation comes so near that it
+ * does not any more. */
+static bool blocks(struct decide *d, const struct state *state, struct memo *memo,
+                   const struct shape *shape) {
+    if (is_hopeless(memo, state, shape))
+        return false;
+    d->held_until_us = MIN(d->held_until_us, memo->hoped_us);
+    return true;
 }
 
 /* Place the job if there is room for it beside what was proposed before. */
 static bool try_place(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool first, struct decide_list *ret) {
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
 
     /* Where its like go in this run is not known to the state yet. */
     if (memo->too_big || (need.keeps_apart && d->one_apart))
         return false;
     /* Only as long as nothing has changed: with less free it may cross zones and lie better. */
-    if (memo->scattered && memo->service == room_service(d->room) &&
+    if (memo->scattered && !need.lasts_us && memo->service == room_service(d->room) &&
         memo->n_touched == state->n_touched && order_waits_for_leaves(state, job, memo->fewest))
         return hold(d, state, job, memo);
     if (room_find(d->room, state, &need, &d->scratch) == 0) {
@@ -246,7 +263,7 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
         ++d->n_asks > ASKS_MAX)
         return false;
     memo->ask_us = order_next_look_us(state);
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
     if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0 ||
         waits_for_leaves(d, state, job, &need, memo))
         return false;
@@ -281,7 +298,7 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
         } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
             return 1;
         } else {
-            *blocked = !shares && !is_hopeless(memo, state, job->shape);
+            *blocked = !shares && blocks(d, state, memo, job->shape);
             queue_walk_pass(&d->walk);
         }
     }

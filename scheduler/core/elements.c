@@ -40,6 +40,7 @@ static struct job *make(struct mutate *c, struct job *array, int64_t number) {
     job->timer.key = job->r.id;
     job->r.priority = array->r.priority;
     job->r.time_limit_us = array->r.time_limit_us;
+    job->r.reserve = array->r.reserve;
     job->r.submitted_us = array->r.submitted_us;
     job->r.since_us = c->entry->time_us;
     state_job_resolve(c->state, job);

@@ -60,7 +60,7 @@ void mutate_follow(struct mutate *c, struct job *job) {
 void mutate_look(struct state *state) {
     int64_t at_us = INT64_MAX;
 
-    if (state->queue.n && order_shares(state))
+    if (state->queue.n && (order_shares(state) || state->reserve_planned))
         at_us = order_next_look_us(state);
     if (at_us != (state->look.position ? state->look.at_us : INT64_MAX))
         timers_set(&state->timers, &state->look, at_us);

@@ -77,7 +77,10 @@ bool order_may_ask(const struct state *state, const struct job *job) {
 }
 
 int64_t order_next_look_us(const struct state *state) {
-    int64_t every_us = MAX(MIN(state->r.min_run_us / LOOK, LOOK_MAX_US), LOOK_MIN_US);
+    int64_t every_us = LOOK_MAX_US;
+
+    if (order_shares(state))
+        every_us = MAX(MIN(state->r.min_run_us / LOOK, LOOK_MAX_US), LOOK_MIN_US);
 
     return (state->r.time_us / every_us + 1) * every_us;
 }

@@ -11,7 +11,24 @@ struct place_candidate {
     uint32_t free;
 };
 
-struct place_need place_need_of(const struct job *job) {
+/* In strict order a job that has saved before may be disturbed after this time. */
+#define SAVED_LASTS_US (INT64_C(1800) * 1000000)
+
+/* A job that is not over when a reservation takes its nodes is suspended. Where jobs share time
+ * they are used to that after min_run; else only one that has a checkpoint may be, others must be
+ * over before: by their time limit, since nothing else is sure. */
+static int64_t lasts_us(const struct state *state, const struct job *job) {
+    int64_t limit_us =
+        job->r.time_limit_us == S_ABSENT ? INT64_MAX : MAX(job->r.time_limit_us - job->r.ran_us, 0);
+
+    if (!state->reserve_planned)
+        return 0;
+    if (state->r.min_run_us != S_ABSENT)
+        return MIN(limit_us, state->r.min_run_us);
+    return job->r.ckpt_us == S_ABSENT ? limit_us : MIN(limit_us, SAVED_LASTS_US);
+}
+
+struct place_need place_need_of(const struct state *state, const struct job *job) {
     const struct entry_job_spec *spec = &job->r.spec;
 
     return (struct place_need){
@@ -24,6 +41,7 @@ struct place_need place_need_of(const struct job *job) {
         .cross_zones = spec->cross_zones,
         .recovers = job->r.state == JOB_STATE_RECOVERING,
         .reserve = MAX(job->r.reserve, 0),
+        .lasts_us = lasts_us(state, job),
         .avoid = job->r.avoid.items,
         .n_avoid = job->r.avoid.n,
         .keeps_apart = spec->anti_affinity == 1,
@@ -68,7 +86,8 @@ static bool has_room(const struct state *state, const struct place_need *need, i
     uint32_t free_gpus = state_gpus_free(node);
 
     *ret_free = free_gpus;
-    return state_node_usable(node) && node->reserved == need->reserve && in_zones(need, node) &&
+    return state_node_usable(node) && node->reserved == need->reserve &&
+           !place_too_soon(need, node->coming_us, state->r.time_us) && in_zones(need, node) &&
            __builtin_popcount(free_gpus) >= need->gpus_per_node &&
            node->cpus_free >= need->cpus_per_node &&
            (!node->r.memory_bytes || node->memory_free >= need->memory_per_node_bytes);
@@ -83,9 +102,11 @@ static bool avoided(const struct place_need *need, int node) {
 
 bool place_fits(const struct state *state, const struct place_need *need, int number,
                 uint32_t gpus) {
+    struct place_need now = *need;
     uint32_t free_gpus;
 
-    return has_room(state, need, number, &free_gpus) && !(gpus & ~free_gpus) &&
+    now.lasts_us = 0;
+    return has_room(state, &now, number, &free_gpus) && !(gpus & ~free_gpus) &&
            __builtin_popcount(gpus) == need->gpus_per_node &&
            (state->nodes[number]->groups & UINT64_C(1) << need->group);
 }
@@ -372,6 +393,8 @@ bool place_node_free(const struct state *state, const struct place_need *need, i
         (void)snprintf(ret, size, "is drained");
     else if (node->reserved != need->reserve)
         (void)snprintf(ret, size, "is reserved");
+    else if (place_too_soon(need, node->coming_us, state->r.time_us))
+        (void)snprintf(ret, size, "is reserved soon");
     else if (free_gpus < need->gpus_per_node && free_gpus)
         (void)snprintf(ret, size, "has %d free", free_gpus);
     else if (free_gpus < need->gpus_per_node)
@@ -449,6 +472,7 @@ static int64_t count_usable(const struct state *state, const struct place_need *
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         if (!state_node_usable(node) || node->reserved != need->reserve ||
+            place_too_soon(need, node->coming_us, state->r.time_us) ||
             !place_large_enough(need, node) || spare_marked(spares, number))
             continue;
         in_zone[node->zone]++;
@@ -474,14 +498,27 @@ bool place_could(const struct state *state, const struct place_need *need, bool 
     return enough(state, need, n, in_zone);
 }
 
+int64_t place_same_until_us(const struct state *state, const struct place_need *need) {
+    int64_t until_us = INT64_MAX;
+
+    for (size_t i = 0; need->lasts_us && i < state->n_reserves; i++) {
+        int64_t at_us = state->reserves[i].from_us - need->lasts_us + 1;
+        if (at_us > state->r.time_us && state->reserves[i].from_us > state->r.time_us)
+            until_us = MIN(until_us, at_us);
+    }
+    return until_us;
+}
+
 int place_possible(const struct state *state, const struct place_need *need, struct hai_err *err) {
     int64_t in_zone[ZONES_MAX] = {0};
+    struct place_need plain = *need;
     const struct state_group *group = &state->groups[need->group].r;
     char what[128] = "";
 
     int64_t n = count_described(state, need, in_zone);
+    plain.reserve = 0; // where it must fit if it still waits when its reservation is over
     if (enough(state, need, n, in_zone))
-        return 0;
+        return need->reserve ? place_possible(state, &plain, err) : 0;
     if (need->gpus_per_node)
         (void)snprintf(what, sizeof what, " with %lld GPU%s", (long long)need->gpus_per_node,
                        need->gpus_per_node == 1 ? "" : "s");
@@ -523,6 +560,6 @@ int place_job_possible(const struct state *state, const struct job *job, struct 
         return hai_fail_at(err, -ERANGE, "too_many", "resources.ranks", NULL,
                            "%lld nodes with %lld ranks each; expected at most %d ranks",
                            (long long)spec->nodes, (long long)spec->ranks_per_node, JOB_RANKS_MAX);
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
     return place_possible(state, &need, err);
 }

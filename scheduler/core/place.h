@@ -24,6 +24,7 @@ struct place_need {
     bool cross_zones;
     bool recovers;        // goes on after a fault: may take spares
     int64_t reserve;      // number of the reservation whose nodes these are; 0: of none
+    int64_t lasts_us;     // not on nodes that a reservation takes sooner; 0: wherever there is room
     const int64_t *avoid; // nodes taken only if it does not fit without them
     size_t n_avoid;
     bool keeps_apart;        // from jobs of its user and name (apart.h)
@@ -31,7 +32,13 @@ struct place_need {
     const uint64_t *without; // nodes that this search leaves out; NULL: none
 };
 
-struct place_need place_need_of(const struct job *job);
+struct place_need place_need_of(const struct state *state, const struct job *job);
+
+/* Does a reservation that begins at coming_us (0: none does) take the node too soon? */
+static inline bool place_too_soon(const struct place_need *need, int64_t coming_us,
+                                  int64_t now_us) {
+    return need->lasts_us && coming_us && coming_us - now_us < need->lasts_us;
+}
 
 struct place_node {
     int node;
@@ -64,7 +71,8 @@ bool place_choose(const struct state *state, int64_t *in_zone, const int64_t *in
                   bool may_cross, int64_t *take);
 void place_sort(const struct state *state, struct place_node *nodes, size_t n);
 
-/* Are exactly these GPUs and the CPUs and memory of the need free on a node that may take it? */
+/* Are exactly these GPUs and the CPUs and memory of the need free on a node that may take it? That
+ * a reservation comes soon is for who chooses to weigh. */
 bool place_fits(const struct state *state, const struct place_need *need, int node, uint32_t gpus);
 
 /* Has the node room for one node of the gang now? ret: if not, why, as a short phrase for people
@@ -78,6 +86,10 @@ bool place_large_enough(const struct place_need *need, const struct node *node);
 /* Would it start if nothing else ran: on all described nodes (usable false), or on those in
  * service now (true)? */
 bool place_could(const struct state *state, const struct place_need *need, bool usable);
+
+/* Until when time alone takes no node from the need: then a reservation comes too near. INT64_MAX:
+ * none does. */
+int64_t place_same_until_us(const struct state *state, const struct place_need *need);
 
 /* 0 if the cluster as described can run it; else -EINVAL with the reason, code "impossible". */
 int place_possible(const struct state *state, const struct place_need *need, struct hai_err *err);

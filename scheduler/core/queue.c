@@ -6,7 +6,8 @@ static bool same_need(const struct place_need *a, const struct place_need *b) {
            a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
            a->memory_per_node_bytes == b->memory_per_node_bytes &&
            a->cross_zones == b->cross_zones && a->recovers == b->recovers &&
-           a->keeps_apart == b->keeps_apart && a->reserve == b->reserve;
+           a->keeps_apart == b->keeps_apart && a->reserve == b->reserve &&
+           a->lasts_us == b->lasts_us;
 }
 
 static int64_t hash_of(const struct place_need *need) {
@@ -18,7 +19,8 @@ static int64_t hash_of(const struct place_need *need) {
                               (uint64_t)need->memory_per_node_bytes,
                               (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers +
                                   4 * (uint64_t)need->keeps_apart,
-                              (uint64_t)need->reserve};
+                              (uint64_t)need->reserve,
+                              (uint64_t)need->lasts_us};
     uint64_t h = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
@@ -132,7 +134,7 @@ static void leave(struct job_line *line, struct job *job) {
 }
 
 void queue_add(struct state *state, struct job *job) {
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
 
     assert(!job->queued);
     job->shape = shape_find(&state->queue, &need);

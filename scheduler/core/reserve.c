@@ -46,15 +46,20 @@ bool reserve_active(const struct state *state, const struct state_reserve *reser
     return reserve->from_us <= state->r.time_us;
 }
 
-/* Nodes of a group and zones that a reservation has now. */
+/* Nodes in service, of a group and zones, that a reservation keeps from the need: it has them, or
+ * takes them too soon. */
 static int64_t count_nodes(const struct state *state, const struct place_need *need,
                            const struct state_reserve *reserve) {
+    bool active = reserve_active(state, reserve);
     int64_t n = 0;
 
     for (size_t i = 0; i < reserve->nodes.n; i++) {
         const struct node *node = state->nodes[reserve->nodes.items[i]];
-        n += node->reserved == reserve->number && state_node_usable(node) &&
-             (node->groups & UINT64_C(1) << need->group) &&
+        bool kept = active
+                        ? !need->reserve
+                        : node->reserved == need->reserve && node->coming_us == reserve->from_us &&
+                              place_too_soon(need, node->coming_us, state->r.time_us);
+        n += kept && state_node_usable(node) && (node->groups & UINT64_C(1) << need->group) &&
              (need->zones & UINT64_C(1) << node->zone);
     }
     return n;
@@ -64,22 +69,23 @@ int64_t reserve_say(const struct state *state, const struct place_need *need, ch
                     size_t size) {
     int64_t n_all = 0;
     int n_named = 0;
-    char until[TIME_BYTES];
+    char when[TIME_BYTES], at[TIME_BYTES];
     size_t used = 0;
 
     ret[0] = 0;
-    for (size_t i = 0; i < state->n_reserves && !need->reserve; i++) {
+    for (size_t i = 0; i < state->n_reserves; i++) {
         const struct state_reserve *reserve = &state->reserves[i];
-        if (!reserve_active(state, reserve))
-            continue;
         int64_t n = count_nodes(state, need, reserve);
         n_all += n;
         if (!n || n_named == NAMED_MAX)
             continue;
-        until_text(reserve, until);
+        time_text(reserve->from_us, at);
+        (void)snprintf(when, sizeof when, "from %.40s", at);
+        if (reserve_active(state, reserve))
+            until_text(reserve, when);
         int wrote = snprintf(ret + used, size - used, "%s%lld node%s reserved (%s, %s)",
                              n_named++ ? ", " : "", (long long)n, n == 1 ? " is" : "s are",
-                             reserve->name, until);
+                             reserve->name, when);
         used = MIN(used + (size_t)MAX(wrote, 0), size - 1);
     }
     return n_all;
@@ -113,7 +119,29 @@ static void set_timer(struct state *state) {
     timers_set(&state->timers, &state->reserve_due, at_us);
 }
 
+/* By node, when the next reservation that has not begun does; 0: none. The caller frees. */
+static int64_t *coming(const struct state *state, bool *ret_planned) {
+    int64_t *at_us = hai_new_array(int64_t, (size_t)MAX(state->n_nodes, 1));
+
+    *ret_planned = false;
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        if (reserve_active(state, reserve))
+            continue;
+        *ret_planned = true;
+        for (size_t k = 0; k < reserve->nodes.n; k++) {
+            int64_t *at = &at_us[reserve->nodes.items[k]];
+            *at = *at ? MIN(*at, reserve->from_us) : reserve->from_us;
+        }
+    }
+    return at_us;
+}
+
 void reserve_derive(struct state *state) {
+    _cleanup_free_ int64_t *at_us = coming(state, &state->reserve_planned);
+
+    for (int i = 0; i < state->n_nodes; i++)
+        state->nodes[i]->coming_us = at_us[i];
     for (size_t i = 0; i < state->n_reserves; i++) {
         const struct state_reserve *reserve = &state->reserves[i];
         for (size_t k = 0; k < reserve->nodes.n && reserve_active(state, reserve); k++)
@@ -136,6 +164,52 @@ bool reserve_sound(const struct state *state) {
                 return false;
     }
     return true;
+}
+
+/* What waits asks for something else once there are plans, and when there are none any more. */
+static void ask_anew(struct state *state) {
+    for (struct job *job = state->jobs_first; job; job = job->next)
+        if (job->queued) {
+            queue_remove(state, job);
+            mutate_follow_state(state, job);
+        }
+}
+
+/* A claim to nodes that are taken before its job is done with them is of no use. */
+static void drop_claims(struct mutate *c) {
+    for (struct job *job = c->state->claimants, *next; job; job = next) {
+        struct place_need need = place_need_of(c->state, job);
+        bool soon = false;
+        next = job->claimant_next;
+        for (size_t i = 0; i < job->r.claim.n && !soon; i++)
+            soon = place_too_soon(&need, c->state->nodes[job->r.claim.items[i].node]->coming_us,
+                                  c->entry->time_us);
+        if (soon)
+            mutate_claim_drop(c, job);
+    }
+}
+
+/* Reservations came, went or began. */
+static void follow(struct mutate *c, bool drops) {
+    struct state *state = c->state;
+    bool planned;
+    _cleanup_free_ int64_t *at_us = coming(state, &planned);
+
+    for (int i = 0; i < state->n_nodes; i++) {
+        struct node *node = state->nodes[i];
+        if (node->coming_us == at_us[i])
+            continue;
+        mutate_freed(state, node->groups); // or less: who could start may be hopeless now
+        node->coming_us = at_us[i];
+        mutate_node(c, i, false);
+    }
+    if (planned != state->reserve_planned) {
+        state->reserve_planned = planned;
+        ask_anew(state);
+    }
+    if (drops)
+        drop_claims(c);
+    set_timer(state);
 }
 
 /* ---- beginning and end ---- */
@@ -251,7 +325,7 @@ void reserve_due(struct mutate *c) {
             state->nodes[reserve->nodes.items[0]]->reserved != reserve->number)
             begin(c, reserve);
     }
-    set_timer(state);
+    follow(c, false);
 }
 
 /* ---- entries ---- */
@@ -305,10 +379,12 @@ static int check_overlap(struct mutate *c, const struct state_reserve *new) {
         if (old->number == new->number || new->from_us >= until_of(old) ||
             old->from_us >= until_of(new))
             continue;
-        for (size_t k = 0; k < new->nodes.n; k++) {
-            int node = (int)new->nodes.items[k];
+        bool shorter = new->nodes.n < old->nodes.n;
+        const struct state_reserve *few = shorter ? new : old, *many = shorter ? old : new;
+        for (size_t k = 0; k < few->nodes.n; k++) {
+            int node = (int)few->nodes.items[k];
             char until[TIME_BYTES], from[TIME_BYTES];
-            if (!state_reserve_has(old, node))
+            if (!state_reserve_has(many, node))
                 continue;
             until_text(old, until);
             time_text(old->from_us, from);
@@ -426,7 +502,7 @@ int reserve_set(struct mutate *c, struct entry_reserve_set *in) {
         occupy(c, reserve);
     else if (reserve_active(state, reserve))
         begin(c, reserve);
-    set_timer(state);
+    follow(c, true);
     c->reply->changed = true;
     return 0;
 }
@@ -443,7 +519,7 @@ int reserve_remove(struct mutate *c, const struct entry_reserve_remove *in) {
     c->reply->id = reserve->number;
     _cleanup_free_ char *why = hai_asprintf("is removed by %s", c->name);
     end(c, (size_t)(reserve - c->state->reserves), why);
-    set_timer(c->state);
+    follow(c, false);
     c->reply->changed = true;
     return 0;
 }

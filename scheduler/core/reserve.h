@@ -29,8 +29,9 @@ int reserve_join(const struct state *state, struct job *job, struct hai_err *err
 /* Has it begun? */
 bool reserve_active(const struct state *state, const struct state_reserve *reserve);
 
-/* What keeps a need without reservation from nodes of its group and zones: "3 nodes are reserved
- * (upgrade, until 2026-12-01T17:00:00.000Z)"; empty: nothing does. Returns how many nodes. */
+/* Which reservations keep a need from nodes of its group and zones, or take them too soon: "3 nodes
+ * are reserved (upgrade, until 2026-12-01T17:00:00.000Z)", "(fans, from ...)"; empty: none does.
+ * Returns how many nodes. */
 int64_t reserve_say(const struct state *state, const struct place_need *need, char *ret,
                     size_t size);
 

@@ -11,6 +11,12 @@ struct room_node {
     bool idle;     // usable, and nothing is taken of it
 };
 
+/* What reservations want of a node. */
+struct room_keep {
+    int64_t reserve;   // number of the one that is active; 0: none
+    int64_t coming_us; // when the next one begins; 0: none does
+};
+
 struct undo {
     int number;
     struct room_node was;
@@ -24,9 +30,10 @@ struct room {
     uint64_t *in_group[GROUPS_MAX];
     uint64_t *in_zone[ZONES_MAX];
     uint64_t *idle;
-    uint64_t *spares;     // of a search; NULL: no group keeps any
-    uint64_t *reserved;   // nodes that some reservation has
-    int64_t *reserve;     // its number, by node; 0: none
+    uint64_t *spares;   // of a search; NULL: no group keeps any
+    uint64_t *reserved; // nodes that some reservation has
+    struct room_keep *keeps;
+    int64_t time_us;
     uint64_t cluster_seq; // of the state when the bitmaps were made
     uint64_t n_touched;   // of the state that were looked at
     uint64_t service;     // grows when nodes come into service or go out of it
@@ -50,7 +57,7 @@ static void free_maps(struct room *room) {
     free(room->spares);
     free(room->nodes);
     free(room->reserved);
-    free(room->reserve);
+    free(room->keeps);
     room->idle = room->spares = NULL;
     memset(room->at_least, 0, sizeof room->at_least);
     memset(room->in_group, 0, sizeof room->in_group);
@@ -102,6 +109,12 @@ static void settle(struct room *room, const struct state *state, int number, int
     set_bit(room->idle, number, node->idle);
 }
 
+void room_keep(struct room *room, int number, int64_t reserve, int64_t coming_us) {
+    room->service += room->keeps[number].reserve != reserve;
+    room->keeps[number] = (struct room_keep){reserve, coming_us};
+    set_bit(room->reserved, number, reserve);
+}
+
 static void look_at(struct room *room, const struct state *state, int number) {
     const struct node *from = state->nodes[number];
     struct room_node *node = &room->nodes[number];
@@ -111,8 +124,7 @@ static void look_at(struct room *room, const struct state *state, int number) {
     node->memory = from->r.memory_bytes ? from->memory_free : INT64_MAX;
     bool usable = state_node_usable(from);
     room->service += usable != (node->level >= 0);
-    room->reserve[number] = from->reserved;
-    set_bit(room->reserved, number, from->reserved);
+    room_keep(room, number, from->reserved, from->coming_us);
     settle(room, state, number, usable ? __builtin_popcount(node->gpus) : -1);
 }
 
@@ -122,7 +134,7 @@ static void make_maps(struct room *room, const struct state *state) {
     room->n_words = ((size_t)state->n_nodes + 63) / 64;
     room->nodes = hai_new_array(struct room_node, (size_t)state->n_nodes);
     room->reserved = hai_new_array(uint64_t, room->n_words);
-    room->reserve = hai_new_array(int64_t, (size_t)state->n_nodes);
+    room->keeps = hai_new_array(struct room_keep, (size_t)state->n_nodes);
     for (int i = 0; i < NODE_GPUS_MAX + 2; i++)
         room->at_least[i] = hai_new_array(uint64_t, room->n_words);
     room->idle = hai_new_array(uint64_t, room->n_words);
@@ -157,6 +169,11 @@ void room_follow(struct room *room, const struct state *state) {
     room->n_touched = state->n_touched;
     room->n_taken = 0;
     room->cross = 0;
+    room->time_us = state->r.time_us;
+}
+
+void room_time(struct room *room, int64_t now_us) {
+    room->time_us = now_us;
 }
 
 /* A node is about to change. */
@@ -258,7 +275,7 @@ static void mark_spares(const struct room *room, const struct state *state, cons
     for (int g = 0; g < state->n_groups; g++) {
         int64_t left = state->groups[g].r.spares;
         for (size_t word = room->n_words; word-- > 0 && left > 0;) {
-            uint64_t set = map[word] & room->in_group[g][word];
+            uint64_t set = map[word] & room->in_group[g][word] & ~room->reserved[word];
             for (; set && left > 0; left--) {
                 uint64_t highest = UINT64_C(1) << (63 - __builtin_clzll(set));
                 room->spares[word] |= highest;
@@ -287,8 +304,9 @@ static bool has_room(const struct room *room, const struct place_need *need, int
                      bool avoid) {
     const struct room_node *node = &room->nodes[number];
 
-    if (room->reserve[number] != need->reserve || node->cpus < need->cpus_per_node ||
-        node->memory < need->memory_per_node_bytes)
+    if (node->cpus < need->cpus_per_node || node->memory < need->memory_per_node_bytes ||
+        (need->reserve && room->keeps[number].reserve != need->reserve) ||
+        (need->lasts_us && place_too_soon(need, room->keeps[number].coming_us, room->time_us)))
         return false;
     for (size_t i = 0; avoid && i < need->n_avoid; i++)
         if (need->avoid[i] == number)
@@ -507,8 +525,10 @@ int room_find(const struct room *room, const struct state *state, const struct p
     return r;
 }
 
-struct spread room_fewest(const struct room *room, const struct state *state,
-                          const struct place_need *need, struct place_scratch *scratch) {
+/* How it would lie if all were idle; soon: with what reservations take soon. */
+static struct spread idle_spread(const struct room *room, const struct state *state,
+                                 const struct place_need *need, bool soon,
+                                 struct place_scratch *scratch) {
     int64_t in_zone[ZONES_MAX] = {0}, n = 0;
 
     place_scratch_fit(scratch, state);
@@ -519,8 +539,12 @@ struct spread room_fewest(const struct room *room, const struct state *state,
     for (size_t word = 0; word < room->n_words; word++) {
         uint64_t set = room->at_least[0][word] & allowed(room, need, word);
         for (; set; set &= set - 1) {
-            const struct node *node = state->nodes[word * 64 + (size_t)__builtin_ctzll(set)];
-            if (!place_large_enough(need, node))
+            size_t number = word * 64 + (size_t)__builtin_ctzll(set);
+            const struct node *node = state->nodes[number];
+            const struct room_keep *keep = &room->keeps[number];
+            if (!place_large_enough(need, node) ||
+                (need->reserve && keep->reserve != need->reserve) ||
+                (!soon && place_too_soon(need, keep->coming_us, room->time_us)))
                 continue;
             scratch->in_leaf[node->r.leaf]++;
             in_zone[node->zone]++;
@@ -528,6 +552,16 @@ struct spread room_fewest(const struct room *room, const struct state *state,
         }
     }
     return spread_choose(state, need, n, in_zone, scratch);
+}
+
+struct spread room_fewest(const struct room *room, const struct state *state,
+                          const struct place_need *need, struct place_scratch *scratch) {
+    return idle_spread(room, state, need, true, scratch);
+}
+
+bool room_could(const struct room *room, const struct state *state, const struct place_need *need,
+                struct place_scratch *scratch) {
+    return idle_spread(room, state, need, false, scratch).leaves > 0;
 }
 
 uint64_t room_service(const struct room *room) {

@@ -23,10 +23,14 @@ int room_find(const struct room *room, const struct state *state, const struct p
               struct place_scratch *scratch);
 
 /* As spread_fewest. Stays as it is while room_service does: that grows when nodes come into service
- * or go out of it, or the cluster is described anew. */
+ * or go out of it, reservations begin or end, or the cluster is described anew. */
 struct spread room_fewest(const struct room *room, const struct state *state,
                           const struct place_need *need, struct place_scratch *scratch);
 uint64_t room_service(const struct room *room);
+
+/* As place_could of nodes in service: would there be room if all were idle? */
+bool room_could(const struct room *room, const struct state *state, const struct place_need *need,
+                struct place_scratch *scratch);
 
 /* Take what an answer holds, until the next room_follow. */
 void room_take(struct room *room, const struct state *state, const struct place_need *need,
@@ -36,6 +40,11 @@ void room_take(struct room *room, const struct state *state, const struct place_
  * the state. */
 void room_give(struct room *room, const struct state *state, const struct place_need *need,
                const struct place_node *nodes);
+
+/* For the same: another time; another reservation that has a node (0: none), and when the next one
+ * takes it (0: none does). */
+void room_time(struct room *room, int64_t now_us);
+void room_keep(struct room *room, int node, int64_t reserve, int64_t coming_us);
 
 /* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them.
  * room_leave: the job leaves all that it holds. */

@@ -18,7 +18,7 @@ void spare_mark(const struct state *state, bool as_idle, uint64_t *ret) {
         for (size_t i = group->nodes.n; i-- > 0 && left > 0;) {
             int number = (int)group->nodes.items[i];
             const struct node *node = state->nodes[number];
-            if (!state_node_usable(node) || (!as_idle && !spare_idle(node)))
+            if (!state_node_usable(node) || node->reserved || (!as_idle && !spare_idle(node)))
                 continue;
             ret[number >> 6] |= UINT64_C(1) << (number & 63);
             left--;

@@ -1,7 +1,8 @@
 /* spare.h - nodes that are kept free for jobs that recover from a fault.
  *
  * Pure and reading only. A group may keep some nodes: those of its idle nodes in service with the
- * highest numbers, so other nodes take the part of one that is taken or goes out of service.
+ * highest numbers, so other nodes take the part of one that is taken, reserved or goes out of
+ * service.
  * Nothing is placed on them, of whatever group, but jobs that go on after a fault.
  */
 #pragma once

@@ -50,8 +50,8 @@ struct spread spread_fewest(const struct state *state, const struct place_need *
     place_scratch_fit(scratch, state);
     for (size_t i = 0; i < group->nodes.n; i++) {
         const struct node *node = state->nodes[group->nodes.items[i]];
-        if (!state_node_usable(node) || !place_large_enough(need, node) ||
-            spare_marked(spares, (int)group->nodes.items[i]))
+        if (!state_node_usable(node) || node->reserved != need->reserve ||
+            !place_large_enough(need, node) || spare_marked(spares, (int)group->nodes.items[i]))
             continue;
         scratch->in_leaf[node->r.leaf]++;
         in_zone[node->zone]++;

@@ -164,10 +164,17 @@ const struct state_token *state_token_find(const struct state *state, const uint
 }
 
 const struct state_reserve *state_reserve_find(const struct state *state, int64_t number) {
-    for (size_t i = 0; i < state->n_reserves; i++)
-        if (state->reserves[i].number == number)
-            return &state->reserves[i];
-    return NULL;
+    size_t low = 0, high = state->n_reserves;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (state->reserves[middle].number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < state->n_reserves && state->reserves[low].number == number ? &state->reserves[low]
+                                                                            : NULL;
 }
 
 const struct state_reserve *state_reserve_named(const struct state *state, const char *name) {

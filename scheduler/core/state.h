@@ -58,8 +58,8 @@ DECLARE_ENUM(fault, FAULT, FAULTS);
     X(P, NODE_LOST, "node_lost")         /* a node with ranks of it was lost */                    \
     X(P, RESTARTS, "restarts_exhausted") /* one fault more than restart_max */                     \
     X(P, TIME_LIMIT, "time_limit")       /* it ran for as long as it may */                        \
-    X(P, GAVE_WAY, "gave_way")     /* suspended for a more important job; goes on by itself */     \
-    X(P, DEPENDENCY, "dependency") /* a job that it waited for did not end as it should */         \
+    X(P, GAVE_WAY, "gave_way")       /* suspended for a more important job; goes on by itself */   \
+    X(P, DEPENDENCY, "dependency")   /* a job that it waited for did not end as it should */       \
     X(P, RESERVED, "reserved")       /* suspended for a reservation; goes on by itself */          \
     X(P, MAINTENANCE, "maintenance") /* the same, for one that nobody may use */
 DECLARE_ENUM(reason, REASON, REASONS);
@@ -119,6 +119,7 @@ struct node {
     struct timer timer; // hold_until_us
     uint64_t touched;   // effects.c
     int64_t reserved;   // number of the reservation that is active here; 0: none
+    int64_t coming_us;  // when the next one begins here; 0: none is planned
 };
 
 struct job_line {
@@ -206,8 +207,9 @@ struct state {
     int64_t n_cross_zone;               // live attempts that span zones
     int64_t n_cross_claims;             // claims that do
     struct timers timers;
-    struct timer look;        // time-sharing: look again at who waits
+    struct timer look;        // look again at who waits: time-sharing, reservations that come near
     struct timer reserve_due; // the next reservation begins or ends
+    bool reserve_planned;     // some have not begun
     uint64_t cluster_seq;     // grows when nodes or groups are described anew
     /* The last nodes that changed, for whoever keeps a picture of them (room.h): entry n is at
      * n % NODES_TOUCHED_KEPT. */

@@ -209,7 +209,7 @@ static size_t choose_best(struct search *s, size_t n_all, const struct job *job)
 
 int victims_find(struct victims *v, struct room *room, const struct state *state,
                  const struct job *job, struct place_scratch *scratch) {
-    struct search s = {v, room, state, place_need_of(job), scratch, any_spread};
+    struct search s = {v, room, state, place_need_of(state, job), scratch, any_spread};
 
     size_t n = collect(v, state, job);
     if (!n || !fits(&s, n))

@@ -8,7 +8,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { NODES_NAMED = 4 };
+enum {
+    NODES_NAMED = 4,
+    LIMITS_TRIED = 16, // each is a search over all nodes
+};
+#define MINUTE_US (INT64_C(60) * 1000000)
 
 /* A sentence that grows; what does not fit is left out. */
 struct text {
@@ -53,8 +57,11 @@ static void say_need(struct text *t, const struct state *state, const struct job
 }
 
 /* Is it kept for others? In service, reserve_say tells of it. */
-static bool is_others(const struct place_need *need, const struct node *node) {
-    return node->reserved != need->reserve && (need->reserve || state_node_usable(node));
+static bool is_others(const struct state *state, const struct place_need *need,
+                      const struct node *node) {
+    if (node->reserved != need->reserve)
+        return need->reserve || state_node_usable(node);
+    return state_node_usable(node) && place_too_soon(need, node->coming_us, state->r.time_us);
 }
 
 /* "; b1 has 1 free, b2 is drained, 3 more are full": nodes that say more than "is full" first. */
@@ -69,7 +76,7 @@ static void say_nodes(struct text *t, const struct state *state, const struct pl
         int number = (int)group->nodes.items[i];
         const struct node *node = state->nodes[number];
         if (!(need->zones & UINT64_C(1) << node->zone) || (out_only && state_node_usable(node)) ||
-            is_others(need, node))
+            is_others(state, need, node))
             continue;
         if (spare_marked(spares, number))
             n_spare++;
@@ -101,11 +108,40 @@ static const char *first_node(const struct state *state, const struct place_scra
     return state->nodes[scratch->nodes[0].node]->r.name;
 }
 
+/* With a time limit that ends before reservations take nodes, if that would start it now. */
+static bool say_limit(struct text *t, const struct state *state, const struct job *job,
+                      const struct place_need *need, struct place_scratch *scratch) {
+    struct place_need less = *need;
+    int64_t best_us = 0;
+
+    for (size_t i = 0, n = 0; need->lasts_us && i < state->n_reserves && n < LIMITS_TRIED; i++) {
+        less.lasts_us = state->reserves[i].from_us - state->r.time_us;
+        if (less.lasts_us <= MAX(best_us, MINUTE_US) || less.lasts_us >= need->lasts_us)
+            continue;
+        n++;
+        if (place_find(state, &less, scratch) == 0)
+            best_us = less.lasts_us;
+    }
+    if (!best_us)
+        return false;
+    long long minutes = (best_us + job->r.ran_us) / MINUTE_US;
+    say(t, "with --time-limit ");
+    if (minutes >= 60)
+        say(t, "%lldh", minutes / 60);
+    if (minutes % 60)
+        say(t, "%lldm", minutes % 60);
+    say(t, " it starts now");
+    return true;
+}
+
 /* The smallest change of the wish that would start it now. */
-static void say_sooner(struct why *ret, const struct state *state, const struct place_need *need) {
+static void say_sooner(struct why *ret, const struct state *state, const struct job *job,
+                       const struct place_need *need) {
     _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
     struct text t = {ret->sooner, sizeof ret->sooner};
 
+    if (say_limit(&t, state, job, need, &scratch))
+        return;
     for (int64_t gpus = need->gpus_per_node - 1; gpus > 0; gpus--) {
         struct place_need less = *need;
         less.gpus_per_node = gpus;
@@ -220,7 +256,7 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     _cleanup_(place_scratch_free) struct place_scratch scratch = {0};
     struct text t = {ret->message, sizeof ret->message};
     struct text sooner = {ret->sooner, sizeof ret->sooner};
-    struct place_need need = place_need_of(job);
+    struct place_need need = place_need_of(state, job);
     bool could = place_could(state, &need, true);
     /* What fits nowhere waits for nodes, not for a job; and its queue may be long. */
     const struct job *ahead = could ? blocker(state, job) : NULL;
@@ -236,14 +272,15 @@ static void why_queued(const struct state *state, const struct job *job, struct 
         say_need(&t, state, job);
         say(&t, reserved ? "; too few are left" : "; not enough are in service");
         say_nodes(&t, state, &need, true);
-        say(&sooner, reserved ? "when the reservation is over or removed: hai reserve"
-                              : "returning nodes: hai undrain, hai nodes");
+        if (!say_limit(&sooner, state, job, &need, &scratch))
+            say(&sooner, reserved ? "when the reservation is over or removed: hai reserve"
+                                  : "returning nodes: hai undrain, hai nodes");
     } else if (place_find(state, &need, &scratch) < 0) {
         code(ret, "resources");
         say_need(&t, state, job);
         say_nodes(&t, state, &need, false);
         if (!ahead)
-            say_sooner(ret, state, &need);
+            say_sooner(ret, state, job, &need);
     } else if (waits_for_leaves(state, job, &need, &scratch, ret)) {
         return;
     } else if (ahead) {
@@ -427,6 +464,10 @@ void why_draft(const struct state *state, const struct entry_job_spec *spec, str
     ret->r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, ret);
     ret->tier = order_tier(state, ret);
+    const struct state_reserve *reserve =
+        spec->reservation ? state_reserve_named(state, spec->reservation) : NULL;
+    if (reserve)
+        ret->r.reserve = reserve->number;
 }
 
 int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,

@@ -151,7 +151,7 @@ static void check_used(const struct world *w) {
     for (int i = 0; i < w->state->n_nodes; i++)
         n_idle += idle(w->state->nodes[i]);
     for (const struct job *job = w->state->jobs_first; job; job = job->next) {
-        struct place_need need = place_need_of(job);
+        struct place_need need = place_need_of(w->state, job);
         int64_t n_own = 0;
         for (size_t i = 0; i < job->r.claim.n; i++)
             n_own += !w->state->nodes[job->r.claim.items[i].node]->gpus_held;

@@ -132,13 +132,19 @@ TEST(a_job_leaves_for_maintenance_and_goes_on)
 {
     struct outcome_of o;
 
-    replay_text(TWO_NODES "costs: {suspension: 1m}\nreserve: [{what: a1, at: 500s, for: 1000s}]\n",
-                COLUMNS "0,8,1000,,x\n", &o);
+    replay_text(TWO_NODES "costs: {suspension: 1m}\nreserve: [{what: a1, at: 2000s, for: 1h}]\n",
+                COLUMNS "0,8,3000,,x\n", &o);
     CHECK_EQ(value(&o, FIGURE_node_failures), 0);
     CHECK_EQ(value(&o, FIGURE_job_kills), 0);
     CHECK_EQ(value(&o, FIGURE_suspensions), 1);
-    CHECK_EQ(value(&o, FIGURE_makespan), 1060 * SECOND);
+    CHECK_EQ(value(&o, FIGURE_makespan), 3060 * SECOND);
     CHECK_EQ(value(&o, FIGURE_ledger_recomputed), 0);
+    done(&o);
+    /* Too near to begin there: the other node has it in peace. */
+    replay_text(TWO_NODES "costs: {suspension: 1m}\nreserve: [{what: a1, at: 500s, for: 1000s}]\n",
+                COLUMNS "0,8,1000,,x\n", &o);
+    CHECK_EQ(value(&o, FIGURE_suspensions), 0);
+    CHECK_EQ(value(&o, FIGURE_makespan), 1000 * SECOND);
     done(&o);
     replay_text(TWO_NODES "reserve: [{what: a, at: 0s, for: 100s}]\n", COLUMNS "1,16,10,,x\n", &o);
     CHECK_EQ(value(&o, FIGURE_wait_mean), 99 * SECOND);

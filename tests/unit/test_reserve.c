@@ -1,5 +1,7 @@
 /* Reservations: nodes kept for some users, or for nobody, for a time. */
+#include "scheduler/core/forecast.h"
 #include "scheduler/core/reserve.h"
+#include "scheduler/core/spare.h"
 #include "scheduler/core/why.h"
 #include "tests/unit/core_steps.h"
 
@@ -67,11 +69,6 @@ static int64_t submit_in(struct world *w, const char *user, const char *reservat
 
 static int64_t reserved_on(struct world *w, const char *node) {
     return w->state->nodes[state_node_find(w->state, node)]->reserved;
-}
-
-static void all_left(struct world *w, int64_t id) {
-    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
-        CHECK_EQ(ended(w, id, (int64_t)i, 0, 15, EXIT_CAUSE_ORDER), 0);
 }
 
 /* Jobs of two GPUs on all nodes, started; returns the one on a node. */
@@ -341,6 +338,8 @@ TEST(bad_reservations_are_refused)
     }
     struct entry_reserve_remove in = {(char *)"demo"};
     CHECK_EQ(world_append(&w, "submit:bob", ENTRY_RESERVE_REMOVE, &in), -EACCES);
+    struct entry_reserve_set set = {.name = (char *)"q", .from_us = S_ABSENT, .until_us = S_ABSENT};
+    CHECK_EQ(world_append(&w, "submit:bob", ENTRY_RESERVE_SET, &set), -EACCES);
     CHECK_EQ(unreserve(&w, "demo"), 0);
     CHECK_EQ(unreserve(&w, "demo"), -ENOENT);
     CHECK_EQ(w.state->r.last_reserve, 4);
@@ -422,7 +421,8 @@ static void describe_two(struct world *w, int n_nodes) {
     LIST_ADD(&set.zones)->name = hai_strdup("a");
     *LIST_ADD(&set.leaves) = (struct entry_leaf){.name = hai_strdup("a-leaf1")};
     struct entry_group *group = LIST_ADD(&set.groups);
-    *group = (struct entry_group){.name = hai_strdup("default"), .time_limit_us = S_ABSENT};
+    *group = (struct entry_group){
+        .name = hai_strdup("default"), .time_limit_us = S_ABSENT, .spares = S_ABSENT};
     for (int i = 0; i < n_nodes; i++) {
         *LIST_ADD(&group->nodes) = i;
         *LIST_ADD(&set.nodes) =
@@ -468,5 +468,275 @@ TEST(what_was_due_while_nobody_served_happens_at_once)
     CHECK_EQ(world_decide(&w), 1);
     CHECK(!hai_streq(node_of(&w, in, 0), "a1"));
     check_same(&w);
+    world_free(&w);
+}
+
+static int64_t submit_limited(struct world *w, int64_t nodes, int64_t limit_s) {
+    struct entry_job_spec spec = world_spec();
+
+    spec.nodes = nodes;
+    spec.gpus_per_node = 2;
+    spec.time_limit_us = limit_s ? S(limit_s) : S_ABSENT;
+    return world_submit(w, &spec);
+}
+
+TEST(nothing_starts_where_a_reservation_comes_too_soon)
+{
+    struct world w;
+    struct why why;
+
+    setup(&w); // min_run is 600 s
+    CHECK_EQ(reserve(&w, "fans", "a1 a2", "", 500, 1000), 0);
+    int64_t gang = submit_limited(&w, 2, 0), one = submit_limited(&w, 1, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, one, 0), "a3"); // the gang does not keep it up
+    check_same(&w);
+    why_job(w.state, job_at(&w, gang), &why);
+    CHECK_STR(why.code, "reserved");
+    CHECK(
+        strstr(why.message, "; too few are left; 2 nodes are reserved (fans, from 2001-09-09T01:"),
+        "%s", why.message);
+    CHECK_STR(why.sooner, "with --time-limit 8m it starts now"); // 500 s and less
+    int64_t long_one = submit_limited(&w, 1, 550), short_one = submit_limited(&w, 1, 400);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, long_one), JOB_STATE_QUEUED);
+    CHECK_STR(node_of(&w, short_one, 0), "a1");
+    why_job(w.state, job_at(&w, long_one), &why);
+    CHECK_STR(why.code, "resources");
+    CHECK(strstr(why.message, "; 1 node is full, 2 nodes are reserved (fans, from "), "%s",
+          why.message);
+    /* Later: there is time enough. Gone: too. */
+    CHECK_EQ(reserve(&w, "fans", "a1 a2", "", 570, 1000), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, long_one, 0), "a2");
+    all_succeed(&w, long_one);
+    all_succeed(&w, short_one);
+    CHECK_EQ(world_decide(&w), 0);
+    check_same(&w);
+    CHECK_EQ(unreserve(&w, "fans"), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, gang), JOB_STATE_STARTING);
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(with_time_enough_a_job_starts_and_leaves_when_it_begins)
+{
+    struct world w;
+
+    setup(&w);
+    CHECK_EQ(reserve(&w, "fans", "a1 a2 a3", "", 700, 1000), 0);
+    int64_t gang = submit_limited(&w, 3, 0);
+    CHECK_EQ(world_decide(&w), 1); // 600 s are enough where jobs share time
+    all_started(&w, gang);
+    world_pass(&w, S(701));
+    CHECK_EQ(state_of(&w, gang), JOB_STATE_SUSPENDING);
+    world_free(&w);
+}
+
+TEST(in_strict_order_only_what_ends_before_a_reservation_starts)
+{
+    struct entry_ckpt_committed ckpt = {.step = 1, .dir = (char *)"/ckpt"};
+    struct world w;
+    struct why why;
+
+    small_cluster(&w, 1, 3); // jobs share no time
+    int64_t saved = submit_limited(&w, 1, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, saved);
+    ckpt.job = saved;
+    ckpt.epoch = job_at(&w, saved)->r.epoch;
+    CHECK_EQ(world_append(&w, "system:hai", ENTRY_CKPT_COMMITTED, &ckpt), 0, "%s",
+             w.reply.err.text);
+    CHECK_EQ(suspend(&w, saved), 0);
+    all_left(&w, saved);
+    CHECK_EQ(reserve(&w, "fans", "a1 a2 a3", "", 86400, 90000), 0);
+    int64_t open = submit_limited(&w, 1, 0), week = submit_limited(&w, 1, 7 * 86400);
+    int64_t hour = submit_limited(&w, 1, 3600);
+    CHECK_EQ(world_decide(&w), 1); // nor does one that cannot start block those behind it
+    CHECK_EQ(state_of(&w, open), JOB_STATE_QUEUED);
+    CHECK_EQ(state_of(&w, week), JOB_STATE_QUEUED);
+    CHECK_EQ(state_of(&w, hour), JOB_STATE_STARTING);
+    why_job(w.state, job_at(&w, open), &why);
+    CHECK_STR(why.sooner, "with --time-limit 23h59m it starts now");
+    CHECK_EQ(resume(&w, saved), 0); // it has a checkpoint to go on from
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, saved), JOB_STATE_STARTING);
+    check_same(&w);
+    /* A large job waits for nodes, in front of a short one, until it would be too late for it. */
+    int64_t large = submit_limited(&w, 3, 80000), behind = submit_limited(&w, 1, 600);
+    CHECK_EQ(world_decide(&w), 0);
+    why_job(w.state, job_at(&w, behind), &why);
+    CHECK_EQ(why.ahead, large);
+    world_pass(&w, S(6460)); // looked at once a minute
+    CHECK_EQ(state_of(&w, behind), JOB_STATE_STARTING);
+    check_same(&w);
+    all_succeed(&w, behind);
+    world_pass(&w, S(90000));
+    CHECK_EQ(state_of(&w, open), JOB_STATE_STARTING);
+    world_free(&w);
+}
+
+TEST(a_claim_to_nodes_that_are_planned_for_others_ends)
+{
+    struct world w;
+    struct entry_job_spec spec = world_spec();
+
+    setup(&w);
+    spec.priority = 10;
+    spec.nodes = 3;
+    spec.gpus_per_node = 2;
+    int64_t low = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, low);
+    world_pass(&w, S(700));
+    spec.priority = 50;
+    int64_t high = world_submit(&w, &spec);
+    world_pass(&w, S(41));
+    CHECK_EQ(job_at(&w, high)->r.claim.n, 3);
+    CHECK_EQ(reserve(&w, "far", "a3", "", 1000, 2000), 0);
+    CHECK_EQ(job_at(&w, high)->r.claim.n, 3);
+    CHECK_EQ(reserve(&w, "near", "a2", "", 100, 200), 0);
+    CHECK_EQ(job_at(&w, high)->r.claim.n, 0);
+    all_left(&w, low);
+    CHECK_EQ(world_decide(&w), 0);
+    check_same(&w);
+    world_free(&w);
+}
+
+TEST(elements_of_an_array_run_in_its_reservation)
+{
+    struct entry_range range = {0, 3, 1};
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    setup(&w);
+    CHECK_EQ(reserve(&w, "demo", "a3", "alice", 0, 100), 0);
+    spec.reservation = (char *)"demo";
+    spec.gpus_per_node = 1;
+    spec.array.items = &range;
+    spec.array.n = 1;
+    int64_t array = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 2); // as many as a3 takes
+    CHECK_STR(node_of(&w, array + 1, 0), "a3");
+    CHECK_STR(node_of(&w, array + 2, 0), "a3");
+    check_same(&w);
+    world_pass(&w, S(101));
+    CHECK_EQ(state_of(&w, array + 3), JOB_STATE_STARTING);
+    CHECK_EQ(state_of(&w, array + 4), JOB_STATE_STARTING);
+    check_same(&w);
+    world_free(&w);
+}
+
+static bool is_spare(struct world *w, const char *node) {
+    _cleanup_free_ uint64_t *spares = spare_map(w->state, false);
+
+    return spare_marked(spares, state_node_find(w->state, node));
+}
+
+TEST(a_reserved_node_is_no_spare)
+{
+    struct world_cluster cluster = {
+        .n_zones = 1, .leaves_per_zone = 1, .nodes_per_leaf = 3, .gpus = 2, .cpus = 8, .spares = 1};
+    struct world w;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    CHECK(is_spare(&w, "a3"));
+    CHECK_EQ(reserve(&w, "fans", "a3", "", 0, 100), 0);
+    CHECK(is_spare(&w, "a2"));
+    CHECK(!is_spare(&w, "a3"));
+    /* What would fit only with the spare could wait for ever once its reservation is over. */
+    struct entry_user_set user = {(char *)"bob", 1000, 1000, SCOPE_SUBMIT, false};
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
+    CHECK_EQ(reserve(&w, "demo", "a1 a2 a3", "bob", 100, 200), 0, "%s", w.reply.err.text);
+    CHECK_EQ(submit_in(&w, "bob", "demo", 3, 1), -EINVAL);
+    CHECK(strstr(w.reply.err.text, "; group default has 2 such nodes beside 1 spare"), "%s",
+          w.reply.err.text);
+    CHECK_EQ(unreserve(&w, "demo"), 0);
+    int64_t one = submit(&w, 1, 2, 1), two = submit(&w, 1, 2, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, one, 0), "a1");
+    struct why why;
+    why_job(w.state, job_at(&w, two), &why);
+    CHECK(strstr(why.message, "1 node is kept as a spare for recovery, 1 node is reserved (fans, "),
+          "%s", why.message);
+    world_pass(&w, S(101));
+    CHECK_STR(node_of(&w, two, 0), "a2"); // a3 is the spare again
+    world_free(&w);
+}
+
+TEST(a_gang_does_not_wait_for_leaves_that_are_reserved)
+{
+    struct world w;
+
+    sharing_cluster(&w, 2, 2, 2, 600);
+    int64_t held = submit(&w, 1, 2, 1); // under the first leaf
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, held, 0), "a1");
+    CHECK_EQ(reserve(&w, "fans", "a3", "", 0, 5000), 0);
+    int64_t gang = submit(&w, 2, 2, 1); // a2 and a4: no better while a3 is reserved, but a1 and a2
+    CHECK_EQ(world_decide(&w), 0);
+    CHECK_EQ(reserve(&w, "more", "a1", "", 0, 5000), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_STR(node_of(&w, gang, 0), "a2");
+    CHECK_STR(node_of(&w, gang, 1), "a4");
+    check_same(&w);
+    world_free(&w);
+}
+
+/* Seconds from now; -1: not foreseen. */
+static int64_t starts_in(struct world *w, int64_t id) {
+    struct forecast_job *all;
+    int64_t start_us = INT64_MAX;
+    size_t n = forecast_run(w->state, w->state->r.time_us, FORECAST_P50, 0, NULL, &all);
+
+    for (size_t i = 0; i < n; i++)
+        if (all[i].id == id)
+            start_us = all[i].start_us;
+    free(all);
+    return start_us == INT64_MAX ? -1 : (start_us - w->state->r.time_us) / 1000000;
+}
+
+TEST(the_forecast_knows_reservations)
+{
+    struct world w;
+
+    setup(&w);
+    CHECK_EQ(reserve(&w, "fans", "a1 a2", "", 0, 5000), 0);
+    CHECK_EQ(reserve(&w, "demo", "a3", "bob", 3000, 4000), 0);
+    int64_t in = submit_in(&w, "bob", "demo", 1, 1), after = submit_in(&w, "bob", "demo", 2, 1);
+    CHECK_EQ(after, -EINVAL); // never fits
+    int64_t gang = submit(&w, 2, 1, 1), all = submit(&w, 3, 1, 1);
+    CHECK_EQ(world_decide(&w), 0);
+    int64_t in_s = starts_in(&w, in), gang_s = starts_in(&w, gang), all_s = starts_in(&w, all);
+    CHECK(in_s >= 2999 && in_s < 3200, "%lld", (long long)in_s);
+    CHECK(gang_s >= 4999 && gang_s < 5500, "%lld", (long long)gang_s);
+    CHECK(all_s >= 4999 && all_s < 7000, "%lld", (long long)all_s);
+    /* What runs on nodes that are taken leaves them, and so frees its others. */
+    world_free(&w);
+    setup(&w);
+    int64_t runs = submit_limited(&w, 3, 50000);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, runs);
+    CHECK_EQ(reserve(&w, "fans", "a1", "", 2000, 9000), 0);
+    int64_t waits = submit(&w, 1, 2, 1);
+    int64_t waits_s = starts_in(&w, waits);
+    CHECK(waits_s < 2100, "%lld", (long long)waits_s);
+    CHECK_EQ(world_decide(&w), 0);
+    world_free(&w);
+    /* In strict order a reservation that has not begun keeps nobody up, nor does what comes soon.
+     */
+    small_cluster(&w, 1, 3);
+    struct entry_user_set user = {(char *)"bob", 1000, 1000, SCOPE_SUBMIT, false};
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
+    CHECK_EQ(reserve(&w, "demo", "a1 a2 a3", "bob", 3000, 4000), 0);
+    in = submit_in(&w, "bob", "demo", 1, 1);
+    int64_t open = submit_limited(&w, 1, 0), later = submit_limited(&w, 1, 1000);
+    CHECK_EQ(starts_in(&w, later), 0);
+    in_s = starts_in(&w, in);
+    int64_t open_s = starts_in(&w, open);
+    CHECK(in_s >= 2999 && in_s < 3200, "%lld", (long long)in_s);
+    CHECK(open_s >= 3999 && open_s < 4500, "%lld", (long long)open_s);
     world_free(&w);
 }
