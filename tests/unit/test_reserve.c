@@ -413,20 +413,23 @@ TEST(claims_to_reserved_nodes_end)
     world_free(&w);
 }
 
-/* The cluster with one node less. */
-static void describe_two(struct world *w, int n_nodes) {
+/* The cluster with so many of its nodes. */
+static void describe(struct world *w, int n_nodes) {
     struct entry_cluster_set set;
 
     schema_init(entry_cluster_set_schema(), &set);
     LIST_ADD(&set.zones)->name = hai_strdup("a");
     *LIST_ADD(&set.leaves) = (struct entry_leaf){.name = hai_strdup("a-leaf1")};
     struct entry_group *group = LIST_ADD(&set.groups);
-    *group = (struct entry_group){
-        .name = hai_strdup("default"), .time_limit_us = S_ABSENT, .spares = S_ABSENT};
+    schema_init(entry_group_schema(), group);
+    group->name = hai_strdup("default");
     for (int i = 0; i < n_nodes; i++) {
         *LIST_ADD(&group->nodes) = i;
-        *LIST_ADD(&set.nodes) =
-            (struct entry_node){.name = hai_asprintf("a%d", i + 1), .gpus = 2, .cpus = 8};
+        struct entry_node *node = LIST_ADD(&set.nodes);
+        schema_init(entry_node_schema(), node);
+        node->name = hai_asprintf("a%d", i + 1);
+        node->gpus = 2;
+        node->cpus = 8;
     }
     CHECK_EQ(world_append(w, "system:hai", ENTRY_CLUSTER_SET, &set), 0, "%s", w->reply.err.text);
     schema_free(entry_cluster_set_schema(), &set);
@@ -438,12 +441,12 @@ TEST(a_reserved_node_leaves_the_cluster_and_comes_back)
 
     setup(&w);
     CHECK_EQ(reserve(&w, "m", "a2 a3", "", 0, 1000), 0);
-    describe_two(&w, 2);
+    describe(&w, 2);
     check_same(&w);
     CHECK_EQ(reserved_on(&w, "a3"), 1);
     int64_t id = submit(&w, 2, 1, 1);
     CHECK_EQ(world_decide(&w), 0);
-    describe_two(&w, 3);
+    describe(&w, 3);
     CHECK_EQ(reserved_on(&w, "a3"), 1);
     CHECK_EQ(world_decide(&w), 0);
     check_same(&w);
