@@ -1,4 +1,4 @@
-/* hai set: change priority, time limit or group of a waiting or running job. */
+/* hai set: change priority, time limit, group or place of a waiting or running job. */
 #include "cli/each.h"
 #include "cli/verbs.h"
 #include "lib/pure/buf.h"
@@ -19,6 +19,10 @@ static int add_change(struct cli *cli, const char *word, struct json *change) {
     struct job_spec spec;
     struct hai_err err = {0};
 
+    if (!strcmp(key, "order") && !json_get(change, key)) { // no field of a job file
+        json_add_string(change, key, equals + 1);
+        return 0;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
         if (strcmp(known[i].key, key) != 0)
             continue;
@@ -37,7 +41,7 @@ static int add_change(struct cli *cli, const char *word, struct json *change) {
         schema_free(job_spec_schema(), &spec);
         return r;
     }
-    cli_usage(cli, "'%s' cannot be set; expected priority, time_limit or group", key);
+    cli_usage(cli, "'%s' cannot be set; expected priority, time_limit, group or order", key);
     return -EINVAL;
 }
 
@@ -63,9 +67,11 @@ static int run(struct cli *cli) {
 const struct verb verb_set = {
     .name = "set",
     .group = "change",
-    .args = "JOB... priority=P|time_limit=T|group=G...",
+    .args = "JOB... priority=P|time_limit=T|group=G|order=first|last|before:JOB...",
     .help = "change a waiting or running job",
-    .examples = "  hai set 42 priority=20\n  hai set 42 time_limit=6h group=big\n",
+    .examples =
+        "  hai set 42 priority=20\n  hai set 42 time_limit=6h group=big\n"
+        "  hai set 42 order=first           # of my waiting jobs\n  hai set 42 order=before:40\n",
     .words_min = 1,
     .words_max = -1,
     .run = run,

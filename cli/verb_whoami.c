@@ -37,6 +37,10 @@ static void print_me(struct cli *cli, const struct json *me) {
         buf_printf(&out, "; until %s", time);
     }
     buf_add_str(&out, "\n");
+    const struct json *used = json_get(me, "share_used_s");
+    if (used && json_kind(used) != JSON_KIND_NULL)
+        buf_printf(&out, "used of late: %.2f GPU-hours; those who had any: %.2f on average\n",
+                   json_as_real(used) / 3600, json_as_real(json_get(me, "share_mean_s")) / 3600);
     if (json_count(json_get(me, "groups")))
         print_groups(json_get(me, "groups"), &out);
     view_print(&out);

@@ -308,6 +308,21 @@ void api_jobs_resume(struct api_call *call) {
     api_call_append(call, ENTRY_JOB_RESUME, &entry, on_changed);
 }
 
+/* "first", "last" or "before:JOB". False: the call was answered. */
+static bool read_order(struct api_call *call, const char *text, struct entry_job_set *ret) {
+    bool before = !strncmp(text, "before:", 7);
+
+    if (before)
+        ret->move = JOB_MOVE_BEFORE;
+    else if (!strcmp(text, "first") || !strcmp(text, "last"))
+        ret->move = text[0] == 'f' ? JOB_MOVE_FIRST : JOB_MOVE_LAST;
+    else
+        api_call_fail(call, 400, "bad_value",
+                      "order is '%.40s'; expected first, last or before:JOB", text);
+    return ret->move != JOB_MOVE_STAYS &&
+           (!before || api_find_job(call, text + 7, &ret->before) == 0);
+}
+
 void api_jobs_set(struct api_call *call) {
     const struct job_change *change = call->body;
     const struct job *job = job_to_change(call, NULL);
@@ -320,6 +335,8 @@ void api_jobs_set(struct api_call *call) {
     entry.job = job->r.id;
     entry.time_limit_us = change->time_limit_us;
     entry.group = change->group;
+    if (change->order && !read_order(call, change->order, &entry))
+        return;
     int r = change->priority ? spec_priority(change->priority, &entry.priority, &err) : 0;
     if (r < 0)
         api_call_error(call, r, &err);

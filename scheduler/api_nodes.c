@@ -3,6 +3,7 @@
 #include "lib/digest.h"
 #include "scheduler/api_call.h"
 #include "scheduler/cluster.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/spare.h"
 #include "scheduler/views.h"
 
@@ -167,6 +168,7 @@ void api_nodes_whoami(struct api_call *call) {
     view.version = hai_strdup(HAI_VERSION);
     for (int i = 0; i < state->n_groups; i++)
         views_group(call->s, i, LIST_ADD(&view.groups));
+    fair_used(state, view.user, &view.share_used_us, &view.share_mean_us);
     api_call_reply(call, 200, whoami_view_schema(), &view);
     schema_free(whoami_view_schema(), &view);
 }

@@ -1,5 +1,7 @@
 #include "sim/invariants.h"
 #include "scheduler/core/array.h"
+#include "scheduler/core/fair.h"
+#include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
@@ -171,6 +173,9 @@ static int check_queues(const struct state *state, struct hai_err *err) {
     queue_walk_end(&walk);
     for (const struct job *job = state->jobs_first; job; job = job->next) {
         n_waiting += job->queued;
+        if (job->queued &&
+            (job->tier != order_tier(state, job) || job->level != fair_level(state, job)))
+            FAIL("job %lld stands in a line that is no longer its own", (long long)job->r.id);
         if (check_conditions(state, job, err) < 0)
             return -EINVAL;
         if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&

@@ -8,7 +8,7 @@
 /* A line of the queue that was passed over in this search. */
 struct passed {
     const struct shape *shape;
-    int tier;
+    int tier, level;
 };
 
 struct naive {
@@ -197,7 +197,8 @@ static size_t sort_queue(const struct state *state, const struct job ***ret) {
 
 static bool is_passed(const struct passed *passed, size_t n, const struct job *job) {
     for (size_t i = 0; i < n; i++)
-        if (passed[i].shape == job->shape && passed[i].tier == job->tier)
+        if (passed[i].shape == job->shape && passed[i].tier == job->tier &&
+            passed[i].level == job->level)
             return true;
     return false;
 }
@@ -230,7 +231,7 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
         if (job->r.claim.n)
             continue;
         *blocks = !shares && place_could(state, &need, true);
-        passed[n_passed++] = (struct passed){job->shape, job->tier};
+        passed[n_passed++] = (struct passed){job->shape, job->tier, job->level};
     }
     return false;
 }

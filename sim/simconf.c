@@ -316,4 +316,6 @@ void simconf_entry(const struct simconf *conf, struct entry_cluster_set *ret) {
         add_zone(&conf->r.cluster, z, group, ret);
     ret->cross_zone_jobs = conf->r.policy.cross_zone_jobs;
     ret->min_run_us = conf->r.policy.time_sharing ? conf->r.policy.min_run_us : S_ABSENT;
+    ret->fair_share_us = conf->r.policy.fair_share_us ? conf->r.policy.fair_share_us : S_ABSENT;
+    ret->aging_us = conf->r.policy.aging_us ? conf->r.policy.aging_us : S_ABSENT;
 }

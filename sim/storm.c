@@ -210,8 +210,11 @@ static void make_array(struct storm *s, struct entry_job_spec *spec) {
 }
 
 static void submit_some(struct storm *s) {
+    static char *const users[] = {(char *)"bob", (char *)"carol"};
     struct entry_job_spec spec = world_spec();
 
+    if (chance(s, 3)) // callers of clients.h are alice
+        spec.user = users[rng_below(&s->rng, ARRAY_SIZE(users))];
     spec.nodes = chance(s, 2) ? 1 : 1 + rng_below(&s->rng, 5);
     spec.gpus_per_node = rng_below(&s->rng, 5);
     spec.ranks_per_node = 1 + rng_below(&s->rng, 2);
@@ -234,7 +237,7 @@ static void submit_some(struct storm *s) {
     if (state->n_reserves && chance(s, 4))
         spec.reservation = state->reserves[rng_below(&s->rng, (int64_t)state->n_reserves)].name;
     /* Callers know their jobs by names of their own, one job a name. */
-    if (spec.name || spec.array.n || spec.reservation)
+    if (spec.name || spec.array.n || spec.reservation || spec.user)
         s->result.jobs += world_submit(&s->world, &spec) > 0;
     else
         s->result.jobs += clients_submit(&s->clients, &spec) == 0;
@@ -243,12 +246,22 @@ static void submit_some(struct storm *s) {
     check(s);
 }
 
+static void move_some(struct storm *s, int64_t id) {
+    struct entry_job_set set = {
+        id, S_ABSENT, S_ABSENT, NULL, (enum job_move)rng_below(&s->rng, 4), any_job(s)};
+
+    append(s, "submit:alice", ENTRY_JOB_SET, &set);
+}
+
 static void ask(struct storm *s) {
     int64_t id = any_job(s);
     struct entry_job_suspend suspend = {id};
     struct entry_job_resume resume = {id};
 
-    switch (rng_below(&s->rng, 5)) {
+    switch (rng_below(&s->rng, 6)) {
+    case 5:
+        move_some(s, id);
+        break;
     case 0:
         clients_stop(&s->clients, id, chance(s, 3));
         break;
@@ -586,6 +599,8 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.nvlink = chance(s, 2) ? 2 : 0;
     cluster.lone = chance(s, 4);
     cluster.min_run_us = chance(s, 2) ? (1 + rng_below(&s->rng, 20)) * SECOND : 0;
+    cluster.fair_share_us = chance(s, 2) ? (16 + rng_below(&s->rng, 300)) * SECOND : 0;
+    cluster.aging_us = chance(s, 2) ? (16 + rng_below(&s->rng, 60)) * SECOND : 0;
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
     s->world.naive = naive_new(1);

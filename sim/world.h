@@ -64,9 +64,10 @@ struct world_cluster {
     int gpus, cpus;
     bool lone;
     bool fence;
-    int64_t min_run_us; // 0: jobs share no time
-    int64_t spares;     // of the group
-    int64_t nvlink;     // GPUs that are linked; 0: none
+    int64_t min_run_us;              // 0: jobs share no time
+    int64_t spares;                  // of the group
+    int64_t nvlink;                  // GPUs that are linked; 0: none
+    int64_t fair_share_us, aging_us; // 0: off
 };
 
 void world_cluster(struct world *w, const struct world_cluster *cluster);

@@ -7,6 +7,8 @@
 #include "scheduler/core/claim.h"
 #include "scheduler/core/dependents.h"
 #include "scheduler/core/elements.h"
+#include "scheduler/core/fair.h"
+#include "scheduler/core/queue.h"
 #include "scheduler/core/reserve.h"
 
 /* Any payload, decoded. */
@@ -97,6 +99,11 @@ static void run_due(const struct mutate *change) {
         timers_set(&c.state->timers, timer, INT64_MAX);
         if (timer == &c.state->look)
             continue; // the time is all that the next decision needs
+        if (timer == &c.state->turn) {
+            fair_turn(c.state);
+            queue_sort(c.state);
+            continue;
+        }
         if (timer == &c.state->reserve_due)
             reserve_due(&c);
         else if (key < 0)

@@ -1,5 +1,6 @@
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/attempt.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/queue.h"
 
 /* ---- the description of the cluster ---- */
@@ -136,6 +137,7 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
         r = check_cluster(c, in);
     if (r < 0)
         return r;
+    fair_set(state, in->fair_share_us, in->aging_us);
     for (struct job *job = state->jobs_first; job; job = job->next) {
         mutate_claim_drop(c, job);
         queue_remove(state, job);

@@ -6,6 +6,8 @@
 #include "scheduler/core/dependents.h"
 #include "scheduler/core/elements.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/fair.h"
+#include "scheduler/core/move.h"
 #include "scheduler/core/place.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/reserve.h"
@@ -56,6 +58,7 @@ static void add_job(struct mutate *c, struct job *job) {
     state->jobs_last = job;
     state->n_jobs++;
     map_put(&state->job_by_id, job->r.id, job);
+    fair_enter(state, job);
     mutate_enter(state, job);
     array_enter(state, job);
     eligible_enter(state, job);
@@ -320,10 +323,15 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     if (state_job_ended(job))
         return refuse_ended(c, job);
     r = in->priority == S_ABSENT ? 0 : check_priority(c, in->priority);
+    bool moves = in->move != JOB_MOVE_STAYS;
+    if (r == 0 && moves)
+        r = move_check(c, job, in);
     if (r == 0 && in->group)
         r = set_group(c, job, in->group);
     if (r < 0)
         return r;
+    if (moves)
+        move_job(c, job, in);
     queue_remove(c->state, job);
     mutate_claim_drop(c, job);
     if (in->priority != S_ABSENT)

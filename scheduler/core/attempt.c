@@ -1,6 +1,7 @@
 #include "scheduler/core/attempt.h"
 #include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/restart.h"
 #include "scheduler/core/spare.h"
 
@@ -180,6 +181,7 @@ static void settle(struct mutate *c, struct job *job) {
     job->r.ending_us = S_ABSENT;
     for (size_t i = 0; i < job->r.allocs.n - HAI_PLANT(PLANT_GANG_PARTLY_RELEASED); i++)
         release(c, job, i);
+    fair_left(c->state, job);
     job->r.ran_us += c->entry->time_us - job->r.placed_us;
     c->state->ports_used[job->r.master_port - MASTER_PORT_FIRST]--;
     if (job->spans) {

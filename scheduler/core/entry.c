@@ -2,6 +2,7 @@
 
 DEFINE_ENUM(scope, SCOPE, SCOPES);
 DEFINE_ENUM(after_want, AFTER, AFTER_WANTS);
+DEFINE_ENUM(job_move, JOB_MOVE, JOB_MOVES);
 
 // clang-format off
 #include "lib/pure/schema_tables.h"

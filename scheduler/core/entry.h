@@ -44,6 +44,14 @@ enum {
     X(P, FAILED, "failed") /* fail, or run for longer than it may */
 DECLARE_ENUM(after_want, AFTER, AFTER_WANTS);
 
+/* How a job moves among the places of its user's waiting jobs. */
+#define JOB_MOVES(P, X)                                                                            \
+    X(P, STAYS, "stays")                                                                           \
+    X(P, FIRST, "first")                                                                           \
+    X(P, LAST, "last")                                                                             \
+    X(P, BEFORE, "before") /* another one of them */
+DECLARE_ENUM(job_move, JOB_MOVE, JOB_MOVES);
+
 #include "scheduler/core/entries.def"
 
 #include "lib/pure/schema_structs.h"

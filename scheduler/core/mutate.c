@@ -2,6 +2,7 @@
 #include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
@@ -42,6 +43,10 @@ static int64_t due_us(const struct state *state, const struct job *job) {
 void mutate_follow_state(struct state *state, struct job *job) {
     bool wants = wants_nodes(state, job);
 
+    if (!wants)
+        job->r.line_us = S_ABSENT;
+    else if (state->r.aging_us != S_ABSENT && job->r.line_us == S_ABSENT)
+        job->r.line_us = state->r.time_us;
     if (wants && !job->queued)
         queue_add(state, job);
     else if (!wants)
@@ -64,6 +69,7 @@ void mutate_look(struct state *state) {
         at_us = order_next_look_us(state);
     if (at_us != (state->look.position ? state->look.at_us : INT64_MAX))
         timers_set(&state->timers, &state->look, at_us);
+    timers_set(&state->timers, &state->turn, fair_next_us(state));
 }
 
 /* Ended jobs are kept in the order (time, id), which a snapshot's reader can find again. */

@@ -1,4 +1,5 @@
 #include "scheduler/core/order.h"
+#include "scheduler/core/fair.h"
 
 #define SECOND INT64_C(1000000)
 #define HOUR (3600 * SECOND)
@@ -58,9 +59,8 @@ static int level(const struct state *state, const struct job *job) {
     return n;
 }
 
-int order_tier(const struct state *state, const struct job *job) {
-    int position = state_priority_level(job->r.priority);
-
+/* At a position in PRIORITIES. */
+static int tier_at(const struct state *state, const struct job *job, int position) {
     _Static_assert(ORDER_TIERS >= PRIORITY_COUNT + PRIORITY_COUNT * LEVELS, "tiers");
     if (!order_shares(state))
         return position;
@@ -68,6 +68,15 @@ int order_tier(const struct state *state, const struct job *job) {
     if (!is_gang(job) && sunk == 0)
         return position;
     return PRIORITY_COUNT + LEVELS * position + sunk;
+}
+
+int order_tier(const struct state *state, const struct job *job) {
+    return tier_at(state, job, fair_position(state, job));
+}
+
+/* Without aging: that moves a job ahead in line, and sends nobody away. */
+static int own_tier(const struct state *state, const struct job *job) {
+    return tier_at(state, job, state_priority_level(job->r.priority));
 }
 
 bool order_may_ask(const struct state *state, const struct job *job) {
@@ -121,8 +130,9 @@ enum order_way order_gives_way(const struct state *state, const struct job *runn
                                const struct job *to) {
     int64_t min_run_us = state->r.min_run_us, waited_us = state->r.time_us - to->r.since_us;
     bool above = running->r.priority > to->r.priority;
-    bool too_long = waited_us >= TOO_LONG * min_run_us && !above;
-    int tier = order_tier(state, running);
+    bool still_above = fair_position(state, running) < fair_position(state, to);
+    bool too_long = waited_us >= TOO_LONG * min_run_us && !still_above;
+    int tier = own_tier(state, running), to_tier = own_tier(state, to);
 
     if (!runs(running) ||
         state->r.time_us - running->r.running_us < least_run_us(state, running, too_long))
@@ -135,7 +145,7 @@ enum order_way order_gives_way(const struct state *state, const struct job *runn
                                                                                : ORDER_STAYS;
     bool never_ran =
         to->r.started_us == S_ABSENT && state->r.time_us - to->r.submitted_us >= min_run_us;
-    if (tier > to->tier || (tier == to->tier && running->r.id > to->r.id && never_ran))
+    if (tier > to_tier || (tier == to_tier && running->r.id > to->r.id && never_ran))
         return ORDER_GIVES_WAY;
     bool gains = takes_whole_nodes(state, to) && order_gpus(running) < order_gpus(to);
     return gains && !above && waited_us >= min_run_us ? ORDER_FOR_GAIN : ORDER_STAYS;

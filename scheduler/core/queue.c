@@ -1,4 +1,5 @@
 #include "scheduler/core/queue.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 
 static bool same_need(const struct place_need *a, const struct place_need *b) {
@@ -30,15 +31,25 @@ static int64_t hash_of(const struct place_need *need) {
     return (int64_t)(h >> 1);
 }
 
-bool queue_before(const struct job *a, const struct job *b) {
-    return a->tier < b->tier || (a->tier == b->tier && a->r.id < b->r.id);
+int64_t queue_place(const struct job *job) {
+    return job->r.place == S_ABSENT ? job->r.id : job->r.place;
 }
 
-static void set_present(struct queue *queue, const struct shape *shape, int tier) {
-    uint64_t bit = UINT64_C(1) << (shape->slot & 63);
-    uint64_t *word = &queue->present[tier][shape->slot >> 6];
+static int line_of(const struct job *job) {
+    return job->tier * FAIR_LEVELS + job->level;
+}
 
-    if (shape->lines[tier].first)
+bool queue_before(const struct job *a, const struct job *b) {
+    int line_a = line_of(a), line_b = line_of(b);
+
+    return line_a < line_b || (line_a == line_b && queue_place(a) < queue_place(b));
+}
+
+static void set_present(struct queue *queue, const struct shape *shape, int line) {
+    uint64_t bit = UINT64_C(1) << (shape->slot & 63);
+    uint64_t *word = &queue->present[line][shape->slot >> 6];
+
+    if (shape->lines[line].first)
         *word |= bit;
     else
         *word &= ~bit;
@@ -50,8 +61,8 @@ static void more_slots(struct queue *queue) {
     queue->n_slots = MAX(2 * n, (size_t)64);
     queue->slots = hai_realloc_array(queue->slots, queue->n_slots, sizeof *queue->slots);
     memset(queue->slots + n, 0, (queue->n_slots - n) * sizeof *queue->slots);
-    for (int tier = 0; tier < ORDER_TIERS; tier++) {
-        uint64_t **words = &queue->present[tier];
+    for (int line = 0; line < ORDER_LINES; line++) {
+        uint64_t **words = &queue->present[line];
         *words = hai_realloc_array(*words, queue->n_slots / 64, sizeof **words);
         memset(*words + n_words, 0, (queue->n_slots / 64 - n_words) * sizeof **words);
     }
@@ -104,9 +115,9 @@ static void shape_drop(struct queue *queue, struct shape *shape) {
 static void enter(struct job_line *line, struct job *job) {
     struct job *next = NULL;
 
-    if (line->last && line->last->r.id > job->r.id) {
+    if (line->last && queue_place(line->last) > queue_place(job)) {
         next = line->first;
-        while (next->r.id < job->r.id)
+        while (queue_place(next) < queue_place(job))
             next = next->line_next;
     }
     job->line_next = next;
@@ -139,8 +150,9 @@ void queue_add(struct state *state, struct job *job) {
     assert(!job->queued);
     job->shape = shape_find(&state->queue, &need);
     job->tier = order_tier(state, job);
-    enter(&job->shape->lines[job->tier], job);
-    set_present(&state->queue, job->shape, job->tier);
+    job->level = fair_level(state, job);
+    enter(&job->shape->lines[line_of(job)], job);
+    set_present(&state->queue, job->shape, line_of(job));
     job->shape->n++;
     state->queue.n++;
     state->queue.changes++;
@@ -152,8 +164,8 @@ void queue_remove(struct state *state, struct job *job) {
 
     if (!job->queued)
         return;
-    leave(&shape->lines[job->tier], job);
-    set_present(&state->queue, shape, job->tier);
+    leave(&shape->lines[line_of(job)], job);
+    set_present(&state->queue, shape, line_of(job));
     state->queue.n--;
     state->queue.changes++;
     job->queued = false;
@@ -162,32 +174,42 @@ void queue_remove(struct state *state, struct job *job) {
         shape_drop(&state->queue, shape);
 }
 
+void queue_sort(struct state *state) {
+    for (struct job *job = state->jobs_first; job; job = job->next)
+        if (job->queued &&
+            (job->tier != order_tier(state, job) || job->level != fair_level(state, job))) {
+            queue_remove(state, job);
+            queue_add(state, job);
+        }
+}
+
 static void sift_down(struct queue_walk *walk, size_t at) {
     struct job *job = walk->heap[at];
 
     for (size_t child; (child = 2 * at + 1) < walk->n; at = child) {
-        if (child + 1 < walk->n && walk->heap[child + 1]->r.id < walk->heap[child]->r.id)
+        if (child + 1 < walk->n &&
+            queue_place(walk->heap[child + 1]) < queue_place(walk->heap[child]))
             child++;
-        if (walk->heap[child]->r.id > job->r.id)
+        if (queue_place(walk->heap[child]) > queue_place(job))
             break;
         walk->heap[at] = walk->heap[child];
     }
     walk->heap[at] = job;
 }
 
-/* The first job of every shape that has one in this tier. */
+/* The first job of every shape that has one in this line. */
 static void gather(struct queue_walk *walk) {
     const struct queue *queue = &walk->state->queue;
 
     for (size_t word = 0; word < queue->n_slots / 64; word++) {
-        uint64_t set = queue->present[walk->tier][word];
+        uint64_t set = queue->present[walk->line][word];
         for (; set; set &= set - 1) {
             const struct shape *shape = queue->slots[word * 64 + (size_t)__builtin_ctzll(set)];
             if (walk->n == walk->n_max) {
                 walk->n_max = MAX(2 * walk->n_max, (size_t)64);
                 walk->heap = hai_realloc_array(walk->heap, walk->n_max, sizeof *walk->heap);
             }
-            walk->heap[walk->n++] = shape->lines[walk->tier].first;
+            walk->heap[walk->n++] = shape->lines[walk->line].first;
         }
     }
     for (size_t i = walk->n / 2; i-- > 0;)
@@ -196,7 +218,7 @@ static void gather(struct queue_walk *walk) {
 
 void queue_walk_begin(struct queue_walk *walk, const struct state *state) {
     walk->state = state;
-    walk->tier = -1;
+    walk->line = -1;
     walk->n = 0;
     walk->given = false;
 }
@@ -218,7 +240,7 @@ struct job *queue_walk_next(struct queue_walk *walk) {
         replace_head(walk, walk->heap[0]->line_next);
     walk->given = false;
     while (!walk->n) {
-        if (++walk->tier >= ORDER_TIERS)
+        if (++walk->line >= ORDER_LINES)
             return NULL;
         gather(walk);
     }

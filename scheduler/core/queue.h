@@ -1,15 +1,16 @@
 /* queue.h - jobs that wait for nodes, in the order in which they are tried.
  *
- * Pure. The order is (tier, id), over all groups: order.h gives the tier. Jobs that ask for the
- * same are of one shape and stand in one line for each tier, so that whoever finds that a shape
- * does not fit can pass over all of them at once. Derived state: made again by state_decode.
+ * Pure. The order is (tier, level, place), over all groups: order.h gives the tier, fair.h the
+ * level; the place is the job's id unless its user moved it. Jobs that ask for the same are of one
+ * shape and stand in one line for each tier and level, so that whoever finds that a shape does not
+ * fit can pass over all of them at once. Derived state: made again by state_decode.
  */
 #pragma once
 #include "scheduler/core/place.h"
 
 struct shape {
     struct place_need need; // without nodes to avoid
-    struct job_line lines[ORDER_TIERS];
+    struct job_line lines[ORDER_LINES];
     int64_t n;           // jobs
     int slot;            // of state->queue.slots
     uint64_t serial;     // tells apart shapes that had a slot one after another
@@ -23,8 +24,8 @@ void queue_remove(struct state *state, struct job *job);
 /* A walk over all jobs in order; start from {0}, end with queue_walk_end, which keeps nothing. */
 struct queue_walk {
     const struct state *state;
-    int tier;
-    struct job **heap; // the first job left of each shape of this tier
+    int line;
+    struct job **heap; // the first job left of each shape of this line
     size_t n, n_max;
     bool given; // the head was returned and is not passed yet
 };
@@ -35,9 +36,15 @@ void queue_walk_end(struct queue_walk *walk);
 /* The next job, or NULL at the end. */
 struct job *queue_walk_next(struct queue_walk *walk);
 
-/* Pass over the rest of the line of the job that came last: its shape in this tier. The state must
- * not change during a walk. */
+/* Pass over the rest of the line of the job that came last: its shape in this tier and level. The
+ * state must not change during a walk. */
 void queue_walk_pass(struct queue_walk *walk);
+
+/* Tiers and levels are not what they were: sort. */
+void queue_sort(struct state *state);
+
+/* In the order of its line. */
+int64_t queue_place(const struct job *job);
 
 /* Is job a tried before job b? */
 bool queue_before(const struct job *a, const struct job *b);

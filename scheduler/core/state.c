@@ -58,8 +58,8 @@ static void free_series(struct map *all) {
 static void free_queue(struct queue *queue) {
     for (size_t i = 0; i < queue->n_slots; i++)
         free(queue->slots[i]);
-    for (int tier = 0; tier < ORDER_TIERS; tier++)
-        free(queue->present[tier]);
+    for (int line = 0; line < ORDER_LINES; line++)
+        free(queue->present[line]);
     free(queue->slots);
     map_free(&queue->by_hash);
 }
@@ -77,6 +77,10 @@ void state_free(struct state *state) {
         schema_free(state_past_schema(), &state->pasts[i]);
     free(state->pasts);
     map_free(&state->past_by_key);
+    for (size_t i = 0; i < state->n_shares; i++)
+        schema_free(state_share_schema(), &state->shares[i]);
+    free(state->shares);
+    map_free(&state->share_by_user);
     free_series(&state->series);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {

@@ -70,6 +70,9 @@ enum { PRIORITY_COUNT = 8 };
 
 enum { NODES_TOUCHED_KEPT = 8192 };
 
+/* Tiers in which jobs wait (order.h), and levels of each (fair.h), best first. */
+enum { ORDER_TIERS = 32, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVELS };
+
 #include "scheduler/core/records.def"
 
 #include "lib/pure/schema_structs.h"
@@ -87,7 +90,7 @@ struct job {
     size_t n_assigned;     // ranks not yet reported to run
     bool spans;            // its live attempt spans zones
     bool queued;           // stands in a line (queue.h): waits for nodes, may be placed now
-    int tier;              // of its line
+    int tier, level;       // of its line
     struct shape *shape;   // of its line
     struct job *line_next, *line_prev;
     struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
@@ -126,16 +129,13 @@ struct job_line {
     struct job *first, *last; // ascending ids
 };
 
-/* Tiers in which jobs wait (order.h), best first. */
-enum { ORDER_TIERS = 32 };
-
 /* All jobs that wait for nodes: see queue.h. */
 struct queue {
     struct shape **slots; // NULL: free
     size_t n_slots;       // a multiple of 64
     size_t slot_hint;     // no slot below is free
     struct map by_hash;
-    uint64_t *present[ORDER_TIERS]; // slots with a job in that tier
+    uint64_t *present[ORDER_LINES]; // slots with a job in that line
     uint64_t serial;
     uint64_t changes; // grows when jobs come or go
     int64_t n;        // jobs
@@ -183,6 +183,8 @@ struct state {
     struct keys keys;                   // idempotency keys
     struct state_past *pasts;           // how long jobs ran (predict.h), in order of their slots
     size_t n_pasts;
+    struct state_share *shares; // what users had of late (fair.h), in order of creation
+    size_t n_shares;
     struct state_user *users;       // in order of creation
     struct state_token *tokens;     // ascending ids
     struct state_reserve *reserves; // ascending numbers
@@ -194,6 +196,7 @@ struct state {
     struct map user_by_name;              // position + 1
     struct map token_by_hash;             // hexadecimal; id
     struct map past_by_key;               // user, line feed, name; slot + 1
+    struct map share_by_user;             // position + 1
     struct job *ended_first, *ended_last; // ended jobs, oldest first
     struct queue queue;
     struct job *live_first;
@@ -208,6 +211,7 @@ struct state {
     int64_t n_cross_claims;             // claims that do
     struct timers timers;
     struct timer look;        // look again at who waits: time-sharing, reservations that come near
+    struct timer turn;        // fair.h: sort who waits
     struct timer reserve_due; // the next reservation begins or ends
     bool reserve_planned;     // some have not begun
     uint64_t cluster_seq;     // grows when nodes or groups are described anew

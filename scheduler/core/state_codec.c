@@ -2,6 +2,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/reserve.h"
 
@@ -18,6 +19,7 @@ enum record {
     RECORD_JOB,
     RECORD_PAST,
     RECORD_RESERVE,
+    RECORD_SHARE,
 };
 
 static void add_bytes(struct buf *out, enum record tag, const struct buf *inner) {
@@ -58,6 +60,8 @@ void state_encode(const struct state *state, struct buf *ret) {
         add(ret, RECORD_JOB, state_job_schema(), &job->r, &one);
     for (size_t i = 0; i < state->n_pasts; i++)
         add(ret, RECORD_PAST, state_past_schema(), &state->pasts[i], &one);
+    for (size_t i = 0; i < state->n_shares; i++)
+        add(ret, RECORD_SHARE, state_share_schema(), &state->shares[i], &one);
 }
 
 #define APPEND(array, n)                                                                           \
@@ -134,6 +138,9 @@ static int take_record(struct state *state, uint64_t tag, const struct cursor *c
     case RECORD_RESERVE:
         return tlv_decode(state_reserve_schema(), c->data, c->n_bytes,
                           APPEND(state->reserves, state->n_reserves), err);
+    case RECORD_SHARE:
+        return tlv_decode(state_share_schema(), c->data, c->n_bytes,
+                          APPEND(state->shares, state->n_shares), err);
     default:
         return hai_fail(err, -EBADMSG, "unknown record %llu", (unsigned long long)tag);
     }
@@ -208,7 +215,8 @@ static int derive_cluster(struct state *state) {
         map_put_text(&state->token_by_hash, name, (void *)(intptr_t)state->tokens[i].id);
     }
     reserve_derive(state);
-    return predict_derive(state);
+    int r = fair_derive(state);
+    return r < 0 ? r : predict_derive(state);
 }
 
 static int derive_job(struct state *state, struct job *job) {

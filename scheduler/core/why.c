@@ -1,6 +1,7 @@
 #include "scheduler/core/why.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/reserve.h"
@@ -288,6 +289,9 @@ static void why_queued(const struct state *state, const struct job *job, struct 
         say(&t, "job %s (%s, priority %lld) is ahead of it in group %s and needs %lld node%s",
             array_label(&ahead->r).text, ahead->r.spec.user, (long long)ahead->r.priority,
             job->r.spec.group, (long long)ahead->r.spec.nodes, ahead->r.spec.nodes == 1 ? "" : "s");
+        if (job->tier == ahead->tier && job->level > ahead->level)
+            say(&t, ", and %s had less GPU time of late than %s", ahead->r.spec.user,
+                job->r.spec.user);
         if (job->r.priority == ahead->r.priority)
             say(&sooner, "with a higher priority it goes first");
     } else {
@@ -464,6 +468,7 @@ void why_draft(const struct state *state, const struct entry_job_spec *spec, str
     ret->r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, ret);
     ret->tier = order_tier(state, ret);
+    ret->level = fair_level(state, ret);
     const struct state_reserve *reserve =
         spec->reservation ? state_reserve_named(state, spec->reservation) : NULL;
     if (reserve)

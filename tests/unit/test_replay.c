@@ -375,7 +375,8 @@ static void replay_row(struct csv *csv, struct outcome_of *o) {
                                              kalos ? "acme_kalos_like_a" : "philly_2017oct");
     /* First come, first served: all are equal. */
     const char *conf =
-        "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, time_sharing: false}\n";
+        "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, time_sharing: false,"
+        " fair_share: 0s, aging: 0s}\n";
     struct hai_err err = {0};
     int64_t nodes, load;
 
