@@ -259,8 +259,9 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     struct text sooner = {ret->sooner, sizeof ret->sooner};
     struct place_need need = place_need_of(state, job);
     bool could = place_could(state, &need, true);
-    /* What fits nowhere waits for nodes, not for a job; and its queue may be long. */
-    const struct job *ahead = could ? blocker(state, job) : NULL;
+    /* What fits nowhere waits for nodes, not for a job; and its queue may be long. Where jobs share
+     * time nobody blocks those behind him. */
+    const struct job *ahead = could && !order_shares(state) ? blocker(state, job) : NULL;
 
     ret->ahead = ahead ? ahead->r.id : 0;
     if (reserve_say_waits(state, job, ret->message, sizeof ret->message)) {

@@ -154,6 +154,25 @@ static int64_t wait_behind_short_jobs_s(int64_t priority) {
     return waited_s;
 }
 
+/* Nobody who waits keeps others from nodes that he does not need. */
+TEST(nobody_is_behind_anybody)
+{
+    struct world w;
+    struct why why;
+
+    sharing_cluster(&w, 1, 2, 2, 600);
+    submit(&w, 1, 2, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    submit(&w, 2, 2, 1); // a gang that does not fit
+    int64_t small = submit(&w, 1, 1, 1);
+    why_job(w.state, job_at(&w, small), &why);
+    CHECK_STR(why.code, "starts_now");
+    CHECK_EQ(why.ahead, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, small), JOB_STATE_STARTING);
+    world_free(&w);
+}
+
 TEST(a_stream_of_short_jobs_keeps_no_gang_waiting_for_ever)
 {
     CHECK(wait_behind_short_jobs_s(50) < 16 * 600 + 300);
