@@ -53,7 +53,7 @@ enum scope entry_principal(const char *principal, const char **ret_name) {
     size_t n = (size_t)(colon - principal);
     for (int s = SCOPE_NONE + 1; s < SCOPE_COUNT; s++) {
         const char *text = scope_text(s);
-        if (strlen(text) == n && !memcmp(text, principal, n))
+        if (!strncmp(text, principal, n) && !text[n])
             return s;
     }
     return SCOPE_NONE;

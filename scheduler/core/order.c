@@ -130,9 +130,8 @@ enum order_way order_gives_way(const struct state *state, const struct job *runn
                                const struct job *to) {
     int64_t min_run_us = state->r.min_run_us, waited_us = state->r.time_us - to->r.since_us;
     bool above = running->r.priority > to->r.priority;
-    bool still_above = fair_position(state, running) < fair_position(state, to);
-    bool too_long = waited_us >= TOO_LONG * min_run_us && !still_above;
-    int tier = own_tier(state, running), to_tier = own_tier(state, to);
+    bool too_long = waited_us >= TOO_LONG * min_run_us &&
+                    fair_position(state, running) >= fair_position(state, to);
 
     if (!runs(running) ||
         state->r.time_us - running->r.running_us < least_run_us(state, running, too_long))
@@ -145,6 +144,7 @@ enum order_way order_gives_way(const struct state *state, const struct job *runn
                                                                                : ORDER_STAYS;
     bool never_ran =
         to->r.started_us == S_ABSENT && state->r.time_us - to->r.submitted_us >= min_run_us;
+    int tier = own_tier(state, running), to_tier = own_tier(state, to);
     if (tier > to_tier || (tier == to_tier && running->r.id > to->r.id && never_ran))
         return ORDER_GIVES_WAY;
     bool gains = takes_whole_nodes(state, to) && order_gpus(running) < order_gpus(to);

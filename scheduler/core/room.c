@@ -257,15 +257,24 @@ void room_leave(struct room *room, const struct state *state, const struct job *
     room->cross -= job->spans;
 }
 
-void room_trial_end(struct room *room) {
+struct room_mark room_trial_mark(const struct room *room) {
     assert(room->trial);
-    while (room->n_undo) {
+    return (struct room_mark){room->n_undo, room->cross};
+}
+
+void room_trial_back(struct room *room, struct room_mark mark) {
+    assert(room->trial);
+    while (room->n_undo > mark.n_undo) {
         const struct undo *undo = &room->undo[--room->n_undo];
         set_level(room, undo->number, undo->was.level);
         set_bit(room->idle, undo->number, undo->was.idle);
         room->nodes[undo->number] = undo->was;
     }
-    room->cross = room->undo_cross;
+    room->cross = mark.cross;
+}
+
+void room_trial_end(struct room *room) {
+    room_trial_back(room, (struct room_mark){0, room->undo_cross});
     room->trial = false;
 }
 

@@ -46,8 +46,14 @@ void room_give(struct room *room, const struct state *state, const struct place_
 void room_time(struct room *room, int64_t now_us);
 void room_keep(struct room *room, int node, int64_t reserve, int64_t coming_us);
 
-/* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them.
- * room_leave: the job leaves all that it holds. */
+/* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them;
+ * room_trial_back undoes those since a mark. room_leave: the job leaves all that it holds. */
+struct room_mark {
+    size_t n_undo;
+    int64_t cross;
+};
 void room_trial_begin(struct room *room);
+struct room_mark room_trial_mark(const struct room *room);
+void room_trial_back(struct room *room, struct room_mark mark);
 void room_leave(struct room *room, const struct state *state, const struct job *job);
 void room_trial_end(struct room *room);

@@ -208,15 +208,20 @@ int64_t state_next_wakeup(const struct state *state) {
 }
 
 int state_priority_level(int64_t priority) {
-#define LEVEL_(value) value,
-    static const int64_t levels[] = {PRIORITIES(LEVEL_)};
-#undef LEVEL_
-    _Static_assert(ARRAY_SIZE(levels) == PRIORITY_COUNT, "PRIORITIES");
+#define POSITION_(value) POSITION_##value,
+    enum { PRIORITIES(POSITION_) POSITION_COUNT };
+#undef POSITION_
+    _Static_assert((int)POSITION_COUNT == PRIORITY_COUNT, "PRIORITIES");
 
-    for (int i = 0; i < PRIORITY_COUNT; i++)
-        if (levels[i] == priority)
-            return i;
-    return -EINVAL;
+    switch (priority) {
+#define CASE_(value)                                                                               \
+    case value:                                                                                    \
+        return POSITION_##value;
+        PRIORITIES(CASE_)
+#undef CASE_
+    default:
+        return -EINVAL;
+    }
 }
 
 static struct node_kind *kind_of(struct group *group, const struct node *node) {

@@ -63,11 +63,12 @@ static size_t collect(struct victims *v, const struct state *state, const struct
         }
         v->candidates[n++] = (struct victims_candidate){one, way, order_loss(state, one)};
     }
-    if (n) {
-        qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
-        memcpy(v->all, v->candidates, n * sizeof *v->all);
-    }
     return n;
+}
+
+static void sort(struct victims *v, size_t n) {
+    qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
+    memcpy(v->all, v->candidates, n * sizeof *v->all);
 }
 
 /* A search for one job. */
@@ -82,15 +83,20 @@ struct search {
 
 static const struct spread any_spread = {INT64_MAX, INT64_MAX};
 
+/* In a trial: candidates first to last - 1 give way, too. Does it fit then? */
+static bool fits_after(struct search *s, size_t first, size_t last) {
+    for (size_t i = first; i < last; i++)
+        room_leave(s->room, s->state, s->v->candidates[i].job);
+    return room_find(s->room, s->state, &s->need, s->scratch) == 0 &&
+           spread_compare(spread_of(s->state, s->scratch->nodes, s->need.nodes), s->most) <= 0;
+}
+
 /* Would it fit if the first n candidates gave way? */
 static bool fits(struct search *s, size_t n) {
     room_trial_begin(s->room);
-    for (size_t i = 0; i < n; i++)
-        room_leave(s->room, s->state, s->v->candidates[i].job);
-    int r = room_find(s->room, s->state, &s->need, s->scratch);
+    bool it_fits = fits_after(s, 0, n);
     room_trial_end(s->room);
-    return r == 0 &&
-           spread_compare(spread_of(s->state, s->scratch->nodes, s->need.nodes), s->most) <= 0;
+    return it_fits;
 }
 
 /* May the place need something that the candidate holds: GPUs, CPUs or memory of its nodes, or its
@@ -117,15 +123,20 @@ static size_t keep_needed(struct search *s, size_t n) {
 
 /* The fewest of the cheapest that make it fit: of n that do. */
 static size_t fewest(struct search *s, size_t n) {
-    size_t low = 0; // does not fit
+    size_t low = 0; // does not fit; those before it have left in the trial
 
+    room_trial_begin(s->room);
     while (n - low > 1) {
         size_t middle = low + (n - low) / 2;
-        if (fits(s, middle))
+        struct room_mark mark = room_trial_mark(s->room);
+        if (fits_after(s, low, middle)) {
             n = middle;
-        else
+            room_trial_back(s->room, mark);
+        } else {
             low = middle;
+        }
     }
+    room_trial_end(s->room);
     return n;
 }
 
@@ -214,6 +225,7 @@ int victims_find(struct victims *v, struct room *room, const struct state *state
     size_t n = collect(v, state, job);
     if (!n || !fits(&s, n))
         return -ENOSPC;
+    sort(v, n);
     n = choose_best(&s, n, job);
     if (!n)
         return -ENOSPC;
