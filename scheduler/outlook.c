@@ -67,20 +67,16 @@ static int64_t known_us(int64_t start_us) {
     return start_us == INT64_MAX ? S_ABSENT : start_us;
 }
 
-/* Both quantiles. The caller frees. */
+/* The caller frees. */
 static struct outlook_job *compute(const struct state *state, int64_t now_us, int64_t only,
                                    const struct job *extra, size_t *ret_n) {
-    _cleanup_free_ struct forecast_job *soon = NULL;
-    _cleanup_free_ struct forecast_job *late = NULL;
-
-    size_t n = forecast_run(state, now_us, FORECAST_P50, only, extra, &soon);
-    size_t n_late = forecast_run(state, now_us, FORECAST_P90, only, extra, &late);
-    assert(n == n_late);
+    _cleanup_free_ struct forecast_job *all = NULL;
+    size_t n = forecast_run(state, now_us, only, extra, &all);
     struct outlook_job *jobs = hai_new_array(struct outlook_job, MAX(n, (size_t)1));
+
     for (size_t i = 0; i < n; i++)
-        jobs[i] =
-            (struct outlook_job){soon[i].id, known_us(soon[i].start_us),
-                                 known_us(MAX(late[i].start_us, soon[i].start_us)), soon[i].after};
+        jobs[i] = (struct outlook_job){all[i].id, known_us(all[i].start_us),
+                                       known_us(all[i].late_us), all[i].after};
     *ret_n = n;
     return jobs;
 }

@@ -226,7 +226,26 @@ static void add_gangs(const struct tally *tally, fixed_wide *ret) {
     ret[FIGURE_cross_zone_max] = tally->across_max;
 }
 
-void figures_of(const struct tally *tally, const struct trace *trace, struct figures *ret) {
+/* Three figures each, in the order of enum eta_ahead. */
+static void add_eta_error(const struct eta_error *error, fixed_wide ret[static 3]) {
+    ret[0] = error->p50_us;
+    ret[1] = error->p90_us;
+    ret[2] = error->within;
+}
+
+static void add_eta(const struct tally *tally, const struct eta *eta, fixed_wide *ret) {
+    struct eta_worth worth = eta_worth(eta, tally);
+
+    ret[FIGURE_eta_waited] = eta->n_seen;
+    ret[FIGURE_eta_jobs] = worth.n;
+    add_eta_error(&worth.own, &ret[FIGURE_eta_error_p50]);
+    ret[FIGURE_eta_by_p90] = worth.by_p90;
+    for (int i = 0; i < ETA_AHEAD_COUNT; i++)
+        add_eta_error(&worth.naive[i], &ret[FIGURE_eta_now_error_p50 + 3 * i]);
+}
+
+void figures_of(const struct tally *tally, const struct trace *trace, const struct eta *eta,
+                struct figures *ret) {
     static const int outcomes[] = {
         [OUTCOME_UNFINISHED] = FIGURE_unfinished,
         [OUTCOME_REFUSED] = FIGURE_refused,
@@ -248,6 +267,9 @@ void figures_of(const struct tally *tally, const struct trace *trace, struct fig
     values[FIGURE_node_failures] = tally->failures;
     values[FIGURE_job_kills] = tally->kills;
     add_ledger(tally, trace, values);
+    ret->eta = eta && eta->every;
+    if (ret->eta)
+        add_eta(tally, eta, values);
     values[FIGURE_entries] = tally->entries;
     values[FIGURE_proposals] = tally->decisions;
 }
@@ -298,12 +320,25 @@ static void ratio_text(fixed_wide a, fixed_wide b, char ret[static CELL_BYTES]) 
     (void)snprintf(ret, CELL_BYTES, "%s", text);
 }
 
+static bool is_eta(size_t figure) {
+    return figure >= FIGURE_group_eta && figure < FIGURE_group_core;
+}
+
+static bool any_eta(const struct figures *runs, size_t n) {
+    for (size_t k = 0; k < n; k++)
+        if (runs[k].eta)
+            return true;
+    return false;
+}
+
 void figures_table(const struct figures *runs, size_t n, struct buf *ret) {
     char cell[CELL_BYTES];
 
     for (size_t k = 0; k < n; k++)
         head(&runs[k], ret);
     for (size_t i = 0; i < FIGURE_COUNT; i++) {
+        if (is_eta(i) && !any_eta(runs, n))
+            continue;
         if (is_group(i)) {
             buf_printf(ret, "\n%s\n", list[i].words);
             continue;
@@ -346,7 +381,7 @@ static void json_one(const struct figures *run, struct buf *ret) {
     buf_printf(ret, "\"nodes\": %lld, \"gpus\": %lld", (long long)run->n_nodes,
                (long long)run->n_gpus);
     for (size_t i = 0; i < FIGURE_COUNT; i++) {
-        if (is_group(i))
+        if (is_group(i) || (is_eta(i) && !run->eta))
             continue;
         bool timed = list[i].form == FIGURE_TIME || list[i].form == FIGURE_GPU_TIME;
         buf_printf(ret, ",\n  \"%s%s\": ", list[i].name,

@@ -8,7 +8,7 @@
  */
 #pragma once
 #include "lib/pure/buf.h"
-#include "sim/tally.h"
+#include "sim/eta.h"
 
 enum figure_form {
     FIGURE_COUNT_OF, // a number
@@ -79,6 +79,25 @@ enum figure_form {
     X(ledger_idle, GPU_TIME, "idle without demand")                                                \
     X(ledger_unhealthy, GPU_TIME, "out of service")                                                \
     X(ledger_capacity, GPU_TIME, "capacity")                                                       \
+    X(group_eta, COUNT_OF, "starts foreseen at the submission, of jobs that wait (--eta)")         \
+    X(eta_waited, COUNT_OF, "submissions that do not start at once")                               \
+    X(eta_jobs, COUNT_OF, "of these asked about and started later")                                \
+    X(eta_error_p50, TIME, "forecast and real start differ by, p50")                               \
+    X(eta_error_p90, TIME, "p90")                                                                  \
+    X(eta_within, SHARE, "waits within a factor of 2")                                             \
+    X(eta_by_p90, SHARE, "started by the forecast's 9 of 10")                                      \
+    X(eta_now_error_p50, TIME, "answer \"now\" differs by, p50")                                   \
+    X(eta_now_error_p90, TIME, "p90")                                                              \
+    X(eta_now_within, SHARE, "waits within a factor of 2")                                         \
+    X(eta_waits_error_p50, TIME, "demand that waits ahead / GPUs differs by, p50")                 \
+    X(eta_waits_error_p90, TIME, "p90")                                                            \
+    X(eta_waits_within, SHARE, "waits within a factor of 2")                                       \
+    X(eta_order_error_p50, TIME, "and what runs and is before it differs by, p50")                 \
+    X(eta_order_error_p90, TIME, "p90")                                                            \
+    X(eta_order_within, SHARE, "waits within a factor of 2")                                       \
+    X(eta_runs_error_p50, TIME, "and all else that runs differs by, p50")                          \
+    X(eta_runs_error_p90, TIME, "p90")                                                             \
+    X(eta_runs_within, SHARE, "waits within a factor of 2")                                        \
     X(group_core, COUNT_OF, "the scheduler's core")                                                \
     X(entries, COUNT_OF, "log entries")                                                            \
     X(proposals, COUNT_OF, "decisions")
@@ -90,11 +109,13 @@ enum { FIGURES(FIGURE_NUMBER_) FIGURE_COUNT };
 struct figures {
     const char *trace, *config;
     int64_t n_nodes, n_gpus;
+    bool eta; // forecasts were asked for: only then their figures are shown
     fixed_wide values[FIGURE_COUNT];
 };
 
-/* Work them out. trace: the one that was replayed. */
-void figures_of(const struct tally *tally, const struct trace *trace, struct figures *ret);
+/* Work them out. trace: the one that was replayed; eta: NULL, or what was asked. */
+void figures_of(const struct tally *tally, const struct trace *trace, const struct eta *eta,
+                struct figures *ret);
 
 /* Append n replays side by side, two with their ratio, as a table for people or as JSON: one
  * object, or an array of several. */

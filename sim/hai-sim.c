@@ -38,6 +38,9 @@ static const char usage[] =
     "      --nodes N          what if there were N nodes\n"
     "      --lose WHAT@TIME[:DURATION]\n"
     "                         what if a node, leaf or zone were lost, e.g. b@3d:12h; repeatable\n"
+    "      --eta N            ask for every N-th job that waits when it will start, and tell how "
+    "good\n"
+    "                         the forecasts were\n"
     "      --svg DIR          write time.svg and waits.svg\n"
     "      --json             print JSON\n"
     "  -q, --quiet            no progress on the terminal\n"
@@ -61,6 +64,7 @@ struct options {
     int64_t from_us, to_us;
     int64_t stretch, load; // millionths, 0: not given
     int64_t nodes;         // 0: as described
+    int64_t eta;           // every so many; 0: none
     bool json, quiet, compare, fuzz, minimise;
     uint64_t first, last;
     int n_steps;
@@ -137,6 +141,8 @@ static int take_option(int c, struct options *o) {
         o->lose = hai_realloc_array(o->lose, o->n_lose + 1, sizeof *o->lose);
         o->lose[o->n_lose++] = optarg;
         return 0;
+    case 'e':
+        return take_whole("eta", optarg, 1000000, &o->eta);
     case 'h':
         o->history = optarg;
         return take_time("history", optarg, &(int64_t){0});
@@ -185,6 +191,7 @@ static int read_command(int argc, char **argv, struct options *o) {
         {"load",     required_argument, NULL,      'l'},
         {"nodes",    required_argument, NULL,      'n'},
         {"lose",     required_argument, NULL,      'o'},
+        {"eta",      required_argument, NULL,      'e'},
         {"history",  required_argument, NULL,      'h'},
         {"svg",      required_argument, NULL,      'g'},
         {"seeds",    required_argument, NULL,      's'},
@@ -219,6 +226,7 @@ struct simulation {
     struct simconf conf;
     struct trace trace;
     struct tally tally;
+    struct eta eta;
     struct figures figures;
 };
 
@@ -226,6 +234,7 @@ static void simulation_free(struct simulation *s) {
     simconf_free(&s->conf);
     trace_free(&s->trace);
     tally_free(&s->tally);
+    eta_free(&s->eta);
 }
 
 static int read_config(const char *path, struct simconf *ret) {
@@ -305,14 +314,15 @@ static int simulate(const struct options *o, const char *config, struct simulati
         r = read_trace(o, &s->conf, &s->trace);
     if (r < 0)
         return r;
-    r = replay_run(&s->conf, &s->trace, shown ? show_progress : NULL, s, &s->tally, &err);
+    s->eta.every = o->eta;
+    r = replay_run(&s->conf, &s->trace, shown ? show_progress : NULL, s, &s->eta, &s->tally, &err);
     if (shown)
         fprintf(stderr, "\r\033[K");
     if (r < 0) {
         complain(&err);
         return r;
     }
-    figures_of(&s->tally, &s->trace, &s->figures);
+    figures_of(&s->tally, &s->trace, &s->eta, &s->figures);
     s->figures.trace = s->trace.name;
     s->figures.config = config;
     return 0;

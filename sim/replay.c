@@ -60,6 +60,7 @@ struct replay {
     int *on;                // scratch: nodes of a job
     int *leaf_seen;         // scratch: job that a leaf was last counted for
     int leaf_stamp;
+    struct eta *eta;
     struct hai_err *err;
 };
 
@@ -482,6 +483,7 @@ static bool event_is_due(const struct replay *r) {
 static int instant(struct replay *r) {
     const struct trace *trace = r->trace;
     int64_t due_us = state_next_wakeup(r->world.state);
+    size_t n_asked = r->n_submitted;
     int error = 0;
 
     r->world.now_us = r->base_us + r->now_us;
@@ -500,6 +502,9 @@ static int instant(struct replay *r) {
         follow(r);
         r->tally->decisions += (int64_t)world_decide(&r->world);
         follow(r);
+        for (; n_asked < r->n_submitted; n_asked++)
+            if (r->runs[n_asked].stage == STAGE_WAITING)
+                eta_ask(r->eta, r->world.state, (uint32_t)n_asked, r->runs[n_asked].id, r->base_us);
     } while (error == 0 && event_is_due(r));
     return error;
 }
@@ -549,6 +554,10 @@ static void prepare(struct replay *r) {
     simconf_entry(r->conf, &set);
     must(world_append(&r->world, "system:hai", ENTRY_CLUSTER_SET, &set));
     schema_free(entry_cluster_set_schema(), &set);
+    if (r->eta->every) { // run times are remembered from then on: nothing but a forecast reads them
+        struct entry_sched_start start = {NULL};
+        must(world_append(&r->world, "system:hai", ENTRY_SCHED_START, &start));
+    }
     const struct state *state = r->world.state;
     r->runs = hai_new_array(struct run, trace->n);
     r->job_of_id = hai_new_array(uint32_t, trace->n);
@@ -587,7 +596,8 @@ static void clean_up(struct replay *r) {
 }
 
 int replay_run(const struct simconf *conf, const struct trace *trace, replay_progress *progress,
-               void *userdata, struct tally *ret, struct hai_err *err) {
+               void *userdata, struct eta *eta, struct tally *ret, struct hai_err *err) {
+    struct eta none = {0};
     struct hai_err own = {0};
     struct replay r = {
         .conf = conf,
@@ -595,6 +605,7 @@ int replay_run(const struct simconf *conf, const struct trace *trace, replay_pro
         .tally = ret,
         .progress = progress,
         .userdata = userdata,
+        .eta = eta ? eta : &none,
         .err = &own,
     };
 

@@ -7,13 +7,13 @@
  * Time of the trace is exact; entries that belong to one instant are 1 us apart, as in a log.
  */
 #pragma once
+#include "sim/eta.h"
 #include "sim/simconf.h"
-#include "sim/tally.h"
 
 /* Called now and then with the number of jobs that have ended. */
 typedef void replay_progress(void *userdata, size_t n_ended);
 
-/* Replay a trace. ret: for tally_free, also after errors. progress may be NULL. -EINVAL: a loss
- * names nothing of the cluster; -E2BIG: the core takes no more jobs. */
+/* Replay a trace. ret: for tally_free, also after errors. progress and eta may be NULL. -EINVAL: a
+ * loss names nothing of the cluster; -E2BIG: the core takes no more jobs. */
 int replay_run(const struct simconf *conf, const struct trace *trace, replay_progress *progress,
-               void *userdata, struct tally *ret, struct hai_err *err);
+               void *userdata, struct eta *eta, struct tally *ret, struct hai_err *err);

@@ -1,4 +1,6 @@
 #include "scheduler/core/forecast.h"
+#include "scheduler/core/arrivals.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
@@ -8,26 +10,41 @@
 #define HORIZON_US (INT64_C(60) * 24 * 3600 * SECOND)
 
 enum {
-    STEP_PART = 30, // a step is at most this part of the time since now,
-    RUN_PART = 8,   // and of the mean run time: nodes do not stand idle for long within one
-    ASKS_MAX = 16,  // searches for whom to ask in one step: each looks at all that runs
+    IMAGINED_MAX = 4096, // submissions to come and returns; what would come later is left out
+    STEP_PART = 30,      // a step is at most this part of the time since now,
+    RUN_PART = 8,        // and of the mean run time: nodes do not stand idle for long within one
+    ASKS_MAX = 16,       // searches for whom to ask in one step: each looks at all that runs
 };
 
 /* Something that holds nodes: an attempt of the state, or a job that starts in the forecast. */
 struct holder {
     const struct job *job;
-    int64_t end_us;  // by itself: its place in the heap
-    int64_t left_us; // when it left, if it is gone
-    bool foreseen;   // starts in the forecast: the policy knows nothing of it
+    int64_t since_us; // when it started
+    int64_t end_us;   // by itself: its place in the heap, so it stays as it is
+    int64_t left_us;  // when it left, if it is gone
+    bool foreseen;    // starts in the forecast: the policy knows nothing of it
     bool gone;
+    bool gave_way; // in this step: it has not joined the line again
     struct place_need need;
     struct place_node *nodes;
 };
 
 struct waiter {
     const struct job *job;
-    struct forecast_job *ret;
+    struct forecast_job *ret; // NULL: nobody asks for it
+    int64_t rest_us;          // -1: predicted
+    size_t kind;
     bool started;
+};
+
+/* Jobs that ask for the same: those of a shape in the queue at its slot, others behind all slots.
+ */
+struct kind {
+    struct place_need need; // of others
+    uint64_t too_big;       // step in which it did not fit
+    int64_t fewest;         // leaves under which it would lie if all were idle
+    uint64_t service;       // of the room when that was found
+    int64_t ask_us;         // not before: decide.c lets one of a shape ask in each look
 };
 
 /* What reservations want of a node. */
@@ -36,21 +53,36 @@ struct reserve_part {
     int64_t coming_us; // when the next one takes it; 0: none does
 };
 
+/* A job as the forecast imagines it: one that will be submitted, or gave way and waits again. */
+struct imagined {
+    struct job job;
+    struct imagined *next;
+};
+
 struct forecast {
     struct state at; // the state, with another time: everything else is shared
-    enum forecast_quantile quantile;
+    int draw;
     int64_t now_us;
     struct room *room;
     struct place_scratch scratch;
     struct holder *holders;
     size_t n_holders, n_holders_max;
-    size_t *heap; // holders by their end
+    size_t n_running; // the first ones: attempts of the state
+    size_t *heap;     // holders by their end
+    size_t *left;     // by node: who left it last, + 1
     size_t n_heap;
     struct waiter *waiters;
-    size_t n_waiters;
-    size_t n_left;
+    size_t n_waiters, n_waiters_max;
+    size_t n_left; // of those that are asked for
+    struct arrivals_walk arrivals;
+    int n_imagined;
+    struct imagined *imagined;
     size_t first_left; // none before it is left
-    uint64_t *too_big; // by slot of the shape: step in which it did not fit
+    size_t n_gave_way; // in this step
+    struct kind *kinds;
+    size_t n_kinds;
+    int64_t look_us;   // from one look to the next
+    int64_t before_us; // time of the step before
     uint64_t step;
     int64_t n_runs, runs_us; // of those that started
     int n_asks;              // in this step
@@ -99,22 +131,27 @@ static size_t heap_pop(struct forecast *f) {
     return first;
 }
 
-static struct holder *holder_add(struct forecast *f, const struct job *job, int64_t end_us) {
+static struct holder *holder_add(struct forecast *f, const struct job *job, int64_t since_us,
+                                 int64_t end_us) {
     if (f->n_holders == f->n_holders_max) {
         f->n_holders_max = MAX(2 * f->n_holders_max, (size_t)64);
         f->holders = hai_realloc_array(f->holders, f->n_holders_max, sizeof *f->holders);
         f->heap = hai_realloc_array(f->heap, f->n_holders_max, sizeof *f->heap);
     }
     struct holder *holder = &f->holders[f->n_holders++];
-    *holder = (struct holder){.job = job, .end_us = end_us, .need = need_of(f, job)};
+    *holder = (struct holder){
+        .job = job, .since_us = since_us, .end_us = end_us, .need = need_of(f, job)};
     holder->nodes = hai_new_array(struct place_node, (size_t)holder->need.nodes);
     return holder;
 }
 
+/* How long a job still runs in this draw. Over the draws a job goes evenly through its quantiles,
+ * and so do the jobs of one draw: of many alike some end soon, as in life. */
 static int64_t rest_us(const struct forecast *f, const struct job *job, int64_t had_us) {
-    struct predict_rest rest = predict_rest(&f->at, job, had_us);
+    uint64_t spread = (uint64_t)job->r.id * UINT64_C(0x9e3779b97f4a7c15) >> 32; // golden ratio
+    uint64_t part = (spread + ((uint64_t)f->draw << 32) / FORECAST_DRAWS) & UINT32_MAX;
 
-    return f->quantile == FORECAST_P50 ? rest.p50_us : rest.p90_us;
+    return predict_rest_us(&f->at, job, had_us, 1 + (int64_t)(part * 998 >> 32));
 }
 
 /* When an attempt of the state leaves its nodes. */
@@ -129,7 +166,7 @@ static int64_t end_of(const struct forecast *f, const struct job *job) {
 }
 
 static void add_running(struct forecast *f, const struct job *job) {
-    struct holder *holder = holder_add(f, job, end_of(f, job));
+    struct holder *holder = holder_add(f, job, job->r.placed_us, end_of(f, job));
     int64_t n = 0;
 
     for (size_t i = 0; i < job->r.allocs.n; i++) {
@@ -160,7 +197,7 @@ static void add_claimant(struct forecast *f, struct waiter *waiter) {
     const struct job *job = waiter->job;
     int64_t start_us = claim_start_us(&f->at, job, &waiter->ret->after);
 
-    struct holder *holder = holder_add(f, job, start_us + rest_us(f, job, job->r.ran_us));
+    struct holder *holder = holder_add(f, job, start_us, start_us + rest_us(f, job, job->r.ran_us));
     for (size_t i = 0; i < job->r.claim.n; i++)
         holder->nodes[i] = (struct place_node){(int)job->r.claim.items[i].node,
                                                (uint32_t)job->r.claim.items[i].gpus};
@@ -174,7 +211,186 @@ static void add_claimant(struct forecast *f, struct waiter *waiter) {
 static void leave(struct forecast *f, struct holder *holder) {
     holder->gone = true;
     holder->left_us = MIN(holder->end_us, f->at.r.time_us);
+    for (int64_t i = 0; i < holder->need.nodes; i++)
+        f->left[holder->nodes[i].node] = (size_t)(holder - f->holders) + 1;
     room_give(f->room, &f->at, &holder->need, holder->nodes);
+}
+
+/* ---- one step ---- */
+
+/* Start the job on the nodes of the scratch. */
+static void start(struct forecast *f, struct waiter *waiter) {
+    const struct job *job = waiter->job;
+    int64_t run_us = waiter->rest_us >= 0 ? waiter->rest_us : rest_us(f, job, job->r.ran_us);
+
+    struct holder *holder = holder_add(f, job, f->at.r.time_us, f->at.r.time_us + run_us);
+    f->n_runs++;
+    f->runs_us += MIN(run_us, HORIZON_US);
+    memcpy(holder->nodes, f->scratch.nodes, (size_t)holder->need.nodes * sizeof *holder->nodes);
+    holder->foreseen = true;
+    room_take(f->room, &f->at, &holder->need, holder->nodes);
+    heap_push(f, f->n_holders - 1);
+    waiter->started = true;
+    if (!waiter->ret)
+        return;
+    waiter->ret->start_us = f->at.r.time_us;
+    f->n_left--;
+}
+
+/* Who of those that left these nodes did so last. */
+static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
+    const struct holder *last = NULL;
+
+    for (int64_t n = 0; n < n_nodes; n++) {
+        size_t left = f->left[f->scratch.nodes[n].node];
+        const struct holder *holder = left ? &f->holders[left - 1] : NULL;
+        if (holder && (!last || holder->left_us > last->left_us))
+            last = holder;
+    }
+    return last ? last->job->r.id : 0;
+}
+
+static bool may_leave(const struct forecast *f, const struct holder *holder, const struct job *to,
+                      enum order_way worst) {
+    if (holder->gone || holder->foreseen)
+        return false;
+    enum order_way way = order_gives_way(&f->at, holder->job, to);
+    return way != ORDER_STAYS && way <= worst;
+}
+
+static bool on_nodes(const struct holder *holder, const struct place_node *nodes, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < holder->need.nodes; k++)
+            if (holder->nodes[k].node == nodes[i].node && holder->nodes[k].gpus & nodes[i].gpus)
+                return true;
+    return false;
+}
+
+/* Would the job rather wait for nodes under fewer leaves than those in the scratch? */
+static bool waits_for_leaves(struct forecast *f, const struct waiter *waiter,
+                             const struct place_need *need) {
+    struct kind *kind = &f->kinds[waiter->kind];
+
+    if (need->nodes == 1 || !order_waits_for_leaves(&f->at, waiter->job, INT64_MAX))
+        return false;
+    int64_t leaves = spread_of(&f->at, f->scratch.nodes, need->nodes).leaves;
+    if (leaves == 1)
+        return false;
+    if (kind->service != room_service(f->room)) {
+        kind->service = room_service(f->room);
+        kind->fewest = room_fewest(f->room, &f->at, need, &f->scratch).leaves;
+    }
+    return kind->fewest && leaves > kind->fewest &&
+           order_waits_for_leaves(&f->at, waiter->job, kind->fewest);
+}
+
+/* Would it fit if all left that may be asked? Then those on the nodes found do leave. */
+static bool make_room(struct forecast *f, struct waiter *waiter, const struct place_need *need,
+                      enum order_way worst) {
+    const struct job *job = waiter->job;
+
+    room_trial_begin(f->room);
+    for (size_t i = 0; i < f->n_running; i++)
+        if (may_leave(f, &f->holders[i], job, worst))
+            room_give(f->room, &f->at, &f->holders[i].need, f->holders[i].nodes);
+    int r = room_find(f->room, &f->at, need, &f->scratch);
+    room_trial_end(f->room);
+    if (r < 0 || waits_for_leaves(f, waiter, need))
+        return false;
+    int64_t held = 0;
+    for (size_t i = 0; i < f->n_running; i++)
+        if (may_leave(f, &f->holders[i], job, worst) &&
+            on_nodes(&f->holders[i], f->scratch.nodes, need->nodes))
+            held += order_gpus(f->holders[i].job);
+    if (worst == ORDER_FOR_GAIN && held * 10 > order_gpus(job) * ORDER_GAIN_TENTHS)
+        return false;
+    for (size_t i = 0; i < f->n_running; i++) {
+        struct holder *holder = &f->holders[i];
+        if (!may_leave(f, holder, job, worst) || !on_nodes(holder, f->scratch.nodes, need->nodes))
+            continue;
+        holder->gave_way = true;
+        f->n_gave_way++;
+        if (waiter->ret)
+            waiter->ret->after = holder->job->r.id;
+        leave(f, holder);
+    }
+    return true;
+}
+
+/* ---- who comes ---- */
+
+static struct job *imagine(struct forecast *f, struct job job) {
+    struct imagined *one = hai_new(struct imagined);
+
+    *one = (struct imagined){job, f->imagined};
+    f->imagined = one;
+    f->n_imagined++;
+    return &one->job;
+}
+
+/* The kind may move the others: hold no pointer to one meanwhile. */
+static size_t kind_of(struct forecast *f, const struct job *job) {
+    struct place_need need = need_of(f, job);
+    const struct shape *shape = job->shape ? job->shape : queue_shape(&f->at, &need);
+
+    if (shape)
+        return (size_t)shape->slot;
+    for (size_t i = f->at.queue.n_slots; i < f->n_kinds; i++)
+        if (queue_same_need(&f->kinds[i].need, &need))
+            return i;
+    f->kinds = hai_realloc_array(f->kinds, f->n_kinds + 1, sizeof *f->kinds);
+    f->kinds[f->n_kinds] = (struct kind){.need = need};
+    return f->n_kinds++;
+}
+
+/* It takes its place in the line. Not within a walk. */
+static void join(struct forecast *f, const struct job *job, int64_t rest_us) {
+    size_t at = f->n_waiters, low = 0;
+
+    while (low < at) {
+        size_t middle = low + (at - low) / 2;
+        if (queue_before(f->waiters[middle].job, job))
+            low = middle + 1;
+        else
+            at = middle;
+    }
+    if (f->n_waiters == f->n_waiters_max) {
+        f->n_waiters_max = 2 * f->n_waiters_max;
+        f->waiters = hai_realloc_array(f->waiters, f->n_waiters_max, sizeof *f->waiters);
+    }
+    memmove(f->waiters + at + 1, f->waiters + at, (f->n_waiters - at) * sizeof *f->waiters);
+    f->waiters[at] = (struct waiter){job, NULL, rest_us, kind_of(f, job), false};
+    f->n_waiters++;
+    f->first_left = MIN(f->first_left, at);
+}
+
+/* What is submitted up to now. */
+static void arrive(struct forecast *f) {
+    while (arrivals_next_us(&f->arrivals) <= f->at.r.time_us && f->n_imagined < IMAGINED_MAX) {
+        int64_t id = INT64_MAX - IMAGINED_MAX + f->n_imagined;
+        join(f, imagine(f, arrivals_take(&f->arrivals, &f->at, id)), -1);
+    }
+}
+
+/* One that gave way waits again, unless it was about to end. */
+static void wait_again(struct forecast *f, struct holder *holder) {
+    struct job job = *holder->job;
+    int64_t now_us = f->at.r.time_us;
+
+    holder->gave_way = false;
+    if (f->n_imagined == IMAGINED_MAX || holder->end_us <= now_us ||
+        (!holder->foreseen && job.r.phase != DESIRED_PHASE_RUN))
+        return;
+    job.r.ran_us += MAX(now_us - holder->since_us, 0);
+    job.r.since_us = now_us;
+    job.r.line_us = S_ABSENT; // turns are not foreseen, so it does not age
+    job.r.state = JOB_STATE_SUSPENDED;
+    job.r.allocs.n = job.r.claim.n = 0;
+    job.n_left = 0;
+    job.shape = NULL;
+    job.tier = order_tier(&f->at, &job);
+    job.level = fair_level(&f->at, &job);
+    join(f, imagine(f, job), holder->end_us - now_us + ORDER_RESTART_US);
 }
 
 /* ---- reservations ---- */
@@ -220,7 +436,8 @@ static bool belongs(const struct holder *holder, const struct reserve_part *part
     return true;
 }
 
-/* The time goes on: what begins takes its nodes, and who does not belong there leaves. */
+/* The time goes on: what begins takes its nodes, and who does not belong there leaves and waits
+ * again. */
 static void go_to(struct forecast *f, int64_t at_us) {
     bool changes = at_us >= next_reserve_us(&f->at);
 
@@ -233,125 +450,39 @@ static void go_to(struct forecast *f, int64_t at_us) {
         room_keep(f->room, i, parts[i].reserve, parts[i].coming_us);
     for (size_t i = 0; i < f->n_holders; i++) {
         struct holder *holder = &f->holders[i];
-        if (!holder->gone && !belongs(holder, parts))
-            leave(f, holder);
-    }
-}
-
-/* ---- one step ---- */
-
-/* Start the job on the nodes of the scratch. */
-static void start(struct forecast *f, struct waiter *waiter) {
-    const struct job *job = waiter->job;
-    int64_t run_us = rest_us(f, job, job->r.ran_us);
-
-    struct holder *holder = holder_add(f, job, f->at.r.time_us + run_us);
-    f->n_runs++;
-    f->runs_us += MIN(run_us, HORIZON_US);
-    memcpy(holder->nodes, f->scratch.nodes, (size_t)holder->need.nodes * sizeof *holder->nodes);
-    holder->foreseen = true;
-    room_take(f->room, &f->at, &holder->need, holder->nodes);
-    heap_push(f, f->n_holders - 1);
-    waiter->ret->start_us = f->at.r.time_us;
-    waiter->started = true;
-    f->n_left--;
-}
-
-/* Who held a GPU of these nodes last. */
-static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
-    const struct holder *last = NULL;
-
-    for (size_t i = 0; i < f->n_holders; i++) {
-        const struct holder *holder = &f->holders[i];
-        bool shares = false;
-        for (int64_t k = 0; holder->gone && !shares && k < holder->need.nodes; k++)
-            for (int64_t n = 0; !shares && n < n_nodes; n++)
-                shares = f->scratch.nodes[n].node == holder->nodes[k].node;
-        if (shares && (!last || holder->left_us > last->left_us))
-            last = holder;
-    }
-    return last ? last->job->r.id : 0;
-}
-
-static bool may_leave(const struct forecast *f, const struct holder *holder, const struct job *to,
-                      enum order_way worst) {
-    if (holder->gone || holder->foreseen)
-        return false;
-    enum order_way way = order_gives_way(&f->at, holder->job, to);
-    return way != ORDER_STAYS && way <= worst;
-}
-
-static bool on_nodes(const struct holder *holder, const struct place_node *nodes, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < holder->need.nodes; k++)
-            if (holder->nodes[k].node == nodes[i].node && holder->nodes[k].gpus & nodes[i].gpus)
-                return true;
-    return false;
-}
-
-/* Would the job rather wait for nodes under fewer leaves than those in the scratch? */
-static bool waits_for_leaves(struct forecast *f, const struct job *job,
-                             const struct place_need *need) {
-    if (!order_waits_for_leaves(&f->at, job, INT64_MAX))
-        return false;
-    int64_t leaves = spread_of(&f->at, f->scratch.nodes, need->nodes).leaves;
-    int64_t fewest = leaves > 1 ? room_fewest(f->room, &f->at, need, &f->scratch).leaves : leaves;
-    return fewest && leaves > fewest && order_waits_for_leaves(&f->at, job, fewest);
-}
-
-/* Would it fit if all left that may be asked? Then those on the nodes found do leave. */
-static bool make_room(struct forecast *f, struct waiter *waiter, enum order_way worst) {
-    const struct job *job = waiter->job;
-    struct place_need need = need_of(f, job);
-
-    room_trial_begin(f->room);
-    for (size_t i = 0; i < f->n_holders; i++)
-        if (may_leave(f, &f->holders[i], job, worst))
-            room_give(f->room, &f->at, &f->holders[i].need, f->holders[i].nodes);
-    int r = room_find(f->room, &f->at, &need, &f->scratch);
-    room_trial_end(f->room);
-    if (r < 0 || waits_for_leaves(f, job, &need))
-        return false;
-    int64_t held = 0;
-    for (size_t i = 0; i < f->n_holders; i++)
-        if (may_leave(f, &f->holders[i], job, worst) &&
-            on_nodes(&f->holders[i], f->scratch.nodes, need.nodes))
-            held += order_gpus(f->holders[i].job);
-    if (worst == ORDER_FOR_GAIN && held * 10 > order_gpus(job) * ORDER_GAIN_TENTHS)
-        return false;
-    for (size_t i = 0; i < f->n_holders; i++) {
-        struct holder *holder = &f->holders[i];
-        if (!may_leave(f, holder, job, worst) || !on_nodes(holder, f->scratch.nodes, need.nodes))
+        if (holder->gone || belongs(holder, parts))
             continue;
-        waiter->ret->after = holder->job->r.id;
         leave(f, holder);
+        wait_again(f, holder);
     }
-    return true;
-}
-
-static bool try_start(struct forecast *f, struct waiter *waiter, bool shares) {
-    const struct job *job = waiter->job;
-    struct place_need need = need_of(f, job);
-
-    if (room_find(f->room, &f->at, &need, &f->scratch) == 0 && !waits_for_leaves(f, job, &need)) {
-        if (f->at.r.time_us > f->now_us)
-            waiter->ret->after = last_on(f, need.nodes);
-        start(f, waiter);
-        return true;
-    }
-    if (!shares || f->n_asks >= ASKS_MAX || !order_may_ask(&f->at, job))
-        return false;
-    f->n_asks++;
-    if ((!make_room(f, waiter, ORDER_GIVES_WAY) && !make_room(f, waiter, ORDER_FOR_GAIN)))
-        return false;
-    start(f, waiter);
-    return true;
 }
 
 static bool *blocked_by(struct forecast *f, const struct place_need *need) {
     if (!need->reserve)
         return &f->blocked[need->group];
     return &f->blocked_in[state_reserve_find(&f->at, need->reserve) - f->at.reserves];
+}
+
+/* ---- who starts ---- */
+
+static bool try_start(struct forecast *f, struct waiter *waiter, const struct place_need *need,
+                      bool shares) {
+    if (room_find(f->room, &f->at, need, &f->scratch) == 0 && !waits_for_leaves(f, waiter, need)) {
+        if (waiter->ret && f->at.r.time_us > f->now_us)
+            waiter->ret->after = last_on(f, need->nodes);
+        start(f, waiter);
+        return true;
+    }
+    struct kind *kind = &f->kinds[waiter->kind];
+    if (!shares || f->n_asks >= ASKS_MAX || f->at.r.time_us < kind->ask_us ||
+        !order_may_ask(&f->at, waiter->job))
+        return false;
+    f->n_asks++;
+    kind->ask_us = MAX(kind->ask_us, f->before_us) + f->look_us;
+    if (!make_room(f, waiter, need, ORDER_GIVES_WAY) && !make_room(f, waiter, need, ORDER_FOR_GAIN))
+        return false;
+    start(f, waiter);
+    return true;
 }
 
 /* All that waits, in order; what is like one that found no room finds none either. */
@@ -364,17 +495,20 @@ static void walk(struct forecast *f, bool shares) {
         f->first_left++;
     for (size_t i = f->first_left; i < f->n_waiters; i++) {
         struct waiter *waiter = &f->waiters[i];
-        const struct shape *shape = waiter->job->shape;
-        if (waiter->started || (shape && f->too_big[shape->slot] == f->step))
+        struct kind *kind = &f->kinds[waiter->kind];
+        if (waiter->started || kind->too_big == f->step)
             continue;
         struct place_need need = need_of(f, waiter->job);
         bool *blocked = blocked_by(f, &need);
-        if (*blocked || try_start(f, waiter, shares))
+        if (*blocked || try_start(f, waiter, &need, shares))
             continue;
-        if (shape)
-            f->too_big[shape->slot] = f->step;
+        kind->too_big = f->step;
         *blocked = !shares && room_could(f->room, &f->at, &need, &f->scratch);
     }
+    for (size_t i = 0; f->n_gave_way && i < f->n_running; i++)
+        if (f->holders[i].gave_way)
+            wait_again(f, &f->holders[i]);
+    f->n_gave_way = 0;
 }
 
 /* The time of the next step. */
@@ -386,6 +520,8 @@ static int64_t next_us(const struct forecast *f, bool shares) {
     int64_t least_us = at_us + MAX(step_us, SECOND);
     int64_t next_us = f->n_heap ? f->holders[f->heap[0]].end_us : INT64_MAX;
 
+    if (f->n_imagined < IMAGINED_MAX)
+        next_us = MIN(next_us, arrivals_next_us(&f->arrivals));
     if (shares) // whoever waits may ask then
         next_us = MIN(next_us, MAX(order_next_look_us(&f->at), least_us));
     next_us = MIN(next_us, next_reserve_us(&f->at));
@@ -406,7 +542,9 @@ static void lead_on(struct forecast *f, int64_t only) {
         int64_t at_us = next_us(f, shares);
         if (at_us > f->now_us + HORIZON_US)
             return;
+        f->before_us = f->at.r.time_us;
         go_to(f, at_us);
+        arrive(f);
         while (f->n_heap && f->holders[f->heap[0]].end_us <= at_us) {
             struct holder *holder = &f->holders[heap_pop(f)];
             if (!holder->gone)
@@ -425,8 +563,8 @@ static void add_waiters(struct forecast *f, const struct state *state, const str
     queue_walk_begin(&line, state);
     for (const struct job *job = queue_walk_next(&line); job || extra;) {
         const struct job *next = extra && (!job || queue_before(extra, job)) ? extra : job;
-        all[n] = (struct forecast_job){next->r.id, INT64_MAX, 0};
-        f->waiters[n] = (struct waiter){next, &all[n], false};
+        all[n] = (struct forecast_job){.id = next->r.id, .start_us = INT64_MAX};
+        f->waiters[n] = (struct waiter){next, &all[n], -1, kind_of(f, next), false};
         n++;
         if (next == extra)
             extra = NULL;
@@ -437,23 +575,51 @@ static void add_waiters(struct forecast *f, const struct state *state, const str
     f->n_waiters = f->n_left = n;
 }
 
-size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_quantile quantile,
-                    int64_t only, const struct job *extra, struct forecast_job **ret) {
-    size_t n_max = (size_t)state->queue.n + 1;
-    struct forecast f = {.at = *state,
-                         .quantile = quantile,
-                         .now_us = MAX(now_us, state->r.time_us),
-                         .room = room_new(),
-                         .waiters = hai_new_array(struct waiter, n_max),
-                         .too_big = hai_new_array(uint64_t, state->queue.n_slots + 1)};
+static void begin(struct forecast *f, const struct arrivals *arrivals) {
+    f->room = room_new();
+    f->left = hai_new_array(size_t, (size_t)f->at.n_nodes + 1);
+    f->kinds = hai_new_array(struct kind, f->at.queue.n_slots + 1);
+    f->n_kinds = f->at.queue.n_slots;
+    f->n_waiters_max = (size_t)f->at.queue.n + 1;
+    f->waiters = hai_new_array(struct waiter, f->n_waiters_max);
+    if (order_shares(&f->at)) {
+        f->at.r.time_us = order_next_look_us(&f->at);
+        f->look_us = order_next_look_us(&f->at) - f->at.r.time_us;
+    }
+    f->at.r.time_us = f->now_us;
+    arrivals_begin(&f->arrivals, arrivals, f->now_us, f->draw, FORECAST_DRAWS);
+    room_follow(f->room, &f->at);
+    for (const struct job *job = f->at.live_first; job; job = job->live_next)
+        add_running(f, job);
+    f->n_running = f->n_holders;
+}
 
-    *ret = hai_new_array(struct forecast_job, n_max);
-    f.at.r.time_us = f.now_us;
-    room_follow(f.room, &f.at);
-    for (const struct job *job = state->live_first; job; job = job->live_next)
-        add_running(&f, job);
-    add_waiters(&f, state, extra, *ret);
-    for (size_t i = 0; i < f.n_waiters; i++)
+static void end(struct forecast *f) {
+    for (size_t i = 0; i < f->n_holders; i++)
+        free(f->holders[i].nodes);
+    while (f->imagined) {
+        struct imagined *one = f->imagined;
+        f->imagined = one->next;
+        free(one);
+    }
+    free(f->holders);
+    free(f->heap);
+    free(f->left);
+    free(f->waiters);
+    free(f->kinds);
+    place_scratch_free(&f->scratch);
+    room_free(f->room);
+}
+
+static size_t run_draw(const struct state *state, int64_t now_us, int draw, int64_t only,
+                       const struct job *extra, const struct arrivals *arrivals,
+                       struct forecast_job *ret) {
+    struct forecast f = {.at = *state, .now_us = now_us, .draw = draw};
+
+    begin(&f, arrivals);
+    add_waiters(&f, state, extra, ret);
+    size_t n = f.n_waiters;
+    for (size_t i = 0; i < n; i++)
         if (f.waiters[i].job->r.claim.n)
             add_claimant(&f, &f.waiters[i]);
     if (f.now_us > state->r.time_us) { // what began meanwhile
@@ -461,13 +627,36 @@ size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_qua
         go_to(&f, f.now_us);
     }
     lead_on(&f, only);
-    for (size_t i = 0; i < f.n_holders; i++)
-        free(f.holders[i].nodes);
-    free(f.holders);
-    free(f.heap);
-    free(f.waiters);
-    free(f.too_big);
-    place_scratch_free(&f.scratch);
-    room_free(f.room);
-    return f.n_waiters;
+    end(&f);
+    return n;
+}
+
+static int sooner(const void *pa, const void *pb) {
+    const struct forecast_job *a = pa, *b = pb;
+
+    return a->start_us < b->start_us ? -1 : a->start_us > b->start_us;
+}
+
+size_t forecast_run(const struct state *state, int64_t now_us, int64_t only,
+                    const struct job *extra, struct forecast_job **ret) {
+    enum { HALF = (FORECAST_DRAWS - 1) / 2, MOST = (FORECAST_DRAWS * 9 + 9) / 10 - 1 };
+    size_t n_max = (size_t)state->queue.n + 1, n = 0;
+    _cleanup_free_ struct forecast_job *draws =
+        hai_new_array(struct forecast_job, n_max * FORECAST_DRAWS);
+    struct forecast_job own[FORECAST_DRAWS];
+    struct arrivals arrivals;
+
+    now_us = MAX(now_us, state->r.time_us);
+    arrivals_of(state, now_us, &arrivals);
+    for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
+        n = run_draw(state, now_us, (int)draw, only, extra, &arrivals, draws + draw * n_max);
+    *ret = hai_new_array(struct forecast_job, n_max);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
+            own[draw] = draws[draw * n_max + i];
+        qsort(own, FORECAST_DRAWS, sizeof *own, sooner);
+        (*ret)[i] = own[HALF];
+        (*ret)[i].late_us = own[MOST].start_us;
+    }
+    return n;
 }

@@ -2,7 +2,7 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 
-static bool same_need(const struct place_need *a, const struct place_need *b) {
+bool queue_same_need(const struct place_need *a, const struct place_need *b) {
     return a->group == b->group && a->zones == b->zones && a->nodes == b->nodes &&
            a->gpus_per_node == b->gpus_per_node && a->cpus_per_node == b->cpus_per_node &&
            a->memory_per_node_bytes == b->memory_per_node_bytes &&
@@ -68,12 +68,20 @@ static void more_slots(struct queue *queue) {
     }
 }
 
+const struct shape *queue_shape(const struct state *state, const struct place_need *need) {
+    const struct shape *shape = map_get(&state->queue.by_hash, hash_of(need));
+
+    while (shape && !queue_same_need(&shape->need, need))
+        shape = shape->again;
+    return shape;
+}
+
 static struct shape *shape_find(struct queue *queue, const struct place_need *need) {
     int64_t hash = hash_of(need);
     struct shape *first = map_get(&queue->by_hash, hash), *shape;
 
     for (shape = first; shape; shape = shape->again)
-        if (same_need(&shape->need, need))
+        if (queue_same_need(&shape->need, need))
             return shape;
     shape = hai_new(struct shape);
     shape->need = *need;

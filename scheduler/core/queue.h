@@ -46,6 +46,10 @@ void queue_sort(struct state *state);
 /* In the order of its line. */
 int64_t queue_place(const struct job *job);
 
+/* Do two ask for the same? And the shape of those that do and wait, or NULL. */
+bool queue_same_need(const struct place_need *a, const struct place_need *b);
+const struct shape *queue_shape(const struct state *state, const struct place_need *need);
+
 /* Is job a tried before job b? */
 bool queue_before(const struct job *a, const struct job *b);
 

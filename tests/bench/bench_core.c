@@ -152,7 +152,7 @@ static void forecasts(const struct world *w) {
     size_t n_foreseen = 0;
 
     double start = seconds();
-    size_t n = forecast_run(w->state, w->now_us, FORECAST_P50, 0, NULL, &all);
+    size_t n = forecast_run(w->state, w->now_us, 0, NULL, &all);
     double took = seconds() - start;
     for (size_t i = 0; i < n; i++)
         n_foreseen += all[i].start_us != INT64_MAX;

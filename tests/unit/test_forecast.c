@@ -1,4 +1,6 @@
 /* How long jobs will still run, and when those that wait will start. */
+#include "scheduler/core/arrivals.h"
+#include "scheduler/core/fair.h"
 #include "scheduler/core/forecast.h"
 #include "scheduler/core/predict.h"
 #include "sim/rng.h"
@@ -123,7 +125,7 @@ TEST(one_after_the_other)
     int64_t b = submit_limited(&w, "b", 2, 2, 1000), c = submit_limited(&w, "c", 1, 1, 60);
     CHECK_EQ(world_decide(&w), 0);
     int64_t a_ends_us = job_at(&w, a)->r.placed_us + S(600);
-    size_t n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
     CHECK_EQ(n, 2);
     CHECK_BETWEEN(of(all, n, b)->start_us - a_ends_us, 0, S(17)); // a step of a thirtieth
     CHECK_EQ(of(all, n, b)->after, a);
@@ -150,7 +152,7 @@ TEST(who_may_ask_does_not_wait_for_the_end)
     spec.priority = 50;
     int64_t high = world_submit(&w, &spec);
     CHECK_EQ(world_decide(&w), 0);
-    size_t n = forecast_run(w.state, w.now_us, FORECAST_P90, 0, NULL, &all);
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
     int64_t foreseen_us = of(all, n, high)->start_us;
     CHECK_EQ(of(all, n, high)->after, low);
     while (state_of(&w, low) == JOB_STATE_RUNNING)
@@ -158,7 +160,7 @@ TEST(who_may_ask_does_not_wait_for_the_end)
     CHECK_BETWEEN(foreseen_us - w.now_us, -S(40), S(40));
     /* Once it has asked, the start is when the other has to have left. */
     free(all);
-    n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
+    n = forecast_run(w.state, w.now_us, 0, NULL, &all);
     CHECK_EQ(of(all, n, high)->start_us, job_at(&w, low)->r.kill_at_us);
     world_free(&w);
 }
@@ -175,7 +177,7 @@ TEST(the_last_of_many_rounds)
     for (int i = 0; i < JOBS; i++)
         last = submit_limited(&w, "many", 1, 1, RUN_S);
     CHECK_EQ(world_decide(&w), AT_ONCE);
-    size_t n = forecast_run(w.state, w.now_us, FORECAST_P50, 0, NULL, &all);
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
     CHECK_EQ(n, JOBS - AT_ONCE);
     int64_t rounds = JOBS / AT_ONCE - 1;
     CHECK_BETWEEN(of(all, n, last)->start_us - w.now_us, S(rounds * RUN_S),
@@ -208,7 +210,7 @@ TEST(what_is_foreseen_happens)
         jobs[i].at_us = w.now_us;
         jobs[i].foreseen_us = INT64_MAX;
         world_decide(&w);
-        size_t n_all = forecast_run(w.state, w.now_us, FORECAST_P50, jobs[i].id, NULL, &all);
+        size_t n_all = forecast_run(w.state, w.now_us, jobs[i].id, NULL, &all);
         for (size_t k = 0; k < n_all; k++)
             if (all[k].id == jobs[i].id)
                 jobs[i].foreseen_us = all[k].start_us;
@@ -236,5 +238,138 @@ TEST(what_is_foreseen_happens)
     }
     CHECK(n_late >= 10, "%d jobs waited", n_late);
     CHECK(n_right * 10 >= n * 9, "%d of %d", n_right, n);
+    world_free(&w);
+}
+
+/* What goes first may not be there yet: it is foreseen from what came lately. */
+TEST(what_comes_is_foreseen)
+{
+    enum { ROUNDS = 20, RUN_S = 100 };
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    spec.priority = 50;
+    spec.nodes = spec.gpus_per_node = 2;
+    spec.time_limit_us = S(RUN_S);
+    for (int i = 0; i < ROUNDS; i++) {
+        int64_t id = world_submit(&w, &spec);
+        CHECK_EQ(world_decide(&w), 1);
+        all_started(&w, id);
+        if (i + 1 == ROUNDS)
+            break;
+        w.now_us += S(RUN_S);
+        all_succeed(&w, id);
+    }
+    spec.priority = 10;
+    int64_t low = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 0);
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
+    CHECK_EQ(n, 1);
+    CHECK(of(all, n, low)->start_us > w.now_us + S(10 * RUN_S), "others will go first");
+    check_same(&w);
+    world_free(&w);
+}
+
+/* It comes as new: not at the place that a job was moved to, nor with the level or the reservation
+ * that it had. */
+TEST(what_comes_has_the_level_of_today)
+{
+    enum { ROUNDS = 8, HOUR_S = 3600 };
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 1,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .fair_share_us = S(16 * HOUR_S),
+                                    .aging_us = S(4 * HOUR_S)};
+    struct entry_job_spec spec = world_spec();
+    struct entry_tick tick = {S_ABSENT};
+    struct arrivals arrivals;
+    struct arrivals_walk walk;
+    struct world w;
+    int n_stale = 0;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    for (int i = 0; i < ROUNDS; i++) {
+        spec.user = (char *)(i % 2 ? "alice" : "bob");
+        spec.gpus_per_node = i % 2 + 1;
+        int64_t id = world_submit(&w, &spec);
+        n_stale += i % 2 && job_at(&w, id)->level == 0;
+        CHECK_EQ(world_decide(&w), 1);
+        all_started(&w, id);
+        w.now_us += S(i % 2 ? HOUR_S / 4 : 1);
+        job_at(&w, id)->r.place = 1; // as if they had been moved, in a reservation that is over
+        job_at(&w, id)->r.reserve = 7;
+        all_succeed(&w, id);
+    }
+    w.now_us += S(HOUR_S);
+    CHECK_EQ(world_append(&w, "system:hai", ENTRY_TICK, &tick), 0); // a turn
+    arrivals_of(w.state, w.now_us, &arrivals);
+    CHECK_EQ(arrivals.n, ROUNDS);
+    CHECK(n_stale > 0, "all had their level already");
+    arrivals_begin(&walk, &arrivals, w.now_us, 0, 1);
+    for (int i = 0; i < ROUNDS; i++) {
+        int64_t at_us = arrivals_next_us(&walk);
+        struct job job = arrivals_take(&walk, w.state, 1000 + i);
+        CHECK_EQ(job.r.submitted_us, at_us);
+        CHECK_EQ(job.level, strcmp(job.r.spec.user, "alice") ? 0 : 2);
+        CHECK_EQ(job.level, fair_level(w.state, &job));
+        CHECK_EQ(job.r.place, S_ABSENT);
+        CHECK_EQ(job.r.line_us, S_ABSENT);
+        CHECK_EQ(job.r.reserve, S_ABSENT);
+    }
+    world_free(&w);
+}
+
+/* Of many that run the first ends long before half of their like do. */
+TEST(the_first_of_many_ends_soon)
+{
+    enum { AT_ONCE = 4 };
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    for (int64_t run_s = 100; run_s < 20000; run_s = run_s * 3 / 2)
+        run_once(&w, "train", S(run_s));
+    struct predict_rest rest = rest_of(&w, "train", 0, 0);
+    for (int i = 0; i < AT_ONCE; i++)
+        submit_limited(&w, "train", 1, 1, 0);
+    CHECK_EQ(world_decide(&w), AT_ONCE);
+    int64_t next = submit_limited(&w, "train", 1, 1, 0);
+    size_t n = forecast_run(w.state, w.now_us, next, NULL, &all);
+    int64_t wait_us = of(all, n, next)->start_us - w.now_us;
+    CHECK(wait_us < rest.p50_us * 2 / 3, "%lld s of %lld s", (long long)wait_us / 1000000,
+          (long long)rest.p50_us / 1000000);
+    CHECK(of(all, n, next)->late_us > of(all, n, next)->start_us, "and may end later");
+    world_free(&w);
+}
+
+/* Who gives way goes on before those behind it. */
+TEST(who_gave_way_comes_back)
+{
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    sharing_cluster(&w, 1, 2, 2, 600);
+    spec.priority = 10;
+    spec.nodes = spec.gpus_per_node = 2;
+    spec.time_limit_us = S(100000);
+    int64_t low = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, low);
+    world_pass(&w, S(100));
+    spec.priority = 50;
+    spec.time_limit_us = S(1000);
+    world_submit(&w, &spec);
+    spec.priority = 10;
+    int64_t behind = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 0);
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
+    CHECK(of(all, n, behind)->start_us > w.now_us + S(5000), "%lld s",
+          (long long)(of(all, n, behind)->start_us - w.now_us) / 1000000);
     world_free(&w);
 }

@@ -24,8 +24,8 @@ static void done(struct outcome_of *o) {
 static void replay(struct outcome_of *o) {
     struct hai_err err = {0};
 
-    CHECK_EQ(replay_run(&o->conf, &o->trace, NULL, NULL, &o->tally, &err), 0, "%s", err.text);
-    figures_of(&o->tally, &o->trace, &o->figures);
+    CHECK_EQ(replay_run(&o->conf, &o->trace, NULL, NULL, NULL, &o->tally, &err), 0, "%s", err.text);
+    figures_of(&o->tally, &o->trace, NULL, &o->figures);
 }
 
 static void replay_text(const char *conf, const char *trace, struct outcome_of *o) {
@@ -192,7 +192,7 @@ TEST(a_loss_must_name_something)
     simconf_init(&o.conf);
     CHECK_EQ(simconf_lose(&o.conf, "nowhere@1h", &err), 0);
     CHECK_EQ(trace_parse(trace, strlen(trace), "t.csv", &o.trace, &err), 0);
-    CHECK_EQ(replay_run(&o.conf, &o.trace, NULL, NULL, &o.tally, &err), -EINVAL);
+    CHECK_EQ(replay_run(&o.conf, &o.trace, NULL, NULL, NULL, &o.tally, &err), -EINVAL);
     CHECK(strstr(err.text, "nowhere"), "%s", err.text);
     done(&o);
 }
@@ -216,7 +216,7 @@ TEST(maintenance_must_name_something_and_not_overlap)
         CHECK_EQ(simconf_parse(cases[i].text, strlen(cases[i].text), "c.yaml", &o.conf, NULL, &err),
                  0, "%s", err.text);
         CHECK_EQ(trace_parse(trace, strlen(trace), "t.csv", &o.trace, &err), 0);
-        CHECK_EQ(replay_run(&o.conf, &o.trace, NULL, NULL, &o.tally, &err), cases[i].r);
+        CHECK_EQ(replay_run(&o.conf, &o.trace, NULL, NULL, NULL, &o.tally, &err), cases[i].r);
         CHECK(strstr(err.text, cases[i].error), "%s", err.text);
         done(&o);
     }

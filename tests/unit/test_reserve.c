@@ -692,7 +692,7 @@ TEST(a_gang_does_not_wait_for_leaves_that_are_reserved)
 static int64_t starts_in(struct world *w, int64_t id) {
     struct forecast_job *all;
     int64_t start_us = INT64_MAX;
-    size_t n = forecast_run(w->state, w->state->r.time_us, FORECAST_P50, 0, NULL, &all);
+    size_t n = forecast_run(w->state, w->state->r.time_us, 0, NULL, &all);
 
     for (size_t i = 0; i < n; i++)
         if (all[i].id == id)
@@ -741,5 +741,27 @@ TEST(the_forecast_knows_reservations)
     int64_t open_s = starts_in(&w, open);
     CHECK(in_s >= 2999 && in_s < 3200, "%lld", (long long)in_s);
     CHECK(open_s >= 3999 && open_s < 4500, "%lld", (long long)open_s);
+    world_free(&w);
+}
+
+/* Who leaves for a reservation stands in front of those behind it again; a second time, too. */
+TEST(the_forecast_knows_that_who_leaves_comes_back)
+{
+    struct world w;
+
+    small_cluster(&w, 1, 1);
+    int64_t runs = submit_limited(&w, 1, 5000);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, runs);
+    int64_t next = submit_limited(&w, 1, 4000), last = submit_limited(&w, 1, 10);
+    CHECK_EQ(reserve(&w, "fans", "a1", "", 2000, 3000), 0);
+    CHECK_EQ(reserve(&w, "disks", "a1", "", 11000, 12000), 0);
+    int64_t next_s = starts_in(&w, next), last_s = starts_in(&w, last);
+    CHECK(next_s >= 6000 && next_s < 6400, "%lld", (long long)next_s);
+    CHECK(last_s >= 10000 && last_s < 10900, "%lld", (long long)last_s);
+    CHECK_EQ(unreserve(&w, "disks"), 0);
+    CHECK_EQ(reserve(&w, "disks", "a1", "", 4000, 9000), 0);
+    next_s = starts_in(&w, next);
+    CHECK(next_s >= 11000 && next_s < 12300, "%lld", (long long)next_s);
     world_free(&w);
 }
