@@ -31,8 +31,8 @@ KALOS, SEREN, PHILLY = "acme_kalos_like_a", "acme_seren_like_a", "philly_2017oct
 # for 320 nodes not in baselines.csv: from an independent simulator outside this repository.
 EASY_LOW_S = {302: 251, 318: 141, 320: 952, 322: 136, 328: 658}
 KALOS_STRETCH = "0.944"  # load 1.0 at 320 nodes
-FIFO = "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, time_sharing: false, fair_share: 0s,"
-        " aging: 0s}\n"
+FIFO = ("jobs: {priorities: [20, 20, 20]}\n"
+        "policy: {cross_zone_jobs: 1000, time_sharing: false, fair_share: 0s, aging: 0s}\n")
 # Policies that know no run times.
 BLIND = ("fifo", "prio", "las", "easy-bad")
 
