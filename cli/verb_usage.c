@@ -7,14 +7,14 @@
 #include <stdio.h>
 
 static const struct option options[] = {
-    {0,   "by",    "WHAT",  "stage (the default), user, team, group, job or day"            },
-    {0,   "since", "AGO",   "UTC days from then on, e.g. 7d or 2026-11-01; default: 30d"    },
-    {0,   "until", "T",     "up to then, e.g. 1d (ago) or 2026-11-20; default: now"         },
-    {'g', "group", "GROUP", "only this group of nodes"                                      },
-    {'u', "user",  "USER",  "only this user's jobs; operators see everybody's"              },
-    {0,   "limit", "N",     "at most so many lines, default 1000"                           },
-    {0,   "check", NULL,    "only: do capacity, classes and jobs agree? Exit status 1 if not"},
-    {0},
+    {0,                                                             "by", "WHAT", "stage (the default), user, team, group, job or day"},
+    {0,                                                       "since", "AGO", "UTC days from then on, e.g. 7d or 2026-11-01; default: 30d"},
+    {0,                                                             "until", "T", "up to then, e.g. 1d (ago) or 2026-11-20; default: now"},
+    {'g',"group", "GROUP", "only this group of nodes"},
+    {'u', "user", "USER", "only this user's jobs; operators see everybody's"},
+    {0,                                                             "limit", "N", "at most so many lines, default 1000"},
+    {0,                                                          "check", NULL, "only: do capacity, classes and jobs agree? Exit status 1 if not"},
+    {0                                                            },
 };
 
 /* What GPU time is, in the order of the columns and lines; NULL: not of jobs. */
@@ -228,8 +228,9 @@ static int run(struct cli *cli) {
     if (cli->json)
         cli_print_json(usage);
     if (check)
-        return cli->json || cli->quiet ? (json_get_bool(usage, "agrees", false) ? CLI_OK : CLI_FAILED)
-                                       : print_check(usage);
+        return cli->json || cli->quiet
+                   ? (json_get_bool(usage, "agrees", false) ? CLI_OK : CLI_FAILED)
+                   : print_check(usage);
     if (cli->json)
         return CLI_OK;
     if (cli->quiet)
@@ -244,9 +245,10 @@ const struct verb verb_usage = {
     .group = "operate",
     .args = "",
     .help = "GPU-hours and cost",
-    .detail = "GPU time of one's own jobs, of everybody's for operators, by what it went into; for\n"
-              "operators also what all GPUs of the cluster did. Costs are at the prices of the\n"
-              "cluster file. -q prints the GPU-hours in all and nothing else.\n",
+    .detail =
+        "GPU time of one's own jobs, of everybody's for operators, by what it went into; for\n"
+        "operators also what all GPUs of the cluster did. Costs are at the prices of the\n"
+        "cluster file. -q prints the GPU-hours in all and nothing else.",
     .examples = "  hai usage\n  hai usage --by user --since 7d\n"
                 "  hai usage --by job -g default --since 2026-11-01 --until 2026-11-08\n"
                 "  hai usage --check\n",

@@ -76,10 +76,10 @@ static void fill_sum(const struct usage_sum *from, struct usage_sum_view *to) {
 }
 
 static void fill_cluster(const struct usage_cluster *from, struct usage_view *to) {
-    for (int class = 0; class < LEDGER_COUNT; class++) {
+    for (int class = 0; class < LEDGER_COUNT; class ++) {
         struct usage_class_view *view = LIST_ADD(&to->classes);
         schema_init(usage_class_view_schema(), view);
-        view->class = hai_strdup(ledger_class_text((enum ledger_class)class));
+        view->class = hai_strdup(ledger_class_text((enum ledger_class) class));
         view->gpu_us = from->gpu_us[class];
     }
     to->capacity_us = from->capacity_us;

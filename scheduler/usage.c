@@ -14,7 +14,7 @@ struct work {
     const struct schedd *s;
     const struct query_usage *query;
     struct usage *usage;
-    struct map by_key; // position + 1
+    struct map by_key;                // position + 1
     uint64_t off[LEDGER_JOB_CLASSES]; // classes of jobs, less the rows of jobs
     uint64_t off_capacity;            // less all classes
 };
@@ -35,7 +35,7 @@ static void add_to(struct usage_sum *sum, const int64_t gpu_us[static LEDGER_JOB
                    double price) {
     int64_t all_us = 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++) {
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++) {
         add_us(&sum->gpu_us[class], gpu_us[class]);
         all_us += gpu_us[class];
     }
@@ -48,8 +48,7 @@ static struct usage_sum *sum_of(struct work *w, const char *key) {
     size_t at = (size_t)map_get_text(&w->by_key, key);
 
     if (!at) {
-        usage->sums =
-            hai_realloc_array(usage->sums, usage->n_sums + 1, sizeof *usage->sums);
+        usage->sums = hai_realloc_array(usage->sums, usage->n_sums + 1, sizeof *usage->sums);
         usage->sums[usage->n_sums++] = (struct usage_sum){.key = hai_strdup(key)};
         at = usage->n_sums;
         map_put_text(&w->by_key, key, (void *)at);
@@ -63,7 +62,7 @@ static void add_key(struct work *w, const char *key, const char *group,
 
     add_to(sum_of(w, key ? key : ""), gpu_us, price);
     add_to(&w->usage->total, gpu_us, price);
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         w->off[class] -= (uint64_t)gpu_us[class];
 }
 
@@ -146,8 +145,8 @@ static void add_day(void *data, const struct ledger_day *day) {
     if (day->day < w->query->first || day->day > w->query->last)
         return;
     add_class(w, day->day, "capacity", day->capacity_us);
-    for (int class = 0; class < LEDGER_COUNT; class++)
-        add_class(w, day->day, ledger_class_text((enum ledger_class)class), day->gpu_us[class]);
+    for (int class = 0; class < LEDGER_COUNT; class ++)
+        add_class(w, day->day, ledger_class_text((enum ledger_class) class), day->gpu_us[class]);
 }
 
 static int by_time(const void *pa, const void *pb) {
@@ -168,7 +167,7 @@ static void finish(struct work *w) {
     struct usage *usage = w->usage;
     bool agrees = w->off_capacity == 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         agrees = agrees && w->off[class] == 0;
     usage->cluster.agrees = agrees;
     if (usage->n_sums)

@@ -110,8 +110,8 @@ static int compare(const struct sums *want, const struct ledger_day *day, struct
 
     if (want->day != day->day)
         FAIL("the ledger closed day %lld, not %lld", (long long)day->day, (long long)want->day);
-    for (int class = 0; class < LEDGER_COUNT; class++) {
-        const char *name = ledger_class_text((enum ledger_class)class);
+    for (int class = 0; class < LEDGER_COUNT; class ++) {
+        const char *name = ledger_class_text((enum ledger_class) class);
         sum += day->gpu_us[class];
         if (is_moved(class))
             moved += day->gpu_us[class] - want->class[class];
@@ -140,7 +140,7 @@ static void add(struct audit *a, const struct state *state, int64_t to_us) {
     for (bool over = true; over;) {
         over = a->open.day != today;
         int64_t end_us = over ? (a->open.day + 1) * LEDGER_DAY_US : to_us;
-        for (int class = 0; class < LEDGER_COUNT; class++)
+        for (int class = 0; class < LEDGER_COUNT; class ++)
             a->open.class[class] += count[class] * (end_us - from_us);
         a->open.capacity += capacity * (end_us - from_us);
         if (!over)
@@ -160,7 +160,7 @@ static void add_row(void *data, const struct job *job, int64_t day,
     for (size_t i = 0; i < a->n_past; i++)
         if (a->past[i].day == day)
             sums = &a->past[i];
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         sums->jobs[class] += gpu_us[class];
 }
 

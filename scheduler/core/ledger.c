@@ -85,7 +85,8 @@ void ledger_job(struct state *state, struct job *job) {
 
     if (to == job->ledger_class)
         return;
-    book(job, state->r.time_us);
+    if (!HAI_PLANT(PLANT_BOOKED_LATE))
+        book(job, state->r.time_us);
     state->ledger.gpus[job->ledger_class] -= job->ledger_gpus;
     state->ledger.gpus[to] += job->ledger_gpus;
     job->ledger_class = to;
@@ -179,7 +180,7 @@ void ledger_node(struct state *state, int number) {
     node->ledger_up = up;
     count(node, now, &capacity);
     add_idle(state, node, now[LEDGER_IDLE] - node->ledger_gpus[LEDGER_IDLE]);
-    for (int class = LEDGER_UNHEALTHY; class < LEDGER_COUNT; class++)
+    for (int class = LEDGER_UNHEALTHY; class < LEDGER_COUNT; class ++)
         state->ledger.gpus[class] += now[class] - node->ledger_gpus[class];
     memcpy(node->ledger_gpus, now, sizeof now);
     state->ledger.capacity += capacity - node->ledger_capacity;
@@ -201,7 +202,7 @@ static int set_of(struct ledger *ledger, uint64_t groups) {
 void ledger_groups(struct state *state) {
     struct ledger *ledger = &state->ledger;
 
-    for (int class = LEDGER_IDLE; class < LEDGER_COUNT; class++)
+    for (int class = LEDGER_IDLE; class < LEDGER_COUNT; class ++)
         ledger->gpus[class] = 0;
     ledger->capacity = 0;
     ledger->n_sets = 0;
@@ -274,7 +275,7 @@ void ledger_saved(struct state *state, struct job *job, int64_t stall_us) {
 static void emit(const struct job *job, int64_t day, struct effects *fx) {
     int64_t sum = 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         sum += job->r.booked.items[class];
     if (sum)
         effects_usage(fx, job, day, job->r.booked.items);
@@ -306,7 +307,7 @@ bool ledger_sound(const struct state *state, const struct job *job) {
 /* ---- time ---- */
 
 static void integrate(struct state *state, int64_t us) {
-    for (int class = 0; class < LEDGER_COUNT; class++)
+    for (int class = 0; class < LEDGER_COUNT; class ++)
         state->r.ledger.items[class] += us * state->ledger.gpus[class];
     state->r.ledger.items[LEDGER_COUNT] += us * state->ledger.capacity;
 }
@@ -370,7 +371,7 @@ static void peek_job(const struct job *job, int64_t from_us, int64_t until_us, b
         from_us = job->r.booked_us;
     }
     gpu_us[job->ledger_class] += (until_us - from_us) * job->ledger_gpus;
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         sum += gpu_us[class];
     if (sum)
         peek->on_job(peek->data, job, day_of(from_us), gpu_us);
@@ -385,7 +386,7 @@ static void peek_day(const struct state *state, int64_t from_us, int64_t until_u
             peek_job(job, from_us, until_us, first, peek);
     if (first)
         day_row(state, row.day, &row);
-    for (int class = 0; class < LEDGER_COUNT; class++)
+    for (int class = 0; class < LEDGER_COUNT; class ++)
         row.gpu_us[class] += (until_us - from_us) * state->ledger.gpus[class];
     row.capacity_us += (until_us - from_us) * state->ledger.capacity;
     if (peek->on_day)
@@ -409,8 +410,7 @@ void ledger_peek(const struct state *state, int64_t until_us, const struct ledge
 
 void ledger_used(const struct job *job, int64_t now_us, int64_t *ret_used_us,
                  int64_t *ret_recomputed_us) {
-    int64_t us =
-        job->r.booked.n ? MAX(now_us - job->r.booked_us, 0) * job->ledger_gpus : 0;
+    int64_t us = job->r.booked.n ? MAX(now_us - job->r.booked_us, 0) * job->ledger_gpus : 0;
 
     *ret_used_us = MAX(job->r.used_gpu_us, 0);
     *ret_recomputed_us = MAX(job->r.recomputed_gpu_us, 0);

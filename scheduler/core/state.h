@@ -75,16 +75,16 @@ enum { ORDER_TIERS = 32, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVEL
 /* What a GPU's time went into: each GPU of the cluster is in one class at any time (ledger.h). The
  * first ones are of GPUs that a job holds. Positions are in the state: no class is put between. */
 #define LEDGER_CLASSES(P, X)                                                                       \
-    X(P, PRODUCTIVE, "productive")       /* all ranks of a job run */                              \
-    X(P, RECOMPUTED, "recomputed")       /* lost by a fault and run again, or being taken down */  \
-    X(P, STALLED, "checkpoint_stall")    /* ranks wait for their checkpoint */                     \
-    X(P, START_UP, "start_up")           /* placed, and not all ranks run yet */                   \
-    X(P, SUSPENDED, "suspended")         /* saves because it gives way, or loads again */          \
-    X(P, IDLE, "idle")                   /* free, and nobody waits for it */                       \
-    X(P, IDLE_DEMAND, "idle_demand")     /* free, and a job waits in a group of its node */        \
-    X(P, UNHEALTHY, "unhealthy")         /* of a node that is lost or was never heard of */        \
-    X(P, DRAINED, "drained")             /* free, of a drained node */                             \
-    X(P, RESERVED, "reserved")           /* free, kept for a reservation */
+    X(P, PRODUCTIVE, "productive")    /* all ranks of a job run */                                 \
+    X(P, RECOMPUTED, "recomputed")    /* lost by a fault and run again, or being taken down */     \
+    X(P, STALLED, "checkpoint_stall") /* ranks wait for their checkpoint */                        \
+    X(P, START_UP, "start_up")        /* placed, and not all ranks run yet */                      \
+    X(P, SUSPENDED, "suspended")      /* saves because it gives way, or loads again */             \
+    X(P, IDLE, "idle")                /* free, and nobody waits for it */                          \
+    X(P, IDLE_DEMAND, "idle_demand")  /* free, and a job waits in a group of its node */           \
+    X(P, UNHEALTHY, "unhealthy")      /* of a node that is lost or was never heard of */           \
+    X(P, DRAINED, "drained")          /* free, of a drained node */                                \
+    X(P, RESERVED, "reserved")        /* free, kept for a reservation */
 DECLARE_ENUM(ledger_class, LEDGER, LEDGER_CLASSES);
 enum {
     LEDGER_JOB_CLASSES = LEDGER_IDLE,
@@ -147,8 +147,8 @@ struct node {
     /* ledger.h */
     struct job **holders; // jobs that hold GPUs of it, in no order that matters
     size_t n_holders, n_holders_max;
-    int ledger_set;                           // of its groups
-    bool ledger_up;                           // in service, as counted
+    int ledger_set;                    // of its groups
+    bool ledger_up;                    // in service, as counted
     uint8_t ledger_gpus[LEDGER_COUNT]; // its free ones, as counted
     uint8_t ledger_capacity;
 };

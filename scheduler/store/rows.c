@@ -241,7 +241,7 @@ static int write_usage(struct db *db, const struct usage_row *usage, struct hai_
     db_text(s, 5, usage->team);
     db_text(s, 6, usage->group);
     db_text(s, 7, usage->stage);
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         db_int(s, 8 + class, usage->gpu_us[class]);
     return db_run(db, s, err);
 }
@@ -249,8 +249,8 @@ static int write_usage(struct db *db, const struct usage_row *usage, struct hai_
 static int write_sum(struct db *db, int64_t day, const char *class, int64_t gpu_us,
                      struct hai_err *err) {
     sqlite3_stmt *s;
-    int r = db_sql(db, "INSERT OR REPLACE INTO ledger (day, class, gpu_us) VALUES (?, ?, ?)", &s,
-                   err);
+    int r =
+        db_sql(db, "INSERT OR REPLACE INTO ledger (day, class, gpu_us) VALUES (?, ?, ?)", &s, err);
 
     if (r < 0)
         return r;
@@ -263,8 +263,8 @@ static int write_sum(struct db *db, int64_t day, const char *class, int64_t gpu_
 static int write_day(struct db *db, const struct ledger_day *day, struct hai_err *err) {
     int r = write_sum(db, day->day, "capacity", day->capacity_us, err);
 
-    for (int class = 0; r == 0 && class < LEDGER_COUNT; class++)
-        r = write_sum(db, day->day, ledger_class_text((enum ledger_class)class),
+    for (int class = 0; r == 0 && class < LEDGER_COUNT; class ++)
+        r = write_sum(db, day->day, ledger_class_text((enum ledger_class) class),
                       day->gpu_us[class], err);
     return r;
 }
@@ -386,12 +386,12 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
         {"DELETE FROM event WHERE time_us < ?1 AND idx IN (SELECT idx FROM event"
          " ORDER BY idx, n LIMIT ?2)",                                                false},
         {"DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time_us < ? LIMIT ?)",   false},
-        /* Of a day that is over: whole days only, so that a day is there with all its rows or has
-         * begun to go. */
+ /* Of a day that is over: whole days only, so that a day is there with all its rows or has
+  * begun to go. */
         {"DELETE FROM usage WHERE (day, job, attempt) IN (SELECT day, job, attempt FROM usage"
-         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, job, attempt LIMIT ?2)",            false},
+         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, job, attempt LIMIT ?2)",    false},
         {"DELETE FROM ledger WHERE (day, class) IN (SELECT day, class FROM ledger"
-         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, class LIMIT ?2)",                   false},
+         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, class LIMIT ?2)",           false},
         {"DELETE FROM tail WHERE rowid IN (SELECT rowid FROM tail WHERE time_us < ? LIMIT ?)",
          true                                                                                       },
     };

@@ -14,7 +14,7 @@ static struct entry_ckpt_committed commit_of(struct world *w, int64_t id, int64_
 
     return (struct entry_ckpt_committed){
         id, job_at(w, id)->r.epoch, step, (char *)"/ckpt", {digest, sizeof digest},
-          stall_us
+              stall_us
     };
 }
 
@@ -34,9 +34,9 @@ static void check_counts(struct world *w, const int64_t want[static LEDGER_COUNT
     struct hai_err err = {0};
 
     CHECK_EQ(invariants_state(w->state, &err), 0, "%s", err.text);
-    for (int class = 0; class < LEDGER_COUNT; class++)
+    for (int class = 0; class < LEDGER_COUNT; class ++)
         CHECK_EQ(w->state->ledger.gpus[class], want[class], "%s",
-                 ledger_class_text((enum ledger_class)class));
+                 ledger_class_text((enum ledger_class) class));
     check_same(w);
 }
 
@@ -63,7 +63,7 @@ static void add_job(void *data, const struct job *job, int64_t day,
 
     if ((sums->job && job->r.id != sums->job) || (sums->day && sums->day != day))
         return;
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         sums->jobs[class] += gpu_us[class];
 }
 
@@ -72,7 +72,7 @@ static void add_day(void *data, const struct ledger_day *day) {
 
     if (sums->day && sums->day != day->day)
         return;
-    for (int class = 0; class < LEDGER_COUNT; class++)
+    for (int class = 0; class < LEDGER_COUNT; class ++)
         sums->class[class] += day->gpu_us[class];
 }
 
@@ -101,9 +101,9 @@ static void check_job(struct world *w, int64_t id, int64_t day,
                       const int64_t want[static LEDGER_COUNT]) {
     struct sums sums = sums_of(w, id, day);
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class++)
+    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
         CHECK_EQ(seconds(sums.jobs[class]), want[class], "%s",
-                 ledger_class_text((enum ledger_class)class));
+                 ledger_class_text((enum ledger_class) class));
     check_audit(w);
 }
 
@@ -230,7 +230,8 @@ TEST(a_fault_takes_back_what_no_checkpoint_covers)
     pass_to(&w, begun_us, 70);
     saved(&w, id, 100, S(6));
     saved(&w, id, 100, S(6)); // told twice
-    check_job(&w, id, 0, c([LEDGER_START_UP] = 40, [LEDGER_STALLED] = 24, [LEDGER_PRODUCTIVE] = 216));
+    check_job(&w, id, 0,
+              c([LEDGER_START_UP] = 40, [LEDGER_STALLED] = 24, [LEDGER_PRODUCTIVE] = 216));
     pass_to(&w, begun_us, 110);
     CHECK_EQ(ended(&w, id, 0, 0, 9, EXIT_CAUSE_SELF), 0);
     world_restart(&w, true);
@@ -256,7 +257,8 @@ TEST(a_fault_takes_back_what_no_checkpoint_covers)
     world_free(&w);
 }
 
-/* A stall cannot be longer than the work it was in, and of a job that has ended it moves nothing. */
+/* A stall cannot be longer than the work it was in, and of a job that has ended it moves nothing.
+ */
 TEST(a_stall_is_part_of_the_work)
 {
     struct world w;
@@ -316,9 +318,9 @@ TEST(to_save_and_to_load_again_is_what_a_suspension_costs)
     pass_to(&w, begun_us, 140);
     all_started(&w, id);
     pass_to(&w, begun_us, 150);
-    check_job(&w, id, 0,
-              c([LEDGER_START_UP] = 12, [LEDGER_PRODUCTIVE] = 120 + 40,
-                [LEDGER_SUSPENDED] = 20 + 8));
+    check_job(
+        &w, id, 0,
+        c([LEDGER_START_UP] = 12, [LEDGER_PRODUCTIVE] = 120 + 40, [LEDGER_SUSPENDED] = 20 + 8));
     struct sums all = sums_of(&w, 0, 0);
     CHECK_EQ(seconds(all.class[LEDGER_IDLE]), 400);
     CHECK_EQ(seconds(all.class[LEDGER_IDLE_DEMAND]), 0);
