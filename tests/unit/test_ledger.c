@@ -173,8 +173,13 @@ TEST(demand_is_of_the_groups_of_a_node)
     schema_init(entry_cluster_set_schema(), &set);
     LIST_ADD(&set.zones)->name = hai_strdup("a");
     *LIST_ADD(&set.leaves) = (struct entry_leaf){hai_strdup("a-leaf1"), 0};
-    for (int i = 1; i <= 4; i++)
-        *LIST_ADD(&set.nodes) = (struct entry_node){hai_asprintf("a%d", i), 0, 2, 8, 0};
+    for (int i = 1; i <= 4; i++) {
+        struct entry_node *node = LIST_ADD(&set.nodes);
+        schema_init(entry_node_schema(), node);
+        node->name = hai_asprintf("a%d", i);
+        node->gpus = 2;
+        node->cpus = 8;
+    }
     for (int g = 0; g < 2; g++) {
         struct entry_group *group = LIST_ADD(&set.groups);
         schema_init(entry_group_schema(), group);
