@@ -159,15 +159,29 @@ static int give_usage(struct db *db, sqlite3_stmt *s, query_usage_fn fn, void *d
 
 int query_usage(struct store *store, const struct query_usage *query, query_usage_fn fn, void *data,
                 struct hai_err *err) {
-#define SUMS_(key)                                                                                 \
-    "SELECT day, grp, " key ", min(job), sum(productive_us), sum(recomputed_us),"                  \
-    " sum(stalled_us), sum(start_up_us), sum(suspended_us) FROM usage"                             \
-    " WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR user = ?3) AND (?4 IS NULL OR grp = ?4)"      \
-    " GROUP BY day, grp, " key
+    /* Days that are over were added up already, but for jobs. A day's row in `ledger` was written
+     * with its sums, and days end in order. */
+#define CLASSES_ "productive_us, recomputed_us, stalled_us, start_up_us, suspended_us"
+#define SUMS_(key, from)                                                                           \
+    "SELECT day, grp, " key ", max(job), sum(productive_us), sum(recomputed_us), sum(stalled_us)," \
+    " sum(start_up_us), sum(suspended_us) FROM (" from ") GROUP BY day, grp, " key
+#define OF_ROWS_                                                                                   \
+    " FROM usage WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR user = ?3)"                        \
+    " AND (?4 IS NULL OR grp = ?4)"
+#define OF_SUMS_                                                                                   \
+    " FROM usage_sum WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR user = ?3)"                    \
+    " AND (?4 IS NULL OR grp = ?4)"
+#define QUICK_(key)                                                                                \
+    SUMS_(key, "SELECT day, user, team, grp, stage, 0 AS job, " CLASSES_ OF_SUMS_                  \
+               " UNION ALL SELECT day, user, ifnull(team, ''), grp, ifnull(stage, ''), 0,"         \
+               " " CLASSES_ OF_ROWS_ " AND day > ifnull((SELECT max(day) FROM ledger), -1)")
     static const char *const texts[] = {
-        [QUERY_BY_STAGE] = SUMS_("stage"), [QUERY_BY_USER] = SUMS_("user"),
-        [QUERY_BY_TEAM] = SUMS_("team"),   [QUERY_BY_GROUP] = SUMS_("grp"),
-        [QUERY_BY_JOB] = SUMS_("job"),     [QUERY_BY_DAY] = SUMS_("day"),
+        [QUERY_BY_STAGE] = QUICK_("stage"),
+        [QUERY_BY_USER] = QUICK_("user"),
+        [QUERY_BY_TEAM] = QUICK_("team"),
+        [QUERY_BY_GROUP] = QUICK_("grp"),
+        [QUERY_BY_JOB] = SUMS_("job", "SELECT day, grp, job, " CLASSES_ OF_ROWS_),
+        [QUERY_BY_DAY] = QUICK_("day"),
     };
     _Static_assert(ARRAY_SIZE(texts) == QUERY_BY_COUNT, "texts");
     _cleanup_(db_donep) sqlite3_stmt *s = NULL;

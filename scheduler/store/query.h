@@ -53,7 +53,7 @@ struct query_usage {
     enum query_by by;
 };
 
-/* GPU time of a day, a group and one value of `by` (key NULL: none was given); job: of one. Days
+/* GPU time of a day, a group and one value of `by` (key "": none was given); job: of one. Days
  * are added up no further, because the sum of many may not fit into 64 bits. Returns how many sums
  * were given, or a negative error. */
 typedef void (*query_usage_fn)(void *data, const struct usage_row *sum, const char *key);

@@ -260,8 +260,27 @@ static int write_sum(struct db *db, int64_t day, const char *class, int64_t gpu_
     return db_run(db, s, err);
 }
 
+/* All rows of a day that is over were written before, or just now. */
+static int add_up_day(struct db *db, int64_t day, struct hai_err *err) {
+    sqlite3_stmt *s;
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO usage_sum SELECT day, user, ifnull(team, ''), grp,"
+                   " ifnull(stage, ''), sum(productive_us), sum(recomputed_us), sum(stalled_us),"
+                   " sum(start_up_us), sum(suspended_us) FROM usage WHERE day = ?"
+                   " GROUP BY user, ifnull(team, ''), grp, ifnull(stage, '')",
+                   &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, day);
+    return db_run(db, s, err);
+}
+
 static int write_day(struct db *db, const struct ledger_day *day, struct hai_err *err) {
     int r = write_sum(db, day->day, "capacity", day->capacity_us, err);
+
+    if (r == 0)
+        r = add_up_day(db, day->day, err);
 
     for (int class = 0; r == 0 && class < LEDGER_COUNT; class ++)
         r = write_sum(db, day->day, ledger_class_text((enum ledger_class) class),
@@ -390,6 +409,9 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
   * begun to go. */
         {"DELETE FROM usage WHERE (day, job, attempt) IN (SELECT day, job, attempt FROM usage"
          " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, job, attempt LIMIT ?2)",    false},
+        {"DELETE FROM usage_sum WHERE (day, user, team, grp, stage) IN"
+         " (SELECT day, user, team, grp, stage FROM usage_sum WHERE day + 1 < ?1 / 86400000000"
+         " ORDER BY day, user, team, grp, stage LIMIT ?2)",                           false},
         {"DELETE FROM ledger WHERE (day, class) IN (SELECT day, class FROM ledger"
          " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, class LIMIT ?2)",           false},
         {"DELETE FROM tail WHERE rowid IN (SELECT rowid FROM tail WHERE time_us < ? LIMIT ?)",

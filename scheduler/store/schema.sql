@@ -106,6 +106,22 @@ CREATE TABLE usage (
     PRIMARY KEY (day, job, attempt)
 ) WITHOUT ROWID;
 
+-- `usage` without the jobs, of days that are in `ledger`: a million jobs are few thousand sums. ''
+-- stands for NULL.
+CREATE TABLE usage_sum (
+    day           INTEGER NOT NULL,
+    user          TEXT NOT NULL,
+    team          TEXT NOT NULL,
+    grp           TEXT NOT NULL,
+    stage         TEXT NOT NULL,
+    productive_us INTEGER NOT NULL,
+    recomputed_us INTEGER NOT NULL,
+    stalled_us    INTEGER NOT NULL,
+    start_up_us   INTEGER NOT NULL,
+    suspended_us  INTEGER NOT NULL,
+    PRIMARY KEY (day, user, team, grp, stage)
+) WITHOUT ROWID;
+
 -- GPU time of the cluster on a day that is over: enum ledger_class in words, and `capacity`, which
 -- is their sum.
 CREATE TABLE ledger (

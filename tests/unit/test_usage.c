@@ -190,9 +190,9 @@ TEST(old_days_go_with_all_their_rows)
     setup(&f);
     fill(&f);
     CHECK_EQ(rows_flush(turn_rows(f.s.turn), &err), 0, "%s", err.text);
-    /* Of all classes and the capacity, and 2 jobs, of the older day. */
+    /* Of all classes and the capacity, 2 jobs and as many sums, of the older day. */
     CHECK_EQ(rows_expire(turn_rows(f.s.turn), f.today * DAY_US, 0, 100, &err),
-             LEDGER_COUNT + 1 + 2);
+             LEDGER_COUNT + 1 + 2 + 2);
     struct usage usage = collect(&f, QUERY_BY_STAGE, 7, NULL, NULL);
     CHECK_EQ(usage.total.all_us, 6 * H);
     CHECK(usage.cluster.agrees);
