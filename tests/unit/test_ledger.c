@@ -445,3 +445,39 @@ TEST(rows_have_team_group_and_stage)
     CHECK_EQ(seconds(row->gpu_us[LEDGER_START_UP]), 10);
     world_free(&w);
 }
+
+/* A log of a scheduler that kept no ledger leads to a state without one; the next start begins it,
+ * with what runs. */
+TEST(the_ledger_begins_with_a_start_of_this_version)
+{
+    struct world w;
+    struct hai_err err = {0};
+
+    small_cluster(&w, 1, 2);
+    int64_t id = submit(&w, 1, 2, 1);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, id);
+    world_pass(&w, S(100));
+    world_restart(&w, true);
+    size_t n = w.n_log - 1;
+    for (size_t i = 0; i < n; i++)
+        if (w.log[i].kind == ENTRY_SCHED_START)
+            w.log[i].version = 3;
+    _cleanup_(state_freep) struct state *state = world_replay(w.log, n);
+    struct job *job = state_job_find(state, id);
+    CHECK_EQ(state->r.ledger.n, 0);
+    CHECK_EQ(job->r.booked.n, 0);
+    CHECK_EQ(job->r.booked_us, S_ABSENT);
+    CHECK_EQ(state->ledger.gpus[LEDGER_PRODUCTIVE], 2);
+    world_apply(state, &w.log[n], n + 1, NULL);
+    CHECK_EQ(state->r.ledger.n, LEDGER_COUNT + 1);
+    CHECK_EQ(job->r.booked_us, w.log[n].time_us);
+    CHECK_EQ(job->r.booked.items[LEDGER_PRODUCTIVE], 0);
+    CHECK_EQ(invariants_state(state, &err), 0, "%s", err.text);
+    world_pass(&w, S(10));
+    world_restart(&w, false);
+    CHECK_EQ(seconds(w.state->r.ledger.items[LEDGER_PRODUCTIVE]), 20);
+    CHECK_EQ(seconds(w.state->r.ledger.items[LEDGER_COUNT]), 40);
+    check_audit(&w);
+    world_free(&w);
+}
