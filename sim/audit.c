@@ -5,12 +5,12 @@
 
 /* ---- one moment ---- */
 
-/* Groups in which a job stands in line that needs GPUs. */
+/* Groups in which a job stands in line that needs GPUs, and not those of a reservation. */
 static uint64_t wanted_groups(const struct state *state) {
     uint64_t wanted = 0;
 
     for (const struct job *job = state->jobs_first; job; job = job->next)
-        if (job->queued && job->r.spec.gpus_per_node > 0)
+        if (job->queued && job->r.spec.gpus_per_node > 0 && job->r.reserve == S_ABSENT)
             wanted |= UINT64_C(1) << state_group_find(state, job->r.spec.group);
     return wanted;
 }
@@ -47,6 +47,16 @@ static enum ledger_class held_class(const struct job *job) {
     return job->r.reloads == 1 ? LEDGER_SUSPENDED : LEDGER_START_UP;
 }
 
+static bool is_reserved(const struct state *state, int number) {
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        for (size_t k = 0; k < reserve->nodes.n && reserve->from_us <= state->r.time_us; k++)
+            if (reserve->nodes.items[k] == number)
+                return true;
+    }
+    return false;
+}
+
 static enum ledger_class free_class(const struct state *state, int number, uint64_t wanted) {
     const struct state_node *node = &state->nodes[number]->r;
 
@@ -54,6 +64,8 @@ static enum ledger_class free_class(const struct state *state, int number, uint6
         return LEDGER_UNHEALTHY;
     if (node->drained)
         return LEDGER_DRAINED;
+    if (is_reserved(state, number))
+        return LEDGER_RESERVED;
     return groups_of(state, number) & wanted ? LEDGER_IDLE_DEMAND : LEDGER_IDLE;
 }
 

@@ -32,7 +32,7 @@ static void count(const struct node *node, uint8_t ret[LEDGER_COUNT], uint8_t *r
     else if (node->r.drained)
         ret[LEDGER_DRAINED] = (uint8_t)n_free;
     else
-        ret[LEDGER_IDLE] = (uint8_t)n_free; // a reservation's GPUs go to RESERVED here
+        ret[node->reserved ? LEDGER_RESERVED : LEDGER_IDLE] = (uint8_t)n_free;
     if (node->r.drained && HAI_PLANT(PLANT_GPU_IN_TWO_CLASSES))
         ret[LEDGER_IDLE] = (uint8_t)n_free;
 }
@@ -233,7 +233,7 @@ static void want(struct state *state, int group, bool wanted) {
 void ledger_wait(struct state *state, const struct place_need *need, int n) {
     int64_t *waiting = &state->ledger.waiting[need->group];
 
-    if (!need->gpus_per_node)
+    if (!need->gpus_per_node || need->reserve) // in a reservation it waits for reserved nodes
         return;
     *waiting += n;
     if (*waiting == MAX(n, 0)) // the first one came, or the last one left

@@ -84,7 +84,7 @@ enum { ORDER_TIERS = 32, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVEL
     X(P, IDLE_DEMAND, "idle_demand")  /* free, and a job waits in a group of its node */           \
     X(P, UNHEALTHY, "unhealthy")      /* of a node that is lost or was never heard of */           \
     X(P, DRAINED, "drained")          /* free, of a drained node */                                \
-    X(P, RESERVED, "reserved")        /* free, kept for a reservation */
+    X(P, RESERVED, "reserved")        /* free, of an active reservation or maintenance */
 DECLARE_ENUM(ledger_class, LEDGER, LEDGER_CLASSES);
 enum {
     LEDGER_JOB_CLASSES = LEDGER_IDLE,

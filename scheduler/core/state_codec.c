@@ -211,7 +211,6 @@ static int derive_cluster(struct state *state) {
     for (int g = 0; g < state->n_groups; g++)
         for (size_t k = 0; k < state->groups[g].r.nodes.n; k++)
             state_group_join(state, g, (int)state->groups[g].r.nodes.items[k]);
-    ledger_groups(state);
     for (size_t i = 0; i < state->n_users; i++)
         map_put_text(&state->user_by_name, state->users[i].name, (void *)(intptr_t)(i + 1));
     for (size_t i = 0; i < state->n_tokens; i++) {
@@ -219,6 +218,7 @@ static int derive_cluster(struct state *state) {
         map_put_text(&state->token_by_hash, name, (void *)(intptr_t)state->tokens[i].id);
     }
     reserve_derive(state);
+    ledger_groups(state);
     int r = fair_derive(state);
     return r < 0 ? r : predict_derive(state);
 }

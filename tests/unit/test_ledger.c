@@ -481,3 +481,46 @@ TEST(the_ledger_begins_with_a_start_of_this_version)
     check_audit(&w);
     world_free(&w);
 }
+
+/* Free GPUs of an active reservation are reserved; who runs there counts as ever. A job that waits
+ * for reserved nodes is no demand for others. */
+TEST(reserved_nodes_are_in_a_class_of_their_own)
+{
+    struct world w;
+    char *nodes[] = {(char *)"a1", (char *)"a2"}, *users[] = {(char *)"alice"};
+    struct entry_user_set user = {(char *)"alice", 1000, 1000, SCOPE_SUBMIT, false};
+    struct entry_reserve_set set;
+    struct entry_job_spec spec = world_spec();
+
+    small_cluster(&w, 1, 3);
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
+    schema_init(entry_reserve_set_schema(), &set);
+    set.name = (char *)"demo";
+    set.nodes.items = nodes;
+    set.nodes.n = 2;
+    set.users.items = users;
+    set.users.n = 1;
+    set.from_us = w.now_us + S(50);
+    set.until_us = w.now_us + S(150);
+    CHECK_EQ(world_append(&w, "operate:root", ENTRY_RESERVE_SET, &set), 0);
+    check_counts(&w, c([LEDGER_IDLE] = 6));
+    world_pass(&w, S(60));
+    check_counts(&w, c([LEDGER_RESERVED] = 4, [LEDGER_IDLE] = 2));
+    spec.gpus_per_node = 2;
+    spec.nodes = 2;
+    spec.reservation = (char *)"demo";
+    int64_t id = world_submit(&w, &spec);
+    int64_t second = world_submit(&w, &spec);
+    check_counts(&w, c([LEDGER_RESERVED] = 4, [LEDGER_IDLE] = 2));
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, id);
+    check_counts(&w, c([LEDGER_PRODUCTIVE] = 4, [LEDGER_IDLE] = 2));
+    all_succeed(&w, id);
+    CHECK_EQ(stop(&w, "submit:alice", second, true), 0);
+    CHECK_EQ(drain(&w, "a1", true), 0);
+    check_counts(&w, c([LEDGER_DRAINED] = 2, [LEDGER_RESERVED] = 2, [LEDGER_IDLE] = 2));
+    world_pass(&w, S(100)); // it is over
+    check_counts(&w, c([LEDGER_DRAINED] = 2, [LEDGER_IDLE] = 4));
+    check_audit(&w);
+    world_free(&w);
+}
