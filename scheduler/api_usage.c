@@ -76,11 +76,11 @@ static void fill_sum(const struct usage_sum *from, struct usage_sum_view *to) {
 }
 
 static void fill_cluster(const struct usage_cluster *from, struct usage_view *to) {
-    for (int class = 0; class < LEDGER_COUNT; class ++) {
+    for (int k = 0; k < LEDGER_COUNT; k++) {
         struct usage_class_view *view = LIST_ADD(&to->classes);
         schema_init(usage_class_view_schema(), view);
-        view->class = hai_strdup(ledger_class_text((enum ledger_class) class));
-        view->gpu_us = from->gpu_us[class];
+        view->class = hai_strdup(ledger_class_text((enum ledger_class)k));
+        view->gpu_us = from->gpu_us[k];
     }
     to->capacity_us = from->capacity_us;
     to->classes_us = from->classes_us;

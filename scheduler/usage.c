@@ -35,9 +35,9 @@ static void add_to(struct usage_sum *sum, const int64_t gpu_us[static LEDGER_JOB
                    double price) {
     int64_t all_us = 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++) {
-        add_us(&sum->gpu_us[class], gpu_us[class]);
-        all_us += gpu_us[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++) {
+        add_us(&sum->gpu_us[k], gpu_us[k]);
+        all_us += gpu_us[k];
     }
     add_us(&sum->all_us, all_us);
     sum->cost += (double)all_us / US_PER_HOUR * price;
@@ -62,8 +62,8 @@ static void add_key(struct work *w, const char *key, const char *group,
 
     add_to(sum_of(w, key ? key : ""), gpu_us, price);
     add_to(&w->usage->total, gpu_us, price);
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        w->off[class] -= (uint64_t)gpu_us[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        w->off[k] -= (uint64_t)gpu_us[k];
 }
 
 static void number_key(enum query_by by, int64_t number, char ret[static KEY_BYTES]) {
@@ -145,8 +145,8 @@ static void add_day(void *data, const struct ledger_day *day) {
     if (day->day < w->query->first || day->day > w->query->last)
         return;
     add_class(w, day->day, "capacity", day->capacity_us);
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        add_class(w, day->day, ledger_class_text((enum ledger_class) class), day->gpu_us[class]);
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        add_class(w, day->day, ledger_class_text((enum ledger_class)k), day->gpu_us[k]);
 }
 
 static int by_time(const void *pa, const void *pb) {
@@ -167,8 +167,8 @@ static void finish(struct work *w) {
     struct usage *usage = w->usage;
     bool agrees = w->off_capacity == 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        agrees = agrees && w->off[class] == 0;
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        agrees = agrees && w->off[k] == 0;
     usage->cluster.agrees = agrees;
     if (usage->n_sums)
         qsort(usage->sums, usage->n_sums, sizeof *usage->sums,

@@ -113,8 +113,8 @@ struct audit {
     int64_t n_days;
 };
 
-static bool is_moved(int class) {
-    return class == LEDGER_PRODUCTIVE || class == LEDGER_RECOMPUTED || class == LEDGER_STALLED;
+static bool is_moved(int k) {
+    return k == LEDGER_PRODUCTIVE || k == LEDGER_RECOMPUTED || k == LEDGER_STALLED;
 }
 
 static int compare(const struct sums *want, const struct ledger_day *day, struct hai_err *err) {
@@ -122,17 +122,17 @@ static int compare(const struct sums *want, const struct ledger_day *day, struct
 
     if (want->day != day->day)
         FAIL("the ledger closed day %lld, not %lld", (long long)day->day, (long long)want->day);
-    for (int class = 0; class < LEDGER_COUNT; class ++) {
-        const char *name = ledger_class_text((enum ledger_class) class);
-        sum += day->gpu_us[class];
-        if (is_moved(class))
-            moved += day->gpu_us[class] - want->class[class];
-        else if (day->gpu_us[class] != want->class[class])
+    for (int k = 0; k < LEDGER_COUNT; k++) {
+        const char *name = ledger_class_text((enum ledger_class)k);
+        sum += day->gpu_us[k];
+        if (is_moved(k))
+            moved += day->gpu_us[k] - want->class[k];
+        else if (day->gpu_us[k] != want->class[k])
             FAIL("day %lld has %lld GPU-us %s; it was %lld", (long long)day->day,
-                 (long long)day->gpu_us[class], name, (long long)want->class[class]);
-        if (class < LEDGER_JOB_CLASSES && want->jobs[class] != day->gpu_us[class])
+                 (long long)day->gpu_us[k], name, (long long)want->class[k]);
+        if (k < LEDGER_JOB_CLASSES && want->jobs[k] != day->gpu_us[k])
             FAIL("day %lld has %lld GPU-us %s, its jobs have %lld", (long long)day->day,
-                 (long long)day->gpu_us[class], name, (long long)want->jobs[class]);
+                 (long long)day->gpu_us[k], name, (long long)want->jobs[k]);
     }
     if (moved || day->gpu_us[LEDGER_RECOMPUTED] < want->class[LEDGER_RECOMPUTED])
         FAIL("day %lld: the classes of running jobs are off by %lld GPU-us", (long long)day->day,
@@ -152,8 +152,8 @@ static void add(struct audit *a, const struct state *state, int64_t to_us) {
     for (bool over = true; over;) {
         over = a->open.day != today;
         int64_t end_us = over ? (a->open.day + 1) * LEDGER_DAY_US : to_us;
-        for (int class = 0; class < LEDGER_COUNT; class ++)
-            a->open.class[class] += count[class] * (end_us - from_us);
+        for (int k = 0; k < LEDGER_COUNT; k++)
+            a->open.class[k] += count[k] * (end_us - from_us);
         a->open.capacity += capacity * (end_us - from_us);
         if (!over)
             return;
@@ -172,8 +172,8 @@ static void add_row(void *data, const struct job *job, int64_t day,
     for (size_t i = 0; i < a->n_past; i++)
         if (a->past[i].day == day)
             sums = &a->past[i];
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        sums->jobs[class] += gpu_us[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        sums->jobs[k] += gpu_us[k];
 }
 
 static int take_rows(struct audit *a, const struct effects *fx, struct hai_err *err) {

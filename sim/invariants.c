@@ -255,13 +255,13 @@ static int check_ledger(const struct state *state, struct hai_err *err) {
     int64_t count[LEDGER_COUNT], sum = 0, sum_us = 0;
     int64_t capacity = audit_count(state, count);
 
-    for (int class = 0; class < LEDGER_COUNT; class ++) {
-        sum += count[class];
-        sum_us += state->r.ledger.n ? state->r.ledger.items[class] : 0;
-        if (state->ledger.gpus[class] != count[class])
+    for (int k = 0; k < LEDGER_COUNT; k++) {
+        sum += count[k];
+        sum_us += state->r.ledger.n ? state->r.ledger.items[k] : 0;
+        if (state->ledger.gpus[k] != count[k])
             FAIL("%lld GPUs are counted as %s, of which there are %lld",
-                 (long long)state->ledger.gpus[class], ledger_class_text((enum ledger_class) class),
-                 (long long)count[class]);
+                 (long long)state->ledger.gpus[k], ledger_class_text((enum ledger_class)k),
+                 (long long)count[k]);
     }
     if (sum != capacity || state->ledger.capacity != capacity)
         FAIL("%lld GPUs have a class, %lld are counted, there are %lld", (long long)sum,

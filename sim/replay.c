@@ -232,8 +232,8 @@ static void follow_job(struct replay *r, int64_t id) {
 static void add_day(void *data, const struct ledger_day *day) {
     struct replay *r = data;
 
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        r->ledger[class] += day->gpu_us[class];
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        r->ledger[k] += day->gpu_us[k];
     r->ledger[LEDGER_COUNT] += day->capacity_us;
 }
 
@@ -565,9 +565,9 @@ static int check_ledger(struct replay *r) {
     fixed_wide of_jobs = 0, sum = 0;
 
     ledger_peek(r->world.state, r->base_us + r->now_us, &(struct ledger_peek){NULL, add_day, r});
-    for (int class = 0; class < LEDGER_COUNT; class ++) {
-        sum += r->ledger[class];
-        of_jobs += class < LEDGER_JOB_CLASSES ? r->ledger[class] : 0;
+    for (int k = 0; k < LEDGER_COUNT; k++) {
+        sum += r->ledger[k];
+        of_jobs += k < LEDGER_JOB_CLASSES ? r->ledger[k] : 0;
     }
     if (sum != r->ledger[LEDGER_COUNT])
         return hai_fail(r->err, -EINVAL, "the classes of the ledger are not the capacity");
@@ -575,7 +575,9 @@ static int check_ledger(struct replay *r) {
         return 0;
     if (!is_near(of_jobs, span->busy, off_max) ||
         !is_near(r->ledger[LEDGER_UNHEALTHY], span->down, off_max) ||
-        !is_near(r->ledger[LEDGER_IDLE] + r->ledger[LEDGER_IDLE_DEMAND], span->idle, off_max))
+        !is_near(r->ledger[LEDGER_IDLE] + r->ledger[LEDGER_IDLE_DEMAND] +
+                     r->ledger[LEDGER_RESERVED],
+                 span->idle, off_max))
         return hai_fail(r->err, -EINVAL, "the ledger says otherwise than the tally");
     return 0;
 }

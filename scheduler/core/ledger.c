@@ -180,8 +180,8 @@ void ledger_node(struct state *state, int number) {
     node->ledger_up = up;
     count(node, now, &capacity);
     add_idle(state, node, now[LEDGER_IDLE] - node->ledger_gpus[LEDGER_IDLE]);
-    for (int class = LEDGER_UNHEALTHY; class < LEDGER_COUNT; class ++)
-        state->ledger.gpus[class] += now[class] - node->ledger_gpus[class];
+    for (int k = LEDGER_UNHEALTHY; k < LEDGER_COUNT; k++)
+        state->ledger.gpus[k] += now[k] - node->ledger_gpus[k];
     memcpy(node->ledger_gpus, now, sizeof now);
     state->ledger.capacity += capacity - node->ledger_capacity;
     node->ledger_capacity = capacity;
@@ -202,8 +202,8 @@ static int set_of(struct ledger *ledger, uint64_t groups) {
 void ledger_groups(struct state *state) {
     struct ledger *ledger = &state->ledger;
 
-    for (int class = LEDGER_IDLE; class < LEDGER_COUNT; class ++)
-        ledger->gpus[class] = 0;
+    for (int k = LEDGER_IDLE; k < LEDGER_COUNT; k++)
+        ledger->gpus[k] = 0;
     ledger->capacity = 0;
     ledger->n_sets = 0;
     for (int i = 0; i < state->n_nodes; i++) {
@@ -275,8 +275,8 @@ void ledger_saved(struct state *state, struct job *job, int64_t stall_us) {
 static void emit(const struct job *job, int64_t day, struct effects *fx) {
     int64_t sum = 0;
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        sum += job->r.booked.items[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        sum += job->r.booked.items[k];
     if (sum)
         effects_usage(fx, job, day, job->r.booked.items);
 }
@@ -307,8 +307,8 @@ bool ledger_sound(const struct state *state, const struct job *job) {
 /* ---- time ---- */
 
 static void integrate(struct state *state, int64_t us) {
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        state->r.ledger.items[class] += us * state->ledger.gpus[class];
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        state->r.ledger.items[k] += us * state->ledger.gpus[k];
     state->r.ledger.items[LEDGER_COUNT] += us * state->ledger.capacity;
 }
 
@@ -371,8 +371,8 @@ static void peek_job(const struct job *job, int64_t from_us, int64_t until_us, b
         from_us = job->r.booked_us;
     }
     gpu_us[job->ledger_class] += (until_us - from_us) * job->ledger_gpus;
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        sum += gpu_us[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        sum += gpu_us[k];
     if (sum)
         peek->on_job(peek->data, job, day_of(from_us), gpu_us);
 }
@@ -386,8 +386,8 @@ static void peek_day(const struct state *state, int64_t from_us, int64_t until_u
             peek_job(job, from_us, until_us, first, peek);
     if (first)
         day_row(state, row.day, &row);
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        row.gpu_us[class] += (until_us - from_us) * state->ledger.gpus[class];
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        row.gpu_us[k] += (until_us - from_us) * state->ledger.gpus[k];
     row.capacity_us += (until_us - from_us) * state->ledger.capacity;
     if (peek->on_day)
         peek->on_day(peek->data, &row);

@@ -149,8 +149,8 @@ static int give_usage(struct db *db, sqlite3_stmt *s, query_usage_fn fn, void *d
         struct usage_row sum = {.day = sqlite3_column_int64(s, 0),
                                 .group = (char *)column_text(s, 1),
                                 .job = sqlite3_column_int64(s, 3)};
-        for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-            sum.gpu_us[class] = sqlite3_column_int64(s, 4 + class);
+        for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+            sum.gpu_us[k] = sqlite3_column_int64(s, 4 + k);
         fn(data, &sum, column_text(s, 2));
         n++;
     }

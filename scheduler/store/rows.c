@@ -241,8 +241,8 @@ static int write_usage(struct db *db, const struct usage_row *usage, struct hai_
     db_text(s, 5, usage->team);
     db_text(s, 6, usage->group);
     db_text(s, 7, usage->stage);
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        db_int(s, 8 + class, usage->gpu_us[class]);
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        db_int(s, 8 + k, usage->gpu_us[k]);
     return db_run(db, s, err);
 }
 
@@ -281,10 +281,8 @@ static int write_day(struct db *db, const struct ledger_day *day, struct hai_err
 
     if (r == 0)
         r = add_up_day(db, day->day, err);
-
-    for (int class = 0; r == 0 && class < LEDGER_COUNT; class ++)
-        r = write_sum(db, day->day, ledger_class_text((enum ledger_class) class),
-                      day->gpu_us[class], err);
+    for (int k = 0; r == 0 && k < LEDGER_COUNT; k++)
+        r = write_sum(db, day->day, ledger_class_text((enum ledger_class)k), day->gpu_us[k], err);
     return r;
 }
 

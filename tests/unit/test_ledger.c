@@ -34,9 +34,8 @@ static void check_counts(struct world *w, const int64_t want[static LEDGER_COUNT
     struct hai_err err = {0};
 
     CHECK_EQ(invariants_state(w->state, &err), 0, "%s", err.text);
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        CHECK_EQ(w->state->ledger.gpus[class], want[class], "%s",
-                 ledger_class_text((enum ledger_class) class));
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        CHECK_EQ(w->state->ledger.gpus[k], want[k], "%s", ledger_class_text((enum ledger_class)k));
     check_same(w);
 }
 
@@ -63,8 +62,8 @@ static void add_job(void *data, const struct job *job, int64_t day,
 
     if ((sums->job && job->r.id != sums->job) || (sums->day && sums->day != day))
         return;
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        sums->jobs[class] += gpu_us[class];
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        sums->jobs[k] += gpu_us[k];
 }
 
 static void add_day(void *data, const struct ledger_day *day) {
@@ -72,8 +71,8 @@ static void add_day(void *data, const struct ledger_day *day) {
 
     if (sums->day && sums->day != day->day)
         return;
-    for (int class = 0; class < LEDGER_COUNT; class ++)
-        sums->class[class] += day->gpu_us[class];
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        sums->class[k] += day->gpu_us[k];
 }
 
 /* What left the state as rows, and what is open. */
@@ -101,9 +100,8 @@ static void check_job(struct world *w, int64_t id, int64_t day,
                       const int64_t want[static LEDGER_COUNT]) {
     struct sums sums = sums_of(w, id, day);
 
-    for (int class = 0; class < LEDGER_JOB_CLASSES; class ++)
-        CHECK_EQ(seconds(sums.jobs[class]), want[class], "%s",
-                 ledger_class_text((enum ledger_class) class));
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        CHECK_EQ(seconds(sums.jobs[k]), want[k], "%s", ledger_class_text((enum ledger_class)k));
     check_audit(w);
 }
 
