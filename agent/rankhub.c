@@ -32,6 +32,8 @@ struct peer {
     bool welcome;           // was answered; what it says before waits in `in`
     char *waits[WAITS_MAX]; // rounds whose values it has not got
     int n_waits;
+    int64_t save_from_us; // it says that it saves, since then; 0: it does not
+    int64_t stall_us;     // saved for so long since it last committed a checkpoint
     struct peer *next;
 };
 
@@ -122,10 +124,25 @@ static void on_hello(struct peer *peer, const struct rankline *said) {
     // else the scheduler has not told us yet, after our own start: rankhub_desired goes on
 }
 
+/* While a rank is in its phase `save` the gang makes no progress: ranks wait for each other. */
+static void note_phase(struct peer *peer, const char *phase) {
+    bool saves = !strcmp(phase, "save");
+    int64_t now_us = timefmt_monotonic_us();
+
+    if (saves && !peer->save_from_us)
+        peer->save_from_us = now_us;
+    if (saves || !peer->save_from_us)
+        return;
+    peer->stall_us += now_us - peer->save_from_us;
+    peer->save_from_us = 0;
+}
+
 static void on_progress(struct peer *peer, struct rankline *said) {
     const struct attempt *at = peer->hub->at;
     struct rank_progress progress;
 
+    if (said->progress.phase)
+        note_phase(peer, said->progress.phase);
     schema_init(rank_progress_schema(), &progress);
     progress.job = at->key.job;
     progress.attempt = at->key.attempt;
@@ -153,6 +170,12 @@ static void on_commit(struct peer *peer, const struct rankline *said) {
     commit.step = said->step;
     commit.digest = hai_strdup(said->digest);
     commit.dir = hai_strdup(said->dir);
+    if (peer->save_from_us) { // asks within its phase
+        peer->stall_us += timefmt_monotonic_us() - peer->save_from_us;
+        peer->save_from_us = timefmt_monotonic_us();
+    }
+    commit.stall_us = peer->stall_us;
+    peer->stall_us = 0;
     struct hai_err err = {0};
     int r = schema_check(ckpt_commit_schema(), &commit, &err);
     if (r < 0)

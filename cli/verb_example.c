@@ -22,6 +22,8 @@ static const char example_command[] =
     "  ranks: per-gpu               # per-gpu (torch.distributed), per-node (torchrun, MPI), "
     "number\n"
     "  # reservation: demo          # on its nodes, while it is active: hai reserve\n"
+    "# team: nlp                    # who pays; default: your own\n"
+    "# stage: pretrain              # a free label: a row of `hai usage`\n"
     "# after: {ok: [prepare]}       # ok, any, failed: ids or names; singleton: true\n"
     "# not_before: 2h               # or \"18:00\", or a date and time\n"
     "# array: 0-99%8                # 100 jobs with HAI_ARRAY_INDEX, at most 8 at once\n"

@@ -90,10 +90,19 @@ static void add_span(int64_t us, struct buf *out) {
     }
 }
 
+/* As the ledger has it; a scheduler that keeps none leaves it to the job's story. */
 static void print_used(const struct json *job, const struct story *story, struct buf *out) {
-    const struct json *ran = json_get(job, "ran_s");
+    const struct json *ran = json_get(job, "ran_s"), *used = json_get(job, "used_s");
     int64_t gpus = json_get_int(job, "nodes", 1) * json_get_int(job, "gpus_per_node", 0);
 
+    if (gpus > 0 && used && json_kind(used) != JSON_KIND_NULL) {
+        const struct json *again = json_get(job, "recomputed_s");
+        bool any = again && json_kind(again) != JSON_KIND_NULL;
+        buf_printf(out, "used        %.2f GPU-hours; ", json_as_real(used) / 3600);
+        add_span(any ? (int64_t)(json_as_real(again) * 1e6) / gpus : 0, out);
+        buf_add_str(out, " recomputed\n");
+        return;
+    }
     if (gpus == 0 || !ran || json_kind(ran) == JSON_KIND_NULL ||
         !json_get_string(job, "started_at", NULL))
         return;

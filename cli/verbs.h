@@ -38,6 +38,7 @@ extern const struct verb verb_suspend;
 extern const struct verb verb_undrain;
 extern const struct verb verb_reserve;
 extern const struct verb verb_up;
+extern const struct verb verb_usage;
 extern const struct verb verb_wait;
 extern const struct verb verb_whoami;
 extern const struct verb verb_why;

@@ -91,6 +91,7 @@ static void add_commits(struct api_call *call) {
         entry.epoch = commit->epoch;
         entry.step = commit->step;
         entry.dir = commit->dir;
+        entry.stall_us = commit->stall_us;
         if (digest_unhex(commit->digest, DIGEST_BYTES, digest) == 0) {
             entry.digest.data = digest;
             entry.digest.n_bytes = DIGEST_BYTES;

@@ -7,6 +7,7 @@
 #include "scheduler/api_openapi.h"
 #include "scheduler/api_read.h"
 #include "scheduler/api_reserve.h"
+#include "scheduler/api_usage.h"
 #include "scheduler/fleet.h"
 #include "scheduler/metrics.h"
 #include "wire/messages.h"
@@ -95,6 +96,11 @@ static const struct api_route routes[] = {
     {"POST", "/api/v1/reservations/{reservation}/remove", SCOPE_OPERATE, .status = 200,
      .schema = index_view_schema, .doc = "End it now, or before it begins",
      .handle = api_reserve_remove},
+    {"GET", "/api/v1/usage", SCOPE_READ, .status = 200, .schema = usage_view_schema,
+     .query = "by: stage, user, team, group, job or day; since: days from this time on, default 30 days ago; "
+      "until: up to the day before this time, default now; group: of this group; user: of this user; limit: sums at most",
+     .doc = "GPU time and costs, of the caller's jobs; operators: of all, and of the cluster",
+     .handle = api_usage_handle},
     {"GET", "/api/v1/users", SCOPE_OPERATE, .status = 200, .answer = API_ANSWER_LIST,
      .schema = whoami_view_schema, .doc = "Accounts", .handle = api_nodes_users},
     {"POST", "/api/v1/agent/poll", SCOPE_NODE, agent_poll_schema, true, true, .status = 200,

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 enum { FILE_BYTES_MAX = 8 << 20 };
+#define PRICE_MAX 1e6
 
 /* What building the entry needs to know; at, file, errors: where to report to, or NULL. */
 struct build {
@@ -179,6 +180,25 @@ static void add_group(struct build *b, const struct cluster_group *group, size_t
         *LIST_ADD(&ret->nodes) = (int64_t)i;
 }
 
+static void check_prices(struct build *b, const struct cluster_file *file) {
+    const struct cluster_prices *prices = &file->prices;
+
+    for (size_t i = 0; i <= prices->groups.n; i++) {
+        double price = i ? prices->groups.items[i - 1].gpu_hour : prices->gpu_hour;
+        const char *name = i ? prices->groups.items[i - 1].name : NULL;
+        if (price < 0 || price > PRICE_MAX)
+            report(b, json_get(b->tree, "prices"), -ERANGE, "out_of_range",
+                   "prices%s%s: gpu_hour is %g; expected 0 to %g", name ? ", group " : "",
+                   name ? name : "", price, PRICE_MAX);
+        bool known = !name;
+        for (size_t g = 0; g < b->entry->groups.n && !known; g++)
+            known = !strcmp(b->entry->groups.items[g].name, name);
+        if (!known)
+            report(b, json_get(b->tree, "prices"), -EINVAL, "unknown_group",
+                   "prices: there is no group %s", name);
+    }
+}
+
 static int build(struct build *b, const struct cluster_file *file, bool fence) {
     static const struct cluster_group all = {.name = (char *)"default", .nodes = (char *)"*"};
 
@@ -197,6 +217,7 @@ static int build(struct build *b, const struct cluster_file *file, bool fence) {
         add_group(b, &file->groups.items[i], i);
     if (!file->groups.n)
         add_group(b, &all, 0);
+    check_prices(b, file);
     map_free(&b->zones);
     map_free(&b->leaves);
     map_free(&b->nodes);

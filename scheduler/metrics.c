@@ -33,6 +33,10 @@ static void add_cluster(struct buf *b, const struct state *state) {
     figure(b, "hai_nodes_ready", "gauge", "Nodes that take jobs.", (double)n_ready);
     figure(b, "hai_gpus", "gauge", "GPUs of all nodes.", (double)gpus);
     figure(b, "hai_gpus_held", "gauge", "GPUs that an attempt holds.", (double)gpus_held);
+    head(b, "hai_gpus_by_class", "gauge", "GPUs by what their time goes into.");
+    for (int i = 0; i < LEDGER_COUNT; i++)
+        buf_printf(b, "hai_gpus_by_class{class=\"%s\"} %lld\n",
+                   ledger_class_text((enum ledger_class)i), (long long)state->ledger.gpus[i]);
 }
 
 static void add_log(struct buf *b, const struct schedd *s) {

@@ -61,5 +61,9 @@ void projection_add(struct rows *rows, const struct state *state, const struct e
         if (job && state_job_ended(job))
             add_job(rows, state, job);
     }
+    for (size_t i = 0; i < fx->n_usage; i++)
+        rows_add_usage(rows, &fx->usage[i]);
+    for (size_t i = 0; i < fx->n_days; i++)
+        rows_add_day(rows, &fx->days[i]);
     rows_set_applied(rows, state->r.index);
 }

@@ -184,6 +184,7 @@ static int fill(const struct job_spec *spec, const struct state_user *user, cons
     job->name = name_of(spec);
     job->kind = hai_strdup(job_kind_text(spec->kind));
     job->team = hai_strdup(spec->team ? spec->team : team);
+    job->stage = hai_strdup(spec->stage);
     job->held = spec->hold;
     job->time_limit_us = spec->time_limit_us;
     job->warn_us = spec->warn_before_us == S_ABSENT ? 0 : spec->warn_before_us;

@@ -7,6 +7,7 @@
 #include "scheduler/assignment.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/core.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/spare.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
@@ -115,6 +116,16 @@ static int64_t ran_us(const struct schedd *s, const struct state_job *job) {
     return job->ran_us + (runs ? MAX(turn_now_us(s->turn) - job->running_us, 0) : 0);
 }
 
+/* A job that ended long ago is in the store only, with all that it used. */
+static void fill_used(const struct schedd *s, const struct state_job *record,
+                      struct job_view *ret) {
+    const struct job *job = state_job_find(schedd_state(s), record->id);
+    struct job stored = {.r = *record};
+
+    if (record->used_gpu_us != S_ABSENT || (job && job->r.booked.n))
+        ledger_used(job ? job : &stored, turn_now_us(s->turn), &ret->used_us, &ret->recomputed_us);
+}
+
 static void fill_spec(const struct state_job *job, struct job_view *ret) {
     const struct entry_job_spec *spec = &job->spec;
 
@@ -169,6 +180,7 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
         schema_copy(progress_view_schema(), &ret->progress, &progress->progress);
     }
     fill_checkpoint(job, &ret->checkpoint);
+    fill_used(s, job, ret);
     ret->log_at = live_output_us(s->live, job->id);
     ret->index = index;
     ret->last_fault = last_fault(s, job);

@@ -3,6 +3,7 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
+#include "sim/audit.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
 
@@ -249,6 +250,28 @@ static int check_reserves(const struct state *state, struct hai_err *err) {
     return 0;
 }
 
+/* Every GPU is in one class, and time was added up so. */
+static int check_ledger(const struct state *state, struct hai_err *err) {
+    int64_t count[LEDGER_COUNT], sum = 0, sum_us = 0;
+    int64_t capacity = audit_count(state, count);
+
+    for (int k = 0; k < LEDGER_COUNT; k++) {
+        sum += count[k];
+        sum_us += state->r.ledger.n ? state->r.ledger.items[k] : 0;
+        if (state->ledger.gpus[k] != count[k])
+            FAIL("%lld GPUs are counted as %s, of which there are %lld",
+                 (long long)state->ledger.gpus[k], ledger_class_text((enum ledger_class)k),
+                 (long long)count[k]);
+    }
+    if (sum != capacity || state->ledger.capacity != capacity)
+        FAIL("%lld GPUs have a class, %lld are counted, there are %lld", (long long)sum,
+             (long long)state->ledger.capacity, (long long)capacity);
+    if (state->r.ledger.n && sum_us != state->r.ledger.items[LEDGER_COUNT])
+        FAIL("the classes have %lld GPU-us of %lld", (long long)sum_us,
+             (long long)state->r.ledger.items[LEDGER_COUNT]);
+    return 0;
+}
+
 int invariants_state(const struct state *state, struct hai_err *err) {
     _cleanup_free_ uint32_t *claimed = hai_new_array(uint32_t, (size_t)state->n_nodes);
     _cleanup_free_ uint32_t *gpus = hai_new_array(uint32_t, (size_t)state->n_nodes);
@@ -274,6 +297,8 @@ int invariants_state(const struct state *state, struct hai_err *err) {
             FAIL("%s is lost and its ranks are held for ever", node->r.name);
     }
     r = check_reserves(state, err);
+    if (r == 0)
+        r = check_ledger(state, err);
     return r < 0 ? r : check_queues(state, err);
 }
 

@@ -1,4 +1,5 @@
 #include "sim/replay.h"
+#include "scheduler/core/ledger.h"
 #include "sim/eventheap.h"
 #include "sim/rng.h"
 #include "sim/world.h"
@@ -61,6 +62,8 @@ struct replay {
     int *leaf_seen;         // scratch: job that a leaf was last counted for
     int leaf_stamp;
     struct eta *eta;
+    fixed_wide ledger[LEDGER_COUNT + 1]; // the core's, of days that are over, and the capacity
+    bool leapt;                          // over more days than the core's ledger closes at once
     struct hai_err *err;
 };
 
@@ -227,9 +230,20 @@ static void follow_job(struct replay *r, int64_t id) {
         on_ended(r, i, job);
 }
 
+static void add_day(void *data, const struct ledger_day *day) {
+    struct replay *r = data;
+
+    for (int k = 0; k < LEDGER_COUNT; k++)
+        r->ledger[k] += day->gpu_us[k];
+    r->ledger[LEDGER_COUNT] += day->capacity_us;
+}
+
 /* Take over what the last entries changed. */
 static void follow(struct replay *r) {
     const struct effects *fx = r->world.fx;
+
+    for (size_t k = 0; k < fx->n_days; k++)
+        add_day(r, &fx->days[k]);
 
     for (size_t k = 0; k < fx->n_nodes; k++) {
         const struct node *node = r->world.state->nodes[fx->nodes[k]];
@@ -535,12 +549,42 @@ static int run(struct replay *r) {
             break;
         if (r->n_submitted < r->trace->n || r->n_holding)
             r->busy_us = next;
+        r->leapt = r->leapt || next - r->now_us >= LEDGER_GAP_DAYS_MAX * DAY_US;
         tally_to(r->tally, next);
         r->now_us = next;
         error = instant(r);
     }
     r->tally->entries = r->world.state->r.index;
     return error;
+}
+
+static bool is_near(fixed_wide a, fixed_wide b, fixed_wide off_max) {
+    return a - b <= off_max && b - a <= off_max;
+}
+
+/* The core's own ledger: its classes are the capacity exactly, and it says of jobs, free and lost
+ * GPUs what was counted here, but for the microseconds by which entries of one instant differ. */
+static int check_ledger(struct replay *r) {
+    const struct tally_span *span = &r->tally->whole;
+    fixed_wide off_max = (fixed_wide)r->tally->entries * r->tally->n_gpus;
+    fixed_wide of_jobs = 0, sum = 0;
+
+    ledger_peek(r->world.state, r->base_us + r->now_us, &(struct ledger_peek){NULL, add_day, r});
+    for (int k = 0; k < LEDGER_COUNT; k++) {
+        sum += r->ledger[k];
+        of_jobs += k < LEDGER_JOB_CLASSES ? r->ledger[k] : 0;
+    }
+    if (sum != r->ledger[LEDGER_COUNT])
+        return hai_fail(r->err, -EINVAL, "the classes of the ledger are not the capacity");
+    if (r->leapt)
+        return 0;
+    if (!is_near(of_jobs, span->busy, off_max) ||
+        !is_near(r->ledger[LEDGER_UNHEALTHY], span->down, off_max) ||
+        !is_near(r->ledger[LEDGER_IDLE] + r->ledger[LEDGER_IDLE_DEMAND] +
+                     r->ledger[LEDGER_RESERVED],
+                 span->idle, off_max))
+        return hai_fail(r->err, -EINVAL, "the ledger says otherwise than the tally");
+    return 0;
 }
 
 static void prepare(struct replay *r) {
@@ -573,6 +617,8 @@ static void prepare(struct replay *r) {
         in_leaf[state->nodes[i]->r.leaf]++;
         node_up(r, i);
     }
+    must(world_append(&r->world, "system:hai", ENTRY_SCHED_START,
+                      &(struct entry_sched_start){(char *)HAI_VERSION}));
     world_clear(&r->world);
     tally_init(r->tally, trace, r->conf->r.cluster.gpus, state->n_nodes, in_leaf,
                (size_t)state->n_leaves);
@@ -617,6 +663,8 @@ int replay_run(const struct simconf *conf, const struct trace *trace, replay_pro
         error = plan_reserves(&r);
     if (error == 0)
         error = run(&r);
+    if (error == 0)
+        error = check_ledger(&r);
     clean_up(&r);
     if (error < 0 && err)
         *err = own;

@@ -1,6 +1,8 @@
 #include "sim/storm.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/ledger.h"
+#include "sim/audit.h"
 #include "sim/clients.h"
 #include "sim/invariants.h"
 
@@ -359,7 +361,8 @@ static void report_some(struct storm *s) {
         job->r.epoch - chance(s, 5),
         1 + rng_below(&s->rng, 1000),
         (char *)"/ckpt/step",
-        {digest, sizeof digest}
+        {digest, sizeof digest},
+        chance(s, 3) ? rng_below(&s->rng, 3 * SECOND) : S_ABSENT,
     };
     struct entry_rank_hung hung = {job->r.id, job->r.epoch, 0, (char *)"no step"};
     if (commit.epoch > 0 && !chance(s, 8))
@@ -603,6 +606,8 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.aging_us = chance(s, 2) ? (16 + rng_below(&s->rng, 60)) * SECOND : 0;
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
+    s->world.now_us += LEDGER_DAY_US - s->world.now_us % LEDGER_DAY_US -
+                       (int64_t)(seed % 300) * SECOND; // a day ends while it storms
     s->world.naive = naive_new(1);
     world_cluster(&s->world, &cluster);
     agents_init(&s->agents, &s->world, &s->rng);
@@ -635,6 +640,8 @@ int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options
         calm_down(&s, 20 * n_steps + 2000);
     if (s.r == 0)
         s.r = invariants_replay(&s.world, err);
+    if (s.r == 0)
+        s.r = audit_log(s.world.log, s.world.n_log, NULL, err);
     if (s.r == 0)
         s.r = clients_check(&s.clients, err);
     s.result.n_met = s.n_met;

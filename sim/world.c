@@ -50,6 +50,13 @@ static int apply_at(struct state *state, const struct world_entry *from, size_t 
     return apply_entry(state, &entry, fx, reply);
 }
 
+void world_apply(struct state *state, const struct world_entry *entry, size_t index,
+                 struct effects *fx) {
+    struct apply_reply reply;
+
+    apply_at(state, entry, index, fx, &reply);
+}
+
 /* Append and apply; the log, if there is one, takes the payload's bytes. */
 static int append_bytes(struct world *w, const char *principal, int kind, struct buf *payload) {
     w->now_us = MAX(w->now_us, w->state->r.time_us + 1);
@@ -118,10 +125,9 @@ void world_pass(struct world *w, int64_t us) {
 
 struct state *world_replay(const struct world_entry *log, size_t n) {
     struct state *state = state_new();
-    struct apply_reply reply;
 
     for (size_t i = 0; i < n; i++)
-        apply_at(state, &log[i], i + 1, NULL, &reply);
+        world_apply(state, &log[i], i + 1, NULL);
     return state;
 }
 

@@ -50,6 +50,10 @@ void world_restart(struct world *w, bool snapshot);
 /* Kill it before it committed what it applied: of the log the first n_kept entries are left. */
 void world_crash(struct world *w, size_t n_kept);
 
+/* Apply one entry of a log. */
+void world_apply(struct state *state, const struct world_entry *entry, size_t index,
+                 struct effects *fx);
+
 /* Apply a log to an empty state. The caller frees the result. */
 struct state *world_replay(const struct world_entry *log, size_t n);
 

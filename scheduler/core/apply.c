@@ -8,6 +8,7 @@
 #include "scheduler/core/dependents.h"
 #include "scheduler/core/elements.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/reserve.h"
 
@@ -133,6 +134,7 @@ static int apply_payload(struct mutate *c) {
 int apply_entry(struct state *state, const struct entry *entry, struct effects *fx,
                 struct apply_reply *ret) {
     struct mutate c = {.state = state, .entry = entry, .fx = fx, .reply = ret};
+    int64_t last_us = state->r.time_us;
 
     ret->id = 0;
     ret->repeated = ret->changed = false;
@@ -143,6 +145,7 @@ int apply_entry(struct state *state, const struct entry *entry, struct effects *
     state->r.index = entry->index;
     state->r.term = entry->term;
     state->r.time_us = entry->time_us;
+    ledger_pass(state, last_us, fx);
     keys_expire(&state->keys, entry->time_us);
     c.scope = entry_principal(entry->principal, &c.name);
     if (entry->kind == ENTRY_SCHED_START && entry->version >= 2 && c.scope == SCOPE_SYSTEM &&

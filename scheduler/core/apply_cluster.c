@@ -1,6 +1,7 @@
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/queue.h"
 
 /* ---- the description of the cluster ---- */
@@ -156,6 +157,7 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
     set_topology(state, in);
     set_nodes(c, in);
     set_groups(state, in);
+    ledger_groups(state);
     for (struct job *job = state->jobs_first; job; job = job->next) {
         state_job_resolve(state, job);
         if (state_job_live(job)) {
@@ -182,6 +184,8 @@ int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in) {
     c->state->r.lease_basis_us = MAX(c->state->r.lease_basis_us, c->entry->time_us);
     if (c->entry->version >= 3)
         c->state->r.remembers = 1;
+    if (c->entry->version >= 4)
+        ledger_begin(c->state);
     effects_event(c->fx, c->entry, EVENT_CLUSTER, NULL, -1, -1, "scheduler %s serves",
                   in->version ? in->version : "");
     c->reply->changed = true;

@@ -2,6 +2,7 @@
 #include "lib/pure/plant.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/claim.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/queue.h"
 
 static struct node *node_at(struct mutate *c, int number) {
@@ -308,6 +309,7 @@ int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in) {
     job->r.ckpt_step = in->step;
     job->r.ckpt_epoch = in->epoch;
     job->r.ckpt_us = c->entry->time_us;
+    ledger_saved(c->state, job, in->stall_us);
     hai_strset(&job->r.ckpt_dir, in->dir);
     free(job->r.ckpt_digest.data);
     job->r.ckpt_digest = (struct schema_blob){hai_alloc(in->digest.n_bytes), in->digest.n_bytes};

@@ -2,6 +2,7 @@
 #include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/restart.h"
 #include "scheduler/core/spare.h"
 
@@ -50,6 +51,7 @@ static void release(struct mutate *c, struct job *job, size_t alloc) {
     node->gpus_held &= ~(uint32_t)held->gpus;
     node->cpus_free += job->cpus_per_node;
     node->memory_free += job->r.spec.memory_per_node_bytes;
+    ledger_release(c->state, job, alloc);
     if (!HAI_PLANT(PLANT_WAKE_UP_LOST))
         mutate_freed(c->state, node->groups);
     mutate_node(c, (int)held->node, false);
@@ -116,11 +118,13 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
     job->r.not_before_us = S_ABSENT;
     job->r.master_port = choose_port(c->state, job);
     c->state->ports_used[job->r.master_port - MASTER_PORT_FIRST]++;
+    ledger_open(c->state, job);
     for (size_t i = 0; i < place->nodes.n; i++) {
         int node = state_node_find(c->state, place->nodes.items[i].node);
         job->r.allocs.items[i] =
             (struct state_alloc){.node = node, .gpus = place->nodes.items[i].gpus};
         attempt_hold(c->state, job, i);
+        ledger_hold(c->state, job, i);
         mutate_node_jobs(c->state->nodes[node], job->r.id, true);
         mutate_node(c, node, true);
     }
@@ -190,6 +194,7 @@ static void settle(struct mutate *c, struct job *job) {
     }
     job->spans = false;
     attempt_live(c->state, job, false);
+    ledger_close(c->state, job, restart_follows(job, c->entry->time_us), c->fx);
     restart_settle(c, job);
 }
 
@@ -232,6 +237,7 @@ static void reach_running(struct mutate *c, struct job *job) {
         job->r.state == JOB_STATE_RUNNING)
         return;
     job->r.running_us = c->entry->time_us;
+    job->r.reloads = S_ABSENT;
     if (job->r.started_us == S_ABSENT)
         job->r.started_us = c->entry->time_us;
     mutate_state(c, job, JOB_STATE_RUNNING, REASON_NONE, NULL);

@@ -17,9 +17,16 @@ void effects_clear(struct effects *fx) {
         free(fx->events[i].principal);
         free(fx->events[i].text);
     }
+    for (size_t i = 0; i < fx->n_usage; i++) {
+        free(fx->usage[i].user);
+        free(fx->usage[i].team);
+        free(fx->usage[i].group);
+        free(fx->usage[i].stage);
+    }
     for (size_t i = 0; i < fx->n_dropped; i++)
         state_job_free(fx->dropped[i]);
     fx->n_jobs = fx->n_nodes = fx->n_events = fx->n_dropped = 0;
+    fx->n_usage = fx->n_days = 0;
     fx->accounts = fx->cluster = false;
     fx->batch++;
 }
@@ -31,6 +38,8 @@ void effects_free(struct effects *fx) {
     free(fx->jobs);
     free(fx->nodes);
     free(fx->events);
+    free(fx->usage);
+    free(fx->days);
     free(fx->dropped);
     free(fx);
 }
@@ -73,6 +82,30 @@ void effects_drop(struct effects *fx, struct job *job) {
         return;
     }
     *ADD(fx->dropped, fx->n_dropped, fx->n_dropped_max) = job;
+}
+
+void effects_usage(struct effects *fx, const struct job *job, int64_t day,
+                   const int64_t gpu_us[static LEDGER_JOB_CLASSES]) {
+    const struct entry_job_spec *spec = &job->r.spec;
+
+    if (!fx || fx->quiet)
+        return;
+    struct usage_row *row = ADD(fx->usage, fx->n_usage, fx->n_usage_max);
+    *row = (struct usage_row){
+        .day = day,
+        .job = job->r.id,
+        .attempt = job->r.attempt,
+        .user = hai_strdup(spec->user),
+        .team = hai_strdup(spec->team),
+        .group = hai_strdup(spec->group),
+        .stage = hai_strdup(spec->stage),
+    };
+    memcpy(row->gpu_us, gpu_us, sizeof row->gpu_us);
+}
+
+void effects_day(struct effects *fx, const struct ledger_day *day) {
+    if (fx)
+        *ADD(fx->days, fx->n_days, fx->n_days_max) = *day;
 }
 
 void effects_event(struct effects *fx, const struct entry *entry, enum event_kind kind,

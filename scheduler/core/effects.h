@@ -47,6 +47,21 @@ struct event {
     char *text;
 };
 
+/* GPU time of one attempt of a job on one UTC day; texts may be NULL. */
+struct usage_row {
+    int64_t day; // since 1970
+    int64_t job, attempt;
+    char *user, *team, *group, *stage;
+    int64_t gpu_us[LEDGER_JOB_CLASSES];
+};
+
+/* GPU time of the cluster on a UTC day. */
+struct ledger_day {
+    int64_t day;
+    int64_t gpu_us[LEDGER_COUNT];
+    int64_t capacity_us;
+};
+
 struct effects {
     int64_t *jobs; // ids, each once, in the order of the first touch
     size_t n_jobs, n_jobs_max;
@@ -54,6 +69,10 @@ struct effects {
     size_t n_nodes, n_nodes_max;
     struct event *events;
     size_t n_events, n_events_max;
+    struct usage_row *usage; // of attempts that ended, and of all when a day did
+    size_t n_usage, n_usage_max;
+    struct ledger_day *days; // that ended
+    size_t n_days, n_days_max;
     struct job **dropped; // jobs that left the state in this batch, owned
     size_t n_dropped, n_dropped_max;
     bool accounts; // users or tokens changed
@@ -75,6 +94,9 @@ const struct job *effects_job(const struct effects *fx, const struct state *stat
 /* For apply only. fx may be NULL. */
 void effects_touch_job(struct effects *fx, struct job *job);
 void effects_touch_node(struct effects *fx, struct node *node, int number);
+void effects_usage(struct effects *fx, const struct job *job, int64_t day,
+                   const int64_t gpu_us[static LEDGER_JOB_CLASSES]);
+void effects_day(struct effects *fx, const struct ledger_day *day);
 void effects_drop(struct effects *fx, struct job *job); // takes ownership, frees if fx is NULL
 void effects_event(struct effects *fx, const struct entry *entry, enum event_kind kind,
                    const struct job *job, int64_t rank, int node, const char *format, ...)

@@ -3,6 +3,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
@@ -52,6 +53,7 @@ void mutate_follow_state(struct state *state, struct job *job) {
     else if (!wants)
         queue_remove(state, job);
     timers_set(&state->timers, &job->timer, due_us(state, job));
+    ledger_job(state, job);
     array_notice(state, job);
 }
 
@@ -157,6 +159,7 @@ void mutate_node(struct mutate *c, int node, bool revise) {
     if (revise)
         c->state->nodes[node]->r.revision++;
     c->state->touched[c->state->n_touched++ % NODES_TOUCHED_KEPT] = node;
+    ledger_node(c->state, node);
     effects_touch_node(c->fx, c->state->nodes[node], node);
 }
 

@@ -1,5 +1,6 @@
 #include "scheduler/core/queue.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/order.h"
 
 bool queue_same_need(const struct place_need *a, const struct place_need *b) {
@@ -164,6 +165,7 @@ void queue_add(struct state *state, struct job *job) {
     job->shape->n++;
     state->queue.n++;
     state->queue.changes++;
+    ledger_wait(state, &job->shape->need, 1);
     job->queued = true;
 }
 
@@ -176,6 +178,7 @@ void queue_remove(struct state *state, struct job *job) {
     set_present(&state->queue, shape, line_of(job));
     state->queue.n--;
     state->queue.changes++;
+    ledger_wait(state, &shape->need, -1);
     job->queued = false;
     job->shape = NULL;
     if (--shape->n == 0)

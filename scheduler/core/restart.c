@@ -85,6 +85,12 @@ static void fail(struct mutate *c, struct job *job) {
         mutate_state(c, job, JOB_STATE_FAILED, restart_reason(job), "%s", job->r.last_fault);
 }
 
+bool restart_follows(const struct job *job, int64_t now_us) {
+    return (int)job->r.outcome < 0 && job->r.state != JOB_STATE_SUSPENDING &&
+           job->r.fault != FAULT_NONE && job->r.wanted == WANTED_RUN &&
+           restart_allowed(job, now_us);
+}
+
 void restart_settle(struct mutate *c, struct job *job) {
     if (job->r.fault > FAULT_START)
         job->r.faults++;
@@ -103,7 +109,7 @@ void restart_settle(struct mutate *c, struct job *job) {
     } else if (job->r.wanted == WANTED_STOP && job->r.fault > FAULT_START) {
         mutate_state(c, job, JOB_STATE_STOPPED, REASON_USER, "stopped while it was ending: %s",
                      job->r.last_fault);
-    } else if (job->r.wanted == WANTED_RUN && restart_allowed(job, c->entry->time_us)) {
+    } else if (restart_follows(job, c->entry->time_us)) {
         again(c, job);
     } else {
         fail(c, job);

@@ -22,5 +22,8 @@ int64_t restart_delay_us(int64_t n);
 /* The reason that goes with the job's fault. */
 enum reason restart_reason(const struct job *job);
 
+/* Will the attempt that is over be followed by another one because it failed? */
+bool restart_follows(const struct job *job, int64_t now_us);
+
 /* The attempt is over and holds nothing: move the job on. */
 void restart_settle(struct mutate *c, struct job *job);

@@ -5,6 +5,7 @@ DEFINE_ENUM(rank_state, RANK_STATE, RANK_STATES);
 DEFINE_ENUM(job_wanted, WANTED, WANTED_LIST);
 DEFINE_ENUM(fault, FAULT, FAULTS);
 DEFINE_ENUM(reason, REASON, REASONS);
+DEFINE_ENUM(ledger_class, LEDGER, LEDGER_CLASSES);
 
 // clang-format off
 #include "lib/pure/schema_tables.h"
@@ -19,6 +20,8 @@ struct state *state_new(void) {
     state->r.next_job = 1;
     state->r.next_token = 1;
     state->reserve_due.key = INT64_MIN; // before all else that is due at the same time
+    state->ledger.sets = hai_new_array(struct ledger_set, 1); // of nodes in no group
+    state->ledger.n_sets = 1;
     return state;
 }
 
@@ -86,6 +89,7 @@ void state_free(struct state *state) {
     for (int i = 0; i < state->n_nodes; i++) {
         schema_free(state_node_schema(), &state->nodes[i]->r);
         free(state->nodes[i]->jobs);
+        free(state->nodes[i]->holders);
         free(state->nodes[i]);
     }
     free(state->nodes);
@@ -98,6 +102,7 @@ void state_free(struct state *state) {
     for (size_t i = 0; i < state->n_reserves; i++)
         schema_free(state_reserve_schema(), &state->reserves[i]);
     free(state->reserves);
+    free(state->ledger.sets);
     keys_free(&state->keys);
     map_free(&state->job_by_id);
     map_free(&state->node_by_name);

@@ -72,6 +72,25 @@ enum { NODES_TOUCHED_KEPT = 8192 };
 
 /* Tiers in which jobs wait (order.h), and levels of each (fair.h), best first. */
 enum { ORDER_TIERS = 32, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVELS };
+/* What a GPU's time went into: each GPU of the cluster is in one class at any time (ledger.h). The
+ * first ones are of GPUs that a job holds. Positions are in the state: no class is put between. */
+#define LEDGER_CLASSES(P, X)                                                                       \
+    X(P, PRODUCTIVE, "productive")    /* all ranks of a job run */                                 \
+    X(P, RECOMPUTED, "recomputed")    /* lost by a fault and run again, or being taken down */     \
+    X(P, STALLED, "checkpoint_stall") /* ranks wait for their checkpoint */                        \
+    X(P, START_UP, "start_up")        /* placed, and not all ranks run yet */                      \
+    X(P, SUSPENDED, "suspended")      /* saves because it gives way, or loads again */             \
+    X(P, IDLE, "idle")                /* free, and nobody waits for it */                          \
+    X(P, IDLE_DEMAND, "idle_demand")  /* free, and a job waits in a group of its node */           \
+    X(P, UNHEALTHY, "unhealthy")      /* of a node that is lost or was never heard of */           \
+    X(P, DRAINED, "drained")          /* free, of a drained node */                                \
+    X(P, RESERVED, "reserved")        /* free, of an active reservation or maintenance */
+DECLARE_ENUM(ledger_class, LEDGER, LEDGER_CLASSES);
+enum {
+    LEDGER_JOB_CLASSES = LEDGER_IDLE,
+    LEDGER_UNSAVED = LEDGER_JOB_CLASSES, // in state_job.booked: productive, in no checkpoint
+    LEDGER_BOOKS,
+};
 
 #include "scheduler/core/records.def"
 
@@ -104,6 +123,8 @@ struct job {
     struct job *next, *prev; // all jobs, ascending ids
     struct job *ended_next;
     uint64_t touched; // effects.c: the batch that has it in its list
+    enum ledger_class ledger_class;
+    int64_t ledger_gpus; // that it holds on nodes in service
 };
 
 struct node {
@@ -123,6 +144,13 @@ struct node {
     uint64_t touched;   // effects.c
     int64_t reserved;   // number of the reservation that is active here; 0: none
     int64_t coming_us;  // when the next one begins here; 0: none is planned
+    /* ledger.h */
+    struct job **holders; // jobs that hold GPUs of it, in no order that matters
+    size_t n_holders, n_holders_max;
+    int ledger_set;                    // of its groups
+    bool ledger_up;                    // in service, as counted
+    uint8_t ledger_gpus[LEDGER_COUNT]; // its free ones, as counted
+    uint8_t ledger_capacity;
 };
 
 struct job_line {
@@ -172,6 +200,22 @@ struct group {
     uint64_t freed;   // grows whenever nodes of the group may take more than before
 };
 
+/* Free GPUs of nodes that are in the same groups. */
+struct ledger_set {
+    uint64_t groups;
+    int64_t idle;
+};
+
+/* How many GPUs are in each class now (ledger.h). */
+struct ledger {
+    int64_t gpus[LEDGER_COUNT];
+    int64_t capacity;
+    struct ledger_set *sets;
+    int n_sets;
+    int64_t waiting[GROUPS_MAX]; // jobs in line that need GPUs, by group
+    uint64_t wanted;             // groups with one
+};
+
 struct state {
     struct state_head r;
     struct state_zone *zones;
@@ -209,6 +253,7 @@ struct state {
     int64_t n_jobs_in[JOB_STATE_COUNT]; // by state
     int64_t n_cross_zone;               // live attempts that span zones
     int64_t n_cross_claims;             // claims that do
+    struct ledger ledger;
     struct timers timers;
     struct timer look;        // look again at who waits: time-sharing, reservations that come near
     struct timer turn;        // fair.h: sort who waits

@@ -3,6 +3,7 @@
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/reserve.h"
 
@@ -166,7 +167,7 @@ static bool job_sound(const struct state *state, const struct job *job) {
     if (job->r.allocs.n && (job->r.master_port < MASTER_PORT_FIRST ||
                             job->r.master_port > MASTER_PORT_LAST || job->r.placed_us == S_ABSENT))
         return false;
-    if (array_check(&job->r.spec, NULL) < 0)
+    if (array_check(&job->r.spec, NULL) < 0 || !ledger_sound(state, job))
         return false;
     return job->r.fault_node == S_ABSENT || job->r.fault_node < state->n_nodes;
 }
@@ -174,6 +175,8 @@ static bool job_sound(const struct state *state, const struct job *job) {
 static bool cluster_sound(const struct state *state) {
     if (state->n_zones > ZONES_MAX || state->n_leaves > LEAVES_MAX || state->n_nodes > NODES_MAX ||
         state->n_groups > GROUPS_MAX)
+        return false;
+    if (state->r.ledger.n && state->r.ledger.n != LEDGER_COUNT + 1)
         return false;
     for (int i = 0; i < state->n_leaves; i++)
         if (state->leaves[i].zone >= state->n_zones)
@@ -215,6 +218,7 @@ static int derive_cluster(struct state *state) {
         map_put_text(&state->token_by_hash, name, (void *)(intptr_t)state->tokens[i].id);
     }
     reserve_derive(state);
+    ledger_groups(state);
     int r = fair_derive(state);
     return r < 0 ? r : predict_derive(state);
 }
@@ -232,6 +236,7 @@ static int derive_job(struct state *state, struct job *job) {
             if (node->gpus_held & alloc->gpus)
                 return -EBADMSG;
             attempt_hold(state, job, i);
+            ledger_derive(state, job, i);
         }
         if (!alloc->gone) {
             mutate_node_jobs(node, job->r.id, true);

@@ -4,10 +4,46 @@
 #include <unistd.h>
 
 const struct migrate_step *migrate_steps(int *ret_n) {
+    /* GPU time by job and day, and by day: what schema.sql says of them, without the remarks. */
+    static const char usage_tables[] = "CREATE TABLE usage (\n"
+                                       "    day           INTEGER NOT NULL,\n"
+                                       "    job           INTEGER NOT NULL,\n"
+                                       "    attempt       INTEGER NOT NULL,\n"
+                                       "    user          TEXT NOT NULL,\n"
+                                       "    team          TEXT,\n"
+                                       "    grp           TEXT NOT NULL,\n"
+                                       "    stage         TEXT,\n"
+                                       "    productive_us INTEGER NOT NULL,\n"
+                                       "    recomputed_us INTEGER NOT NULL,\n"
+                                       "    stalled_us    INTEGER NOT NULL,\n"
+                                       "    start_up_us   INTEGER NOT NULL,\n"
+                                       "    suspended_us  INTEGER NOT NULL,\n"
+                                       "    PRIMARY KEY (day, job, attempt)\n"
+                                       ") WITHOUT ROWID;\n"
+                                       "CREATE TABLE usage_sum (\n"
+                                       "    day           INTEGER NOT NULL,\n"
+                                       "    user          TEXT NOT NULL,\n"
+                                       "    team          TEXT NOT NULL,\n"
+                                       "    grp           TEXT NOT NULL,\n"
+                                       "    stage         TEXT NOT NULL,\n"
+                                       "    productive_us INTEGER NOT NULL,\n"
+                                       "    recomputed_us INTEGER NOT NULL,\n"
+                                       "    stalled_us    INTEGER NOT NULL,\n"
+                                       "    start_up_us   INTEGER NOT NULL,\n"
+                                       "    suspended_us  INTEGER NOT NULL,\n"
+                                       "    PRIMARY KEY (day, user, team, grp, stage)\n"
+                                       ") WITHOUT ROWID;\n"
+                                       "CREATE TABLE ledger (\n"
+                                       "    day    INTEGER NOT NULL,\n"
+                                       "    class  TEXT NOT NULL,\n"
+                                       "    gpu_us INTEGER NOT NULL,\n"
+                                       "    PRIMARY KEY (day, class)\n"
+                                       ") WITHOUT ROWID";
     /* Version 1 is the first. Each change of schema.sql adds its step here. */
     static const struct migrate_step steps[] = {
         {2, "CREATE INDEX job_by_owner ON job (user, id)" },
         {3, "CREATE INDEX job_by_state ON job (state, id)"},
+        {4, usage_tables                                  },
     };
 
     *ret_n = ARRAY_SIZE(steps);

@@ -3,6 +3,8 @@
 #include "lib/pure/schema.h"
 #include "scheduler/store/db.h"
 
+DEFINE_ENUM(query_by, QUERY_BY, QUERY_BY);
+
 #define JOB_COLUMNS "id, user, name, state, submitted_us, ended_us, idx, record"
 #define EVENT_COLUMNS "idx, n, time_us, kind, job, attempt, rank, node, principal, message"
 
@@ -137,6 +139,81 @@ int query_events_newest(struct store *store, int64_t before, int64_t limit, quer
         return r;
     db_int(s, 1, before ? before : INT64_MAX);
     return give_events(store_db(store), s, limit, fn, data, err);
+}
+
+static int give_usage(struct db *db, sqlite3_stmt *s, query_usage_fn fn, void *data,
+                      struct hai_err *err) {
+    int n = 0, r;
+
+    while ((r = db_step(db, s, err)) > 0) {
+        struct usage_row sum = {.day = sqlite3_column_int64(s, 0),
+                                .group = (char *)column_text(s, 1),
+                                .job = sqlite3_column_int64(s, 3)};
+        for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+            sum.gpu_us[k] = sqlite3_column_int64(s, 4 + k);
+        fn(data, &sum, column_text(s, 2));
+        n++;
+    }
+    return r < 0 ? r : n;
+}
+
+int query_usage(struct store *store, const struct query_usage *query, query_usage_fn fn, void *data,
+                struct hai_err *err) {
+    /* Days that are over were added up already, but for jobs. A day's row in `ledger` was written
+     * with its sums, and days end in order. */
+#define CLASSES_ "productive_us, recomputed_us, stalled_us, start_up_us, suspended_us"
+#define SUMS_(key, from)                                                                           \
+    "SELECT day, grp, " key ", max(job), sum(productive_us), sum(recomputed_us), sum(stalled_us)," \
+    " sum(start_up_us), sum(suspended_us) FROM (" from ") GROUP BY day, grp, " key
+#define OF_ROWS_                                                                                   \
+    " FROM usage WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR user = ?3)"                        \
+    " AND (?4 IS NULL OR grp = ?4)"
+#define OF_SUMS_                                                                                   \
+    " FROM usage_sum WHERE day BETWEEN ?1 AND ?2 AND (?3 IS NULL OR user = ?3)"                    \
+    " AND (?4 IS NULL OR grp = ?4)"
+#define QUICK_(key)                                                                                \
+    SUMS_(key, "SELECT day, user, team, grp, stage, 0 AS job, " CLASSES_ OF_SUMS_                  \
+               " UNION ALL SELECT day, user, ifnull(team, ''), grp, ifnull(stage, ''), 0,"         \
+               " " CLASSES_ OF_ROWS_ " AND day > ifnull((SELECT max(day) FROM ledger), -1)")
+    static const char *const texts[] = {
+        [QUERY_BY_STAGE] = QUICK_("stage"),
+        [QUERY_BY_USER] = QUICK_("user"),
+        [QUERY_BY_TEAM] = QUICK_("team"),
+        [QUERY_BY_GROUP] = QUICK_("grp"),
+        [QUERY_BY_JOB] = SUMS_("job", "SELECT day, grp, job, " CLASSES_ OF_ROWS_),
+        [QUERY_BY_DAY] = QUICK_("day"),
+    };
+    _Static_assert(ARRAY_SIZE(texts) == QUERY_BY_COUNT, "texts");
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int r = db_sql(store_db(store), texts[query->by], &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, query->first);
+    db_int(s, 2, query->last);
+    db_text(s, 3, query->user);
+    db_text(s, 4, query->group);
+    return give_usage(store_db(store), s, fn, data, err);
+}
+
+int query_ledger(struct store *store, int64_t first, int64_t last, query_ledger_fn fn, void *data,
+                 struct hai_err *err) {
+    _cleanup_(db_donep) sqlite3_stmt *s = NULL;
+    int n = 0;
+    int r = db_sql(store_db(store),
+                   "SELECT day, class, gpu_us FROM ledger WHERE day BETWEEN ? AND ?"
+                   " ORDER BY day, class",
+                   &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, first);
+    db_int(s, 2, last);
+    while ((r = db_step(store_db(store), s, err)) > 0) {
+        fn(data, sqlite3_column_int64(s, 0), column_text(s, 1), sqlite3_column_int64(s, 2));
+        n++;
+    }
+    return r < 0 ? r : n;
 }
 
 int query_tail(struct store *store, int64_t job, int64_t attempt, int64_t rank,

@@ -36,6 +36,36 @@ int query_events(struct store *store, int64_t job, int64_t since, int64_t limit,
 int query_events_newest(struct store *store, int64_t before, int64_t limit, query_event_fn fn,
                         void *data, struct hai_err *err);
 
+/* By what GPU time is added up. */
+#define QUERY_BY(P, X)                                                                             \
+    X(P, STAGE, "stage")                                                                           \
+    X(P, USER, "user")                                                                             \
+    X(P, TEAM, "team")                                                                             \
+    X(P, GROUP, "group")                                                                           \
+    X(P, JOB, "job")                                                                               \
+    X(P, DAY, "day")
+DECLARE_ENUM(query_by, QUERY_BY, QUERY_BY);
+
+/* Which rows of GPU time: of days from first to last; user, group: NULL: of all. */
+struct query_usage {
+    int64_t first, last;
+    const char *user, *group;
+    enum query_by by;
+};
+
+/* GPU time of a day, a group and one value of `by` (key "": none was given); job: of one. Days
+ * are added up no further, because the sum of many may not fit into 64 bits. Returns how many sums
+ * were given, or a negative error. */
+typedef void (*query_usage_fn)(void *data, const struct usage_row *sum, const char *key);
+int query_usage(struct store *store, const struct query_usage *query, query_usage_fn fn, void *data,
+                struct hai_err *err);
+
+/* GPU time of the cluster on days from first to last; class: a word of ledger_class, or capacity.
+ */
+typedef void (*query_ledger_fn)(void *data, int64_t day, const char *class, int64_t gpu_us);
+int query_ledger(struct store *store, int64_t first, int64_t last, query_ledger_fn fn, void *data,
+                 struct hai_err *err);
+
 /* The stored tail of a rank's output is appended to data. */
 struct query_tail {
     struct buf data;

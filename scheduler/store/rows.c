@@ -21,6 +21,8 @@ struct rows {
     ROW_LIST(rows_place) places;
     ROW_LIST(rows_tail) tails;
     ROW_LIST(rows_audit) audits;
+    ROW_LIST(usage_row) usage;
+    ROW_LIST(ledger_day) days;
     int64_t applied; // rows of entries up to here were added
     int64_t written; // and are in the tables
 };
@@ -108,6 +110,21 @@ void rows_add_audit(struct rows *rows, const struct rows_audit *audit) {
     copy.path = keep_text(rows, audit->path);
     copy.detail = keep_text(rows, audit->detail);
     PUSH(rows->audits, copy);
+}
+
+/* The arena's texts are freed as a whole, so the struct's are never freed one by one. */
+void rows_add_usage(struct rows *rows, const struct usage_row *usage) {
+    struct usage_row copy = *usage;
+
+    copy.user = (char *)keep_text(rows, usage->user);
+    copy.team = (char *)keep_text(rows, usage->team);
+    copy.group = (char *)keep_text(rows, usage->group);
+    copy.stage = (char *)keep_text(rows, usage->stage);
+    PUSH(rows->usage, copy);
+}
+
+void rows_add_day(struct rows *rows, const struct ledger_day *day) {
+    PUSH(rows->days, *day);
 }
 
 static int write_job(struct db *db, const struct rows_job *job, struct hai_err *err) {
@@ -206,6 +223,69 @@ static int write_audit(struct db *db, const struct rows_audit *audit, struct hai
     return db_run(db, s, err);
 }
 
+static int write_usage(struct db *db, const struct usage_row *usage, struct hai_err *err) {
+    sqlite3_stmt *s;
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO usage"
+                   " (day, job, attempt, user, team, grp, stage, productive_us, recomputed_us,"
+                   " stalled_us, start_up_us, suspended_us)"
+                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                   &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, usage->day);
+    db_int(s, 2, usage->job);
+    db_int(s, 3, usage->attempt);
+    db_text(s, 4, usage->user);
+    db_text(s, 5, usage->team);
+    db_text(s, 6, usage->group);
+    db_text(s, 7, usage->stage);
+    for (int k = 0; k < LEDGER_JOB_CLASSES; k++)
+        db_int(s, 8 + k, usage->gpu_us[k]);
+    return db_run(db, s, err);
+}
+
+static int write_sum(struct db *db, int64_t day, const char *class, int64_t gpu_us,
+                     struct hai_err *err) {
+    sqlite3_stmt *s;
+    int r =
+        db_sql(db, "INSERT OR REPLACE INTO ledger (day, class, gpu_us) VALUES (?, ?, ?)", &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, day);
+    db_text(s, 2, class);
+    db_int(s, 3, gpu_us);
+    return db_run(db, s, err);
+}
+
+/* All rows of a day that is over were written before, or just now. */
+static int add_up_day(struct db *db, int64_t day, struct hai_err *err) {
+    sqlite3_stmt *s;
+    int r = db_sql(db,
+                   "INSERT OR REPLACE INTO usage_sum SELECT day, user, ifnull(team, ''), grp,"
+                   " ifnull(stage, ''), sum(productive_us), sum(recomputed_us), sum(stalled_us),"
+                   " sum(start_up_us), sum(suspended_us) FROM usage WHERE day = ?"
+                   " GROUP BY user, ifnull(team, ''), grp, ifnull(stage, '')",
+                   &s, err);
+
+    if (r < 0)
+        return r;
+    db_int(s, 1, day);
+    return db_run(db, s, err);
+}
+
+static int write_day(struct db *db, const struct ledger_day *day, struct hai_err *err) {
+    int r = write_sum(db, day->day, "capacity", day->capacity_us, err);
+
+    if (r == 0)
+        r = add_up_day(db, day->day, err);
+    for (int k = 0; r == 0 && k < LEDGER_COUNT; k++)
+        r = write_sum(db, day->day, ledger_class_text((enum ledger_class)k), day->gpu_us[k], err);
+    return r;
+}
+
 #define WRITE_ALL(list, write)                                                                     \
     for (size_t i = 0; r == 0 && i < (list).n; i++)                                                \
     r = write(rows->db, &(list).items[i], err)
@@ -218,6 +298,8 @@ int rows_write(struct rows *rows, struct hai_err *err) {
     WRITE_ALL(rows->places, write_place);
     WRITE_ALL(rows->tails, write_tail);
     WRITE_ALL(rows->audits, write_audit);
+    WRITE_ALL(rows->usage, write_usage);
+    WRITE_ALL(rows->days, write_day);
     return r;
 }
 
@@ -230,11 +312,13 @@ void rows_written(struct rows *rows, bool committed) {
         return; // kept for the next transaction
     rows->written = rows->applied;
     rows->jobs.n = rows->events.n = rows->places.n = rows->tails.n = rows->audits.n = 0;
+    rows->usage.n = rows->days.n = 0;
     arena_clear(&rows->texts);
 }
 
 size_t rows_outstanding(const struct rows *rows) {
-    return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n;
+    return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n +
+           rows->usage.n + rows->days.n;
 }
 
 bool rows_due(const struct rows *rows) {
@@ -283,6 +367,17 @@ const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id)
     return NULL;
 }
 
+void rows_outstanding_usage(const struct rows *rows, int64_t first, int64_t last,
+                            void (*on_usage)(void *data, const struct usage_row *usage),
+                            void (*on_day)(void *data, const struct ledger_day *day), void *data) {
+    for (size_t i = 0; i < rows->usage.n; i++)
+        if (rows->usage.items[i].day >= first && rows->usage.items[i].day <= last)
+            on_usage(data, &rows->usage.items[i]);
+    for (size_t i = 0; i < rows->days.n; i++)
+        if (rows->days.items[i].day >= first && rows->days.items[i].day <= last)
+            on_day(data, &rows->days.items[i]);
+}
+
 static int expire(struct db *db, const char *sql, int64_t before_us, int64_t n_max,
                   struct hai_err *err) {
     sqlite3_stmt *s;
@@ -308,6 +403,15 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
         {"DELETE FROM event WHERE time_us < ?1 AND idx IN (SELECT idx FROM event"
          " ORDER BY idx, n LIMIT ?2)",                                                false},
         {"DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time_us < ? LIMIT ?)",   false},
+ /* Of a day that is over: whole days only, so that a day is there with all its rows or has
+  * begun to go. */
+        {"DELETE FROM usage WHERE (day, job, attempt) IN (SELECT day, job, attempt FROM usage"
+         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, job, attempt LIMIT ?2)",    false},
+        {"DELETE FROM usage_sum WHERE (day, user, team, grp, stage) IN"
+         " (SELECT day, user, team, grp, stage FROM usage_sum WHERE day + 1 < ?1 / 86400000000"
+         " ORDER BY day, user, team, grp, stage LIMIT ?2)",                           false},
+        {"DELETE FROM ledger WHERE (day, class) IN (SELECT day, class FROM ledger"
+         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, class LIMIT ?2)",           false},
         {"DELETE FROM tail WHERE rowid IN (SELECT rowid FROM tail WHERE time_us < ? LIMIT ?)",
          true                                                                                       },
     };
@@ -359,5 +463,7 @@ void rows_free(struct rows *rows) {
     free(rows->places.items);
     free(rows->tails.items);
     free(rows->audits.items);
+    free(rows->usage.items);
+    free(rows->days.items);
     free(rows);
 }

@@ -9,6 +9,7 @@
  */
 #pragma once
 #include "lib/pure/buf.h"
+#include "scheduler/core/effects.h"
 #include "scheduler/store/store.h"
 
 struct rows;
@@ -76,6 +77,8 @@ void rows_add_event(struct rows *rows, const struct rows_event *event);
 void rows_add_place(struct rows *rows, const struct rows_place *place);
 void rows_add_tail(struct rows *rows, const struct rows_tail *tail);
 void rows_add_audit(struct rows *rows, const struct rows_audit *audit);
+void rows_add_usage(struct rows *rows, const struct usage_row *usage);
+void rows_add_day(struct rows *rows, const struct ledger_day *day);
 
 /* All rows of entries up to this index were added. */
 void rows_set_applied(struct rows *rows, int64_t index);
@@ -103,6 +106,11 @@ void rows_outstanding_events(const struct rows *rows, int64_t job, int64_t since
 
 /* The outstanding row of a job, valid until the next change; NULL: none. */
 const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id);
+
+/* The outstanding rows of GPU time of days from first to last. */
+void rows_outstanding_usage(const struct rows *rows, int64_t first, int64_t last,
+                            void (*on_usage)(void *data, const struct usage_row *usage),
+                            void (*on_day)(void *data, const struct ledger_day *day), void *data);
 
 /* Delete at most n_max rows of each table that are older than their time. Returns how many went. */
 int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, int64_t n_max,

@@ -1,7 +1,7 @@
 -- schema.sql - every table of the scheduler's store; the one home of their form.
 --
 -- `log` is the truth: state is what follows from it. All other tables are a projection of the log
--- (job, event, place: written a few transactions later) or keep what is not state: the last output
+-- (job, event, place, usage, ledger: written a few transactions later) or keep what is not state: the last output
 -- of ranks, requests that were denied.
 -- A change of this file needs a higher schema_version and a step in migrate.c.
 
@@ -87,3 +87,46 @@ CREATE TABLE audit (
     detail    TEXT NOT NULL
 );
 CREATE INDEX audit_by_time ON audit (time_us);
+
+-- GPU time of one attempt on one UTC day, counted from 1970, by what it went into. A day's rows are
+-- whole once it is over and in `ledger`; before, what runs is in the scheduler's state only.
+CREATE TABLE usage (
+    day           INTEGER NOT NULL,
+    job           INTEGER NOT NULL,
+    attempt       INTEGER NOT NULL,
+    user          TEXT NOT NULL,
+    team          TEXT,
+    grp           TEXT NOT NULL,
+    stage         TEXT,
+    productive_us INTEGER NOT NULL,
+    recomputed_us INTEGER NOT NULL,
+    stalled_us    INTEGER NOT NULL,
+    start_up_us   INTEGER NOT NULL,
+    suspended_us  INTEGER NOT NULL,
+    PRIMARY KEY (day, job, attempt)
+) WITHOUT ROWID;
+
+-- `usage` without the jobs, of days that are in `ledger`: a million jobs are few thousand sums. ''
+-- stands for NULL.
+CREATE TABLE usage_sum (
+    day           INTEGER NOT NULL,
+    user          TEXT NOT NULL,
+    team          TEXT NOT NULL,
+    grp           TEXT NOT NULL,
+    stage         TEXT NOT NULL,
+    productive_us INTEGER NOT NULL,
+    recomputed_us INTEGER NOT NULL,
+    stalled_us    INTEGER NOT NULL,
+    start_up_us   INTEGER NOT NULL,
+    suspended_us  INTEGER NOT NULL,
+    PRIMARY KEY (day, user, team, grp, stage)
+) WITHOUT ROWID;
+
+-- GPU time of the cluster on a day that is over: enum ledger_class in words, and `capacity`, which
+-- is their sum.
+CREATE TABLE ledger (
+    day    INTEGER NOT NULL,
+    class  TEXT NOT NULL,
+    gpu_us INTEGER NOT NULL,
+    PRIMARY KEY (day, class)
+) WITHOUT ROWID;

@@ -9,7 +9,7 @@
 #pragma once
 #include "lib/base.h"
 
-enum { STORE_SCHEMA_VERSION = 3, STORE_ID_BYTES = 33 };
+enum { STORE_SCHEMA_VERSION = 4, STORE_ID_BYTES = 33 };
 
 struct store;
 struct db;

@@ -396,7 +396,10 @@ TEST(a_store_of_the_first_release_becomes_one_of_this)
     make_dir(&f);
     CHECK_EQ(open_with(&f, NULL, true, NULL), 0);
     describe_tables(&f, &made);
-    CHECK_EQ(db_exec(store_db(f.store), "DROP INDEX job_by_owner; DROP INDEX job_by_state", NULL),
+    CHECK_EQ(db_exec(store_db(f.store),
+                     "DROP INDEX job_by_owner; DROP INDEX job_by_state; "
+                     "DROP TABLE usage; DROP TABLE usage_sum; DROP TABLE ledger",
+                     NULL),
              0);
     CHECK_EQ(db_meta_set(store_db(f.store), "schema_version", 1, NULL), 0);
     close_store(&f);
