@@ -19,7 +19,8 @@
     X(REPORT_TWICE, "a repeated report of an exit counts again")                                   \
     X(KEY_FORGOTTEN, "an idempotency key is not looked up")                                        \
     X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")                     \
-    X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")
+    X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")                \
+    X(QUOTA_OFF, "a quota is off by one")
 
 enum plant {
     PLANT_NONE,

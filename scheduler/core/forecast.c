@@ -2,6 +2,7 @@
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/room.h"
 
 #define SECOND INT64_C(1000000)
@@ -447,6 +448,8 @@ size_t forecast_run(const struct state *state, int64_t now_us, enum forecast_qua
                          .waiters = hai_new_array(struct waiter, n_max),
                          .too_big = hai_new_array(uint64_t, state->queue.n_slots + 1)};
 
+    if (extra && quota_bars(state, extra)) // nobody knows when it would be within quota
+        extra = NULL;
     *ret = hai_new_array(struct forecast_job, n_max);
     f.at.r.time_us = f.now_us;
     room_follow(f.room, &f.at);

@@ -26,6 +26,7 @@ void state_job_free(struct job *job) {
     schema_free(state_job_schema(), &job->r);
     free(job->waiters);
     free(job->array);
+    free(job->stands);
     free(job);
 }
 
@@ -47,7 +48,7 @@ void state_cluster_free(struct state *state) {
     state->n_zones = state->n_leaves = state->n_groups = 0;
 }
 
-static void free_series(struct map *all) {
+static void free_values(struct map *all) {
     size_t at = 0;
 
     for (struct map_item *item; (item = map_next(all, &at));)
@@ -81,7 +82,13 @@ void state_free(struct state *state) {
         schema_free(state_share_schema(), &state->shares[i]);
     free(state->shares);
     map_free(&state->share_by_user);
-    free_series(&state->series);
+    free_values(&state->series);
+    free_values(&state->book.lines);
+    free_values(&state->book.accounts);
+    free(state->book.sorted);
+    for (size_t i = 0; i < state->n_quotas; i++)
+        schema_free(state_quota_schema(), &state->quotas[i]);
+    free(state->quotas);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {
         schema_free(state_node_schema(), &state->nodes[i]->r);
@@ -207,12 +214,18 @@ int64_t state_next_wakeup(const struct state *state) {
     return timer ? timer->at_us : INT64_MAX;
 }
 
-int state_priority_level(int64_t priority) {
 #define LEVEL_(value) value,
-    static const int64_t levels[] = {PRIORITIES(LEVEL_)};
+static const int64_t levels[] = {PRIORITIES(LEVEL_)};
 #undef LEVEL_
-    _Static_assert(ARRAY_SIZE(levels) == PRIORITY_COUNT, "PRIORITIES");
+_Static_assert(ARRAY_SIZE(levels) == PRIORITY_COUNT, "PRIORITIES");
 
+int64_t state_priority_at(int level) {
+    assert(level >= 0);
+    assert(level < PRIORITY_COUNT);
+    return levels[level];
+}
+
+int state_priority_level(int64_t priority) {
     for (int i = 0; i < PRIORITY_COUNT; i++)
         if (levels[i] == priority)
             return i;
