@@ -6,8 +6,8 @@
 
 /* Members that name nodes, and those that are sentences of hai's. */
 static const char *const masked[] = {
-    "node",    "node_names", "message", "starts", "sooner", "last_fault",
-    "address", "health",     "reason",  "error",  "hint",   "where",
+    "node",    "nodes",  "node_names", "message", "starts", "sooner", "last_fault",
+    "address", "health", "reason",     "error",   "hint",   "where",
 };
 
 /* The job that a text is about. */
