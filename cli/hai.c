@@ -43,8 +43,7 @@ static void run_program(char **argv) {
 
 static int unknown_verb(const char *word) {
     static const char *const later[] = {
-        "alerts",  "backup", "chat", "drill", "forward",  "quota",
-        "restore", "token",  "top",  "user",  "validate", "zone",
+        "alerts", "backup", "chat", "drill", "forward", "restore", "top", "validate", "zone",
     };
     const char *nearest = NULL;
     int best = INT_MAX;

@@ -72,7 +72,9 @@ static void print_head(struct cli *cli, const struct json *job, struct buf *out)
     buf_printf(out, ", %s", json_get_string(job, "user", "?"));
     if (team)
         buf_printf(out, ", team %s", team);
-    buf_printf(out, ", priority %lld, group %s\n", (long long)json_get_int(job, "priority", 0),
+    buf_printf(out, ", priority %lld%s%s, group %s\n", (long long)json_get_int(job, "priority", 0),
+               json_get_bool(job, "auto_priority", false) ? " (auto)" : "",
+               json_get_bool(job, "over_quota", false) ? " over quota" : "",
                json_get_string(job, "group", "default"));
 }
 

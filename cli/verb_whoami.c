@@ -41,8 +41,14 @@ static void print_me(struct cli *cli, const struct json *me) {
     if (used && json_kind(used) != JSON_KIND_NULL)
         buf_printf(&out, "used of late: %.2f GPU-hours; those who had any: %.2f on average\n",
                    json_as_real(used) / 3600, json_as_real(json_get(me, "share_mean_s")) / 3600);
+    if (json_get_bool(me, "external", false))
+        buf_add_str(&out, "external: priority auto only, at most 5\n");
     if (json_count(json_get(me, "groups")))
         print_groups(json_get(me, "groups"), &out);
+    if (json_count(json_get(me, "quotas"))) {
+        buf_add_str(&out, "\n");
+        view_quotas(json_get(me, "quotas"), &out);
+    }
     view_print(&out);
 }
 

@@ -177,3 +177,32 @@ void view_print_ids(const struct json *jobs) {
     for (const struct json *job = json_first(jobs); job; job = json_next(job))
         printf("%s\n", view_id(job, id));
 }
+
+static void add_count_or_none(struct table *table, const struct json *quota, const char *key) {
+    int64_t n = json_get_int(quota, key, -1);
+
+    if (n < 0)
+        table_add_text(table, NULL);
+    else
+        table_add(table, "%lld", (long long)n);
+}
+
+void view_quotas(const struct json *quotas, struct buf *out) {
+    static const char *const headings[] = {"HOLDER", "GROUP",  ">PRIO",
+                                           ">USED",  ">LIMIT", ">BORROWED"};
+    _cleanup_(table_freep) struct table *table = table_new(headings, ARRAY_SIZE(headings));
+
+    for (const struct json *q = json_first(quotas); q; q = json_next(q)) {
+        const char *team = json_get_string(q, "team", NULL);
+        if (team)
+            table_add(table, "team:%s", team);
+        else
+            table_add_text(table, json_get_string(q, "user", NULL));
+        table_add_text(table, json_get_string(q, "group", NULL));
+        add_count_or_none(table, q, "priority");
+        add_count_or_none(table, q, "used");
+        add_count_or_none(table, q, "gpus");
+        add_count_or_none(table, q, "borrowed");
+    }
+    table_print(table, false, out);
+}

@@ -47,3 +47,6 @@ void view_print(const struct buf *text);
 
 /* What people call a job: 42, or 17_3 for an element of an array. Of the object, or kept inside. */
 const char *view_id(const struct json *job, char ret[static VIEW_TEXT_BYTES]);
+
+/* Append the table of quotas: HOLDER GROUP PRIO USED LIMIT BORROWED. */
+void view_quotas(const struct json *quotas, struct buf *out);

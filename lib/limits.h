@@ -60,6 +60,8 @@ enum {
     DIGEST_BYTES = 32, // SHA-256
     TOKENS_MAX = 100000,
     USERS_MAX = 65536,
+    QUOTAS_MAX = 100000,
+    QUOTA_GPUS_MAX = NODES_MAX * NODE_GPUS_MAX,
 
     /* streams and logs */
     LOG_TAIL_BYTES = 64 * 1024,

@@ -3,6 +3,7 @@
 #include "lib/json_schema.h"
 #include "lib/log.h"
 #include "lib/timefmt.h"
+#include "scheduler/masking.h"
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -117,6 +118,15 @@ static void respond(struct api_call *call, int status, const char *type, struct 
     api_call_finish(call);
 }
 
+/* Everything that hai says in JSON; not the texts of people: job files, output. */
+static void respond_json(struct api_call *call, int status, struct buf *text) {
+    const struct state *state = schedd_state(call->s);
+
+    if (call->request && masking_needed(state, call->caller.user, call->caller.scope))
+        masking_apply(state, text);
+    respond(call, status, json_type, text);
+}
+
 void api_call_reply_text(struct api_call *call, int status, const char *type, struct buf *text) {
     respond(call, status, type, text);
 }
@@ -126,7 +136,7 @@ void api_call_reply(struct api_call *call, int status, const struct schema *sche
     struct buf text = {0};
 
     json_schema_dump(schema, value, &text);
-    api_call_reply_text(call, status, json_type, &text);
+    respond_json(call, status, &text);
 }
 
 void api_call_error(struct api_call *call, int r, const struct hai_err *err) {
@@ -136,7 +146,7 @@ void api_call_error(struct api_call *call, int r, const struct hai_err *err) {
     if (call->request)
         audit(call, status, hai_err_text(err));
     write_error(err, &text);
-    respond(call, status, json_type, &text);
+    respond_json(call, status, &text);
 }
 
 void api_call_fail(struct api_call *call, int status, const char *code, const char *format, ...) {
@@ -151,7 +161,7 @@ void api_call_fail(struct api_call *call, int status, const char *code, const ch
     if (call->request)
         audit(call, status, err.text);
     write_error(&err, &text);
-    respond(call, status, json_type, &text);
+    respond_json(call, status, &text);
 }
 
 void api_call_list_add(struct api_list *list, const struct schema *schema, const void *value) {
@@ -161,7 +171,7 @@ void api_call_list_add(struct api_list *list, const struct schema *schema, const
 
 void api_call_reply_list(struct api_call *call, struct api_list *list) {
     buf_add_str(&list->text, list->n ? "]\n" : "[]\n");
-    api_call_reply_text(call, 200, json_type, &list->text);
+    respond_json(call, 200, &list->text);
 }
 
 static void on_client_gone(struct http_request *request, void *data) {

@@ -101,6 +101,14 @@ static int to_entry(struct api_call *call, const struct job_spec *spec, const ch
     return r;
 }
 
+/* The level that it would have. */
+static int64_t draft_priority(const struct state *state, const struct entry_job_spec *spec) {
+    struct job job;
+
+    why_draft(state, spec, &job);
+    return job.r.priority;
+}
+
 /* ?dry_run=1: everything is checked but what only the commit can tell. */
 static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry) {
     struct job_submitted answer;
@@ -120,7 +128,7 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
     answer.nodes = entry->job.nodes;
     answer.gpus_per_node = entry->job.gpus_per_node;
     answer.ranks = entry->job.nodes * entry->job.ranks_per_node;
-    answer.priority = entry->job.priority;
+    answer.priority = draft_priority(schedd_state(call->s), &entry->job);
     answer.group = hai_strdup(entry->job.group);
     answer.message = entry->job.held
                          ? hai_strdup("nothing was submitted")
@@ -337,7 +345,11 @@ void api_jobs_set(struct api_call *call) {
     entry.group = change->group;
     if (change->order && !read_order(call, change->order, &entry))
         return;
-    int r = change->priority ? spec_priority(change->priority, &entry.priority, &err) : 0;
+    int r = change->priority
+                ? spec_priority(change->priority, &entry.priority, &entry.auto_priority, &err)
+                : 0;
+    if (entry.auto_priority == 1)
+        entry.priority = S_ABSENT;
     if (r < 0)
         api_call_error(call, r, &err);
     else

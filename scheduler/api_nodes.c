@@ -2,9 +2,8 @@
 
 #include "lib/digest.h"
 #include "scheduler/api_call.h"
-#include "scheduler/cluster.h"
-#include "scheduler/core/fair.h"
 #include "scheduler/core/spare.h"
+#include "scheduler/masking.h"
 #include "scheduler/views.h"
 
 /* The number of the node in the path; negative: answered. */
@@ -28,11 +27,19 @@ static bool wait_for_nodes(struct api_call *call) {
     return since >= schedd_state(call->s)->r.index && api_call_wait(call, WATCH_NODES, 0);
 }
 
+/* External users see no nodes; what their jobs are on they see under other names (masking.h). */
+static bool may_see(struct api_call *call) {
+    if (!masking_needed(schedd_state(call->s), call->caller.user, call->caller.scope))
+        return true;
+    api_call_fail(call, 403, "denied", "external users see no nodes");
+    return false;
+}
+
 void api_nodes_list(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     struct api_list list = {0};
 
-    if (wait_for_nodes(call))
+    if (!may_see(call) || wait_for_nodes(call))
         return;
     _cleanup_free_ uint64_t *spares = spare_map(state, false);
     for (int i = 0; i < state->n_nodes; i++) {
@@ -48,8 +55,10 @@ void api_nodes_list(struct api_call *call) {
 
 void api_nodes_one(struct api_call *call) {
     struct node_view view;
-    int node = find_node(call);
 
+    if (!may_see(call))
+        return;
+    int node = find_node(call);
     if (node < 0 || wait_for_nodes(call))
         return;
     _cleanup_free_ uint64_t *spares = spare_map(schedd_state(call->s), false);
@@ -132,45 +141,6 @@ void api_nodes_zones(struct api_call *call) {
         schema_free(zone_view_schema(), &view);
     }
     api_call_reply_list(call, &list);
-}
-
-void api_nodes_users(struct api_call *call) {
-    const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
-
-    for (size_t i = 0; i < state->n_users; i++) {
-        const struct state_user *user = &state->users[i];
-        struct whoami_view view;
-        schema_init(whoami_view_schema(), &view);
-        view.user = hai_strdup(user->name);
-        view.uid = user->uid;
-        view.team = hai_strdup(cluster_team(&call->s->cluster, user->name));
-        *LIST_ADD(&view.scopes) = hai_strdup(scope_text(user->scope));
-        api_call_list_add(&list, whoami_view_schema(), &view);
-        schema_free(whoami_view_schema(), &view);
-    }
-    api_call_reply_list(call, &list);
-}
-
-void api_nodes_whoami(struct api_call *call) {
-    const struct state *state = schedd_state(call->s);
-    const struct state_user *user = state_user_find(state, call->caller.user);
-    struct whoami_view view;
-
-    schema_init(whoami_view_schema(), &view);
-    view.user = hai_strdup(call->caller.user);
-    view.uid = user ? user->uid : S_ABSENT;
-    view.team = hai_strdup(cluster_team(&call->s->cluster, call->caller.user));
-    for (int scope = SCOPE_READ; scope <= (int)call->caller.scope; scope++)
-        *LIST_ADD(&view.scopes) = hai_strdup(scope_text((enum scope)scope));
-    view.expires_at = call->caller.expires_us;
-    view.cluster = hai_strdup(state->r.cluster);
-    view.version = hai_strdup(HAI_VERSION);
-    for (int i = 0; i < state->n_groups; i++)
-        views_group(call->s, i, LIST_ADD(&view.groups));
-    fair_used(state, view.user, &view.share_used_us, &view.share_mean_us);
-    api_call_reply(call, 200, whoami_view_schema(), &view);
-    schema_free(whoami_view_schema(), &view);
 }
 
 void api_nodes_healthz(struct api_call *call) {

@@ -1,4 +1,4 @@
-/* api_nodes.h - nodes, groups, zones, users, and the scheduler itself. */
+/* api_nodes.h - nodes, groups, zones, and the scheduler itself. */
 #pragma once
 
 struct api_call;
@@ -10,7 +10,5 @@ void api_nodes_undrain(struct api_call *call);
 void api_nodes_fenced(struct api_call *call);
 void api_nodes_groups(struct api_call *call);
 void api_nodes_zones(struct api_call *call);
-void api_nodes_users(struct api_call *call);
-void api_nodes_whoami(struct api_call *call);
 void api_nodes_healthz(struct api_call *call);
 void api_nodes_state(struct api_call *call);

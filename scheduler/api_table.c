@@ -1,5 +1,6 @@
 #include "scheduler/api_table.h"
 
+#include "scheduler/api_accounts.h"
 #include "scheduler/api_agent.h"
 #include "scheduler/api_jobs.h"
 #include "scheduler/api_logs.h"
@@ -25,7 +26,7 @@ static const struct api_route routes[] = {
     {"GET", "/api/v1/state", SCOPE_ADMIN, .status = 200, .schema = state_view_schema,
      .doc = "Index and digest of the state", .handle = api_nodes_state},
     {"GET", "/api/v1/whoami", SCOPE_READ, .status = 200, .schema = whoami_view_schema,
-     .doc = "Who the token belongs to", .handle = api_nodes_whoami},
+     .doc = "Who the token belongs to", .handle = api_accounts_whoami},
     {"POST", "/api/v1/jobs", SCOPE_SUBMIT, job_spec_schema, true, .status = 201,
      .schema = job_submitted_schema, .query = "dry_run: 1: check only",
      .doc = "Submit a job; the header Idempotency-Key makes it safe to repeat",
@@ -102,7 +103,24 @@ static const struct api_route routes[] = {
      .doc = "GPU time and costs, of the caller's jobs; operators: of all, and of the cluster",
      .handle = api_usage_handle},
     {"GET", "/api/v1/users", SCOPE_OPERATE, .status = 200, .answer = API_ANSWER_LIST,
-     .schema = whoami_view_schema, .doc = "Accounts", .handle = api_nodes_users},
+     .schema = whoami_view_schema, .doc = "Accounts", .handle = api_accounts_users},
+    {"POST", "/api/v1/users/{user}", SCOPE_ADMIN, user_change_schema, true, .status = 200,
+     .schema = index_view_schema, .doc = "Make or change an account",
+     .handle = api_accounts_set_user},
+    {"GET", "/api/v1/quotas", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
+     .schema = quota_view_schema, .doc = "Quotas and what is used of them",
+     .handle = api_accounts_quotas},
+    {"POST", "/api/v1/quotas", SCOPE_OPERATE, quota_change_schema, true, .status = 200,
+     .schema = index_view_schema, .doc = "Set a quota, or take it away",
+     .handle = api_accounts_set_quota},
+    {"GET", "/api/v1/tokens", SCOPE_READ, .status = 200, .answer = API_ANSWER_LIST,
+     .schema = token_view_schema, .doc = "Tokens: the caller's, or an admin's: all",
+     .handle = api_accounts_tokens},
+    {"POST", "/api/v1/tokens", SCOPE_SUBMIT, token_change_schema, true, .status = 201,
+     .schema = token_view_schema, .doc = "Make a token", .handle = api_accounts_make_token},
+    {"POST", "/api/v1/tokens/{token}/revoke", SCOPE_SUBMIT, .status = 200,
+     .schema = index_view_schema, .doc = "Refuse it from now on",
+     .handle = api_accounts_revoke_token},
     {"POST", "/api/v1/agent/poll", SCOPE_NODE, agent_poll_schema, true, true, .status = 200,
      .schema = agent_desired_schema, .doc = "What should run on the node; a long poll",
      .handle = fleet_poll},

@@ -8,7 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { FILE_BYTES_MAX = 8 << 20 };
+enum { FILE_BYTES_MAX = 8 << 20, SYSTEM_UID_MAX = 999, NOBODY_UID = 65534 };
 #define PRICE_MAX 1e6
 
 /* What building the entry needs to know; at, file, errors: where to report to, or NULL. */
@@ -199,6 +199,42 @@ static void check_prices(struct build *b, const struct cluster_file *file) {
     }
 }
 
+void cluster_quota_entry(const struct cluster_quota *quota, struct entry_quota_set *ret) {
+    schema_init(entry_quota_set_schema(), ret);
+    ret->holder = quota->team                 ? QUOTA_HOLDER_TEAM
+                  : !strcmp(quota->user, "*") ? QUOTA_HOLDER_EVERY
+                                              : QUOTA_HOLDER_USER;
+    if (ret->holder != QUOTA_HOLDER_EVERY)
+        ret->name = quota->team ? quota->team : quota->user;
+    ret->group = quota->group ? quota->group : (char *)"default";
+    ret->priority = quota->priority;
+    ret->gpus = quota->gpus;
+}
+
+bool cluster_system_uid(int64_t uid) {
+    return uid != S_ABSENT && (uid <= SYSTEM_UID_MAX || uid == NOBODY_UID);
+}
+
+static bool has_group(const struct build *b, const char *name) {
+    for (size_t i = 0; i < b->entry->groups.n; i++)
+        if (!strcmp(b->entry->groups.items[i].name, name))
+            return true;
+    return false;
+}
+
+static void check_quota(struct build *b, const struct cluster_quota *quota, size_t number) {
+    if (!quota->user == !quota->team)
+        report(b, at(b, "quotas", number, "user"), -EINVAL, "bad_value",
+               "a quota needs a user (\"*\": every user) or a team");
+    if (quota->group && !has_group(b, quota->group))
+        report(b, at(b, "quotas", number, "group"), -EINVAL, "unknown_group",
+               "group %s is not among groups", quota->group);
+    if (state_priority_level(quota->priority) < 0)
+        report(b, at(b, "quotas", number, "priority"), -ERANGE, "out_of_range",
+               "priority is %lld; expected 50, 40, 30, 20, 10, 8, 5 or 0",
+               (long long)quota->priority);
+}
+
 static int build(struct build *b, const struct cluster_file *file, bool fence) {
     static const struct cluster_group all = {.name = (char *)"default", .nodes = (char *)"*"};
 
@@ -218,6 +254,8 @@ static int build(struct build *b, const struct cluster_file *file, bool fence) {
     if (!file->groups.n)
         add_group(b, &all, 0);
     check_prices(b, file);
+    for (size_t i = 0; i < file->quotas.n; i++)
+        check_quota(b, &file->quotas.items[i], i);
     map_free(&b->zones);
     map_free(&b->leaves);
     map_free(&b->nodes);

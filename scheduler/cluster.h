@@ -18,6 +18,12 @@ int cluster_entry(const struct cluster_file *file, bool fence, struct entry_clus
  * own. Valid as long as both arguments. */
 const char *cluster_team(const struct cluster_file *file, const char *user);
 
+/* The entry for a quota of the file; texts are the file's. */
+void cluster_quota_entry(const struct cluster_quota *quota, struct entry_quota_set *ret);
+
+/* Nobody's ranks run as a system account. */
+bool cluster_system_uid(int64_t uid);
+
 /* Whether the state already is as the entry says; then no entry is needed. */
 struct state;
 bool cluster_same(const struct state *state, const struct entry_cluster_set *entry);

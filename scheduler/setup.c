@@ -4,11 +4,10 @@
 #include "lib/fileio.h"
 #include "lib/random.h"
 #include "scheduler/cluster.h"
+#include "scheduler/core/quota.h"
 #include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
-
-enum { SYSTEM_UID_MAX = 999, NOBODY_UID = 65534 };
 
 /* Append one entry and commit it. */
 struct outcome {
@@ -47,17 +46,20 @@ static int set_cluster(struct turn *turn, const struct cluster_file *cluster, st
 }
 
 static int set_user(struct turn *turn, const char *name, int64_t uid, int64_t gid, enum scope scope,
-                    struct hai_err *err) {
+                    bool external, struct hai_err *err) {
     const struct state_user *known = state_user_find(turn_state(turn), name);
     struct entry_user_set entry;
 
-    if (known && known->uid == uid && known->gid == gid && known->scope >= scope)
+    if (known && known->uid == uid && known->gid == gid && known->scope >= scope &&
+        (!external || known->external == 1))
         return 0;
     schema_init(entry_user_set_schema(), &entry);
     entry.name = (char *)name;
     entry.uid = uid;
     entry.gid = gid;
     entry.scope = known ? MAX(known->scope, scope) : scope;
+    entry.disabled = known && known->disabled;
+    entry.external = external || (known && known->external == 1) ? 1 : S_ABSENT;
     return change(turn, ENTRY_USER_SET, &entry, err);
 }
 
@@ -75,11 +77,23 @@ static int account_of(const struct cluster_user *user, int64_t *ret_uid, int64_t
     } else if (user->gid == S_ABSENT) {
         *ret_gid = user->uid;
     }
-    if (*ret_uid <= SYSTEM_UID_MAX || *ret_uid == NOBODY_UID)
+    if (cluster_system_uid(*ret_uid))
         return hai_fail_at(err, -EINVAL, "system_account", "users", NULL,
                            "user %s would run as uid %lld, which is a system account", user->name,
                            (long long)*ret_uid);
     return 0;
+}
+
+/* What the file says of a quota counts from every start on; others stay as they were set. */
+static int set_quota(struct turn *turn, const struct cluster_quota *quota, struct hai_err *err) {
+    struct entry_quota_set entry;
+
+    cluster_quota_entry(quota, &entry);
+    const struct state_quota *known =
+        quota_find(turn_state(turn), entry.holder, entry.name, entry.group, entry.priority);
+    if (known && known->gpus == entry.gpus)
+        return 0;
+    return change(turn, ENTRY_QUOTA_SET, &entry, err);
 }
 
 int setup_describe(struct turn *turn, const struct cluster_file *cluster, struct hai_err *err) {
@@ -89,8 +103,11 @@ int setup_describe(struct turn *turn, const struct cluster_file *cluster, struct
         int64_t uid, gid;
         r = account_of(&cluster->users.items[i], &uid, &gid, err);
         if (r == 0)
-            r = set_user(turn, cluster->users.items[i].name, uid, gid, SCOPE_SUBMIT, err);
+            r = set_user(turn, cluster->users.items[i].name, uid, gid, SCOPE_SUBMIT,
+                         cluster->users.items[i].external, err);
     }
+    for (size_t i = 0; r == 0 && i < cluster->quotas.n; i++)
+        r = set_quota(turn, &cluster->quotas.items[i], err);
     return r;
 }
 
@@ -203,7 +220,7 @@ int setup_run(const struct setup_options *options, struct hai_err *err) {
     if (r == 0)
         r = setup_describe(turn, &cluster, err);
     if (r == 0)
-        r = set_user(turn, options->user, options->uid, options->gid, SCOPE_ADMIN, err);
+        r = set_user(turn, options->user, options->uid, options->gid, SCOPE_ADMIN, false, err);
     if (r == 0)
         r = make_tokens(turn, options, err);
     if (r == 0)

@@ -2,17 +2,17 @@
 
 #include "lib/digest.h"
 #include "lib/json_schema.h"
-#include "scheduler/core/state.h"
+#include "scheduler/core/quota.h"
 #include "wire/arraytext.h"
 #include "wire/jobfile.h"
 
-enum { PRIORITY_AUTO = 30 };
-
-int spec_priority(const char *text, int64_t *ret, struct hai_err *err) {
+int spec_priority(const char *text, int64_t *ret, int64_t *ret_auto, struct hai_err *err) {
     char *end;
 
+    *ret_auto = S_ABSENT;
     if (!text || !strcmp(text, "auto")) {
-        *ret = PRIORITY_AUTO;
+        *ret = QUOTA_AUTO_PRIORITY;
+        *ret_auto = 1;
         return 0;
     }
     long long value = strtoll(text, &end, 10);
@@ -173,7 +173,7 @@ static int fill(const struct job_spec *spec, const struct state_user *user, cons
     if (r == 0)
         r = restart_when(&spec->restart, &job->restart_when, err);
     if (r == 0)
-        r = spec_priority(spec->priority, &job->priority, err);
+        r = spec_priority(spec->priority, &job->priority, &job->auto_priority, err);
     if (r == 0)
         r = fill_array(spec->array, job, err);
     if (r < 0)

@@ -164,6 +164,8 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
     ret->reason = job->reason == REASON_NONE ? NULL : hai_strdup(reason_text(job->reason));
     ret->message = hai_strdup(job->message);
     ret->priority = job->priority;
+    ret->auto_priority = job->spec.auto_priority == 1;
+    ret->over_quota = job->over == 1;
     ret->attempt = job->attempt;
     ret->restarts = fault_restarts(job);
     ret->submitted_at = job->submitted_us;

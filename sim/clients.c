@@ -58,8 +58,9 @@ static int check_stopped(const struct clients *c, const struct clients_op *op,
 static int check_set(const struct clients *c, const struct clients_op *op, struct hai_err *err) {
     const struct job *job = state_job_find(c->world->state, op->job);
 
-    /* Elements have the priority of their array as well. */
-    if (!job || job->r.priority == op->value || job->r.array != S_ABSENT)
+    /* Elements have the priority of their array as well; an operator may have said auto since. */
+    if (!job || job->r.priority == op->value || job->r.array != S_ABSENT ||
+        job->r.spec.auto_priority == 1)
         return 0;
     for (size_t i = 0; i < c->n; i++) {
         const struct clients_op *other = &c->ops[i];

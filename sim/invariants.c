@@ -3,7 +3,9 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "sim/audit.h"
+#include "sim/quota_rules.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
 
@@ -151,7 +153,8 @@ static int check_conditions(const struct state *state, const struct job *job, st
     if (!met && (job->queued || job->r.attempt > 0))
         FAIL("job %lld is %s before what it waits for has come true", (long long)job->r.id,
              job->queued ? "tried" : job_state_text(job->r.state));
-    if (met && job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued)
+    if (met && job->r.state == JOB_STATE_QUEUED && job->group >= 0 && !job->queued &&
+        !quota_bars(state, job))
         FAIL("job %lld may start and is queued in no queue", (long long)job->r.id);
     if (!met && job->r.state == JOB_STATE_QUEUED && job->r.spec.not_before_us != S_ABSENT &&
         job->r.spec.not_before_us > state->r.time_us && !job->timer.position)
@@ -180,7 +183,7 @@ static int check_queues(const struct state *state, struct hai_err *err) {
         if (check_conditions(state, job, err) < 0)
             return -EINVAL;
         if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
-            job->group >= 0 && !job->timer.position)
+            job->group >= 0 && !job->timer.position && !quota_bars(state, job))
             FAIL("job %lld recovers and nothing will start it", (long long)job->r.id);
     }
     if (n_queued != n_waiting || n_queued != state->queue.n)
@@ -299,6 +302,8 @@ int invariants_state(const struct state *state, struct hai_err *err) {
     r = check_reserves(state, err);
     if (r == 0)
         r = check_ledger(state, err);
+    if (r == 0)
+        r = quota_rules(state, err);
     return r < 0 ? r : check_queues(state, err);
 }
 
@@ -388,6 +393,8 @@ int invariants_replay(const struct world *w, struct hai_err *err) {
     state_encode(copy, &read);
     if (!same(&live, &read))
         FAIL("a snapshot read back has other bytes");
+    if (quota_rules_settled(copy))
+        FAIL("a snapshot read back charges jobs that were over quota");
     if (state_next_wakeup(copy) != state_next_wakeup(w->state))
         FAIL("a snapshot read back wakes at another time");
     _cleanup_(state_freep) struct state *other = world_replay(w->log, w->n_log);

@@ -598,9 +598,10 @@ static void prepare(struct replay *r) {
     simconf_entry(r->conf, &set);
     must(world_append(&r->world, "system:hai", ENTRY_CLUSTER_SET, &set));
     schema_free(entry_cluster_set_schema(), &set);
-    if (r->eta->every) { // run times are remembered from then on: nothing but a forecast reads them
-        struct entry_sched_start start = {NULL};
-        must(world_append(&r->world, "system:hai", ENTRY_SCHED_START, &start));
+    for (size_t i = 0; i < r->conf->r.quotas.n; i++) {
+        struct entry_quota_set quota;
+        simconf_quota_entry(&r->conf->r.quotas.items[i], &quota);
+        must(world_append(&r->world, "system:hai", ENTRY_QUOTA_SET, &quota));
     }
     const struct state *state = r->world.state;
     r->runs = hai_new_array(struct run, trace->n);

@@ -86,6 +86,17 @@ static void check_priorities(struct check *c) {
     }
 }
 
+static void check_quotas(struct check *c) {
+    for (size_t i = 0; i < c->conf->r.quotas.n; i++) {
+        int64_t priority = c->conf->r.quotas.items[i].priority;
+        if (state_priority_level(priority) >= 0)
+            continue;
+        _cleanup_free_ char *text = hai_asprintf(
+            "priority is %lld; expected 50, 40, 30, 20, 10, 8, 5 or 0", (long long)priority);
+        report(c, at(c, "quotas", NULL), -ERANGE, text);
+    }
+}
+
 static int64_t zone_nodes(const struct simconf_cluster *cluster, int64_t zone) {
     if (cluster->nodes == S_ABSENT)
         return cluster->leaves * cluster->leaf_nodes;
@@ -212,6 +223,7 @@ int simconf_parse(const void *text, size_t n_bytes, const char *file, struct sim
         return r;
     struct check c = {.conf = &conf, .tree = tree, .file = file, .errors = errors};
     check_priorities(&c);
+    check_quotas(&c);
     check_cluster(&c);
     check_failures(&c);
     if (c.first.r < 0) {
@@ -318,4 +330,15 @@ void simconf_entry(const struct simconf *conf, struct entry_cluster_set *ret) {
     ret->min_run_us = conf->r.policy.time_sharing ? conf->r.policy.min_run_us : S_ABSENT;
     ret->fair_share_us = conf->r.policy.fair_share_us ? conf->r.policy.fair_share_us : S_ABSENT;
     ret->aging_us = conf->r.policy.aging_us ? conf->r.policy.aging_us : S_ABSENT;
+}
+
+void simconf_quota_entry(const struct simconf_quota *quota, struct entry_quota_set *ret) {
+    bool every = !strcmp(quota->user, "*");
+
+    schema_init(entry_quota_set_schema(), ret);
+    ret->holder = every ? QUOTA_HOLDER_EVERY : QUOTA_HOLDER_USER;
+    ret->name = every ? NULL : quota->user;
+    ret->group = (char *)"default";
+    ret->priority = quota->priority;
+    ret->gpus = quota->gpus;
 }

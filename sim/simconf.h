@@ -52,3 +52,6 @@ int64_t simconf_n_nodes(const struct simconf *conf);
 /* The entry that describes cluster and policy to the core; for schema_free. Zones a, b, ...; leaves
  * a-leaf1, ...; nodes a1, a2, ...; one group `default`. */
 void simconf_entry(const struct simconf *conf, struct entry_cluster_set *ret);
+
+/* The entry for one of its quotas; texts stay the description's. */
+void simconf_quota_entry(const struct simconf_quota *quota, struct entry_quota_set *ret);

@@ -2,9 +2,11 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/core/order.h"
 #include "sim/audit.h"
 #include "sim/clients.h"
 #include "sim/invariants.h"
+#include "sim/quota_rules.h"
 
 #include <stdio.h>
 
@@ -17,6 +19,7 @@ struct storm {
     struct rng rng;
     struct agents agents;
     struct clients clients;
+    struct quota_rules_seen quotas;
     int64_t *seen_us;    // by node: its agent was last heard of
     int64_t *granted_us; // by node: this scheduler last granted a lease, S_ABSENT: not yet
     int64_t *polled_us;  // by node
@@ -63,6 +66,8 @@ static void fault_end(struct storm *s, const struct rng *saved, int64_t at_us, c
 static void check(struct storm *s) {
     if (s->r == 0)
         s->r = invariants_state(s->world.state, s->err);
+    if (s->r == 0)
+        s->r = quota_rules_watch(&s->quotas, s->world.state, s->err);
 }
 
 static int append(struct storm *s, const char *principal, enum entry_kind kind,
@@ -157,6 +162,7 @@ static void restart_scheduler(struct storm *s, size_t n_committed) {
     else
         world_restart(&s->world, chance(s, 2));
     clients_crash(&s->clients);
+    quota_rules_forget(&s->quotas);
     for (int i = 0; i < s->agents.n_nodes; i++) {
         s->seen_us[i] = s->world.now_us; // a fresh full lease
         s->granted_us[i] = S_ABSENT;
@@ -211,12 +217,23 @@ static void make_array(struct storm *s, struct entry_job_spec *spec) {
     spec->nodes = 1;
 }
 
+/* Whose the job is: bob is an external user. Callers of clients.h are alice. */
+static void choose_holder(struct storm *s, struct entry_job_spec *spec) {
+    static char *const users[] = {(char *)"alice", (char *)"bob", (char *)"carol"};
+    static char *const teams[] = {(char *)"nlp", (char *)"vision"};
+
+    if (chance(s, 3))
+        spec->user = users[rng_below(&s->rng, ARRAY_SIZE(users))];
+    if (chance(s, 2))
+        spec->team = teams[rng_below(&s->rng, ARRAY_SIZE(teams))];
+    if (hai_streq(spec->user, "bob") || chance(s, 4))
+        spec->auto_priority = 1;
+}
+
 static void submit_some(struct storm *s) {
-    static char *const users[] = {(char *)"bob", (char *)"carol"};
     struct entry_job_spec spec = world_spec();
 
-    if (chance(s, 3)) // callers of clients.h are alice
-        spec.user = users[rng_below(&s->rng, ARRAY_SIZE(users))];
+    choose_holder(s, &spec);
     spec.nodes = chance(s, 2) ? 1 : 1 + rng_below(&s->rng, 5);
     spec.gpus_per_node = rng_below(&s->rng, 5);
     spec.ranks_per_node = 1 + rng_below(&s->rng, 2);
@@ -255,14 +272,61 @@ static void move_some(struct storm *s, int64_t id) {
     append(s, "submit:alice", ENTRY_JOB_SET, &set);
 }
 
+/* A quota is given, changed or taken away; now and then a user becomes external or internal. */
+static void change_quota(struct storm *s) {
+    static char *const names[] = {(char *)"alice", (char *)"bob", (char *)"carol", (char *)"nlp",
+                                  (char *)"vision"};
+    static const int64_t given[] = {50, 30, 10, 5, 0};
+    int64_t n = rng_below(&s->rng, ARRAY_SIZE(names) + 1);
+    struct entry_quota_set set = {.group = (char *)"default"};
+    struct entry_user_set user = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, chance(s, 2)};
+
+    set.holder = n < 3                        ? QUOTA_HOLDER_USER
+                 : n < (int)ARRAY_SIZE(names) ? QUOTA_HOLDER_TEAM
+                                              : QUOTA_HOLDER_EVERY;
+    set.name = set.holder == QUOTA_HOLDER_EVERY ? NULL : names[n];
+    set.priority = given[rng_below(&s->rng, ARRAY_SIZE(given))];
+    set.gpus = chance(s, 4) ? S_ABSENT : rng_below(&s->rng, 24);
+    append(s, "operate:root", ENTRY_QUOTA_SET, &set);
+    if (chance(s, 10))
+        append(s, "admin:root", ENTRY_USER_SET, &user);
+}
+
+/* In strict order a job larger than its quota waits for more of it. */
+static void lift_quotas(struct storm *s) {
+    struct entry_quota_set set = {.gpus = S_ABSENT};
+
+    while (s->world.state->n_quotas && s->r == 0) {
+        const struct state_quota *quota = &s->world.state->quotas[0];
+        set.holder = quota->holder;
+        set.name = quota->name;
+        set.group = quota->group;
+        set.priority = quota->priority;
+        append(s, "operate:root", ENTRY_QUOTA_SET, &set);
+    }
+}
+
+static void ask_auto(struct storm *s, int64_t id) {
+    struct entry_job_set set = {
+        .job = id, .priority = S_ABSENT, .time_limit_us = S_ABSENT, .auto_priority = 1};
+
+    append(s, "operate:root", ENTRY_JOB_SET, &set);
+}
+
 static void ask(struct storm *s) {
     int64_t id = any_job(s);
     struct entry_job_suspend suspend = {id};
     struct entry_job_resume resume = {id};
 
-    switch (rng_below(&s->rng, 6)) {
-    case 5:
+    switch (rng_below(&s->rng, 8)) {
+    case 7:
         move_some(s, id);
+        break;
+    case 5:
+        change_quota(s);
+        break;
+    case 6:
+        ask_auto(s, id);
         break;
     case 0:
         clients_stop(&s->clients, id, chance(s, 3));
@@ -544,6 +608,8 @@ static const struct job *not_done(const struct storm *s) {
 
 static void calm_down(struct storm *s, int n_steps) {
     s->calm = true;
+    if (!order_shares(s->world.state))
+        lift_quotas(s);
     for (int i = 0; i < s->agents.n_nodes; i++)
         mend_some(s, i);
     while (s->r == 0 && s->world.state->n_reserves) { // some have no end
@@ -575,7 +641,8 @@ static uint64_t digest(const struct state *state) {
 
 static void add_accounts(struct storm *s) {
     uint8_t hash[DIGEST_BYTES] = {1};
-    struct entry_user_set user = {(char *)"alice", 1000, 1000, SCOPE_SUBMIT, false};
+    struct entry_user_set user = {(char *)"alice", 1000, 1000, SCOPE_SUBMIT, false, S_ABSENT};
+    struct entry_user_set external = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, 1};
     struct entry_token_create token = {
         {hash, sizeof hash},
         (char *)"alice", SCOPE_SUBMIT, S_ABSENT, (char *)"storm"
@@ -583,6 +650,7 @@ static void add_accounts(struct storm *s) {
     struct entry_token_revoke revoke = {1};
 
     append(s, "admin:root", ENTRY_USER_SET, &user);
+    append(s, "admin:root", ENTRY_USER_SET, &external);
     append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
     hash[0] = 2;
     append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
@@ -658,6 +726,7 @@ int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options
     free(s.seen_us);
     free(s.granted_us);
     free(s.polled_us);
+    quota_rules_forget(&s.quotas);
     clients_free(&s.clients);
     agents_free(&s.agents);
     world_free(&s.world);

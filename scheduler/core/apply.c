@@ -4,6 +4,7 @@
 #include "scheduler/core/apply_cluster.h"
 #include "scheduler/core/apply_job.h"
 #include "scheduler/core/apply_node.h"
+#include "scheduler/core/apply_quota.h"
 #include "scheduler/core/claim.h"
 #include "scheduler/core/dependents.h"
 #include "scheduler/core/elements.h"
@@ -71,6 +72,8 @@ static int dispatch(struct mutate *c, union payload *in) {
         return reserve_set(c, &in->entry_reserve_set);
     case ENTRY_RESERVE_REMOVE:
         return reserve_remove(c, &in->entry_reserve_remove);
+    case ENTRY_QUOTA_SET:
+        return apply_quota_set(c, &in->entry_quota_set);
     default:
         return hai_fail(&c->reply->err, -EBADMSG, "unknown entry kind %d", c->entry->kind);
     }
@@ -81,6 +84,7 @@ static void settle(struct mutate *c) {
     do
         dependents_settle(c);
     while (elements_settle(c));
+    apply_quota_settle(c);
 }
 
 /* What happens by itself up to the entry's time, the earliest first. A timer that is due is set

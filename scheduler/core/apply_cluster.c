@@ -1,4 +1,5 @@
 #include "scheduler/core/apply_cluster.h"
+#include "scheduler/core/apply_quota.h"
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/fair.h"
 #include "scheduler/core/ledger.h"
@@ -208,7 +209,8 @@ int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
         if (state->n_users >= USERS_MAX)
             return hai_fail(&c->reply->err, -E2BIG, "more than %d users", USERS_MAX);
         state->users = hai_realloc_array(state->users, state->n_users + 1, sizeof *state->users);
-        state->users[state->n_users] = (struct state_user){.name = TAKE_PTR(in->name)};
+        state->users[state->n_users] =
+            (struct state_user){.name = TAKE_PTR(in->name), .external = S_ABSENT};
         number = (intptr_t)++state->n_users;
         map_put_text(&state->user_by_name, state->users[number - 1].name, (void *)number);
     }
@@ -217,10 +219,16 @@ int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
     user->gid = in->gid;
     user->scope = in->scope;
     user->disabled = in->disabled;
+    int64_t external = in->external == 1 ? 1 : S_ABSENT;
+    bool moved = user->external != external;
+    user->external = external;
+    if (moved)
+        apply_quota_user(c, user->name);
     if (c->fx)
         c->fx->accounts = true;
-    effects_event(c->fx, c->entry, EVENT_ACCOUNT, NULL, -1, -1, "user %s: %s%s", user->name,
-                  scope_text(user->scope), user->disabled ? ", disabled" : "");
+    effects_event(c->fx, c->entry, EVENT_ACCOUNT, NULL, -1, -1, "user %s: %s%s%s", user->name,
+                  scope_text(user->scope), user->external == 1 ? ", external" : "",
+                  user->disabled ? ", disabled" : "");
     c->reply->changed = true;
     return 0;
 }

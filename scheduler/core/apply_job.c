@@ -10,6 +10,7 @@
 #include "scheduler/core/move.h"
 #include "scheduler/core/place.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/reserve.h"
 
 static int refuse_ended(struct mutate *c, const struct job *job) {
@@ -47,6 +48,14 @@ static int check_priority(struct mutate *c, int64_t priority) {
                        (long long)priority);
 }
 
+/* External users take what is left: they choose no level. */
+static int check_external(struct mutate *c, const char *user, bool chooses) {
+    if (!chooses || c->scope >= SCOPE_OPERATE || !quota_external(c->state, user))
+        return 0;
+    return hai_fail_at(&c->reply->err, -EACCES, "denied", "priority", "leave it out, or say auto",
+                       "%s is an external user, whose jobs have priority auto", user);
+}
+
 static void add_job(struct mutate *c, struct job *job) {
     struct state *state = c->state;
 
@@ -79,10 +88,14 @@ static int check_submit(struct mutate *c, struct job *job) {
                            "%d jobs have not ended; no more are taken", JOBS_LIVE_MAX);
     r = check_priority(c, spec->priority);
     if (r == 0)
+        r = check_external(c, spec->user, spec->auto_priority != 1);
+    if (r == 0)
         r = array_check(spec, &c->reply->err);
     if (r == 0)
         r = reserve_join(c->state, job, &c->reply->err);
-    return r < 0 ? r : place_job_possible(c->state, job, &c->reply->err);
+    if (r == 0)
+        r = place_job_possible(c->state, job, &c->reply->err);
+    return r < 0 ? r : quota_possible(c->state, job, &c->reply->err);
 }
 
 int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
@@ -96,6 +109,7 @@ int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
     schema_init(state_job_schema(), &job->r);
     job->r.spec = in->job;
     memset(&in->job, 0, sizeof in->job);
+    job->r.priority = job->r.spec.priority;
     state_job_resolve(c->state, job);
     r = check_submit(c, job);
     if (r == 0)
@@ -108,7 +122,8 @@ int apply_job_submit(struct mutate *c, struct entry_job_submit *in) {
     job->r.id = c->state->r.next_job;
     c->state->r.next_job += 1 + array_count(spec); // those of its elements
     job->timer.key = job->r.id;
-    job->r.priority = spec->priority;
+    if (quota_is_auto(job))
+        job->r.priority = quota_auto_priority(c->state, spec->user);
     job->r.time_limit_us = spec->time_limit_us != S_ABSENT
                                ? spec->time_limit_us
                                : c->state->groups[job->group].r.time_limit_us;
@@ -314,6 +329,22 @@ static int set_group(struct mutate *c, struct job *job, const char *group) {
     return place_possible(c->state, &need, &c->reply->err);
 }
 
+/* Who changes level or group gives back what is charged; by its number it may be charged again. */
+static void set_priority(struct mutate *c, struct job *job, const struct entry_job_set *in) {
+    bool to_auto = in->auto_priority == 1;
+
+    if (!to_auto && in->priority == S_ABSENT && !in->group)
+        return;
+    quota_leave(c->state, job);
+    if (to_auto) {
+        job->r.spec.auto_priority = 1;
+        job->r.priority = quota_auto_priority(c->state, job->r.spec.user);
+    } else if (in->priority != S_ABSENT) {
+        job->r.spec.auto_priority = S_ABSENT;
+        job->r.priority = in->priority;
+    }
+}
+
 int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     int r;
     struct job *job = mutate_own_job(c, in->job, &r);
@@ -323,6 +354,8 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     if (state_job_ended(job))
         return refuse_ended(c, job);
     r = in->priority == S_ABSENT ? 0 : check_priority(c, in->priority);
+    if (r == 0)
+        r = check_external(c, job->r.spec.user, in->priority != S_ABSENT);
     bool moves = in->move != JOB_MOVE_STAYS;
     if (r == 0 && moves)
         r = move_check(c, job, in);
@@ -334,8 +367,7 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
         move_job(c, job, in);
     queue_remove(c->state, job);
     mutate_claim_drop(c, job);
-    if (in->priority != S_ABSENT)
-        job->r.priority = in->priority;
+    set_priority(c, job, in);
     if (in->time_limit_us != S_ABSENT)
         job->r.time_limit_us = in->time_limit_us;
     if (in->group) {
@@ -343,8 +375,9 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
         state_job_resolve(c->state, job);
     }
     mutate_follow(c, job);
-    effects_event(c->fx, c->entry, EVENT_CHANGED, job, -1, -1, "priority %lld, group %s",
-                  (long long)job->r.priority, job->r.spec.group);
+    effects_event(c->fx, c->entry, EVENT_CHANGED, job, -1, -1, "priority %lld%s, group %s",
+                  (long long)job->r.priority, quota_is_auto(job) ? " (auto)" : "",
+                  job->r.spec.group);
     c->reply->changed = true;
     if (array_is(job))
         to_elements(c, job, in);

@@ -128,7 +128,7 @@ int claim_make_room(struct mutate *c, const struct entry_make_room *in) {
         return r;
     struct job *job = state_job_find(c->state, in->job);
     c->reply->id = in->job;
-    if (!job || !job->queued || job->r.epoch != in->epoch || job->r.claim.n)
+    if (!job || !job->queued || job->r.epoch != in->epoch || job->r.claim.n || job->r.over == 1)
         return stale(c, in->job, "it does not wait any more");
     _cleanup_free_ struct given *given =
         hai_new_array(struct given, (size_t)MAX(c->state->n_nodes, 1));

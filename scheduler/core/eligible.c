@@ -8,7 +8,7 @@
 enum { KEY_BYTES = USER_NAME_MAX + JOB_NAME_MAX + 2 };
 
 static void key_of(const struct entry_job_spec *spec, char ret[static KEY_BYTES]) {
-    (void)snprintf(ret, KEY_BYTES, "%s\n%s", spec->user, spec->name);
+    strcpy(stpcpy(stpcpy(ret, spec->user), "\n"), spec->name);
 }
 
 struct series *eligible_series(const struct state *state, const struct entry_job_spec *spec) {

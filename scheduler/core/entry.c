@@ -3,6 +3,7 @@
 DEFINE_ENUM(scope, SCOPE, SCOPES);
 DEFINE_ENUM(after_want, AFTER, AFTER_WANTS);
 DEFINE_ENUM(job_move, JOB_MOVE, JOB_MOVES);
+DEFINE_ENUM(quota_holder, QUOTA_HOLDER, QUOTA_HOLDERS);
 
 // clang-format off
 #include "lib/pure/schema_tables.h"

@@ -52,6 +52,13 @@ DECLARE_ENUM(after_want, AFTER, AFTER_WANTS);
     X(P, BEFORE, "before") /* another one of them */
 DECLARE_ENUM(job_move, JOB_MOVE, JOB_MOVES);
 
+/* Whose quota: one user's, one team's, or that of every user who has none of his own. */
+#define QUOTA_HOLDERS(P, X)                                                                        \
+    X(P, USER, "user")                                                                             \
+    X(P, TEAM, "team")                                                                             \
+    X(P, EVERY, "every")
+DECLARE_ENUM(quota_holder, QUOTA_HOLDER, QUOTA_HOLDERS);
+
 #include "scheduler/core/entries.def"
 
 #include "lib/pure/schema_structs.h"

@@ -4,6 +4,7 @@
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/room.h"
 
 #define SECOND INT64_C(1000000)
@@ -646,6 +647,8 @@ size_t forecast_run(const struct state *state, int64_t now_us, int64_t only,
     struct forecast_job own[FORECAST_DRAWS];
     struct arrivals arrivals;
 
+    if (extra && quota_bars(state, extra)) // nobody knows when it would be within quota
+        extra = NULL;
     now_us = MAX(now_us, state->r.time_us);
     arrivals_of(state, now_us, &arrivals);
     for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)

@@ -7,6 +7,7 @@
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/spare.h"
 
 #include <stdarg.h>
@@ -24,6 +25,12 @@ static bool wants_nodes(const struct state *state, const struct job *job) {
            (job->r.not_before_us == S_ABSENT || job->r.not_before_us <= state->r.time_us);
 }
 
+bool mutate_counts(const struct state *state, const struct job *job) {
+    return job->group >= 0 && job->r.spec.gpus_per_node && !array_is(job) &&
+           !state_job_ended(job) &&
+           (state_job_live(job) || job->r.state == JOB_STATE_RECOVERING || wants_nodes(state, job));
+}
+
 int64_t mutate_limit_us(const struct job *job) {
     if (job->r.time_limit_us == S_ABSENT || !state_job_live(job))
         return INT64_MAX;
@@ -37,12 +44,12 @@ static int64_t due_us(const struct state *state, const struct job *job) {
         return job->r.kill_at_us;
     if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
         job->r.not_before_us != S_ABSENT)
-        return job->r.not_before_us;
+        return job->r.not_before_us > state->r.time_us ? job->r.not_before_us : INT64_MAX;
     return eligible_due_us(state, job);
 }
 
 void mutate_follow_state(struct state *state, struct job *job) {
-    bool wants = wants_nodes(state, job);
+    bool wants = wants_nodes(state, job) && !quota_bars(state, job);
 
     if (!wants)
         job->r.line_us = S_ABSENT;
@@ -58,8 +65,9 @@ void mutate_follow_state(struct state *state, struct job *job) {
 }
 
 void mutate_follow(struct mutate *c, struct job *job) {
+    quota_follow(c->state, job, mutate_counts(c->state, job));
     mutate_follow_state(c->state, job);
-    if (!job->queued && !HAI_PLANT(PLANT_CLAIM_KEPT))
+    if ((!job->queued || quota_is_over(job)) && !HAI_PLANT(PLANT_CLAIM_KEPT))
         mutate_claim_drop(c, job);
     effects_touch_job(c->fx, job);
 }

@@ -28,6 +28,9 @@ void mutate_enter(struct state *state, struct job *job);
 void mutate_follow(struct mutate *c, struct job *job);
 void mutate_follow_state(struct state *state, struct job *job);
 
+/* Do its GPUs count against quotas: does it hold nodes, wait for some, or recover? */
+bool mutate_counts(const struct state *state, const struct job *job);
+
 /* While jobs wait and share time, it is looked at them when order_next_look_us says. */
 void mutate_look(struct state *state);
 

@@ -26,6 +26,9 @@ enum { LEAF_HALVES = 2, LARGE_HALVES = 3, LEAVES_WORTH = 8 };
 /* After so many a job has waited for too long: of its own priority and below anybody gives way. */
 enum { TOO_LONG = 16 };
 
+/* Jobs over quota come last, by priority. */
+enum { OVER_TIER = PRIORITY_COUNT + PRIORITY_COUNT * LEVELS };
+
 bool order_shares(const struct state *state) {
     return state->r.min_run_us != S_ABSENT;
 }
@@ -61,7 +64,9 @@ static int level(const struct state *state, const struct job *job) {
 
 /* At a position in PRIORITIES. */
 static int tier_at(const struct state *state, const struct job *job, int position) {
-    _Static_assert(ORDER_TIERS >= PRIORITY_COUNT + PRIORITY_COUNT * LEVELS, "tiers");
+    _Static_assert(ORDER_TIERS >= OVER_TIER + PRIORITY_COUNT, "tiers");
+    if (job->r.over == 1)
+        return OVER_TIER + position;
     if (!order_shares(state))
         return position;
     int sunk = level(state, job);
@@ -82,7 +87,8 @@ static int own_tier(const struct state *state, const struct job *job) {
 bool order_may_ask(const struct state *state, const struct job *job) {
     int64_t waited_us = state->r.time_us - job->r.since_us;
 
-    return waited_us >= state->r.min_run_us / (is_gang(job) ? ASK_GANG : ASK_SINGLE);
+    return job->r.over != 1 &&
+           waited_us >= state->r.min_run_us / (is_gang(job) ? ASK_GANG : ASK_SINGLE);
 }
 
 int64_t order_next_look_us(const struct state *state) {
@@ -126,12 +132,18 @@ static int64_t least_run_us(const struct state *state, const struct job *running
     return state->r.min_run_us * (is_gang(running) ? 1 : SINGLE_MIN_RUNS);
 }
 
+bool order_may_give_way(const struct state *state, const struct job *running) {
+    return runs(running) &&
+           state->r.time_us - running->r.running_us >= least_run_us(state, running, true);
+}
+
 enum order_way order_gives_way(const struct state *state, const struct job *running,
                                const struct job *to) {
     int64_t min_run_us = state->r.min_run_us, waited_us = state->r.time_us - to->r.since_us;
-    bool above = running->r.priority > to->r.priority;
+    bool over = running->r.over == 1; // what it has is others' due, whatever its priority
+    bool above = running->r.priority > to->r.priority && !over;
     bool too_long = waited_us >= TOO_LONG * min_run_us &&
-                    fair_position(state, running) >= fair_position(state, to);
+                    (over || fair_position(state, running) >= fair_position(state, to));
 
     if (!runs(running) ||
         state->r.time_us - running->r.running_us < least_run_us(state, running, too_long))
@@ -140,8 +152,9 @@ enum order_way order_gives_way(const struct state *state, const struct job *runn
         return ORDER_GIVES_WAY;
     /* Many nodes for one: only for a higher priority, and not at once. */
     if (is_gang(running) && !is_gang(to))
-        return waited_us >= min_run_us && running->r.priority < to->r.priority ? ORDER_GIVES_WAY
-                                                                               : ORDER_STAYS;
+        return waited_us >= min_run_us && (over || running->r.priority < to->r.priority)
+                   ? ORDER_GIVES_WAY
+                   : ORDER_STAYS;
     bool never_ran =
         to->r.started_us == S_ABSENT && state->r.time_us - to->r.submitted_us >= min_run_us;
     int tier = own_tier(state, running), to_tier = own_tier(state, to);

@@ -43,6 +43,9 @@ enum order_way { ORDER_STAYS, ORDER_GIVES_WAY, ORDER_FOR_GAIN };
 enum order_way order_gives_way(const struct state *state, const struct job *running,
                                const struct job *to);
 
+/* May it give way to anybody now? What is not said of it by order_gives_way. */
+bool order_may_give_way(const struct state *state, const struct job *running);
+
 /* The most that victims may hold, if one gives way for the gain, in tenths of what the waiting job
  * takes. */
 enum { ORDER_GAIN_TENTHS = 9 };

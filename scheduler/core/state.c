@@ -29,6 +29,7 @@ void state_job_free(struct job *job) {
     schema_free(state_job_schema(), &job->r);
     free(job->waiters);
     free(job->array);
+    free(job->stands);
     free(job);
 }
 
@@ -50,7 +51,7 @@ void state_cluster_free(struct state *state) {
     state->n_zones = state->n_leaves = state->n_groups = 0;
 }
 
-static void free_series(struct map *all) {
+static void free_values(struct map *all) {
     size_t at = 0;
 
     for (struct map_item *item; (item = map_next(all, &at));)
@@ -84,7 +85,13 @@ void state_free(struct state *state) {
         schema_free(state_share_schema(), &state->shares[i]);
     free(state->shares);
     map_free(&state->share_by_user);
-    free_series(&state->series);
+    free_values(&state->series);
+    free_values(&state->book.lines);
+    free_values(&state->book.accounts);
+    free(state->book.sorted);
+    for (size_t i = 0; i < state->n_quotas; i++)
+        schema_free(state_quota_schema(), &state->quotas[i]);
+    free(state->quotas);
     state_cluster_free(state);
     for (int i = 0; i < state->n_nodes; i++) {
         schema_free(state_node_schema(), &state->nodes[i]->r);
@@ -210,6 +217,16 @@ int64_t state_next_wakeup(const struct state *state) {
     const struct timer *timer = timers_first(&state->timers);
 
     return timer ? timer->at_us : INT64_MAX;
+}
+
+#define LEVEL_(value) value,
+static const int64_t levels[] = {PRIORITIES(LEVEL_)};
+#undef LEVEL_
+
+int64_t state_priority_at(int level) {
+    assert(level >= 0);
+    assert(level < PRIORITY_COUNT);
+    return levels[level];
 }
 
 int state_priority_level(int64_t priority) {

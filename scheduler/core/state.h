@@ -71,7 +71,8 @@ enum { PRIORITY_COUNT = 8 };
 enum { NODES_TOUCHED_KEPT = 8192 };
 
 /* Tiers in which jobs wait (order.h), and levels of each (fair.h), best first. */
-enum { ORDER_TIERS = 32, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVELS };
+enum { ORDER_TIERS = 40, FAIR_LEVELS = 4, ORDER_LINES = ORDER_TIERS * FAIR_LEVELS };
+
 /* What a GPU's time went into: each GPU of the cluster is in one class at any time (ledger.h). The
  * first ones are of GPUs that a job holds. Positions are in the state: no class is put between. */
 #define LEDGER_CLASSES(P, X)                                                                       \
@@ -116,8 +117,13 @@ struct job {
     struct job *claimant_next;
     struct series *series; // eligible.h; NULL once it has ended
     struct job *series_next, *series_prev;
-    struct array *array; // array.h: of an array that has not ended
-    int64_t *waiters;    // ids of jobs that wait for its end, ascending
+    struct array *array;        // array.h: of an array that has not ended
+    struct quota_stand *stands; // quota.h: where it could be within quota, highest level first
+    int n_stands;
+    struct quota_line
+        *line;        // quota.h: where it is within quota; NULL: nowhere, or no quota applies
+    bool counted;     // quota.h: waits or runs, so that its GPUs count
+    int64_t *waiters; // ids of jobs that wait for its end, ascending
     size_t n_waiters;
     struct timer timer;      // what happens next by itself
     struct job *next, *prev; // all jobs, ascending ids
@@ -172,6 +178,15 @@ struct queue {
 /* The jobs of one user and name that have not ended, ascending ids (eligible.h). */
 struct series {
     struct job *first, *last;
+};
+
+/* Quotas in use (quota.h). */
+struct quota_book {
+    uint32_t levels; // set of positions in PRIORITIES that records name
+    struct map lines, accounts;
+    struct quota_account *touched; // to be settled; empty between entries
+    struct quota_line **sorted;
+    size_t n_sorted_max;
 };
 
 /* A job that ended, until those that wait for it have been told (dependents.h). */
@@ -233,6 +248,8 @@ struct state {
     struct state_token *tokens;     // ascending ids
     struct state_reserve *reserves; // ascending numbers
     size_t n_users, n_tokens, n_reserves;
+    struct state_quota *quotas; // in the order of records.def
+    size_t n_quotas;
 
     /* derived */
     struct map job_by_id;
@@ -249,6 +266,7 @@ struct state {
     struct job *arrays_noticed;                   // elements.h: empty between entries
     struct map series;                            // eligible.h: by user, line feed, name
     struct eligible_news *news_first, *news_last; // eligible.h: empty between entries
+    struct quota_book book;
     int64_t n_jobs, n_ended;
     int64_t n_jobs_in[JOB_STATE_COUNT]; // by state
     int64_t n_cross_zone;               // live attempts that span zones
@@ -328,6 +346,9 @@ static inline uint32_t state_gpus_free(const struct node *node) {
 
 /* The position of a priority in PRIORITIES, or -EINVAL. */
 int state_priority_level(int64_t priority);
+
+/* The priority at a position. */
+int64_t state_priority_at(int level);
 
 /* Compute a job's group, zones and CPUs from its spec and the cluster (state_decode and apply). */
 void state_job_resolve(const struct state *state, struct job *job);

@@ -5,6 +5,7 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/core/predict.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/reserve.h"
 
 /* A snapshot is records, each `varint tag, varint length, bytes`, in this order. */
@@ -21,6 +22,7 @@ enum record {
     RECORD_PAST,
     RECORD_RESERVE,
     RECORD_SHARE,
+    RECORD_QUOTA,
 };
 
 static void add_bytes(struct buf *out, enum record tag, const struct buf *inner) {
@@ -63,6 +65,8 @@ void state_encode(const struct state *state, struct buf *ret) {
         add(ret, RECORD_PAST, state_past_schema(), &state->pasts[i], &one);
     for (size_t i = 0; i < state->n_shares; i++)
         add(ret, RECORD_SHARE, state_share_schema(), &state->shares[i], &one);
+    for (size_t i = 0; i < state->n_quotas; i++)
+        add(ret, RECORD_QUOTA, state_quota_schema(), &state->quotas[i], &one);
 }
 
 #define APPEND(array, n)                                                                           \
@@ -142,6 +146,9 @@ static int take_record(struct state *state, uint64_t tag, const struct cursor *c
     case RECORD_SHARE:
         return tlv_decode(state_share_schema(), c->data, c->n_bytes,
                           APPEND(state->shares, state->n_shares), err);
+    case RECORD_QUOTA:
+        return tlv_decode(state_quota_schema(), c->data, c->n_bytes,
+                          APPEND(state->quotas, state->n_quotas), err);
     default:
         return hai_fail(err, -EBADMSG, "unknown record %llu", (unsigned long long)tag);
     }
@@ -191,7 +198,7 @@ static bool cluster_sound(const struct state *state) {
     for (size_t i = 0; i < state->n_tokens; i++)
         if (state->tokens[i].hash.n_bytes != DIGEST_BYTES)
             return false;
-    return reserve_sound(state);
+    return reserve_sound(state) && quota_sound(state);
 }
 
 static int derive_cluster(struct state *state) {
@@ -219,6 +226,7 @@ static int derive_cluster(struct state *state) {
     }
     reserve_derive(state);
     ledger_groups(state);
+    quota_levels(state);
     int r = fair_derive(state);
     return r < 0 ? r : predict_derive(state);
 }
@@ -256,6 +264,7 @@ static int derive_job(struct state *state, struct job *job) {
     mutate_enter(state, job);
     array_enter(state, job);
     eligible_enter(state, job);
+    quota_read(state, job, mutate_counts(state, job));
     mutate_follow_state(state, job);
     return 0;
 }
@@ -281,6 +290,7 @@ int state_decode(const void *data, size_t n_bytes, struct state **ret, struct ha
         if (!job_sound(state, job) || derive_job(state, job) < 0)
             return hai_fail(err, -EBADMSG, "the snapshot's job %lld does not hold together",
                             (long long)job->r.id);
+    quota_settled(state);
     mutate_look(state);
     *ret = TAKE_PTR(state);
     return 0;

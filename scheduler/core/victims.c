@@ -17,6 +17,7 @@ void victims_free(struct victims *v) {
     free(v->jobs);
     free(v->candidates);
     free(v->all);
+    free(v->pool);
     *v = (struct victims){0};
 }
 
@@ -48,10 +49,29 @@ static bool overlaps(const struct state *state, const struct job *running, const
     return false;
 }
 
+static void fill_pool(struct victims *v, const struct state *state) {
+    if (v->pool_state == state && v->pool_index == state->r.index)
+        return;
+    v->pool_state = state;
+    v->pool_index = state->r.index;
+    v->n_pool = 0;
+    for (const struct job *one = state->live_first; one; one = one->live_next) {
+        if (!order_may_give_way(state, one))
+            continue;
+        if (v->n_pool == v->n_pool_max) {
+            v->n_pool_max = MAX(2 * v->n_pool, (size_t)64);
+            v->pool = hai_realloc_array(v->pool, v->n_pool_max, sizeof *v->pool);
+        }
+        v->pool[v->n_pool++] = one;
+    }
+}
+
 static size_t collect(struct victims *v, const struct state *state, const struct job *job) {
     size_t n = 0;
 
-    for (const struct job *one = state->live_first; one; one = one->live_next) {
+    fill_pool(v, state);
+    for (size_t i = 0; i < v->n_pool; i++) {
+        const struct job *one = v->pool[i];
         enum order_way way = order_gives_way(state, one, job);
         if (way == ORDER_STAYS || !overlaps(state, one, job))
             continue;

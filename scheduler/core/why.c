@@ -4,6 +4,7 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/core/reserve.h"
 
 #include <stdarg.h>
@@ -245,6 +246,80 @@ static bool waits_for_leaves(const struct state *state, const struct job *job,
     return true;
 }
 
+static const char *holder_of(const struct job *job, const struct state_quota *record) {
+    return record->holder == QUOTA_HOLDER_TEAM ? job->r.spec.team : job->r.spec.user;
+}
+
+static bool is_too_large(const struct job *job, const struct quota_limit *limits, int n) {
+    for (int i = 0; i < n; i++)
+        if (order_gpus(job) > limits[i].record->gpus)
+            return true;
+    return false;
+}
+
+/* "user bob holds 6 of 8 GPUs in group default at priority 30 within quota, and job 12 comes first"
+ */
+static void say_quota(struct text *t, const struct job *job, const struct quota_limit *limit) {
+    const struct state_quota *record = limit->record;
+
+    say(t, "%s %s ", record->holder == QUOTA_HOLDER_TEAM ? "team" : "user", holder_of(job, record));
+    if (order_gpus(job) > record->gpus)
+        say(t, "may have %lld GPUs", (long long)record->gpus);
+    else
+        say(t, "has taken %lld of %lld GPUs", (long long)limit->used, (long long)record->gpus);
+    say(t, " in group %s at priority %lld", job->r.spec.group, (long long)record->priority);
+    if (limit->ahead && order_gpus(job) <= record->gpus)
+        say(t, ", and job %lld comes first", (long long)limit->ahead);
+}
+
+/* A level at which the job would be within quota at once; -1: none. */
+static int64_t level_with_room(const struct state *state, const struct job *job) {
+    struct quota_limit limits[QUOTA_ACCOUNTS];
+
+    if (quota_is_auto(job) || quota_external(state, job->r.spec.user))
+        return -1;
+    for (int level = state_priority_level(job->r.priority) + 1; level < PRIORITY_COUNT; level++) {
+        int n = quota_limits(state, job, state_priority_at(level), limits);
+        bool room = true;
+        for (int i = 0; i < n; i++)
+            room &= !limits[i].ahead && limits[i].used + order_gpus(job) <= limits[i].record->gpus;
+        if (room)
+            return state_priority_at(level);
+    }
+    return -1;
+}
+
+static void why_over(const struct state *state, const struct job *job, struct why *ret) {
+    struct text t = {ret->message, sizeof ret->message};
+    struct text sooner = {ret->sooner, sizeof ret->sooner};
+    struct quota_limit limits[QUOTA_ACCOUNTS];
+    int n = quota_limits(state, job, job->r.priority, limits), n_said = 0;
+    bool never = is_too_large(job, limits, n);
+
+    code(ret, "quota");
+    say(&t, "over quota: it has %lld GPU%s, and ", (long long)order_gpus(job),
+        order_gpus(job) == 1 ? "" : "s");
+    for (int i = 0; i < n; i++) {
+        bool binds =
+            never ? order_gpus(job) > limits[i].record->gpus
+                  : limits[i].ahead || limits[i].used + order_gpus(job) > limits[i].record->gpus;
+        if (!binds)
+            continue;
+        say(&t, "%s", n_said++ ? "; " : "");
+        say_quota(&t, job, &limits[i]);
+        ret->ahead = never ? 0 : limits[i].ahead;
+    }
+    if (order_shares(state))
+        say(&t, "; it starts once others leave GPUs idle");
+    int64_t level = level_with_room(state, job);
+    if (level >= 0)
+        say(&sooner, "with --priority %lld it is within quota", (long long)level);
+    else if (never)
+        say(&sooner, "fewer GPUs, or more quota: hai quota list");
+    else
+        say(&sooner, "when jobs of the same quota end, or with more quota: hai quota list");
+}
+
 static void why_array(const struct state *state, const struct job *array, struct why *ret);
 
 static void why_queued(const struct state *state, const struct job *job, struct why *ret) {
@@ -266,6 +341,9 @@ static void why_queued(const struct state *state, const struct job *job, struct 
     ret->ahead = ahead ? ahead->r.id : 0;
     if (reserve_say_waits(state, job, ret->message, sizeof ret->message)) {
         code(ret, "reservation");
+    } else if (could && quota_is_over(job) &&
+               (quota_bars(state, job) || place_find(state, &need, &scratch) < 0)) {
+        why_over(state, job, ret);
     } else if (job->r.claim.n) {
         why_making_room(state, job, ret);
     } else if (!could) {
@@ -400,7 +478,7 @@ static void why_recovering(const struct state *state, const struct job *job, str
         why_old_ranks(state, job, ret);
     } else if (state_job_live(job)) {
         why_starting(state, job, ret);
-    } else if (job->r.not_before_us != S_ABSENT && !job->queued) {
+    } else if (job->r.not_before_us > state->r.time_us) {
         code(ret, "backoff");
         say(&t, "%s; restart %lld of at most %lld waits a moment",
             job->r.last_fault ? job->r.last_fault : "a fault", (long long)job->r.restarts,
@@ -424,7 +502,8 @@ void why_job(const struct state *state, const struct job *job, struct why *ret) 
         say(&sooner, "another group: hai set %lld group=G", (long long)job->r.id);
         return;
     }
-    if (job->r.state == JOB_STATE_SUSPENDED && job->queued) { // it gave way
+    if (job->r.state == JOB_STATE_SUSPENDED &&
+        (job->queued || quota_bars(state, job))) { // it gave way
         why_queued(state, job, ret);
         return;
     }
@@ -468,6 +547,7 @@ void why_draft(const struct state *state, const struct entry_job_spec *spec, str
     ret->r.submitted_us = ret->r.since_us = state->r.time_us;
     ret->r.state = spec->held ? JOB_STATE_HELD : JOB_STATE_QUEUED;
     state_job_resolve(state, ret);
+    quota_draft(state, ret);
     ret->tier = order_tier(state, ret);
     ret->level = fair_level(state, ret);
     const struct state_reserve *reserve =

@@ -1,9 +1,11 @@
 /* bench_core - the scheduler's core alone: submissions, decisions, snapshots.
  *
- *     bench-core [JOBS] [NODES] [fifo]     default: 10000 1250
+ *     bench-core [JOBS] [NODES] [fifo] [quotas]     default: 10000 1250
  *
  * One core of the machine, no log and no store. The waiting jobs have about a thousand shapes and
  * 500 users; time is shared unless `fifo` is said. A change is a submission or the end of a job.
+ * quotas: every user may hold 96 GPUs at each level, each of 20 teams 1,600, and every fifth job is
+ * automatic.
  */
 #include "lib/pure/tlv.h"
 #include "scheduler/core/forecast.h"
@@ -15,7 +17,11 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { ROUNDS = 400, CHANGES = 10, USERS = 500 };
+enum { ROUNDS = 400, CHANGES = 10, USERS = 500, TEAMS = 20, USER_GPUS = 96, TEAM_GPUS = 1600 };
+
+static const int64_t levels[] = {10, 20, 30, 40};
+static bool quotas;
+static int64_t n_refused; // in strict order: larger than the whole quota
 
 static double seconds(void) {
     struct timespec t;
@@ -25,13 +31,16 @@ static double seconds(void) {
 }
 
 static int64_t submit(struct world *w, int i) {
-    static const int64_t levels[] = {10, 20, 30, 40};
     static uint8_t blob[800]; // a job file as JSON
     struct entry_job_spec spec = world_spec();
-    char user[16];
+    char user[16], team[16];
 
     (void)snprintf(user, sizeof user, "u%d", i % USERS);
+    (void)snprintf(team, sizeof team, "t%d", i % USERS % TEAMS);
     spec.user = user;
+    spec.team = team;
+    if (quotas && i % 5 == 2)
+        spec.auto_priority = 1;
     spec.priority = levels[i % 4];
     spec.gpus_per_node = i % 5 ? 1 + i % 8 : 8;
     spec.nodes = i % 5 ? 1 : 1 + i / 5 % 32;
@@ -39,8 +48,7 @@ static int64_t submit(struct world *w, int i) {
     spec.cross_zones = i % 3 == 0;
     spec.spec = (struct schema_blob){blob, sizeof blob};
     int64_t id = world_submit(w, &spec);
-    if (id < 0)
-        printf("refused: %s\n", w->reply.err.text);
+    n_refused += id < 0;
     world_clear(w);
     return id;
 }
@@ -160,23 +168,59 @@ static void forecasts(const struct world *w) {
            n_foreseen);
 }
 
+static void give_quotas(struct world *w) {
+    struct entry_quota_set set = {.group = (char *)"default", .gpus = USER_GPUS};
+    char team[16];
+
+    set.holder = QUOTA_HOLDER_EVERY;
+    for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+        set.priority = levels[i];
+        world_append(w, "system:hai", ENTRY_QUOTA_SET, &set);
+    }
+    set.holder = QUOTA_HOLDER_TEAM;
+    set.name = team;
+    set.gpus = TEAM_GPUS;
+    for (int t = 0; t < TEAMS; t++)
+        for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+            (void)snprintf(team, sizeof team, "t%d", t);
+            set.priority = levels[i];
+            world_append(w, "system:hai", ENTRY_QUOTA_SET, &set);
+        }
+}
+
+/* A limit changes while all of them wait. */
+static void change_quota(struct world *w) {
+    struct entry_quota_set set = {QUOTA_HOLDER_EVERY, NULL, (char *)"default", 30, USER_GPUS + 8};
+    double start = seconds();
+
+    world_append(w, "system:hai", ENTRY_QUOTA_SET, &set);
+    printf("a quota of every user is changed: %.1f ms\n", (seconds() - start) * 1e3);
+    world_clear(w);
+}
+
 int main(int argc, char **argv) {
     int n_jobs = argc > 1 ? atoi(argv[1]) : 10000;
     int n_nodes = argc > 2 ? atoi(argv[2]) : 1250;
-    bool fifo = argc > 3;
+    bool fifo = false;
     struct decide_list list = {0};
     struct world_cluster cluster = {.n_zones = 2,
                                     .leaves_per_zone = MAX(n_nodes / 40, 1),
                                     .nodes_per_leaf = 20,
                                     .gpus = 8,
-                                    .cpus = 64,
-                                    .min_run_us = fifo ? 0 : INT64_C(1800) * 1000000};
+                                    .cpus = 64};
     struct world w;
     double first;
 
+    for (int i = 3; i < argc; i++) {
+        fifo |= !strcmp(argv[i], "fifo");
+        quotas |= !strcmp(argv[i], "quotas");
+    }
+    cluster.min_run_us = fifo ? 0 : INT64_C(1800) * 1000000;
     world_init(&w);
     w.forget = true;
     world_cluster(&w, &cluster);
+    if (quotas)
+        give_quotas(&w);
     submit_all(&w, n_jobs);
     double sum = settle(&w, &list, &first);
     printf("%lld jobs wait on %d nodes; first decision %.1f ms, all until nothing fits %.1f ms\n",
@@ -188,6 +232,10 @@ int main(int argc, char **argv) {
     printf("a decision with nothing new: %.2f us\n", (seconds() - start) * 10);
     forecasts(&w);
     snapshot(&w);
+    if (quotas)
+        change_quota(&w);
+    if (n_refused)
+        printf("%lld submissions were refused\n", (long long)n_refused);
     decide_list_free(&list);
     world_free(&w);
     return 0;

@@ -414,3 +414,25 @@ TEST(first_come_first_served_is_as_an_independent_simulator_has_it)
     }
     CHECK_EQ(n, 6);
 }
+
+/* What if u had a quota: in strict order his second job waits for his first, and v's passes it. */
+TEST(quotas_of_users_are_heeded)
+{
+    static const char trace[] = "submit_s,gpus,duration_s,user,prio\n"
+                                "0,4,100,u,1\n1,4,100,u,1\n2,4,100,v,1\n";
+    struct outcome_of o;
+
+    replay_text(
+        "cluster: {zones: 1, leaves: 1, leaf_nodes: 2, gpus: 4}\npolicy: {time_sharing: false}\n",
+        trace, &o);
+    CHECK_EQ(o.tally.jobs[1].start_us / SECOND, 1);
+    CHECK_EQ(o.tally.jobs[2].start_us / SECOND, 100);
+    done(&o);
+    replay_text(
+        "cluster: {zones: 1, leaves: 1, leaf_nodes: 2, gpus: 4}\npolicy: {time_sharing: false}\n"
+        "quotas: [{user: u, priority: 20, gpus: 4}]\n",
+        trace, &o);
+    CHECK_EQ(o.tally.jobs[1].start_us / SECOND, 100);
+    CHECK_EQ(o.tally.jobs[2].start_us / SECOND, 2);
+    done(&o);
+}
