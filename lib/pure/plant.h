@@ -21,7 +21,7 @@
     X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")                     \
     X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")                \
     X(GPU_IN_TWO_CLASSES, "free GPUs of a drained node count as idle, too")                        \
-    X(BOOKED_LATE, "GPU time is booked as what the job does next")                     \
+    X(BOOKED_LATE, "GPU time is booked as what the job does next")                                 \
     X(QUOTA_OFF, "a quota is off by one")
 
 enum plant {
