@@ -46,7 +46,9 @@ enum {
     JOBS_ENDED_KEPT = 1000,  // ended ones the scheduler keeps in memory; SQL has all
     AFTER_MAX = 64,          // jobs that one waits for, in each list of `after:`
     PASTS_MAX = 4096,        // users and job names whose run times are remembered
-    PAST_BUCKETS = 56,       // half octaves of run time, from 1 s
+    BACKFILL_MAX = 64,       // jobs of a group with a planned start
+    BACKFILL_DEFAULT = 4,
+    PAST_BUCKETS = 56, // half octaves of run time, from 1 s
     PAST_COUNT_MAX = 1 << 20,
     ARRAY_MAX = 10000, // elements of one array
     ARRAY_INDEX_MAX = 999999,

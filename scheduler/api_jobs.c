@@ -7,6 +7,7 @@
 #include "scheduler/conditions.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
+#include "scheduler/core/whyplan.h"
 #include "scheduler/live.h"
 #include "scheduler/outlook.h"
 #include "scheduler/spec.h"
@@ -47,7 +48,7 @@ static char *explain(struct api_call *call, const struct job *job) {
         return NULL;
     if (job->r.state == JOB_STATE_QUEUED && eligible_wait(schedd_state(call->s), job, &wait))
         return starts_later(schedd_state(call->s), &wait);
-    views_why(call->s, job, &why);
+    views_why_plan(call->s, job, &why);
     return hai_strdup(why.message);
 }
 
@@ -122,6 +123,9 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
         api_call_error(call, r, &err);
         return;
     }
+    struct job draft;
+    why_draft(schedd_state(call->s), &entry->job, &draft);
+    whyplan_explain(schedd_state(call->s), &draft, &why);
     views_why_time(&why);
     schema_init(job_submitted_schema(), &answer);
     answer.name = hai_strdup(entry->job.name);

@@ -277,7 +277,7 @@ static void fill_why(struct api_call *call, const struct job *job, struct why_vi
     char at[TIMEFMT_ISO_BYTES];
     int64_t after = fill_start(call, job, ret);
 
-    views_why(call->s, job, &why);
+    views_why_plan(call->s, job, &why);
     ret->reason = hai_strdup(why.code);
     ret->message = hai_strdup(why.message);
     ret->sooner = why.sooner[0] ? hai_strdup(why.sooner) : NULL;

@@ -246,6 +246,7 @@ static int build(struct build *b, const struct cluster_file *file, bool fence) {
     b->entry->min_run_us = file->time_sharing ? file->min_run_us : S_ABSENT;
     b->entry->fair_share_us = file->fair_share_us ? file->fair_share_us : S_ABSENT;
     b->entry->aging_us = file->aging_us ? file->aging_us : S_ABSENT;
+    b->entry->backfill = !file->time_sharing && file->backfill ? file->backfill : S_ABSENT;
     add_zones(b, file);
     for (size_t i = 0; i < file->nodes.n; i++)
         add_range(b, file, i);
@@ -348,7 +349,8 @@ bool cluster_same(const struct state *state, const struct entry_cluster_set *ent
         state->r.fence != entry->fence || state->r.cross_zone_jobs != entry->cross_zone_jobs ||
         state->r.min_run_us != entry->min_run_us ||
         state->r.fair_share_us != entry->fair_share_us || state->r.aging_us != entry->aging_us ||
-        (size_t)n_described != entry->nodes.n || (size_t)state->n_groups != entry->groups.n)
+        state->r.backfill != entry->backfill || (size_t)n_described != entry->nodes.n ||
+        (size_t)state->n_groups != entry->groups.n)
         return false;
     for (size_t i = 0; i < entry->nodes.n; i++)
         if (!same_node(state, entry, (int)i))

@@ -9,6 +9,7 @@
 #include "scheduler/core/core.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/core/spare.h"
+#include "scheduler/core/whyplan.h"
 #include "scheduler/fleet.h"
 #include "scheduler/live.h"
 #include "scheduler/outlook.h"
@@ -195,15 +196,28 @@ void views_job(const struct schedd *s, const struct state_job *job, int64_t inde
 void views_why_time(struct why *why) {
     char at[TIMEFMT_ISO_BYTES];
 
-    if (strcmp(why->code, "not_before") != 0)
+    bool is_planned = !strcmp(why->code, "planned"), delays = !strcmp(why->code, "would_delay");
+    if (strcmp(why->code, "not_before") != 0 && !is_planned && !delays)
         return;
     timefmt_iso(why->at_us, at);
-    (void)snprintf(why->message, sizeof why->message, "waits until %s", at);
     why->at_us = S_ABSENT;
+    size_t used = is_planned || delays ? strlen(why->message) : 0;
+    (void)snprintf(why->message + used, sizeof why->message - used, "%s %s",
+                   is_planned ? " for"
+                   : delays   ? " at"
+                              : "waits until",
+                   at);
 }
 
 void views_why(const struct schedd *s, const struct job *job, struct why *ret) {
     why_job(schedd_state(s), job, ret);
+    views_why_time(ret);
+}
+
+void views_why_plan(const struct schedd *s, const struct job *job, struct why *ret) {
+    why_job(schedd_state(s), job, ret);
+    if (job->queued)
+        whyplan_explain(schedd_state(s), job, ret);
     views_why_time(ret);
 }
 

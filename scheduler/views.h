@@ -24,6 +24,7 @@ void views_reason(const struct schedd *s, const struct job *job, struct job_view
 /* why_job with the time in the sentence, as ISO 8601, which the command shows as local time. */
 struct why;
 void views_why(const struct schedd *s, const struct job *job, struct why *ret);
+void views_why_plan(const struct schedd *s, const struct job *job, struct why *ret);
 void views_why_time(struct why *why);
 
 /* A job of the store: 0, or -EBADMSG if its record cannot be read. */

@@ -4,6 +4,7 @@
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
+#include "scheduler/core/whyplan.h"
 #include "sim/audit.h"
 #include "sim/quota_rules.h"
 
@@ -55,6 +56,8 @@ int invariants_explained(const struct state *state, struct hai_err *err) {
     for (const struct job *job = state->jobs_first; job; job = job->next) {
         struct why why;
         why_job(state, job, &why);
+        if (job->queued)
+            whyplan_explain(state, job, &why);
         if (!why.code[0] || !why.message[0])
             FAIL("job %lld is %s without a reason", (long long)job->r.id,
                  job_state_text(job->r.state));

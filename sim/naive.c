@@ -1,9 +1,12 @@
 #include "sim/naive.h"
 #include "lib/pure/tlv.h"
+#include "scheduler/core/backfill.h"
 #include "scheduler/core/claim.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/spread.h"
+#include "sim/naiveplan.h"
 
 /* A line of the queue that was passed over in this search. */
 struct passed {
@@ -18,6 +21,7 @@ struct naive {
     uint64_t freed;   // of all groups, when the run began
     uint64_t changes; // of the queue then
     bool one_apart;   // the run placed a job that keeps apart
+    int64_t begun_s;  // plans are made from a second on
     struct place_scratch scratch;
     struct hai_err err;
 };
@@ -236,6 +240,49 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
     return false;
 }
 
+/* Strict order in which others may pass: the first of those that starts. */
+static bool next_passing(struct naive *naive, const struct state *state,
+                         struct decide_proposal *ret) {
+    _cleanup_free_ const struct job **jobs = NULL;
+    size_t n = sort_queue(state, &jobs), n_passed = 0;
+    _cleanup_free_ struct passed *passed = hai_new_array(struct passed, n + 1);
+    _cleanup_free_ bool *blocked_in = hai_new_array(bool, state->n_reserves + 1);
+    _cleanup_(naiveplan_freep) struct naiveplan *plans = naiveplan_new(state);
+    int64_t n_planned[GROUPS_MAX] = {0}, at_s;
+    bool blocked[GROUPS_MAX] = {false};
+
+    for (size_t i = 0; i < n; i++) {
+        const struct job *job = jobs[i];
+        struct place_need need = place_need_of(state, job);
+        bool *blocks = need.reserve
+                           ? &blocked_in[state_reserve_find(state, need.reserve) - state->reserves]
+                           : &blocked[job->group];
+        if (*blocks || is_passed(passed, n_passed, job))
+            continue;
+        bool may_plan = n_planned[job->group] < order_backfills(state) &&
+                        naiveplan_n(plans) < BACKFILL_PLANS_MAX;
+        bool tried = !need.keeps_apart || !naive->one_apart;
+        int r = -ENOSPC;
+        if (tried && (n == 1 || !may_plan || need.keeps_apart) &&
+            naiveplan_find(plans, job, &naive->scratch) == 0)
+            r = 1;
+        else if (may_plan)
+            r = naiveplan_add(plans, job, &naive->scratch, &at_s);
+        if (r > 0 && tried) {
+            propose_place(naive, state, job, ret);
+            naive->one_apart |= need.keeps_apart;
+            return true;
+        }
+        if (r == 0) {
+            n_planned[job->group]++;
+            continue;
+        }
+        *blocks = may_plan && (r > 0 || place_could(state, &need, true));
+        passed[n_passed++] = (struct passed){job->shape, job->tier, job->level};
+    }
+    return false;
+}
+
 /* ---- comparing ---- */
 
 static void complain(struct naive *naive, const struct state *state, size_t at,
@@ -263,6 +310,7 @@ static void begin_run(struct naive *naive, const struct state *state) {
     naive->freed = freed_in_all(state);
     naive->changes = state->queue.changes;
     naive->one_apart = false;
+    naive->begun_s = state->r.time_us / HOLD_SECOND_US;
 }
 
 static bool as_expected(struct naive *naive, const struct state *state,
@@ -271,8 +319,9 @@ static bool as_expected(struct naive *naive, const struct state *state,
     bool asks = proposal && proposal->kind == ENTRY_MAKE_ROOM &&
                 tlv_decode(entry_make_room_schema(), proposal->payload.data,
                            proposal->payload.n_bytes, &make, NULL) == 0;
-    bool found =
-        next_claimant(naive, state, expected) || next_waiting(naive, state, make.job, expected);
+    bool found = next_claimant(naive, state, expected) ||
+                 (order_backfills(state) ? next_passing(naive, state, expected)
+                                         : next_waiting(naive, state, make.job, expected));
     bool same = found == (proposal != NULL);
 
     if (found && proposal)
@@ -296,7 +345,8 @@ void naive_check(struct naive *naive, const struct state *state, size_t at,
      * claim may end, and the next element of an array may join the queue, which each placed job
      * leaves: then only the next run knows. */
     bool moved = state->r.time_us >= naive->settled || freed_in_all(state) != naive->freed ||
-                 state->queue.changes != naive->changes + at;
+                 state->queue.changes != naive->changes + at ||
+                 state->r.time_us / HOLD_SECOND_US != naive->begun_s;
     if (!naive->compares || (at > 0 && moved) || naive->err.r)
         return;
     naive->n_compared++;

@@ -9,6 +9,7 @@
 /* With nothing running and all submitted, failures could go on for ever beside a job that waits
  * for more nodes than are ever in service. */
 #define IDLE_MAX_US (INT64_C(366) * 24 * 3600 * 1000000)
+#define SPARE_US INT64_C(1000000)
 #define DAY_US (INT64_C(24) * 3600 * 1000000)
 
 enum { PROGRESS_JOBS = 4096 };
@@ -121,6 +122,8 @@ static int submit(struct replay *r, uint32_t i) {
     in.job.restart_max = RESTARTS_MAX;
     if (r->conf->r.jobs.time_limit == SIMCONF_LIMIT_ESTIMATE && job->estimate_us)
         in.job.time_limit_us = job->estimate_us;
+    if (r->conf->r.jobs.time_limit == SIMCONF_LIMIT_EXACT)
+        in.job.time_limit_us = job->run_us + r->conf->r.agents.start_us + SPARE_US;
     int error = world_append(&r->world, r->principals[job->user], ENTRY_JOB_SUBMIT, &in);
     if (error == -E2BIG) {
         *r->err = r->world.reply.err;
@@ -603,6 +606,10 @@ static void prepare(struct replay *r) {
         simconf_quota_entry(&r->conf->r.quotas.items[i], &quota);
         must(world_append(&r->world, "system:hai", ENTRY_QUOTA_SET, &quota));
     }
+    /* From here on run times are remembered: only forecasts and plans read them. */
+    struct entry_sched_start start = {NULL};
+    if (r->eta->every || r->world.state->r.backfill != S_ABSENT)
+        must(world_append(&r->world, "system:hai", ENTRY_SCHED_START, &start));
     const struct state *state = r->world.state;
     r->runs = hai_new_array(struct run, trace->n);
     r->job_of_id = hai_new_array(uint32_t, trace->n);

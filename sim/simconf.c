@@ -330,6 +330,9 @@ void simconf_entry(const struct simconf *conf, struct entry_cluster_set *ret) {
     ret->min_run_us = conf->r.policy.time_sharing ? conf->r.policy.min_run_us : S_ABSENT;
     ret->fair_share_us = conf->r.policy.fair_share_us ? conf->r.policy.fair_share_us : S_ABSENT;
     ret->aging_us = conf->r.policy.aging_us ? conf->r.policy.aging_us : S_ABSENT;
+    ret->backfill = !conf->r.policy.time_sharing && conf->r.policy.backfill
+                        ? conf->r.policy.backfill
+                        : S_ABSENT;
 }
 
 void simconf_quota_entry(const struct simconf_quota *quota, struct entry_quota_set *ret) {

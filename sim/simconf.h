@@ -13,7 +13,8 @@
 
 #define SIMCONF_LIMITS(P, X)                                                                       \
     X(P, NONE, "none")                                                                             \
-    X(P, ESTIMATE, "estimate") /* the trace's est_s; who runs longer is stopped */
+    X(P, ESTIMATE, "estimate") /* the trace's est_s; who runs longer is stopped */                 \
+    X(P, EXACT, "exact")       /* what it runs, and a second to spare */
 DECLARE_ENUM(simconf_limit, SIMCONF_LIMIT, SIMCONF_LIMITS);
 
 enum { SIMCONF_LOSSES_MAX = 1000 };

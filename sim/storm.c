@@ -672,6 +672,7 @@ static void prepare(struct storm *s, uint64_t seed) {
     cluster.min_run_us = chance(s, 2) ? (1 + rng_below(&s->rng, 20)) * SECOND : 0;
     cluster.fair_share_us = chance(s, 2) ? (16 + rng_below(&s->rng, 300)) * SECOND : 0;
     cluster.aging_us = chance(s, 2) ? (16 + rng_below(&s->rng, 60)) * SECOND : 0;
+    cluster.backfill = chance(s, 4) ? 0 : 1 + rng_below(&s->rng, 6);
     s->silence_us = (2 + rng_below(&s->rng, 9)) * SECOND;
     world_init(&s->world);
     s->world.now_us += LEDGER_DAY_US - s->world.now_us % LEDGER_DAY_US -

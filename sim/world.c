@@ -176,6 +176,7 @@ static void describe(const struct world_cluster *cluster, struct entry_cluster_s
     set->min_run_us = cluster->min_run_us ? cluster->min_run_us : S_ABSENT;
     set->fair_share_us = cluster->fair_share_us ? cluster->fair_share_us : S_ABSENT;
     set->aging_us = cluster->aging_us ? cluster->aging_us : S_ABSENT;
+    set->backfill = cluster->min_run_us || !cluster->backfill ? S_ABSENT : cluster->backfill;
     struct entry_group *group = LIST_ADD(&set->groups);
     group->name = hai_strdup("default");
     group->time_limit_us = S_ABSENT;

@@ -72,6 +72,7 @@ struct world_cluster {
     int64_t spares;                  // of the group
     int64_t nvlink;                  // GPUs that are linked; 0: none
     int64_t fair_share_us, aging_us; // 0: off
+    int64_t backfill;                // without min_run_us: planned starts, 0: nobody passes
 };
 
 void world_cluster(struct world *w, const struct world_cluster *cluster);

@@ -19,6 +19,7 @@
     X(REPORT_TWICE, "a repeated report of an exit counts again")                                   \
     X(KEY_FORGOTTEN, "an idempotency key is not looked up")                                        \
     X(OLD_LIFE_FENCED, "a fence of a node's earlier life counts for this one")                     \
+    X(PLAN_OVERLAPPED, "who passes a blocked job may hold its nodes when it is planned to start")  \
     X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")                \
     X(GPU_IN_TWO_CLASSES, "free GPUs of a drained node count as idle, too")                        \
     X(BOOKED_LATE, "GPU time is booked as what the job does next")                                 \

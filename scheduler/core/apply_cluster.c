@@ -3,6 +3,7 @@
 #include "scheduler/core/attempt.h"
 #include "scheduler/core/fair.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 
 /* ---- the description of the cluster ---- */
@@ -155,6 +156,7 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
     state->r.fence = in->fence;
     state->r.cross_zone_jobs = in->cross_zone_jobs;
     state->r.min_run_us = in->min_run_us;
+    state->r.backfill = in->backfill;
     set_topology(state, in);
     set_nodes(c, in);
     set_groups(state, in);
@@ -165,6 +167,8 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
             state->n_cross_zone -= job->spans;
             job->spans = attempt_spans(state, job);
             state->n_cross_zone += job->spans;
+            if (order_backfills(state) != (job->r.until_us != S_ABSENT))
+                attempt_until(c, job, false);
         }
         mutate_follow(c, job);
     }

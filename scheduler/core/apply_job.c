@@ -370,6 +370,8 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     set_priority(c, job, in);
     if (in->time_limit_us != S_ABSENT)
         job->r.time_limit_us = in->time_limit_us;
+    if (in->time_limit_us != S_ABSENT && state_job_live(job))
+        attempt_until(c, job, false);
     if (in->group) {
         hai_strset(&job->r.spec.group, in->group);
         state_job_resolve(c->state, job);
@@ -443,6 +445,11 @@ void apply_job_due(struct mutate *c, struct job *job) {
     if (job->r.phase == DESIRED_PHASE_TERM) {
         effects_event(c->fx, c->entry, EVENT_KILL, job, -1, -1, "the grace is over");
         attempt_end(c, job, DESIRED_PHASE_KILL, S_ABSENT);
+        return;
+    }
+    if (mutate_limit_us(job) > now_us) { // it outlives what it was expected to run for
+        attempt_until(c, job, true);
+        mutate_follow(c, job);
         return;
     }
     int64_t warn_us = job->r.spec.warn_us;

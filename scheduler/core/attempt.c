@@ -2,7 +2,9 @@
 #include "lib/pure/plant.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/core/order.h"
 #include "scheduler/core/restart.h"
 #include "scheduler/core/spare.h"
 
@@ -96,6 +98,19 @@ void attempt_live(struct state *state, struct job *job, bool live) {
     job->live_next = job->live_prev = NULL;
 }
 
+void attempt_until(struct mutate *c, struct job *job, bool longer) {
+    int64_t placed_us = job->r.placed_us;
+
+    job->r.until_us = S_ABSENT;
+    if (!order_backfills(c->state))
+        return;
+    int64_t until_s = longer ? hold_longer_s(c->state, job, c->entry->time_us)
+                             : hold_until_s(c->state, job, placed_us);
+    job->r.until_us = until_s * HOLD_SECOND_US;
+    for (size_t i = 0; i < job->r.allocs.n; i++)
+        mutate_node(c, (int)job->r.allocs.items[i].node, false);
+}
+
 void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *place) {
     bool again = job->r.state == JOB_STATE_RECOVERING;
 
@@ -128,6 +143,7 @@ void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *
         mutate_node_jobs(c->state->nodes[node], job->r.id, true);
         mutate_node(c, node, true);
     }
+    attempt_until(c, job, false);
     job->spans = attempt_spans(c->state, job);
     c->state->n_cross_zone += job->spans;
     if (again && spare_any(c->state)) // a spare of which a part is taken is none any more

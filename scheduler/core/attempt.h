@@ -10,6 +10,10 @@
 /* Begin an attempt on nodes that were found free; takes them. */
 void attempt_begin(struct mutate *c, struct job *job, const struct entry_place *place);
 
+/* With backfill: reckon until when a live attempt takes its nodes; longer: it still does, later
+ * than was thought. */
+void attempt_until(struct mutate *c, struct job *job, bool longer);
+
 /* Tell all ranks that are left to end: SIGTERM and SIGKILL at kill_at_us, or SIGKILL now. */
 void attempt_end(struct mutate *c, struct job *job, enum desired_phase phase, int64_t kill_at_us);
 

@@ -1,5 +1,6 @@
 #include "scheduler/core/decide.h"
 #include "lib/pure/tlv.h"
+#include "scheduler/core/backfill.h"
 #include "scheduler/core/claim.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
@@ -26,8 +27,10 @@ struct idle {
     uint64_t changes; // of the queue
     uint64_t freed;   // of all groups
     uint64_t cluster_seq;
-    int64_t until_us;   // time-sharing: look again
-    bool held;          // some wait for leaves: a node that goes out of service may end that
+    int64_t until_us; // time-sharing: look again
+    /* Some wait for leaves, and a node that goes out of service may end that; or for a planned
+     * start, which moves as those who run turn out longer. */
+    bool held;
     uint64_t n_touched; // of the state
 };
 
@@ -41,11 +44,13 @@ struct decide {
     struct memo *memos; // by slot of the shape
     size_t n_memos;
     struct queue_walk walk;
+    struct backfill *backfill;
     bool blocked[GROUPS_MAX];      // in this run
     bool blocked_in[RESERVES_MAX]; // the same, within a reservation, by position
     int n_asks;                    // searches for victims in this run
     bool one_apart;                // this run proposed a job that keeps apart
     int64_t held_until_us;         // when the first of those that wait for leaves has waited enough
+    int n_planned[GROUPS_MAX];     // in this run: blocked jobs with a planned start
     struct idle idle;
 };
 
@@ -53,6 +58,7 @@ struct decide *decide_new(void) {
     struct decide *d = hai_new(struct decide);
 
     d->room = room_new();
+    d->backfill = backfill_new();
     return d;
 }
 
@@ -61,6 +67,7 @@ void decide_free(struct decide *d) {
         return;
     place_scratch_free(&d->scratch);
     room_free(d->room);
+    backfill_free(d->backfill);
     victims_free(&d->victims);
     queue_walk_end(&d->walk);
     free(d->memos);
@@ -278,6 +285,57 @@ static bool *blocked_by(struct decide *d, const struct state *state, const struc
     return &d->blocked_in[state_reserve_find(state, job->r.reserve) - state->reserves];
 }
 
+/* Strict order with backfill: start the job, plan it, or let it be. */
+enum passing { PASSING_STARTS, PASSING_WAITS, PASSING_ALL_WAIT };
+static enum passing try_to_pass(struct decide *d, const struct state *state, const struct job *job,
+                                struct memo *memo, size_t n) {
+    struct place_need need = place_need_of(state, job);
+    bool alone = state->queue.n == (int64_t)n + 1; // nobody has a plan that it could upset
+    bool plans = d->n_planned[job->group] < order_backfills(state) && !backfill_full(d->backfill);
+    bool tried = !need.keeps_apart || !d->one_apart; // as in try_place
+    int64_t at_s;
+
+    if (tried && (alone || !plans || need.keeps_apart) &&
+        backfill_find(d->backfill, state, job, &d->scratch) == 0)
+        return PASSING_STARTS;
+    if (!plans)
+        return PASSING_ALL_WAIT;
+    int r = backfill_plan(d->backfill, state, job, &d->scratch, &at_s);
+    if (r > 0 && tried)
+        return PASSING_STARTS;
+    if (r == 0) { // a reservation that comes near may change it
+        d->held_until_us = MIN(d->held_until_us, place_same_until_us(state, &need));
+        d->n_planned[job->group]++;
+        return PASSING_WAITS;
+    }
+    *blocked_by(d, state, job) = r > 0 || blocks(d, state, memo, job->shape);
+    return PASSING_ALL_WAIT;
+}
+
+static size_t walk_with_plans(struct decide *d, const struct state *state,
+                              struct decide_list *ret) {
+    const struct job *job;
+    size_t n = 0;
+
+    backfill_follow(d->backfill, state, d->room);
+    memset(d->n_planned, 0, sizeof d->n_planned);
+    queue_walk_begin(&d->walk, state);
+    while (n < DECIDE_PROPOSALS_MAX && (job = queue_walk_next(&d->walk))) {
+        enum passing passing = PASSING_ALL_WAIT;
+        if (!*blocked_by(d, state, job))
+            passing = try_to_pass(d, state, job, memo_of(d, state, job->shape), n);
+        if (passing == PASSING_ALL_WAIT)
+            queue_walk_pass(&d->walk);
+        if (passing != PASSING_STARTS)
+            continue;
+        propose(d, state, job, ret);
+        backfill_start(d->backfill, state, job, d->scratch.nodes);
+        d->one_apart |= job->r.spec.anti_affinity == 1;
+        n++;
+    }
+    return n;
+}
+
 /* The jobs that wait, in order. At most one makes room in a run: the next one is chosen when it is
  * known who leaves. */
 static size_t walk_queue(struct decide *d, const struct state *state, struct decide_list *ret) {
@@ -333,9 +391,9 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     d->held_until_us = INT64_MAX;
     size_t n = place_claimants(d, state, ret);
     if (!n)
-        n = walk_queue(d, state, ret);
+        n = order_backfills(state) ? walk_with_plans(d, state, ret) : walk_queue(d, state, ret);
     now.is = n == 0 && d->n_asks <= ASKS_MAX;
-    now.held = d->held_until_us != INT64_MAX;
+    now.held = d->held_until_us != INT64_MAX || order_backfills(state);
     now.until_us = MIN(now.until_us, d->held_until_us);
     d->idle = now;
     return n;

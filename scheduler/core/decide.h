@@ -3,9 +3,10 @@
  * Pure and reading only. Proposals are appended as entries of principal "system:hai"; apply checks
  * them again, so a decision made on a state that has moved on is harmless. Replay never decides.
  *
- * Order: priority, then job id, over all groups. A job that does not fit blocks those behind it in
- * its group, so that a large job is not starved by small ones; except where it could not start
- * even if everything that runs ended (its nodes are drained or lost): such a job blocks nobody.
+ * Order: tier, then job id, over all groups (order.h). In strict order a job that does not fit
+ * blocks those behind it in its group, so that a large job is not starved by small ones; except
+ * those that can pass without delaying it (backfill.h), and where it could not start even if
+ * everything that runs ended (its nodes are drained or lost): such a job blocks nobody.
  */
 #pragma once
 #include "scheduler/core/state.h"

@@ -1,6 +1,7 @@
 #include "scheduler/core/forecast.h"
 #include "scheduler/core/arrivals.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
@@ -88,7 +89,8 @@ struct forecast {
     int64_t n_runs, runs_us; // of those that started
     int n_asks;              // in this step
     bool blocked[GROUPS_MAX];
-    bool blocked_in[RESERVES_MAX]; // within a reservation, by position
+    bool blocked_in[RESERVES_MAX];    // within a reservation, by position
+    int64_t unblocked_us[GROUPS_MAX]; // when the job that blocks a group can start
 };
 
 /* What a job asks for at the time that the forecast has come to: its reservation may be over. */
@@ -332,7 +334,8 @@ static struct job *imagine(struct forecast *f, struct job job) {
 /* The kind may move the others: hold no pointer to one meanwhile. */
 static size_t kind_of(struct forecast *f, const struct job *job) {
     struct place_need need = need_of(f, job);
-    const struct shape *shape = job->shape ? job->shape : queue_shape(&f->at, &need);
+    int length = order_backfills(&f->at) ? hold_length(job->hold_s) : 0;
+    const struct shape *shape = job->shape ? job->shape : queue_shape(&f->at, &need, length);
 
     if (shape)
         return (size_t)shape->slot;
@@ -464,6 +467,71 @@ static bool *blocked_by(struct forecast *f, const struct place_need *need) {
     return &f->blocked_in[state_reserve_find(&f->at, need->reserve) - f->at.reserves];
 }
 
+static int compare_ends(const void *pa, const void *pb) {
+    const struct holder *a = *(const struct holder *const *)pa;
+    const struct holder *b = *(const struct holder *const *)pb;
+
+    return a->end_us < b->end_us ? -1 : a->end_us > b->end_us;
+}
+
+/* Is there room for the job when the first n of them have left? */
+static bool fits_after(struct forecast *f, const struct place_need *need,
+                       const struct holder **holders, size_t n) {
+    room_trial_begin(f->room);
+    for (size_t i = 0; i < n; i++)
+        room_give(f->room, &f->at, &holders[i]->need, holders[i]->nodes);
+    bool fits = room_find(f->room, &f->at, need, &f->scratch) == 0;
+    room_trial_end(f->room);
+    return fits;
+}
+
+/* When a blocked job can start by when those who hold nodes end; INT64_MAX: never. */
+static int64_t unblocked_us(struct forecast *f, const struct job *job) {
+    _cleanup_free_ const struct holder **holders =
+        hai_new_array(const struct holder *, f->n_holders + 1);
+    struct place_need need = need_of(f, job);
+    size_t n = 0, low = 0;
+
+    for (size_t i = 0; i < f->n_holders; i++)
+        if (!f->holders[i].gone)
+            holders[n++] = &f->holders[i];
+    if (n > 1)
+        qsort(holders, n, sizeof(*holders), compare_ends);
+    if (!n || !fits_after(f, &need, holders, n))
+        return INT64_MAX;
+    for (size_t high = n; high - low > 1;) { // after low it does not fit
+        size_t middle = low + (high - low) / 2;
+        if (fits_after(f, &need, holders, middle))
+            high = n = middle;
+        else
+            low = middle;
+    }
+    return holders[n - 1]->end_us;
+}
+
+/* Strict order: the job's group is blocked, but for those who have ended before this one can start
+ * (backfill.h plans more than one, and nodes that none needs: this is the part that matters most).
+ */
+static void block(struct forecast *f, const struct job *job, const struct place_need *need) {
+    bool *blocked = blocked_by(f, need);
+
+    if (*blocked || !room_could(f->room, &f->at, need, &f->scratch))
+        return;
+    *blocked = true;
+    if (!need->reserve)
+        f->unblocked_us[need->group] = order_backfills(&f->at) ? unblocked_us(f, job) : INT64_MAX;
+}
+
+static bool may_pass(struct forecast *f, const struct waiter *waiter,
+                     const struct place_need *need) {
+    const struct job *job = waiter->job;
+    int64_t hold_s = waiter->rest_us < 0 ? job->hold_s : waiter->rest_us / SECOND;
+
+    return !*blocked_by(f, need) ||
+           (!need->reserve && f->unblocked_us[job->group] != INT64_MAX &&
+            (f->unblocked_us[job->group] - f->at.r.time_us) / SECOND >= hold_s);
+}
+
 /* ---- who starts ---- */
 
 static bool try_start(struct forecast *f, struct waiter *waiter, const struct place_need *need,
@@ -500,11 +568,11 @@ static void walk(struct forecast *f, bool shares) {
         if (waiter->started || kind->too_big == f->step)
             continue;
         struct place_need need = need_of(f, waiter->job);
-        bool *blocked = blocked_by(f, &need);
-        if (*blocked || try_start(f, waiter, &need, shares))
+        if (!may_pass(f, waiter, &need) || try_start(f, waiter, &need, shares))
             continue;
-        kind->too_big = f->step;
-        *blocked = !shares && room_could(f->room, &f->at, &need, &f->scratch);
+        f->kinds[waiter->kind].too_big = f->step;
+        if (!shares)
+            block(f, waiter->job, &need);
     }
     for (size_t i = 0; f->n_gave_way && i < f->n_running; i++)
         if (f->holders[i].gave_way)

@@ -3,6 +3,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
@@ -37,9 +38,17 @@ int64_t mutate_limit_us(const struct job *job) {
     return job->r.placed_us + job->r.time_limit_us - job->r.ran_us - job->r.spec.warn_us;
 }
 
+/* Strict order with backfill: when a job that still runs turns out to be longer than was thought.
+ * Plans are in whole seconds, so there is one to spare. */
+static int64_t outlives_us(const struct state *state, const struct job *job) {
+    if (!order_backfills(state) || job->r.until_us == S_ABSENT)
+        return INT64_MAX;
+    return job->r.until_us + HOLD_SECOND_US;
+}
+
 static int64_t due_us(const struct state *state, const struct job *job) {
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_RUN)
-        return mutate_limit_us(job);
+        return MIN(mutate_limit_us(job), outlives_us(state, job));
     if (state_job_live(job) && job->r.phase == DESIRED_PHASE_TERM)
         return job->r.kill_at_us;
     if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&
@@ -129,6 +138,30 @@ static void drop_oldest(struct mutate *c) {
     effects_drop(c->fx, job);
 }
 
+static void enqueue_again(struct state *state, struct job *job) {
+    if (!job->queued)
+        return;
+    queue_remove(state, job);
+    queue_add(state, job);
+}
+
+/* Jobs of its user and name that wait are expected to run as long as it did: with backfill they may
+ * stand in other lines then. */
+static void learn(struct state *state, const struct job *ended) {
+    int64_t before_us = predict_usual_us(state, ended);
+
+    predict_learn(state, ended);
+    if (!order_backfills(state) || predict_usual_us(state, ended) == before_us)
+        return;
+    const struct series *series = eligible_series(state, &ended->r.spec);
+    for (struct job *job = series ? series->first : NULL; job; job = job->series_next) {
+        enqueue_again(state, job);
+        for (struct job *one = job->array ? array_next_open(job, job) : NULL; one;
+             one = array_next_open(job, one))
+            enqueue_again(state, one);
+    }
+}
+
 void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum reason reason,
                   const char *format, ...) {
     char text[2 * REASON_BYTES_MAX + 1];
@@ -152,7 +185,7 @@ void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum rea
     mutate_follow(c, job);
     array_changed(c->state, job, from);
     if (state_job_ended(job)) {
-        predict_learn(c->state, job);
+        learn(c->state, job);
         effects_event(c->fx, c->entry, EVENT_ENDED, job, -1, -1, "%s%s%s", job_state_text(to),
                       format ? ": " : "", format ? text : "");
         struct job *turn = eligible_ended(c->state, job);

@@ -33,6 +33,10 @@ bool order_shares(const struct state *state) {
     return state->r.min_run_us != S_ABSENT;
 }
 
+int64_t order_backfills(const struct state *state) {
+    return order_shares(state) || state->r.backfill == S_ABSENT ? 0 : state->r.backfill;
+}
+
 int64_t order_gpus(const struct job *job) {
     return job->r.spec.nodes * job->r.spec.gpus_per_node;
 }

@@ -30,6 +30,10 @@ int64_t order_leaves_worth(const struct state *state, const struct job *job, str
 /* Do jobs share time? If not, one that waits its turn blocks those behind it in its group. */
 bool order_shares(const struct state *state);
 
+/* Strict order: the number of blocked jobs of a group that get a planned start (backfill.h), so
+ * that others may pass; 0: nobody may. */
+int64_t order_backfills(const struct state *state);
+
 /* GPUs of the whole gang. */
 int64_t order_gpus(const struct job *job);
 

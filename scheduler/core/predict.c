@@ -138,12 +138,13 @@ static int64_t sum_beyond(const struct state_past *past, int64_t had_us) {
     return sum;
 }
 
-/* The history that a prediction is made from, or NULL; ret_sum: what it knows beyond had_us. */
+/* The first of its so many narrowest histories that knows enough, or NULL; ret_sum: what it knows
+ * beyond had_us. */
 static const struct state_past *past_of(const struct state *state, const struct job *job,
-                                        int64_t had_us, int64_t *ret_sum) {
+                                        int64_t had_us, int n_levels, int64_t *ret_sum) {
     char key[KEY_BYTES];
 
-    for (int level = 0; level < LEVELS; level++) {
+    for (int level = 0; level < n_levels; level++) {
         key_of(job->r.spec.user, job->r.spec.name, level, key);
         const struct state_past *past = past_find(state, key);
         *ret_sum = past ? sum_beyond(past, had_us) : 0;
@@ -169,7 +170,7 @@ static int64_t unknown_us(const struct job *job, int64_t had_us, int64_t thousan
 int64_t predict_rest_us(const struct state *state, const struct job *job, int64_t had_us,
                         int64_t thousandths) {
     int64_t sum;
-    const struct state_past *past = past_of(state, job, had_us, &sum);
+    const struct state_past *past = past_of(state, job, had_us, LEVELS, &sum);
     int64_t rest_us = past ? quantile_us(past, had_us, sum, thousandths) - had_us
                            : unknown_us(job, had_us, thousandths);
 
@@ -179,6 +180,53 @@ int64_t predict_rest_us(const struct state *state, const struct job *job, int64_
 struct predict_rest predict_rest(const struct state *state, const struct job *job, int64_t had_us) {
     return (struct predict_rest){predict_rest_us(state, job, had_us, 500),
                                  predict_rest_us(state, job, had_us, 900)};
+}
+
+/* Did somebody say how long this very job may run? The group's default says little. */
+static bool limit_is_own(const struct state *state, const struct job *job) {
+    return job->r.time_limit_us != S_ABSENT &&
+           (job->r.spec.time_limit_us != S_ABSENT || job->group < 0 ||
+            job->r.time_limit_us != state->groups[job->group].r.time_limit_us);
+}
+
+/* The 90 % quantile, up to the end of its bucket: so it changes rarely. */
+static bool usual_rest_us(const struct state *state, const struct job *job, int64_t had_us,
+                          int n_levels, int64_t *ret) {
+    int64_t sum;
+    const struct state_past *past = past_of(state, job, had_us, n_levels, &sum);
+
+    if (!past)
+        return false;
+    *ret = bucket_low_us(bucket_of(quantile_us(past, had_us, sum, 900)) + 1) - had_us;
+    return true;
+}
+
+int64_t predict_usual_us(const struct state *state, const struct job *job) {
+    int64_t rest_us;
+
+    return usual_rest_us(state, job, 0, 1, &rest_us) ? rest_us : INT64_MAX;
+}
+
+int64_t predict_hold_us(const struct state *state, const struct job *job) {
+    int64_t most_us = limit_us(job, job->r.ran_us), usual_us = INT64_MAX;
+
+    if (!limit_is_own(state, job))
+        usual_us = predict_usual_us(state, job);
+    if (usual_us == INT64_MAX)
+        return most_us;
+    int64_t rest_us =
+        usual_us > job->r.ran_us ? usual_us - job->r.ran_us : MAX(job->r.ran_us, UNKNOWN_MIN_US);
+    return MIN(rest_us, most_us);
+}
+
+int64_t predict_longer_us(const struct state *state, const struct job *job, int64_t had_us) {
+    int64_t most_us = limit_us(job, had_us), rest_us;
+
+    if (limit_is_own(state, job))
+        return most_us;
+    if (usual_rest_us(state, job, had_us, LEVELS, &rest_us))
+        return MIN(rest_us, most_us);
+    return MIN(MAX(had_us, UNKNOWN_MIN_US), most_us);
 }
 
 int predict_derive(struct state *state) {

@@ -26,5 +26,19 @@ struct predict_rest predict_rest(const struct state *state, const struct job *jo
 int64_t predict_rest_us(const struct state *state, const struct job *job, int64_t had_us,
                         int64_t thousandths);
 
+/* How long a fresh job of its user and name that names no time limit is expected to run
+ * (backfill.h): the 90 % quantile of that history, up to the end of its bucket, so that it changes
+ * rarely. INT64_MAX: nobody knows. */
+int64_t predict_usual_us(const struct state *state, const struct job *job);
+
+/* For how long a waiting job takes its nodes: what its own time limit leaves; else what it has not
+ * had of the usual; else what the group's limit leaves. INT64_MAX: nobody knows. */
+int64_t predict_hold_us(const struct state *state, const struct job *job);
+
+/* The same of one that holds them already, of which nobody knew or that outlives what was thought:
+ * what its own limit leaves; else the 90 % quantile of those who ran longer, by the first of its
+ * histories that knows some; else as long again as it has had, at least 10 min. Never endless. */
+int64_t predict_longer_us(const struct state *state, const struct job *job, int64_t had_us);
+
 /* For state_decode: the table of keys. -EBADMSG: a history twice, or of another form. */
 int predict_derive(struct state *state);

@@ -1,5 +1,6 @@
 #include "scheduler/core/queue.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/core/order.h"
 
@@ -12,7 +13,7 @@ bool queue_same_need(const struct place_need *a, const struct place_need *b) {
            a->lasts_us == b->lasts_us;
 }
 
-static int64_t hash_of(const struct place_need *need) {
+static int64_t hash_of(const struct place_need *need, int length) {
     const uint64_t parts[] = {(uint64_t)need->group,
                               need->zones,
                               (uint64_t)need->nodes,
@@ -22,7 +23,8 @@ static int64_t hash_of(const struct place_need *need) {
                               (uint64_t)need->cross_zones + 2 * (uint64_t)need->recovers +
                                   4 * (uint64_t)need->keeps_apart,
                               (uint64_t)need->reserve,
-                              (uint64_t)need->lasts_us};
+                              (uint64_t)need->lasts_us,
+                              (uint64_t)length};
     uint64_t h = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
@@ -69,23 +71,25 @@ static void more_slots(struct queue *queue) {
     }
 }
 
-const struct shape *queue_shape(const struct state *state, const struct place_need *need) {
-    const struct shape *shape = map_get(&state->queue.by_hash, hash_of(need));
+const struct shape *queue_shape(const struct state *state, const struct place_need *need,
+                                int length) {
+    const struct shape *shape = map_get(&state->queue.by_hash, hash_of(need, length));
 
-    while (shape && !queue_same_need(&shape->need, need))
+    while (shape && !(shape->length == length && queue_same_need(&shape->need, need)))
         shape = shape->again;
     return shape;
 }
 
-static struct shape *shape_find(struct queue *queue, const struct place_need *need) {
-    int64_t hash = hash_of(need);
+static struct shape *shape_find(struct queue *queue, const struct place_need *need, int length) {
+    int64_t hash = hash_of(need, length);
     struct shape *first = map_get(&queue->by_hash, hash), *shape;
 
     for (shape = first; shape; shape = shape->again)
-        if (queue_same_need(&shape->need, need))
+        if (shape->length == length && queue_same_need(&shape->need, need))
             return shape;
     shape = hai_new(struct shape);
     shape->need = *need;
+    shape->length = length;
     shape->need.avoid = NULL;
     shape->need.n_avoid = 0;
     shape->need.self = NULL;
@@ -104,7 +108,7 @@ static struct shape *shape_find(struct queue *queue, const struct place_need *ne
 }
 
 static void shape_drop(struct queue *queue, struct shape *shape) {
-    int64_t hash = hash_of(&shape->need);
+    int64_t hash = hash_of(&shape->need, shape->length);
     struct shape *first = map_get(&queue->by_hash, hash), **at = &first;
 
     while (*at != shape)
@@ -157,7 +161,9 @@ void queue_add(struct state *state, struct job *job) {
     struct place_need need = place_need_of(state, job);
 
     assert(!job->queued);
-    job->shape = shape_find(&state->queue, &need);
+    bool backfills = order_backfills(state);
+    job->hold_s = backfills ? hold_seconds(state, job) : 0;
+    job->shape = shape_find(&state->queue, &need, backfills ? hold_length(job->hold_s) : 0);
     job->tier = order_tier(state, job);
     job->level = fair_level(state, job);
     enter(&job->shape->lines[line_of(job)], job);

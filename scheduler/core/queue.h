@@ -10,6 +10,7 @@
 
 struct shape {
     struct place_need need; // without nodes to avoid
+    int length;             // with backfill: hold_length of how long they run
     struct job_line lines[ORDER_LINES];
     int64_t n;           // jobs
     int slot;            // of state->queue.slots
@@ -48,7 +49,8 @@ int64_t queue_place(const struct job *job);
 
 /* Do two ask for the same? And the shape of those that do and wait, or NULL. */
 bool queue_same_need(const struct place_need *a, const struct place_need *b);
-const struct shape *queue_shape(const struct state *state, const struct place_need *need);
+const struct shape *queue_shape(const struct state *state, const struct place_need *need,
+                                int length);
 
 /* Is job a tried before job b? */
 bool queue_before(const struct job *a, const struct job *b);

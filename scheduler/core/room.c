@@ -232,6 +232,48 @@ void room_give(struct room *room, const struct state *state, const struct place_
     room->cross -= spans;
 }
 
+bool room_free_of(const struct room *room, int number, struct room_amount *ret) {
+    const struct room_node *node = &room->nodes[number];
+
+    *ret = (struct room_amount){node->gpus, node->cpus, node->memory};
+    return node->level >= 0;
+}
+
+void room_copy(struct room *to, const struct room *from, const struct state *state) {
+    size_t bytes = from->n_words * sizeof *from->idle;
+
+    if (to->n_nodes != from->n_nodes || to->cluster_seq != from->cluster_seq)
+        make_maps(to, state);
+    memcpy(to->nodes, from->nodes, (size_t)from->n_nodes * sizeof *from->nodes);
+    for (int i = 0; i < NODE_GPUS_MAX + 1; i++)
+        memcpy(to->at_least[i], from->at_least[i], bytes);
+    memcpy(to->idle, from->idle, bytes);
+    memcpy(to->reserved, from->reserved, bytes);
+    memcpy(to->keeps, from->keeps, (size_t)from->n_nodes * sizeof *from->keeps);
+    to->time_us = from->time_us;
+    to->cross = from->cross;
+}
+
+void room_copy_node(struct room *to, const struct room *from, int number) {
+    set_level(to, number, from->nodes[number].level);
+    to->nodes[number] = from->nodes[number];
+    set_bit(to->idle, number, to->nodes[number].idle);
+}
+
+void room_limit(struct room *room, const struct state *state, int number, int64_t gpus,
+                int64_t cpus, int64_t memory_bytes) {
+    struct room_node *node = &room->nodes[number];
+
+    node->gpus = gpus_choose(node->gpus, MIN(gpus, node->level), state->nodes[number]->r.nvlink);
+    node->cpus = MIN(node->cpus, cpus);
+    node->memory = MIN(node->memory, memory_bytes);
+    set_level(room, number, __builtin_popcount(node->gpus)); // if it is idle, it stays so
+}
+
+void room_cross(struct room *to, const struct room *from, int64_t n) {
+    to->cross = from->cross + n;
+}
+
 void room_trial_begin(struct room *room) {
     assert(!room->trial);
     room->trial = true;
@@ -532,6 +574,12 @@ int room_find(const struct room *room, const struct state *state, const struct p
     }
     apart_end(&apart);
     return r;
+}
+
+const uint64_t *room_spares(const struct room *room, const struct state *state, bool as_idle) {
+    assert(room->spares);
+    mark_spares(room, state, as_idle ? room->at_least[0] : room->idle);
+    return room->spares;
 }
 
 /* How it would lie if all were idle; soon: with what reservations take soon. */

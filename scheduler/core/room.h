@@ -46,6 +46,26 @@ void room_give(struct room *room, const struct state *state, const struct place_
 void room_time(struct room *room, int64_t now_us);
 void room_keep(struct room *room, int node, int64_t reserve, int64_t coming_us);
 
+/* What is free of a node; false: it is not in service. */
+struct room_amount {
+    uint32_t gpus; // set
+    int64_t cpus;
+    int64_t memory_bytes; // INT64_MAX: not accounted
+};
+bool room_free_of(const struct room *room, int node, struct room_amount *ret);
+
+/* A map of the spares; as_idle: as if nothing ran. Only where a group keeps some (spare_any). */
+const uint64_t *room_spares(const struct room *room, const struct state *state, bool as_idle);
+
+/* Another picture becomes as this one is, or one node of it does. room_limit: of what is free of a
+ * node no more than so much counts as free, though it may be idle; room_cross: n gangs more than
+ * there are span zones. */
+void room_copy(struct room *to, const struct room *from, const struct state *state);
+void room_copy_node(struct room *to, const struct room *from, int node);
+void room_limit(struct room *room, const struct state *state, int node, int64_t gpus, int64_t cpus,
+                int64_t memory_bytes);
+void room_cross(struct room *to, const struct room *from, int64_t n);
+
 /* What if: between the two, changes of the picture are remembered, and room_trial_end undoes them;
  * room_trial_back undoes those since a mark. room_leave: the job leaves all that it holds. */
 struct room_mark {

@@ -112,6 +112,7 @@ struct job {
     bool queued;           // stands in a line (queue.h): waits for nodes, may be placed now
     int tier, level;       // of its line
     struct shape *shape;   // of its line
+    int64_t hold_s;        // queued, with backfill: for how long it takes its nodes (hold.h)
     struct job *line_next, *line_prev;
     struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
     struct job *claimant_next;

@@ -2,6 +2,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
@@ -554,6 +555,7 @@ void why_draft(const struct state *state, const struct entry_job_spec *spec, str
         spec->reservation ? state_reserve_named(state, spec->reservation) : NULL;
     if (reserve)
         ret->r.reserve = reserve->number;
+    ret->hold_s = hold_seconds(state, ret);
 }
 
 int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,

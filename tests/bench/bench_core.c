@@ -1,11 +1,12 @@
 /* bench_core - the scheduler's core alone: submissions, decisions, snapshots.
  *
- *     bench-core [JOBS] [NODES] [fifo] [quotas]     default: 10000 1250
+ *     bench-core [JOBS] [NODES] [fifo|backfill] [quotas]     default: 10000 1250
  *
  * One core of the machine, no log and no store. The waiting jobs have about a thousand shapes and
- * 500 users; time is shared unless `fifo` is said. A change is a submission or the end of a job.
- * quotas: every user may hold 96 GPUs at each level, each of 20 teams 1,600, and every fifth job is
- * automatic.
+ * 500 users; time is shared unless strict order is asked for: `fifo`, or `backfill`, where half of
+ * the jobs name one of eight time limits, and the others are known by their names. A change is a
+ * submission or the end of a job. quotas: every user may hold 96 GPUs at each level, each of 20
+ * teams 1,600, and every fifth job is automatic.
  */
 #include "lib/pure/tlv.h"
 #include "scheduler/core/forecast.h"
@@ -30,7 +31,10 @@ static double seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+static bool backfills;
+
 static int64_t submit(struct world *w, int i) {
+    static const int64_t limits_h[] = {1, 2, 4, 8, 12, 24, 48, 72};
     static uint8_t blob[800]; // a job file as JSON
     struct entry_job_spec spec = world_spec();
     char user[16], team[16];
@@ -47,6 +51,8 @@ static int64_t submit(struct world *w, int i) {
     spec.cpus_per_node = 1 + i / 160 % 7;
     spec.cross_zones = i % 3 == 0;
     spec.spec = (struct schema_blob){blob, sizeof blob};
+    if (backfills && i / 7 % 2)
+        spec.time_limit_us = limits_h[i / 14 % 8] * 3600 * INT64_C(1000000);
     int64_t id = world_submit(w, &spec);
     n_refused += id < 0;
     world_clear(w);
@@ -212,9 +218,11 @@ int main(int argc, char **argv) {
     double first;
 
     for (int i = 3; i < argc; i++) {
-        fifo |= !strcmp(argv[i], "fifo");
+        backfills |= !strcmp(argv[i], "backfill");
+        fifo |= backfills || !strcmp(argv[i], "fifo");
         quotas |= !strcmp(argv[i], "quotas");
     }
+    cluster.backfill = backfills ? BACKFILL_DEFAULT : 0;
     cluster.min_run_us = fifo ? 0 : INT64_C(1800) * 1000000;
     world_init(&w);
     w.forget = true;

@@ -29,7 +29,7 @@ BAR_S = 30
 NODES = 82  # load 0.9 in every month
 # First come, first served; and three priorities, as the default has them.
 CONFIGS = {"one priority": "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, "
-           "time_sharing: false}\n",
+           "time_sharing: false, backfill: 0}\n",
            "three priorities, sharing time": "policy: {cross_zone_jobs: 1}\n"}
 
 

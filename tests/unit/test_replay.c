@@ -83,7 +83,7 @@ TEST(a_trace_worked_out_by_hand)
         {FIGURE_ledger_capacity,         16 * 180 * SECOND           },
     };
 
-    replay_text(TWO_NODES "policy: {time_sharing: false}\n",
+    replay_text(TWO_NODES "policy: {time_sharing: false, backfill: 0}\n",
                 COLUMNS "0,8,100,,x\n10,16,50,,x\n20,1,30,,y\n30,8,10,,y\n", &o);
     for (size_t i = 0; i < ARRAY_SIZE(expected); i++)
         CHECK_EQ(value(&o, expected[i].figure), expected[i].value, "figure %d", expected[i].figure);
@@ -376,7 +376,7 @@ static void replay_row(struct csv *csv, struct outcome_of *o) {
     /* First come, first served: all are equal. */
     const char *conf =
         "jobs: {priorities: [20, 20, 20]}\npolicy: {cross_zone_jobs: 1000, time_sharing: false,"
-        " fair_share: 0s, aging: 0s}\n";
+        " fair_share: 0s, aging: 0s, backfill: 0}\n";
     struct hai_err err = {0};
     int64_t nodes, load;
 

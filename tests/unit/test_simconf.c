@@ -54,21 +54,21 @@ static const struct {
     const char *text;
     const char *where, *says;
 } bad[] = {
-    {"cluster: {zones: 0}\n",                       "s.yaml:1:18", "zones is 0; expected 1 to 16"  },
-    {"cluster: {node: 3}\n",                        "s.yaml:1:11", "unknown field 'node'"          },
-    {"agents:\n  start: 10\n",                      "s.yaml:2:10", "a duration with a unit"        },
-    {"quotas: [{user: u, priority: 7, gpus: 1}]\n", "s.yaml:1:9",  "priority is 7; expected 50, 40"},
-    {"jobs: {time_limit: maybe}\n",                 "s.yaml:1:20", "expected none or estimate"     },
-    {"jobs: {priorities: [10, 20]}\n",              "s.yaml:1:20", "three levels"                  },
-    {"jobs: {priorities: [10, 20, 35]}\n",          "s.yaml:1:20", "priority is 35"                },
-    {"cluster: {leaves: 4000, leaf_nodes: 10}\n",   "s.yaml:1:19", "more than 20000 nodes"         },
-    {"failures: {per_1000_node_days: much}\n",      "s.yaml:1:32", "per_1000_node_days is 'much'"  },
-    {"failures: {per_1000_node_days: -1}\n",        "s.yaml:1:32", "expected a number from 0"      },
-    {"failures: {file: /nonexistent.csv}\n",        "s.yaml:1:18", "/nonexistent.csv"              },
-    {"failures: {source: llama3}\n",                "s.yaml:1:20", "which rows of a file count"    },
-    {"lose: [{what: b}]\n",                         "s.yaml:1:8",  "at"                            },
-    {"[]\n",                                        "s.yaml:1:1",  ""                              },
-    {"cluster: {zones: 2\n",                        "",            ""                              },
+    {"cluster: {zones: 0}\n",                       "s.yaml:1:18", "zones is 0; expected 1 to 16"    },
+    {"cluster: {node: 3}\n",                        "s.yaml:1:11", "unknown field 'node'"            },
+    {"agents:\n  start: 10\n",                      "s.yaml:2:10", "a duration with a unit"          },
+    {"quotas: [{user: u, priority: 7, gpus: 1}]\n", "s.yaml:1:9",  "priority is 7; expected 50, 40"  },
+    {"jobs: {time_limit: maybe}\n",                 "s.yaml:1:20", "expected none, estimate or exact"},
+    {"jobs: {priorities: [10, 20]}\n",              "s.yaml:1:20", "three levels"                    },
+    {"jobs: {priorities: [10, 20, 35]}\n",          "s.yaml:1:20", "priority is 35"                  },
+    {"cluster: {leaves: 4000, leaf_nodes: 10}\n",   "s.yaml:1:19", "more than 20000 nodes"           },
+    {"failures: {per_1000_node_days: much}\n",      "s.yaml:1:32", "per_1000_node_days is 'much'"    },
+    {"failures: {per_1000_node_days: -1}\n",        "s.yaml:1:32", "expected a number from 0"        },
+    {"failures: {file: /nonexistent.csv}\n",        "s.yaml:1:18", "/nonexistent.csv"                },
+    {"failures: {source: llama3}\n",                "s.yaml:1:20", "which rows of a file count"      },
+    {"lose: [{what: b}]\n",                         "s.yaml:1:8",  "at"                              },
+    {"[]\n",                                        "s.yaml:1:1",  ""                                },
+    {"cluster: {zones: 2\n",                        "",            ""                                },
 };
 
 TEST(bad_descriptions_are_refused_with_their_place)
