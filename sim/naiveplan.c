@@ -236,7 +236,7 @@ static size_t list_fit(const struct naiveplan *plans, const struct job *job, boo
             left_out |= job->r.avoid.items[k] == number;
         struct place_need need = place_need_of(state, job);
         if (left_out || state->nodes[number]->reserved != need.reserve ||
-            at_s > backfill_latest_s(&need, state->nodes[number]) ||
+            at_s > hold_latest_s(&need, state->nodes[number]) ||
             !state_node_usable(state->nodes[number]) || spare_marked(idle, number) ||
             (at_s == plans->now_s && spare_marked(now, number)) ||
             !(job->zones & UINT64_C(1) << state->nodes[number]->zone) ||
@@ -296,17 +296,30 @@ static int64_t earliest(const struct naiveplan *plans, const struct job *job, bo
     return -1;
 }
 
-static bool can_start(const struct naiveplan *plans, const struct job *job, bool spans,
-                      const struct place_node *nodes) {
-    struct place_need need = place_need_of(plans->state, job);
+/* Those with room now are enough: on them. */
+static bool start_now(const struct naiveplan *plans, const struct job *job, bool avoid,
+                      struct place_scratch *scratch) {
+    const struct state *state = plans->state;
+    _cleanup_free_ int *fit = hai_new_array(int, (size_t)state->n_nodes);
+    struct place_need need = place_need_of(state, job);
+    int64_t in_zone[ZONES_MAX] = {0};
+    bool in_one = false;
+    size_t n = 0, n_fit = list_fit(plans, job, avoid, plans->now_s, fit);
 
-    for (int64_t i = 0; i < need.nodes; i++) {
-        const struct node *node = plans->state->nodes[nodes[i].node];
+    for (size_t i = 0; i < n_fit; i++) {
+        const struct node *node = state->nodes[fit[i]];
         if (__builtin_popcount(state_gpus_free(node)) < need.gpus_per_node ||
-            !place_fits(plans->state, &need, nodes[i].node, gpus_of(node, need.gpus_per_node)))
-            return false;
+            !place_fits(state, &need, fit[i], gpus_of(node, need.gpus_per_node)))
+            continue;
+        in_one |= ++in_zone[node->zone] >= need.nodes;
+        fit[n++] = fit[i];
     }
-    return !spans || state_may_cross(plans->state, 0);
+    if (!in_one && !(need.cross_zones && (int64_t)n >= need.nodes && state_may_cross(state, 0)))
+        return false;
+    choose(plans, job, fit, n, scratch);
+    for (int64_t i = 0; i < need.nodes; i++)
+        scratch->nodes[i].gpus = gpus_of(state->nodes[scratch->nodes[i].node], need.gpus_per_node);
+    return true;
 }
 
 int naiveplan_add(struct naiveplan *plans, const struct job *job, struct place_scratch *scratch,
@@ -315,21 +328,21 @@ int naiveplan_add(struct naiveplan *plans, const struct job *job, struct place_s
     bool spans = false;
 
     place_scratch_fit(scratch, plans->state);
-    int64_t at_s = job->r.avoid.n ? earliest(plans, job, true, scratch) : -1;
-    if (at_s != plans->now_s)
+    bool avoid = job->r.avoid.n > 0;
+    int64_t at_s = earliest(plans, job, avoid, scratch);
+    if (avoid && at_s != plans->now_s) {
+        avoid = false;
         at_s = earliest(plans, job, false, scratch);
+    }
     if (at_s < 0)
         return -ENOSPC;
     *ret_at_s = at_s;
+    if (at_s == plans->now_s && start_now(plans, job, avoid, scratch))
+        return 1;
+    earliest(plans, job, avoid, scratch);
     for (int64_t i = 1; i < n; i++)
         spans |= plans->state->nodes[scratch->nodes[i].node]->zone !=
                  plans->state->nodes[scratch->nodes[0].node]->zone;
-    if (at_s == plans->now_s && can_start(plans, job, spans, scratch->nodes)) {
-        for (int64_t i = 0; i < n; i++)
-            scratch->nodes[i].gpus =
-                gpus_of(plans->state->nodes[scratch->nodes[i].node], job->r.spec.gpus_per_node);
-        return 1;
-    }
     size_t at = plans->n++;
     for (; at && plans->plans[at - 1].start_s > at_s; at--)
         plans->plans[at] = plans->plans[at - 1];

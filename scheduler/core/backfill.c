@@ -93,6 +93,8 @@ struct backfill {
     struct changeheap changes;
     int *fit; // nodes where it could begin at the time that was found
     size_t n_fit;
+    int *fit_now; // those of them with room now
+    size_t n_fit_now;
     int64_t *histogram; // leaves by how many nodes they have for it
     uint64_t *spares_now, *spares_idle;
     int64_t *times;
@@ -126,6 +128,7 @@ static void forget_seats(struct backfill *b) {
     free(b->zone);
     free(b->from_s);
     free(b->fit);
+    free(b->fit_now);
     free(b->histogram);
     free(b->spares_now);
     free(b->spares_idle);
@@ -208,6 +211,7 @@ static void look_at_all(struct backfill *b, const struct state *state) {
     b->zone = hai_new_array(int8_t, n);
     b->from_s = hai_new_array(int64_t, n);
     b->fit = hai_new_array(int, n);
+    b->fit_now = hai_new_array(int, n);
     b->histogram = hai_new_array(int64_t, n + 1);
     b->spares_now = hai_new_array(uint64_t, n_words);
     b->spares_idle = hai_new_array(uint64_t, n_words);
@@ -445,12 +449,6 @@ static bool is_allowed(const struct backfill *b, const struct state *state,
            (!state->n_reserves || state->nodes[number]->reserved == need->reserve);
 }
 
-int64_t backfill_latest_s(const struct place_need *need, const struct node *node) {
-    if (!need->lasts_us || !node->coming_us)
-        return HOLD_ENDLESS;
-    return (node->coming_us - need->lasts_us) / HOLD_SECOND_US - 1;
-}
-
 /* A bound on the answer: by then enough nodes without plans could begin. So all that comes later
  * need not be sorted. */
 static int64_t bound_s(const struct backfill *b, const struct state *state,
@@ -462,7 +460,7 @@ static int64_t bound_s(const struct backfill *b, const struct state *state,
     for (size_t i = 0; i < group->nodes.n; i++) {
         int number = (int)group->nodes.items[i];
         if (b->from_s[number] >= 0 && b->from_s[number] < HOLD_ENDLESS &&
-            backfill_latest_s(need, state->nodes[number]) == HOLD_ENDLESS)
+            hold_latest_s(need, state->nodes[number]) == HOLD_ENDLESS)
             n[b->zone[number]][hold_length(b->from_s[number] - b->now_s)]++;
     }
     for (int zone = 0; zone < state->n_zones; zone++) {
@@ -498,14 +496,14 @@ static void gather(struct backfill *b, const struct state *state, const struct p
             continue;
         b->from_s[number] = earliest_s == b->now_s ? -1 : -2;
         push_gaps(b, number, b->zone[number], amount, hold_s, earliest_s,
-                  backfill_latest_s(need, state->nodes[number]));
+                  hold_latest_s(need, state->nodes[number]));
     }
     int64_t bound = bound_s(b, state, need);
     for (size_t i = 0; i < group->nodes.n; i++) {
         int number = (int)group->nodes.items[i];
         int64_t from_s = b->from_s[number];
         if (from_s >= 0 && from_s < HOLD_ENDLESS && hold_length(from_s - b->now_s) <= bound)
-            push_window(b, b->zone[number], from_s, backfill_latest_s(need, state->nodes[number]));
+            push_window(b, b->zone[number], from_s, hold_latest_s(need, state->nodes[number]));
     }
     for (size_t i = 0; need->cross_zones && i < b->n_crossings; i++)
         if (b->crossings[i].end_s < HOLD_ENDLESS)
@@ -548,7 +546,7 @@ static void list_fit(struct backfill *b, const struct state *state, const struct
         bool fits = from_s < 0 ? !(from_s == -2 && at_s == b->now_s) &&
                                      fits_for(b, number, amount, at_s, hold_s)
                                : from_s <= at_s;
-        if (!fits || at_s > backfill_latest_s(need, state->nodes[number]))
+        if (!fits || at_s > hold_latest_s(need, state->nodes[number]))
             continue;
         b->fit[b->n_fit++] = number;
     }
@@ -563,15 +561,23 @@ static bool spans(const struct state *state, const struct place_node *nodes, int
     return false;
 }
 
-/* What is taken to have ended by now may not have: then the start is close and not yet. */
-static bool can_start(const struct backfill *b, const struct state *state,
-                      const struct amount *amount, const struct place_node *nodes, int64_t n) {
-    struct amount has;
+/* Of the nodes that could begin now those that can: what is taken to have ended may not have. Are
+ * there enough? Else the start is close and not yet. */
+static bool can_start(struct backfill *b, const struct state *state, const struct place_need *need,
+                      const struct amount *amount) {
+    int64_t in_zone[ZONES_MAX] = {0}, most = 0;
+    size_t n = 0;
 
-    for (int64_t i = 0; i < n; i++)
-        if (!free_now(b, nodes[i].node, &has) || !covers(&has, amount))
-            return false;
-    return !spans(state, nodes, n) || b->n_crossing_now < state->r.cross_zone_jobs;
+    for (size_t i = 0; i < b->n_fit; i++) {
+        struct amount has;
+        if (!free_now(b, b->fit[i], &has) || !covers(&has, amount))
+            continue;
+        b->fit_now[n++] = b->fit[i];
+        most = MAX(most, ++in_zone[b->zone[b->fit[i]]]);
+    }
+    b->n_fit_now = n;
+    return most >= need->nodes || (need->cross_zones && (int64_t)n >= need->nodes &&
+                                   b->n_crossing_now < state->r.cross_zone_jobs);
 }
 
 static void reserve(struct backfill *b, const struct state *state, const struct job *job,
@@ -639,9 +645,9 @@ int backfill_plan(struct backfill *b, const struct state *state, const struct jo
     if (at_s < 0)
         return -ENOSPC;
     list_fit(b, state, &need, &amount, at_s, job->hold_s);
-    firstset_choose(state, &need, b->fit, b->n_fit, b->histogram, scratch);
     *ret_at_s = at_s;
-    if (at_s == b->now_s && can_start(b, state, &amount, scratch->nodes, need.nodes)) {
+    if (at_s == b->now_s && can_start(b, state, &need, &amount)) {
+        firstset_choose(state, &need, b->fit_now, b->n_fit_now, b->histogram, scratch);
         for (int64_t i = 0; i < need.nodes; i++) {
             struct room_amount has;
             room_free_of(b->room, scratch->nodes[i].node, &has);
@@ -650,6 +656,7 @@ int backfill_plan(struct backfill *b, const struct state *state, const struct jo
         }
         return 1;
     }
+    firstset_choose(state, &need, b->fit, b->n_fit, b->histogram, scratch);
     reserve(b, state, job, scratch->nodes, at_s);
     return 0;
 }

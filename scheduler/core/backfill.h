@@ -25,9 +25,6 @@ DEFINE_CLEANUP(struct backfill *, backfill_free)
  * caller's: it takes from it what is proposed, and tells backfill_start before. */
 void backfill_follow(struct backfill *b, const struct state *state, struct room *room);
 
-/* A node that a reservation takes: when the need must have begun there at the latest. */
-int64_t backfill_latest_s(const struct place_need *need, const struct node *node);
-
 enum { BACKFILL_PLANS_MAX = 256 };
 bool backfill_full(const struct backfill *b);
 

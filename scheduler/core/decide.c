@@ -2,6 +2,7 @@
 #include "lib/pure/tlv.h"
 #include "scheduler/core/backfill.h"
 #include "scheduler/core/claim.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/victims.h"
@@ -303,8 +304,11 @@ static enum passing try_to_pass(struct decide *d, const struct state *state, con
     int r = backfill_plan(d->backfill, state, job, &d->scratch, &at_s);
     if (r > 0 && tried)
         return PASSING_STARTS;
-    if (r == 0) { // a reservation that comes near may change it
-        d->held_until_us = MIN(d->held_until_us, place_same_until_us(state, &need));
+    if (r == 0) { // look again when it is due, or a reservation comes near
+        int64_t until_us = place_same_until_us(state, &need) - 2 * HOLD_SECOND_US;
+        int64_t next_us = (state->r.time_us / HOLD_SECOND_US + 1) * HOLD_SECOND_US;
+        until_us = MIN(until_us, MAX(at_s * HOLD_SECOND_US, next_us));
+        d->held_until_us = MIN(d->held_until_us, until_us);
         d->n_planned[job->group]++;
         return PASSING_WAITS;
     }

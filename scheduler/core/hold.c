@@ -31,3 +31,9 @@ int64_t hold_longer_s(const struct state *state, const struct job *job, int64_t 
 
     return now_us / HOLD_SECOND_US + seconds_up(predict_longer_us(state, job, had_us));
 }
+
+int64_t hold_latest_s(const struct place_need *need, const struct node *node) {
+    if (!need->lasts_us || !node->coming_us)
+        return HOLD_ENDLESS;
+    return (node->coming_us - need->lasts_us) / HOLD_SECOND_US - 1;
+}

@@ -4,7 +4,7 @@
  * differ for that.
  */
 #pragma once
-#include "scheduler/core/state.h"
+#include "scheduler/core/place.h"
 
 #define HOLD_SECOND_US INT64_C(1000000)
 #define HOLD_ENDLESS (INT64_MAX / 4)
@@ -20,3 +20,6 @@ int hold_length(int64_t hold_s);
  * has outlived that by now_us. */
 int64_t hold_until_s(const struct state *state, const struct job *job, int64_t at_us);
 int64_t hold_longer_s(const struct state *state, const struct job *job, int64_t now_us);
+
+/* A node that a reservation takes: when the need must have begun there at the latest. */
+int64_t hold_latest_s(const struct place_need *need, const struct node *node);
