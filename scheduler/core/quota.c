@@ -286,8 +286,10 @@ static void stand_leave(struct state *state, struct quota_stand *stand) {
     line_unref(state, line);
 }
 
-/* Its places are in an array of the job: lists are made once it is complete. */
-static void stand_in(struct job *job, struct quota_line *const *lines, int n) {
+/* Its places are in an array of the job: lists are made once it is complete. Where it comes before
+ * the one that held up others it may fit where that one did not. */
+static void stand_in(struct state *state, struct job *job, struct quota_line *const *lines,
+                     int n) {
     job->stands = n ? hai_new_array(struct quota_stand, (size_t)n) : NULL;
     job->n_stands = n;
     for (int i = 0; i < n; i++) {
@@ -298,6 +300,8 @@ static void stand_in(struct job *job, struct quota_line *const *lines, int n) {
             continue;
         list(stand);
         count_listed(lines[i], 1);
+        if (!stand->prev && stand->next)
+            touch(state, lines[i]);
     }
 }
 
@@ -408,7 +412,7 @@ static void enter(struct state *state, struct job *job, int charged, bool at_onc
         job->r.priority = state_priority_at(last);
     }
     job->counted = true;
-    stand_in(job, lines, n);
+    stand_in(state, job, lines, n);
 }
 
 void quota_leave(struct state *state, struct job *job) {
