@@ -21,6 +21,7 @@ struct naive {
     uint64_t freed;   // of all groups, when the run began
     uint64_t changes; // of the queue then
     bool one_apart;   // the run placed a job that keeps apart
+    struct job last;  // whom it placed last, as it stood in line; id 0: nobody
     int64_t begun_s;  // plans are made from a second on
     struct place_scratch scratch;
     struct hai_err err;
@@ -224,8 +225,10 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
                            : &blocked[job->group];
         if (*blocks || is_passed(passed, n_passed, job))
             continue;
-        /* One a run: where its like go is known when the run is over. */
-        bool tried = !need.keeps_apart || !naive->one_apart;
+        /* One a run: where its like go is known when the run is over. And a run goes through the
+         * line once: one that was tried may lie better now that less is free. */
+        bool tried = (!need.keeps_apart || !naive->one_apart) &&
+                     !(shares && naive->last.r.id && queue_before(job, &naive->last));
         if (tried && place_find(state, &need, &naive->scratch) == 0 &&
             !waits_for_leaves(naive, state, job)) {
             propose_place(naive, state, job, ret);
@@ -310,6 +313,7 @@ static void begin_run(struct naive *naive, const struct state *state) {
     naive->freed = freed_in_all(state);
     naive->changes = state->queue.changes;
     naive->one_apart = false;
+    naive->last.r.id = 0;
     naive->begun_s = state->r.time_us / HOLD_SECOND_US;
 }
 
@@ -335,12 +339,25 @@ static bool as_expected(struct naive *naive, const struct state *state,
     return same;
 }
 
-void naive_check(struct naive *naive, const struct state *state, size_t at,
-                 const struct decide_proposal *proposal) {
+/* The proposal is about to be applied. */
+static void note_last(struct naive *naive, const struct state *state,
+                      const struct decide_proposal *proposal) {
+    struct entry_place place;
+
+    if (!proposal || proposal->kind != ENTRY_PLACE ||
+        tlv_decode(entry_place_schema(), proposal->payload.data, proposal->payload.n_bytes, &place,
+                   NULL) < 0)
+        return;
+    const struct job *job = state_job_find(state, place.job);
+    if (job && job->queued)
+        naive->last = *job;
+    schema_free(entry_place_schema(), &place);
+}
+
+static void compare(struct naive *naive, const struct state *state, size_t at,
+                    const struct decide_proposal *proposal) {
     struct decide_proposal expected = {0};
 
-    if (at == 0)
-        begin_run(naive, state);
     /* A run decides on the state as it began. Between its proposals time may make something due, a
      * claim may end, and the next element of an array may join the queue, which each placed job
      * leaves: then only the next run knows. */
@@ -353,4 +370,12 @@ void naive_check(struct naive *naive, const struct state *state, size_t at,
     if (!as_expected(naive, state, proposal, &expected))
         complain(naive, state, at, proposal, &expected);
     buf_free(&expected.payload);
+}
+
+void naive_check(struct naive *naive, const struct state *state, size_t at,
+                 const struct decide_proposal *proposal) {
+    if (at == 0)
+        begin_run(naive, state);
+    compare(naive, state, at, proposal);
+    note_last(naive, state, proposal);
 }
