@@ -288,8 +288,7 @@ static void stand_leave(struct state *state, struct quota_stand *stand) {
 
 /* Its places are in an array of the job: lists are made once it is complete. Where it comes before
  * the one that held up others it may fit where that one did not. */
-static void stand_in(struct state *state, struct job *job, struct quota_line *const *lines,
-                     int n) {
+static void stand_in(struct state *state, struct job *job, struct quota_line *const *lines, int n) {
     job->stands = n ? hai_new_array(struct quota_stand, (size_t)n) : NULL;
     job->n_stands = n;
     for (int i = 0; i < n; i++) {
