@@ -109,6 +109,19 @@ static void print_sums(const struct json *usage, const char *by, struct buf *out
     table_print(table, view_color(), out);
 }
 
+/* What external users had of all. */
+static void print_external(const struct json *usage, struct buf *out) {
+    double all_s = real(json_get(usage, "total"), "gpu_s"), external_s = 0;
+    const struct json *sums = json_get(usage, "sums");
+
+    for (const struct json *sum = json_first(sums); sum; sum = json_next(sum))
+        if (json_get_bool(sum, "external", false))
+            external_s += real(sum, "gpu_s");
+    if (external_s > 0)
+        buf_printf(out, "external users: %.2f GPU-hours, %.1f %% of these\n", external_s / 3600,
+                   100 * external_s / all_s);
+}
+
 static void print_cluster(const struct json *usage, struct buf *out) {
     static const char *const headings[] = {"CLUSTER", ">GPU-HOURS", ">SHARE"};
     _cleanup_(table_freep) struct table *table = table_new(headings, ARRAY_SIZE(headings));
@@ -138,8 +151,10 @@ static void print_usage(struct cli *cli, const struct json *usage) {
     char end[VIEW_TEXT_BYTES];
 
     until = json_get_string(usage, "until", "");
-    if (json_count(json_get(usage, "sums")))
+    if (json_count(json_get(usage, "sums"))) {
         print_sums(usage, json_get_string(usage, "by", "stage"), &out);
+        print_external(usage, &out);
+    }
     if (json_count(json_get(usage, "classes")))
         print_cluster(usage, &out);
     view_print(&out);

@@ -89,6 +89,17 @@ static void on_submitted(void *data, int64_t index, int r, const struct apply_re
     schema_free(job_submitted_schema(), &answer);
 }
 
+static int check_team(const struct api_call *call, const char *team, struct hai_err *err) {
+    const struct cluster_file *cluster = &call->s->cluster;
+    const char *user = call->caller.user;
+
+    if (!team || cluster_may_name_team(cluster, user, team))
+        return 0;
+    return hai_fail_at(
+        err, -EACCES, "denied", "team", "users: of the cluster file says whose teams",
+        "%s is not of team %s; expected %s", user, team, cluster_team(cluster, user));
+}
+
 static int to_entry(struct api_call *call, const struct job_spec *spec, const char *key,
                     struct entry_job_submit *ret, struct hai_err *err) {
     const struct state_user *user = state_user_find(schedd_state(call->s), call->caller.user);
@@ -96,7 +107,9 @@ static int to_entry(struct api_call *call, const struct job_spec *spec, const ch
     int r = spec_to_entry(spec, user, cluster_team(&call->s->cluster, user->name), key, ret, err);
     if (r < 0)
         return r;
-    r = conditions_fill(call, spec, &ret->job, err);
+    r = call->caller.scope >= SCOPE_OPERATE ? 0 : check_team(call, spec->team, err);
+    if (r == 0)
+        r = conditions_fill(call, spec, &ret->job, err);
     if (r < 0)
         schema_free(entry_job_submit_schema(), ret);
     return r;

@@ -2,6 +2,7 @@
 
 #include "lib/timefmt.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/usage.h"
 #include <math.h>
 
@@ -98,8 +99,12 @@ static void reply(struct api_call *call, const struct query_usage *query, int64_
     view.until = MIN((query->last + 1) * LEDGER_DAY_US, now_us);
     view.by = hai_strdup(query_by_text(query->by));
     view.currency = hai_strdup(call->s->cluster.prices.currency);
-    for (size_t i = 0; i < n; i++)
-        fill_sum(&usage->sums[i], LIST_ADD(&view.sums));
+    for (size_t i = 0; i < n; i++) {
+        struct usage_sum_view *sum = LIST_ADD(&view.sums);
+        fill_sum(&usage->sums[i], sum);
+        sum->external = query->by == QUERY_BY_USER && sum->key &&
+                        quota_external(schedd_state(call->s), sum->key);
+    }
     if (n < usage->n_sums)
         view.left_out = (int64_t)(usage->n_sums - n);
     schema_free(usage_sum_view_schema(), &view.total);

@@ -369,3 +369,25 @@ const char *cluster_team(const struct cluster_file *file, const char *user) {
     }
     return user;
 }
+
+static bool has_team(const struct cluster_user *user, const char *team) {
+    if (hai_streq(user->team, team))
+        return true;
+    for (size_t i = 0; i < user->teams.n; i++)
+        if (!strcmp(user->teams.items[i], team))
+            return true;
+    return false;
+}
+
+bool cluster_may_name_team(const struct cluster_file *file, const char *user, const char *team) {
+    bool taken = false;
+
+    for (size_t i = 0; i < file->users.n; i++) {
+        const struct cluster_user *known = &file->users.items[i];
+        bool is_one = has_team(known, team);
+        if (!strcmp(known->name, user) && (known->team || known->teams.n))
+            return is_one;
+        taken |= is_one;
+    }
+    return !taken;
+}
