@@ -48,7 +48,7 @@ static char *explain(struct api_call *call, const struct job *job) {
         return NULL;
     if (job->r.state == JOB_STATE_QUEUED && eligible_wait(schedd_state(call->s), job, &wait))
         return starts_later(schedd_state(call->s), &wait);
-    views_why_plan(call->s, job, &why);
+    views_why(call->s, job, &why);
     return hai_strdup(why.message);
 }
 

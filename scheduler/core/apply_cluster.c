@@ -167,7 +167,7 @@ int apply_cluster_set(struct mutate *c, struct entry_cluster_set *in) {
             state->n_cross_zone -= job->spans;
             job->spans = attempt_spans(state, job);
             state->n_cross_zone += job->spans;
-            if (order_backfills(state) != (job->r.until_us != S_ABSENT))
+            if ((order_backfills(state) > 0) != (job->r.until_us != S_ABSENT))
                 attempt_until(c, job, false);
         }
         mutate_follow(c, job);

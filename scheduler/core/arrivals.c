@@ -1,6 +1,7 @@
 #include "scheduler/core/arrivals.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
 
 #define DAY_US (INT64_C(24) * 3600 * 1000000)
@@ -89,5 +90,6 @@ struct job arrivals_take(struct arrivals_walk *walk, const struct state *state, 
     job.shape = NULL;
     job.tier = order_tier(state, &job);
     job.level = fair_level(state, &job);
+    job.hold_s = hold_seconds(state, &job);
     return job;
 }

@@ -23,6 +23,13 @@ int fair_level(const struct state *state, const struct job *job) {
     return share ? (int)share->level : 0;
 }
 
+/* Stays where external users are at most. */
+static bool is_external(const struct state *state, const struct job *job) {
+    const struct state_user *user = state_user_find(state, job->r.spec.user);
+
+    return user && user->external == 1;
+}
+
 int fair_position(const struct state *state, const struct job *job) {
     int position = state_priority_level(job->r.priority);
 
@@ -30,6 +37,8 @@ int fair_position(const struct state *state, const struct job *job) {
         state->r.turn_us == S_ABSENT || position <= FAIR_AGED_MAX)
         return position;
     int64_t up = MAX(state->r.turn_us - job->r.line_us, 0) / state->r.aging_us;
+    if (up > 0 && is_external(state, job))
+        return position;
     return (int)MAX(position - up, FAIR_AGED_MAX);
 }
 
@@ -81,8 +90,13 @@ static int64_t last_turn_us(const struct state *state) {
 }
 
 static void add_used(struct state_share *share, int64_t gpus, int64_t from_us, int64_t to_us) {
-    if (gpus > 0 && to_us > from_us)
-        share->used_us += MIN(gpus * (to_us - from_us), USED_MAX - share->used_us);
+    int64_t us;
+
+    if (gpus <= 0 || to_us <= from_us)
+        return;
+    if (__builtin_mul_overflow(gpus, to_us - from_us, &us)) // the clock has leapt by years
+        us = USED_MAX;
+    share->used_us += MIN(us, USED_MAX - share->used_us);
 }
 
 /* What a live job had since the last turn. */

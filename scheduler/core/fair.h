@@ -4,7 +4,7 @@
  * halves every 7 days. Of jobs in the same tier (order.h) those of users who had less go first, in
  * FAIR_LEVELS levels about the mean of all users who had any. Aging (`aging: 1d`): a job goes up a
  * priority for each such time that it has waited in line, at most to FAIR_AGED_MAX; those of
- * priority 0 do not, they run when nobody else wants to.
+ * priority 0 do not, they run when nobody else wants to; nor do those of external users.
  *
  * Both are reckoned anew at turns only, a few times in each of these periods: between two turns the
  * order of the queue stays, so it need not be sorted all the time. What a turn found is state.

@@ -139,7 +139,7 @@ static void drop_oldest(struct mutate *c) {
 }
 
 static void enqueue_again(struct state *state, struct job *job) {
-    if (!job->queued)
+    if (!job->queued || job->hold_s == hold_seconds(state, job))
         return;
     queue_remove(state, job);
     queue_add(state, job);

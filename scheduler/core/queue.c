@@ -123,13 +123,16 @@ static void shape_drop(struct queue *queue, struct shape *shape) {
     free(shape);
 }
 
-/* New jobs go to the end of their line; one that waits again is older than most, so its place is
- * looked for from the front. */
-static void enter(struct job_line *line, struct job *job) {
-    struct job *next = NULL;
+/* New jobs go to the end of their line. The place of one that waits again is looked for from that
+ * of the one before, if it is behind it, so that many in order cost no more than a step each. */
+static void enter(struct shape *shape, struct job *job) {
+    struct job_line *line = &shape->lines[line_of(job)];
+    struct job *next = NULL, *before = shape->entered;
 
     if (line->last && queue_place(line->last) > queue_place(job)) {
-        next = line->first;
+        bool behind =
+            before && line_of(before) == line_of(job) && queue_place(before) < queue_place(job);
+        next = behind ? before : line->first;
         while (queue_place(next) < queue_place(job))
             next = next->line_next;
     }
@@ -143,9 +146,14 @@ static void enter(struct job_line *line, struct job *job) {
         next->line_prev = job;
     else
         line->last = job;
+    shape->entered = job;
 }
 
-static void leave(struct job_line *line, struct job *job) {
+static void leave(struct shape *shape, struct job *job) {
+    struct job_line *line = &shape->lines[line_of(job)];
+
+    if (shape->entered == job)
+        shape->entered = job->line_prev;
     if (job->line_prev)
         job->line_prev->line_next = job->line_next;
     else
@@ -166,7 +174,7 @@ void queue_add(struct state *state, struct job *job) {
     job->shape = shape_find(&state->queue, &need, backfills ? hold_length(job->hold_s) : 0);
     job->tier = order_tier(state, job);
     job->level = fair_level(state, job);
-    enter(&job->shape->lines[line_of(job)], job);
+    enter(job->shape, job);
     set_present(&state->queue, job->shape, line_of(job));
     job->shape->n++;
     state->queue.n++;
@@ -180,7 +188,7 @@ void queue_remove(struct state *state, struct job *job) {
 
     if (!job->queued)
         return;
-    leave(&shape->lines[line_of(job)], job);
+    leave(shape, job);
     set_present(&state->queue, shape, line_of(job));
     state->queue.n--;
     state->queue.changes++;

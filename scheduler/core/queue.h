@@ -12,6 +12,7 @@ struct shape {
     struct place_need need; // without nodes to avoid
     int length;             // with backfill: hold_length of how long they run
     struct job_line lines[ORDER_LINES];
+    struct job *entered; // the last one: where the place of the next is looked for; or NULL
     int64_t n;           // jobs
     int slot;            // of state->queue.slots
     uint64_t serial;     // tells apart shapes that had a slot one after another

@@ -161,7 +161,7 @@ struct node {
 };
 
 struct job_line {
-    struct job *first, *last; // ascending ids
+    struct job *first, *last; // in the order of queue_place
 };
 
 /* All jobs that wait for nodes: see queue.h. */

@@ -406,12 +406,12 @@ int rows_expire(struct rows *rows, int64_t before_us, int64_t tails_before_us, i
  /* Of a day that is over: whole days only, so that a day is there with all its rows or has
   * begun to go. */
         {"DELETE FROM usage WHERE (day, job, attempt) IN (SELECT day, job, attempt FROM usage"
-         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, job, attempt LIMIT ?2)",    false},
+         " WHERE day < ?1 / 86400000000 - 1 ORDER BY day, job, attempt LIMIT ?2)",    false},
         {"DELETE FROM usage_sum WHERE (day, user, team, grp, stage) IN"
-         " (SELECT day, user, team, grp, stage FROM usage_sum WHERE day + 1 < ?1 / 86400000000"
+         " (SELECT day, user, team, grp, stage FROM usage_sum WHERE day < ?1 / 86400000000 - 1"
          " ORDER BY day, user, team, grp, stage LIMIT ?2)",                           false},
         {"DELETE FROM ledger WHERE (day, class) IN (SELECT day, class FROM ledger"
-         " WHERE day + 1 < ?1 / 86400000000 ORDER BY day, class LIMIT ?2)",           false},
+         " WHERE day < ?1 / 86400000000 - 1 ORDER BY day, class LIMIT ?2)",           false},
         {"DELETE FROM tail WHERE rowid IN (SELECT rowid FROM tail WHERE time_us < ? LIMIT ?)",
          true                                                                                       },
     };

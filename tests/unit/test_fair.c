@@ -278,3 +278,59 @@ TEST(fair_share_can_be_switched_on_and_off)
     (void)running;
     world_free(&w);
 }
+
+/* A clock that was not set when the store began: what runs through the leap must not overflow. */
+TEST(a_leap_of_the_clock_is_survived)
+{
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 1,
+                                    .gpus = NODE_GPUS_MAX,
+                                    .cpus = 64,
+                                    .fair_share_us = 16 * HOUR};
+    struct entry_job_spec spec = world_spec();
+    struct entry_tick in = {S_ABSENT};
+    int64_t used_us, mean_us;
+    struct world w;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    spec.gpus_per_node = NODE_GPUS_MAX;
+    int64_t id = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, id);
+    w.now_us += INT64_MAX / (NODE_GPUS_MAX - 1);
+    CHECK_EQ(world_append(&w, "system:hai", ENTRY_TICK, &in), 0);
+    CHECK(fair_used(w.state, "alice", &used_us, &mean_us));
+    CHECK(used_us >= 0);
+    check_same(&w);
+    world_free(&w);
+}
+
+/* A job goes back to its place, wherever the one before it went. */
+TEST(places_are_found_from_the_one_before)
+{
+    struct world w;
+    int64_t ids[6];
+
+    setup(&w, 0, 0, 0);
+    int64_t running = submit_of(&w, "dave", 50);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, running);
+    for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+        ids[i] = submit_of(&w, "alice", 30);
+    struct entry_job_set set = {.job = ids[1], .priority = 40, .time_limit_us = S_ABSENT};
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    set.job = ids[4];
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    CHECK_QUEUE(&w, ids[1], ids[4], ids[0], ids[2], ids[3], ids[5]);
+    static const int order[] = {1, 4, 0, 3, 2};
+    for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+        set.job = ids[order[i]];
+        set.priority = 30;
+        CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    }
+    CHECK_QUEUE(&w, ids[0], ids[1], ids[2], ids[3], ids[4], ids[5]);
+    check_same(&w);
+    world_free(&w);
+}
