@@ -93,7 +93,7 @@ static int check_team(const struct api_call *call, const char *team, struct hai_
     const struct cluster_file *cluster = &call->s->cluster;
     const char *user = call->caller.user;
 
-    if (!team || cluster_may_name_team(cluster, user, team))
+    if (!team || cluster_may_name_team(cluster, schedd_state(call->s), user, team))
         return 0;
     return hai_fail_at(
         err, -EACCES, "denied", "team", "users: of the cluster file says whose teams",

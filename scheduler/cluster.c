@@ -379,15 +379,23 @@ static bool has_team(const struct cluster_user *user, const char *team) {
     return false;
 }
 
-bool cluster_may_name_team(const struct cluster_file *file, const char *user, const char *team) {
-    bool taken = false;
+/* Does somebody stand behind the name, so that jobs billed to it would be his, or his team's? */
+static bool is_taken(const struct cluster_file *file, const struct state *state, const char *team) {
+    for (size_t i = 0; i < file->users.n; i++)
+        if (!strcmp(file->users.items[i].name, team) || has_team(&file->users.items[i], team))
+            return true;
+    for (size_t i = 0; i < state->n_quotas; i++)
+        if (state->quotas[i].holder == QUOTA_HOLDER_TEAM && !strcmp(state->quotas[i].name, team))
+            return true;
+    return state_user_find(state, team);
+}
 
+bool cluster_may_name_team(const struct cluster_file *file, const struct state *state,
+                           const char *user, const char *team) {
     for (size_t i = 0; i < file->users.n; i++) {
         const struct cluster_user *known = &file->users.items[i];
-        bool is_one = has_team(known, team);
         if (!strcmp(known->name, user) && (known->team || known->teams.n))
-            return is_one;
-        taken |= is_one;
+            return has_team(known, team);
     }
-    return !taken;
+    return !strcmp(user, team) || !is_taken(file, state, team);
 }

@@ -25,9 +25,11 @@ void cluster_quota_entry(const struct cluster_quota *quota, struct entry_quota_s
 bool cluster_system_uid(int64_t uid);
 
 /* May jobs of the user say that this team pays? Of a user with teams in the file only those, else
- * one would escape the quota of one's team by naming another; of others any that is nobody's. */
-bool cluster_may_name_team(const struct cluster_file *file, const char *user, const char *team);
+ * one would escape the quota of one's team by naming another. Of others the user's own name, or one
+ * that is nobody's: no user's (who is his own team), no team's in the file, and no team's quota. */
+struct state;
+bool cluster_may_name_team(const struct cluster_file *file, const struct state *state,
+                           const char *user, const char *team);
 
 /* Whether the state already is as the entry says; then no entry is needed. */
-struct state;
 bool cluster_same(const struct state *state, const struct entry_cluster_set *entry);

@@ -133,3 +133,61 @@ TEST(errors_have_a_place)
     }
     CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
 }
+
+static void append_user(struct state *state, const struct entry_user_set *user) {
+    _cleanup_(buf_free) struct buf payload = {0};
+    struct apply_reply reply;
+
+    tlv_encode(entry_user_set_schema(), user, &payload);
+    struct entry e = {.index = 1,
+                      .term = 1,
+                      .time_us = 1,
+                      .principal = "system:hai",
+                      .kind = ENTRY_USER_SET,
+                      .version = 1,
+                      .payload = payload.data,
+                      .payload_bytes = payload.n_bytes};
+    CHECK_EQ(apply_entry(state, &e, NULL, &reply), 0, "%s", reply.err.text);
+}
+
+TEST(jobs_are_billed_to_nobody_elses_team)
+{
+    static const struct {
+        const char *user, *team;
+        bool may;
+    } cases[] = {
+        {"alice", "nlp",    true }, // as the file says
+        {"alice", "alice",  false},
+        {"alice", "free",   false},
+        {"carol", "carol",  true }, // has no team in the file
+        {"carol", "free",   true },
+        {"carol", "nlp",    false}, // alice's
+        {"carol", "alice",  false},
+        {"carol", "bob",    false}, // a user of the state, and so his own team
+        {"carol", "vision", false}, // a team with a quota
+        {"carol", "dave",   true }, // a user's quota, who is no user
+        {"bob",   "bob",    true },
+        {"bob",   "carol",  false},
+    };
+    struct cluster_user users[] = {
+        {.name = (char *)"alice", .team = (char *)"nlp"},
+        {.name = (char *)"carol"}
+    };
+    struct cluster_file file = {.users = {.items = users, .n = ARRAY_SIZE(users)}};
+    struct entry_user_set bob = {(char *)"bob", 2000, 2000, SCOPE_SUBMIT, false, S_ABSENT};
+    struct state_quota quotas[] = {
+        {QUOTA_HOLDER_USER, (char *)"dave",   (char *)"default", 30, 4},
+        {QUOTA_HOLDER_TEAM, (char *)"vision", (char *)"default", 30, 4}
+    };
+    struct state *state = state_new();
+
+    append_user(state, &bob);
+    state->quotas = quotas;
+    state->n_quotas = ARRAY_SIZE(quotas);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+        CHECK_EQ(cluster_may_name_team(&file, state, cases[i].user, cases[i].team), cases[i].may,
+                 "%s %s", cases[i].user, cases[i].team);
+    state->quotas = NULL;
+    state->n_quotas = 0;
+    state_free(state);
+}
