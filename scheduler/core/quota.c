@@ -522,6 +522,12 @@ struct job *quota_next(struct state *state) {
     return NULL;
 }
 
+/* Has it nodes, or had them and goes on by itself? It keeps its charge. */
+static bool is_under_way(const struct job *job) {
+    return state_job_live(job) || job->r.state == JOB_STATE_RECOVERING ||
+           (job->r.state == JOB_STATE_SUSPENDED && state_reason_gives_way(job->r.reason));
+}
+
 void quota_rebuild(struct state *state, quota_changed_fn changed, const void *data) {
     for (struct job *job = state->jobs_first; job; job = job->next) {
         free(job->stands);
@@ -534,7 +540,7 @@ void quota_rebuild(struct state *state, quota_changed_fn changed, const void *da
     for (struct job *job = state->jobs_first; job; job = job->next) {
         if (!job->counted)
             continue;
-        bool anew = quota_is_over(job) || (!state_job_live(job) && changed(state, job, data));
+        bool anew = quota_is_over(job) || (!is_under_way(job) && changed(state, job, data));
         enter(state, job, anew ? -1 : state_priority_level(job->r.priority), false);
     }
     size_t at = 0;

@@ -123,8 +123,8 @@ struct job *quota_next(struct state *state);
 /* Set a record, or take it away (gpus S_ABSENT); false: as before. Then quota_rebuild. */
 bool quota_put(struct state *state, const struct state_quota *quota);
 
-/* Limits changed: everything is made again. Jobs for which changed is true and which hold no nodes
- * give back their charge, to be charged anew in the order of their ids. */
+/* Limits changed: everything is made again. Jobs for which changed is true give back their charge, to
+ * be charged anew in the order of their ids, but for those that hold nodes, recover or gave way. */
 typedef bool (*quota_changed_fn)(const struct state *state, const struct job *job,
                                  const void *data);
 void quota_rebuild(struct state *state, quota_changed_fn changed, const void *data);

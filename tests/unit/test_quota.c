@@ -392,6 +392,48 @@ TEST(a_lowered_limit_takes_from_those_who_wait_only)
     world_free(&w);
 }
 
+TEST(a_lowered_limit_takes_nothing_from_those_who_recover_or_gave_way)
+{
+    struct world w;
+
+    begin(&w, false);
+    CHECK_EQ(give_user(&w, "alice", 30, 4), 0);
+    int64_t a = ask(&w, "alice", NULL, 4, 30);
+    decide(&w);
+    all_started(&w, a);
+    CHECK_EQ(ended(&w, a, 0, 0, 9, EXIT_CAUSE_SELF), 0);
+    CHECK_EQ(state_of(&w, a), JOB_STATE_RECOVERING);
+    CHECK(!state_job_live(job_at(&w, a)));
+    CHECK_EQ(give_user(&w, "alice", 30, 2), 0);
+    CHECK(!is_over(&w, a));
+    check_rules(&w);
+    world_pass(&w, S(3600));
+    decide(&w);
+    CHECK(state_job_live(job_at(&w, a)));
+    world_free(&w);
+
+    begin(&w, true);
+    int64_t jobs[4], gone = 0;
+    for (int i = 0; i < 4; i++)
+        jobs[i] = ask(&w, "alice", NULL, 4, 10);
+    decide(&w);
+    for (int i = 0; i < 4; i++)
+        all_started(&w, jobs[i]);
+    CHECK(ask(&w, "bob", NULL, 4, 50) > 0);
+    world_pass(&w, S(300));
+    for (int i = 0; i < 4; i++)
+        if (state_of(&w, jobs[i]) == JOB_STATE_SUSPENDING)
+            gone = jobs[i];
+    CHECK(gone);
+    all_left(&w, gone);
+    CHECK_EQ(state_of(&w, gone), JOB_STATE_SUSPENDED);
+    CHECK_EQ(give_user(&w, "alice", 10, 4), 0);
+    CHECK(!is_over(&w, gone));
+    CHECK_EQ(quota_used(w.state, QUOTA_HOLDER_USER, "alice", "default", 10), 16);
+    check_rules(&w);
+    world_free(&w);
+}
+
 TEST(external_users_have_auto_at_5_at_most)
 {
     struct world w;
