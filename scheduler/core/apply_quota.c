@@ -103,11 +103,18 @@ static bool is_of_user(const struct state *state, const struct job *job, const v
 }
 
 void apply_quota_user(struct mutate *c, const char *user) {
-    for (struct job *job = c->state->jobs_first; job; job = job->next)
-        if (!job->counted && !state_job_ended(job) && is_of_user(c->state, job, user)) {
+    bool external = quota_external(c->state, user);
+
+    for (struct job *job = c->state->jobs_first; job; job = job->next) {
+        if (state_job_ended(job) || !hai_streq(job->r.spec.user, user))
+            continue;
+        if (external)
+            job->r.spec.auto_priority = 1; // an array's elements copy it
+        if (!job->counted && quota_is_auto(job)) {
             job->r.priority = quota_auto_priority(c->state, user);
             queue_remove(c->state, job);
             mutate_follow(c, job);
         }
+    }
     settle_all(c, is_of_user, user);
 }

@@ -457,6 +457,46 @@ TEST(external_users_have_auto_at_5_at_most)
     world_free(&w);
 }
 
+TEST(who_becomes_external_keeps_no_priority_of_his_choice)
+{
+    struct world w;
+    struct entry_user_set user = {(char *)"guest", 1005, 1005, SCOPE_SUBMIT, false, 1};
+    struct entry_job_spec spec = world_spec();
+
+    begin(&w, true);
+    int64_t runs = ask(&w, "guest", NULL, 4, 50);
+    decide(&w);
+    all_started(&w, runs);
+    spec.user = (char *)"guest";
+    spec.gpus_per_node = 4;
+    spec.priority = 40;
+    spec.held = true;
+    int64_t held = world_submit(&w, &spec);
+    spec.held = false;
+    spec.array.n = 1;
+    spec.array.items = &(struct entry_range){0, 9, 1};
+    int64_t array = world_submit(&w, &spec), waits = ask(&w, "guest", NULL, 4, 30);
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
+    CHECK_EQ(level_of(&w, runs), 50); // it has nodes
+    CHECK_EQ(level_of(&w, held), 5);
+    CHECK_EQ(level_of(&w, array), 5);
+    CHECK_EQ(level_of(&w, waits), 5);
+    check_rules(&w);
+    decide(&w);
+    for (const struct job *job = w.state->jobs_first; job; job = job->next)
+        CHECK(quota_is_auto(job), "job %lld", (long long)job->r.id);
+    for (int64_t id = array + 1; id <= array + 10; id++)
+        if (job_at(&w, id))
+            CHECK_EQ(level_of(&w, id), 5);
+    finish(&w, runs); // elements made later, too
+    decide(&w);
+    for (int64_t id = array + 1; id <= array + 10; id++)
+        if (job_at(&w, id))
+            CHECK_EQ(level_of(&w, id), 5);
+    check_rules(&w);
+    world_free(&w);
+}
+
 TEST(only_operators_change_quotas)
 {
     struct world w;
