@@ -2,6 +2,7 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/eligible.h"
 #include "scheduler/core/order.h"
+#include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
@@ -94,8 +95,11 @@ static bool stand(struct reckoning *r, const struct job *job, int64_t priority) 
         if (head.totals[i] != NONE && order_gpus(job) > r->totals[head.totals[i]].record->gpus)
             return true;
     for (size_t i = 0; limited && i < r->n_heads; i++)
-        if (r->heads[i].priority == priority && same_line(r->heads[i].job, job))
+        if (r->heads[i].priority == priority && same_line(r->heads[i].job, job)) {
+            if (queue_place(job) < queue_place(r->heads[i].job))
+                r->heads[i].job = job;
             return true;
+        }
     if (!limited)
         return false;
     r->heads = hai_realloc_array(r->heads, r->n_heads + 1, sizeof *r->heads);
@@ -151,7 +155,7 @@ static bool is_held_back(const struct reckoning *r, const struct head *head, int
         return true;
     for (size_t i = 0; total != NONE && i < r->n_heads; i++) {
         const struct head *other = &r->heads[i];
-        if (other->priority == head->priority && other->job->r.id < head->job->r.id &&
+        if (other->priority == head->priority && queue_place(other->job) < queue_place(head->job) &&
             (other->totals[0] == total || other->totals[1] == total) && lacks(r, total, other->job))
             return true;
     }

@@ -1,6 +1,7 @@
 #include "scheduler/core/move.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/quota.h"
 
 /* An array stands for its elements, which have places of their own. */
 static bool waits(const struct job *job) {
@@ -56,7 +57,7 @@ static void put(struct mutate *c, struct job *job, int64_t place) {
     if (queue_place(job) == place)
         return;
     queue_remove(c->state, job);
-    job->r.place = place == job->r.id ? S_ABSENT : place;
+    quota_move(c->state, job, place);
     mutate_follow(c, job);
 }
 

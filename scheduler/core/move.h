@@ -1,7 +1,8 @@
 /* move.h - a user changes the order of his own waiting jobs.
  *
  * Pure, part of apply. His jobs swap the places that they have among themselves, so nobody else
- * waits longer or shorter for it. Priorities still come first: a place counts within a tier.
+ * waits longer or shorter for it. Priorities still come first: a place counts within a tier, and
+ * among those that wait to be within quota.
  */
 #pragma once
 #include "scheduler/core/mutate.h"

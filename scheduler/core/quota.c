@@ -1,6 +1,7 @@
 #include "scheduler/core/quota.h"
 #include "lib/pure/plant.h"
 #include "scheduler/core/order.h"
+#include "scheduler/core/queue.h"
 
 enum { KEY_BYTES = 2 * USER_NAME_MAX + GROUP_NAME_MAX + 32 };
 
@@ -232,7 +233,7 @@ static void list(struct quota_stand *stand) {
     struct quota_line *line = stand->line;
     struct quota_stand *before = line->last;
 
-    while (before && before->job->r.id > stand->job->r.id)
+    while (before && queue_place(before->job) > queue_place(stand->job))
         before = before->prev;
     stand->prev = before;
     stand->next = before ? before->next : line->first;
@@ -244,7 +245,7 @@ static void list(struct quota_stand *stand) {
         before->next = stand;
     else
         line->first = stand;
-    line->head = line->first->job->r.id;
+    line->head = queue_place(line->first->job);
 }
 
 static void unlist(struct quota_stand *stand) {
@@ -259,7 +260,7 @@ static void unlist(struct quota_stand *stand) {
     else
         line->last = stand->prev;
     stand->next = stand->prev = NULL;
-    line->head = line->first ? line->first->job->r.id : INT64_MAX;
+    line->head = line->first ? queue_place(line->first->job) : INT64_MAX;
 }
 
 static void count_listed(struct quota_line *line, int n) {
@@ -364,7 +365,7 @@ static bool is_held_up(const struct quota_account *account, const struct job *jo
     int at = account->record->holder == QUOTA_HOLDER_TEAM;
 
     for (const struct quota_line *line = account->lines; line; line = line->next[at])
-        if (line->head < job->r.id &&
+        if (line->head < queue_place(job) &&
             (account->touched || !fits_account(account, line->first->job)))
             return true;
     return false;
@@ -372,7 +373,7 @@ static bool is_held_up(const struct quota_account *account, const struct job *jo
 
 /* It is not among those that stand: can it be charged before all of them that come later? */
 static bool takes_at_once(const struct quota_line *line, const struct job *job) {
-    if (line->head < job->r.id)
+    if (line->head < queue_place(job))
         return false;
     for (int i = 0; i < QUOTA_ACCOUNTS; i++)
         if (line->accounts[i] &&
@@ -428,6 +429,18 @@ void quota_follow(struct state *state, struct job *job, bool counts) {
         enter(state, job, -1, true);
     else if (!counts)
         quota_leave(state, job);
+}
+
+void quota_move(struct state *state, struct job *job, int64_t place) {
+    for (int i = 0; i < job->n_stands; i++)
+        if (job->stands[i].listed)
+            unlist(&job->stands[i]);
+    job->r.place = place == job->r.id ? S_ABSENT : place;
+    for (int i = 0; i < job->n_stands; i++)
+        if (job->stands[i].listed) {
+            list(&job->stands[i]);
+            touch(state, job->stands[i].line);
+        }
 }
 
 void quota_read(struct state *state, struct job *job, bool counts) {
@@ -572,12 +585,13 @@ int64_t quota_borrowed(const struct state *state, enum quota_holder holder, cons
 
 static int64_t ahead_of(const struct quota_account *account, const struct job *job) {
     int at = account->record->holder == QUOTA_HOLDER_TEAM;
-    int64_t first = 0;
+    const struct quota_line *first = NULL;
 
     for (const struct quota_line *line = account->lines; line; line = line->next[at])
-        if (line->head < (job->r.id ? job->r.id : INT64_MAX) && (!first || line->head < first))
-            first = line->head;
-    return first;
+        if (line->head < (job->r.id ? queue_place(job) : INT64_MAX) &&
+            (!first || line->head < first->head))
+            first = line;
+    return first ? first->first->job->r.id : 0;
 }
 
 int quota_limits(const struct state *state, const struct job *job, int64_t priority,

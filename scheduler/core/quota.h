@@ -6,7 +6,7 @@
  * GPUs, is either within quota, and then charged to its accounts, or over (r.over).
  *
  * Who is charged next, when an account has room again: its jobs over quota in the order of their
- * ids. The first for which this account lacks room holds up those behind it; one that another
+ * places (queue.h): that of their ids, but where a user moved his own. The first for which this account lacks room holds up those behind it; one that another
  * account stops does not. A job larger than the whole quota holds up nobody and is never charged.
  *
  * A job of priority `auto` is at the highest level whose quota has room for it, and rises as soon
@@ -40,8 +40,8 @@ struct quota_line {
     int level;
     struct quota_account *accounts[QUOTA_ACCOUNTS]; // the user's, the team's; NULL: no limit
     struct quota_line *next[QUOTA_ACCOUNTS];
-    struct quota_stand *first, *last; // ascending ids
-    int64_t head;                     // id of the first, INT64_MAX: nobody stands
+    struct quota_stand *first, *last; // ascending places
+    int64_t head;                     // place of the first, INT64_MAX: nobody stands
     int64_t n;                        // jobs charged or standing, listed or not
     char key[];
 };
@@ -113,6 +113,9 @@ void quota_follow(struct state *state, struct job *job, bool counts);
 /* It counts no more, e.g. since its priority is about to change. */
 void quota_leave(struct state *state, struct job *job);
 
+/* Its user gives it another place, which is the job of nobody else once all are moved. */
+void quota_move(struct state *state, struct job *job, int64_t place);
+
 /* A job that was read is where its record says. Then nothing is left to be settled. */
 void quota_read(struct state *state, struct job *job, bool counts);
 void quota_settled(struct state *state);
@@ -124,7 +127,7 @@ struct job *quota_next(struct state *state);
 bool quota_put(struct state *state, const struct state_quota *quota);
 
 /* Limits changed: everything is made again. Jobs for which changed is true give back their charge, to
- * be charged anew in the order of their ids, but for those that hold nodes, recover or gave way. */
+ * be charged anew in the order of their places, but for those that hold nodes, recover or gave way. */
 typedef bool (*quota_changed_fn)(const struct state *state, const struct job *job,
                                  const void *data);
 void quota_rebuild(struct state *state, quota_changed_fn changed, const void *data);

@@ -106,6 +106,35 @@ TEST(jobs_are_charged_in_the_order_of_ids)
     world_free(&w);
 }
 
+static int move(struct world *w, int64_t id, enum job_move how, int64_t before) {
+    struct entry_job_set set = {id, S_ABSENT, S_ABSENT, NULL, how, before, S_ABSENT};
+
+    return world_append(w, "submit:alice", ENTRY_JOB_SET, &set);
+}
+
+TEST(ones_own_order_is_that_in_which_jobs_are_charged)
+{
+    struct world w;
+
+    begin(&w, false);
+    CHECK_EQ(give_user(&w, "alice", 30, 6), 0);
+    int64_t a = ask(&w, "alice", NULL, 4, 30), b = ask(&w, "alice", NULL, 4, 30),
+            c = ask(&w, "alice", NULL, 4, 30), d = ask(&w, "alice", NULL, 2, 30);
+    decide(&w);
+    all_started(&w, a);
+    CHECK(is_over(&w, d)); // would fit, but b comes first
+    CHECK_EQ(move(&w, d, JOB_MOVE_FIRST, 0), 0);
+    CHECK(!is_over(&w, d));
+    check_rules(&w);
+    CHECK_EQ(move(&w, c, JOB_MOVE_BEFORE, b), 0);
+    check_rules(&w);
+    all_succeed(&w, a);
+    CHECK(!is_over(&w, c));
+    CHECK(is_over(&w, b));
+    check_rules(&w);
+    world_free(&w);
+}
+
 TEST(who_is_larger_than_the_whole_quota_holds_up_nobody)
 {
     struct world w;
