@@ -131,7 +131,7 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
 
     int r = eligible_resolve(schedd_state(call->s), &entry->job, &err);
     if (r == 0)
-        r = why_spec(schedd_state(call->s), &entry->job, &why, &err);
+        r = why_spec(schedd_state(call->s), &entry->job, call->caller.scope, &why, &err);
     if (r < 0) {
         api_call_error(call, r, &err);
         return;

@@ -48,12 +48,8 @@ static int check_priority(struct mutate *c, int64_t priority) {
                        (long long)priority);
 }
 
-/* External users take what is left: they choose no level. */
-static int check_external(struct mutate *c, const char *user, bool chooses) {
-    if (!chooses || c->scope >= SCOPE_OPERATE || !quota_external(c->state, user))
-        return 0;
-    return hai_fail_at(&c->reply->err, -EACCES, "denied", "priority", "leave it out, or say auto",
-                       "%s is an external user, whose jobs have priority auto", user);
+static int check_choice(struct mutate *c, const char *user, bool chooses) {
+    return chooses ? quota_may_choose(c->state, user, c->scope, &c->reply->err) : 0;
 }
 
 static void add_job(struct mutate *c, struct job *job) {
@@ -88,7 +84,7 @@ static int check_submit(struct mutate *c, struct job *job) {
                            "%d jobs have not ended; no more are taken", JOBS_LIVE_MAX);
     r = check_priority(c, spec->priority);
     if (r == 0)
-        r = check_external(c, spec->user, spec->auto_priority != 1);
+        r = check_choice(c, spec->user, spec->auto_priority != 1);
     if (r == 0)
         r = array_check(spec, &c->reply->err);
     if (r == 0)
@@ -345,6 +341,24 @@ static void set_priority(struct mutate *c, struct job *job, const struct entry_j
     }
 }
 
+/* In strict order a job must not become one that never starts. One that already is may change in
+ * other respects. */
+static int check_quota(struct mutate *c, const struct job *job, const struct entry_job_set *in) {
+    struct job changed = *job; // shares its texts and lists
+
+    if (in->auto_priority != 1 && in->priority == S_ABSENT && !in->group)
+        return 0;
+    if (in->group)
+        changed.r.spec.group = in->group;
+    if (in->auto_priority == 1)
+        changed.r.spec.auto_priority = 1;
+    else if (in->priority != S_ABSENT)
+        changed.r.spec.auto_priority = S_ABSENT;
+    if (in->priority != S_ABSENT)
+        changed.r.priority = in->priority;
+    return quota_possible(c->state, &changed, &c->reply->err);
+}
+
 int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
     int r;
     struct job *job = mutate_own_job(c, in->job, &r);
@@ -355,12 +369,14 @@ int apply_job_set(struct mutate *c, const struct entry_job_set *in) {
         return refuse_ended(c, job);
     r = in->priority == S_ABSENT ? 0 : check_priority(c, in->priority);
     if (r == 0)
-        r = check_external(c, job->r.spec.user, in->priority != S_ABSENT);
+        r = check_choice(c, job->r.spec.user, in->priority != S_ABSENT);
     bool moves = in->move != JOB_MOVE_STAYS;
     if (r == 0 && moves)
         r = move_check(c, job, in);
     if (r == 0 && in->group)
         r = set_group(c, job, in->group);
+    if (r == 0)
+        r = check_quota(c, job, in);
     if (r < 0)
         return r;
     if (moves)

@@ -622,6 +622,14 @@ bool quota_external(const struct state *state, const char *user) {
     return known && known->external == 1;
 }
 
+int quota_may_choose(const struct state *state, const char *user, enum scope scope,
+                     struct hai_err *err) {
+    if (scope >= SCOPE_OPERATE || !quota_external(state, user))
+        return 0;
+    return hai_fail_at(err, -EACCES, "denied", "priority", "leave it out, or say auto",
+                       "%s is an external user, whose jobs have priority auto", user);
+}
+
 int64_t quota_auto_priority(const struct state *state, const char *user) {
     return quota_external(state, user) ? QUOTA_EXTERNAL_PRIORITY : QUOTA_AUTO_PRIORITY;
 }

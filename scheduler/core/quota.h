@@ -96,6 +96,11 @@ int quota_possible(const struct state *state, const struct job *job, struct hai_
 
 bool quota_external(const struct state *state, const char *user);
 
+/* May the user say at which level his jobs are? 0, or -EACCES: external users take what is left.
+ * Operators may for them. */
+int quota_may_choose(const struct state *state, const char *user, enum scope scope,
+                     struct hai_err *err);
+
 /* The priority of an automatic job that is not counted. */
 int64_t quota_auto_priority(const struct state *state, const char *user);
 

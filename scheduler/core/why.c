@@ -558,16 +558,20 @@ void why_draft(const struct state *state, const struct entry_job_spec *spec, str
     ret->hold_s = hold_seconds(state, ret);
 }
 
-int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,
-             struct hai_err *err) {
+int why_spec(const struct state *state, const struct entry_job_spec *spec, enum scope scope,
+             struct why *ret, struct hai_err *err) {
     struct job job;
 
     why_draft(state, spec, &job);
-    int r = reserve_join(state, &job, err);
+    int r = spec->auto_priority == 1 ? 0 : quota_may_choose(state, spec->user, scope, err);
+    if (r == 0)
+        r = array_check(spec, err);
+    if (r == 0)
+        r = reserve_join(state, &job, err);
     if (r == 0)
         r = place_job_possible(state, &job, err);
     if (r == 0)
-        r = array_check(spec, err);
+        r = quota_possible(state, &job, err);
     if (r == 0 && !why_not_yet(state, &job, ret)) {
         job.r.spec.array.n = 0; // as its first element
         why_job(state, &job, ret);

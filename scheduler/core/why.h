@@ -22,6 +22,7 @@ void why_job(const struct state *state, const struct job *job, struct why *ret);
 /* A job as if it were submitted now; what its spec points to stays the caller's. */
 void why_draft(const struct state *state, const struct entry_job_spec *spec, struct job *ret);
 
-/* Explain a job as if it were submitted now: 0, or why it would be refused for what it asks for. */
-int why_spec(const struct state *state, const struct entry_job_spec *spec, struct why *ret,
-             struct hai_err *err);
+/* Explain a job as if somebody with this scope submitted it now: 0, or why it would be refused for
+ * what it asks for. */
+int why_spec(const struct state *state, const struct entry_job_spec *spec, enum scope scope,
+             struct why *ret, struct hai_err *err);

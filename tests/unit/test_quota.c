@@ -326,6 +326,71 @@ TEST(in_strict_order_over_quota_waits_and_others_pass)
     world_free(&w);
 }
 
+/* What --dry-run says of it, and what becomes of it. */
+static void check_dry(struct world *w, struct entry_job_spec *spec, int expected) {
+    struct hai_err err = {0};
+    struct why why;
+
+    spec->user = spec->user ? spec->user : (char *)"alice";
+    spec->group = (char *)"default";
+    CHECK_EQ(why_spec(w->state, spec, SCOPE_SUBMIT, &why, &err), expected);
+    CHECK_EQ(MIN(world_submit(w, spec), 0), expected);
+    if (expected < 0)
+        CHECK_STR(err.text, w->reply.err.text);
+}
+
+TEST(a_dry_run_refuses_what_submission_refuses)
+{
+    struct world w;
+    struct entry_user_set user = {(char *)"guest", 1005, 1005, SCOPE_SUBMIT, false, 1};
+    struct entry_job_spec spec = world_spec();
+
+    begin(&w, false);
+    CHECK_EQ(give_user(&w, "alice", 30, 3), 0);
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
+    spec.gpus_per_node = 4;
+    spec.priority = 30;
+    check_dry(&w, &spec, -EINVAL);
+    spec.priority = 20;
+    check_dry(&w, &spec, 0);
+    spec.user = (char *)"guest";
+    check_dry(&w, &spec, -EACCES);
+    spec.auto_priority = 1;
+    check_dry(&w, &spec, 0);
+    spec.auto_priority = S_ABSENT;
+    struct why why;
+    CHECK_EQ(why_spec(w.state, &spec, SCOPE_OPERATE, &why, NULL), 0);
+    world_free(&w);
+}
+
+TEST(in_strict_order_no_job_is_set_to_where_it_never_starts)
+{
+    struct world w;
+
+    begin(&w, false);
+    CHECK_EQ(give_user(&w, "alice", 30, 3), 0);
+    int64_t a = ask(&w, "alice", NULL, 4, 20);
+    struct entry_job_set set = {a, 30, S_ABSENT, NULL, JOB_MOVE_STAYS, 0, S_ABSENT};
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), -EINVAL);
+    CHECK_STR(w.reply.err.code, "quota");
+    CHECK_EQ(level_of(&w, a), 20);
+    set.priority = S_ABSENT;
+    set.auto_priority = 1; // 20 is below where it has no room
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    CHECK_EQ(level_of(&w, a), 20);
+    /* With a limit that is lowered later it can still be changed otherwise. */
+    set.auto_priority = S_ABSENT;
+    set.priority = 40;
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    CHECK_EQ(give_user(&w, "alice", 40, 3), 0);
+    set.priority = S_ABSENT;
+    set.time_limit_us = S(3600);
+    CHECK_EQ(world_append(&w, "submit:alice", ENTRY_JOB_SET, &set), 0);
+    CHECK_EQ(job_at(&w, a)->r.time_limit_us, S(3600));
+    check_rules(&w);
+    world_free(&w);
+}
+
 TEST(over_quota_with_time_sharing_is_explained)
 {
     struct world w;

@@ -61,7 +61,7 @@ TEST(a_dry_run_says_what_a_submission_would)
         spec.group = (char *)"default";
         spec.gpus_per_node = 2;
         spec.priority = i == 4 ? 50 : 30; // before those that wait
-        CHECK_EQ(why_spec(w.state, &spec, &dry, &err), 0, "%s", err.text);
+        CHECK_EQ(why_spec(w.state, &spec, SCOPE_SUBMIT, &dry, &err), 0, "%s", err.text);
         int64_t id = world_submit(&w, &spec);
         why_job(w.state, job_at(&w, id), &why);
         CHECK_STR(dry.code, why.code, "job %d", i);
@@ -70,9 +70,10 @@ TEST(a_dry_run_says_what_a_submission_would)
     }
     CHECK_STR(dry.code, "resources");
     struct entry_job_spec large = world_spec();
+    large.user = (char *)"alice";
     large.group = (char *)"default";
     large.nodes = 3;
-    CHECK_EQ(why_spec(w.state, &large, &dry, &err), -EINVAL);
+    CHECK_EQ(why_spec(w.state, &large, SCOPE_SUBMIT, &dry, &err), -EINVAL);
     CHECK_STR(err.code, "impossible");
     world_free(&w);
 }
