@@ -30,8 +30,8 @@ static void on_changed(void *data, int64_t index, int r, const struct apply_repl
 /* ---- quotas ---- */
 
 /* As its holder sees it. name: of the user or team, NULL: every user. */
-static void fill_quota(const struct state *state, const struct state_quota *quota, const char *name,
-                       struct quota_view *ret) {
+static void fill_quota(const struct state *state, const struct map *loans,
+                       const struct state_quota *quota, const char *name, struct quota_view *ret) {
     bool team = quota->holder == QUOTA_HOLDER_TEAM;
 
     schema_init(quota_view_schema(), ret);
@@ -43,7 +43,7 @@ static void fill_quota(const struct state *state, const struct state_quota *quot
     if (!name)
         return;
     ret->used = quota_used(state, quota->holder, name, quota->group, quota->priority);
-    ret->borrowed = quota_borrowed(state, quota->holder, name, quota->group, quota->priority);
+    ret->borrowed = quota_borrowed(loans, quota->holder, name, quota->group, quota->priority);
 }
 
 /* Does the quota limit jobs of the user, for the team? Then with which name. */
@@ -67,12 +67,14 @@ void api_accounts_quotas(struct api_call *call) {
     const char *user = call->caller.user, *team = cluster_team(&call->s->cluster, user), *name;
     bool own = masking_needed(state, user, call->caller.scope);
     struct api_list list = {0};
+    _cleanup_(map_free) struct map loans;
 
+    quota_loans(state, &loans);
     for (size_t i = 0; i < state->n_quotas; i++) {
         struct quota_view view;
         if (own && !limits(state, &state->quotas[i], user, team, &name))
             continue;
-        fill_quota(state, &state->quotas[i], own ? name : state->quotas[i].name, &view);
+        fill_quota(state, &loans, &state->quotas[i], own ? name : state->quotas[i].name, &view);
         api_call_list_add(&list, quota_view_schema(), &view);
         schema_free(quota_view_schema(), &view);
     }
@@ -125,8 +127,10 @@ void api_accounts_whoami(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     const struct state_user *user = state_user_find(state, call->caller.user);
     const char *team = cluster_team(&call->s->cluster, call->caller.user), *name;
+    _cleanup_(map_free) struct map loans;
     struct whoami_view view;
 
+    quota_loans(state, &loans);
     schema_init(whoami_view_schema(), &view);
     view.user = hai_strdup(call->caller.user);
     view.uid = user ? user->uid : S_ABSENT;
@@ -141,7 +145,7 @@ void api_accounts_whoami(struct api_call *call) {
         views_group(call->s, i, LIST_ADD(&view.groups));
     for (size_t i = 0; i < state->n_quotas; i++)
         if (limits(state, &state->quotas[i], call->caller.user, team, &name))
-            fill_quota(state, &state->quotas[i], name, LIST_ADD(&view.quotas));
+            fill_quota(state, &loans, &state->quotas[i], name, LIST_ADD(&view.quotas));
     fair_used(state, view.user, &view.share_used_us, &view.share_mean_us);
     api_call_reply(call, 200, whoami_view_schema(), &view);
     schema_free(whoami_view_schema(), &view);

@@ -571,16 +571,32 @@ int64_t quota_used(const struct state *state, enum quota_holder holder, const ch
     return account ? account->used : 0;
 }
 
-int64_t quota_borrowed(const struct state *state, enum quota_holder holder, const char *name,
-                       const char *group, int64_t priority) {
-    int64_t sum = 0;
+static void lend(struct map *loans, const struct job *job, enum quota_holder holder,
+                 const char *name) {
+    char key[KEY_BYTES];
 
+    if (!name)
+        return;
+    account_key(key, holder, state_priority_level(job->r.priority), job->r.spec.group, name);
+    intptr_t sum = (intptr_t)map_get_text(loans, key) + (intptr_t)gpus_of(job);
+    map_put_text(loans, key, (void *)sum);
+}
+
+void quota_loans(const struct state *state, struct map *ret) {
+    *ret = (struct map){0};
     for (const struct job *job = state->live_first; job; job = job->live_next)
-        if (quota_is_over(job) && job->r.priority == priority &&
-            hai_streq(job->r.spec.group, group) &&
-            hai_streq(holder == QUOTA_HOLDER_TEAM ? job->r.spec.team : job->r.spec.user, name))
-            sum += gpus_of(job);
-    return sum;
+        if (quota_is_over(job)) {
+            lend(ret, job, QUOTA_HOLDER_USER, job->r.spec.user);
+            lend(ret, job, QUOTA_HOLDER_TEAM, job->r.spec.team);
+        }
+}
+
+int64_t quota_borrowed(const struct map *loans, enum quota_holder holder, const char *name,
+                       const char *group, int64_t priority) {
+    char key[KEY_BYTES];
+
+    account_key(key, holder, state_priority_level(priority), group, name);
+    return (intptr_t)map_get_text(loans, key);
 }
 
 static int64_t ahead_of(const struct quota_account *account, const struct job *job) {

@@ -72,8 +72,10 @@ const struct state_quota *quota_find(const struct state *state, enum quota_holde
 int64_t quota_used(const struct state *state, enum quota_holder holder, const char *name,
                    const char *group, int64_t priority);
 
-/* GPUs that they hold there over quota. Looks at all that runs. */
-int64_t quota_borrowed(const struct state *state, enum quota_holder holder, const char *name,
+/* GPUs that they hold there over quota: of all, by one look at what runs; then of one of them. The
+ * caller frees the map. */
+void quota_loans(const struct state *state, struct map *ret);
+int64_t quota_borrowed(const struct map *loans, enum quota_holder holder, const char *name,
                        const char *group, int64_t priority);
 
 /* What limits a job at a level: up to two records, with the GPUs charged to it now. Returns how

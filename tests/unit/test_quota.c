@@ -183,13 +183,18 @@ TEST(over_quota_borrows_what_is_idle_and_gives_it_back)
     CHECK_EQ(give_user(&w, "alice", 50, 4), 0);
     int64_t jobs[4];
     for (int i = 0; i < 4; i++)
-        jobs[i] = ask(&w, "alice", NULL, 4, 50);
+        jobs[i] = ask(&w, "alice", "nlp", 4, 50);
     decide(&w);
     for (int i = 0; i < 4; i++) {
         CHECK_EQ(state_of(&w, jobs[i]), JOB_STATE_STARTING, "%d", i);
         all_started(&w, jobs[i]);
     }
-    CHECK_EQ(quota_borrowed(w.state, QUOTA_HOLDER_USER, "alice", "default", 50), 12);
+    _cleanup_(map_free) struct map loans;
+    quota_loans(w.state, &loans);
+    CHECK_EQ(quota_borrowed(&loans, QUOTA_HOLDER_USER, "alice", "default", 50), 12);
+    CHECK_EQ(quota_borrowed(&loans, QUOTA_HOLDER_USER, "alice", "default", 40), 0);
+    CHECK_EQ(quota_borrowed(&loans, QUOTA_HOLDER_TEAM, "alice", "default", 50), 0);
+    CHECK_EQ(quota_borrowed(&loans, QUOTA_HOLDER_TEAM, "nlp", "default", 50), 12);
     /* Bob is within quota, at a lower level: he gets back what is borrowed, and nothing else. */
     int64_t b = ask(&w, "bob", NULL, 4, 10);
     decide(&w);
