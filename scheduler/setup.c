@@ -2,6 +2,7 @@
 
 #include "lib/digest.h"
 #include "lib/fileio.h"
+#include "lib/pure/map.h"
 #include "lib/random.h"
 #include "scheduler/cluster.h"
 #include "scheduler/core/quota.h"
@@ -84,16 +85,62 @@ static int account_of(const struct cluster_user *user, int64_t *ret_uid, int64_t
     return 0;
 }
 
-/* What the file says of a quota counts from every start on; others stay as they were set. */
-static int set_quota(struct turn *turn, const struct cluster_quota *quota, struct hai_err *err) {
-    struct entry_quota_set entry;
+/* What became of many entries: the first failure. */
+struct outcomes {
+    size_t n_left;
+    int r;
+    struct hai_err err;
+};
 
-    cluster_quota_entry(quota, &entry);
+static void note_one(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    struct outcomes *outcomes = data;
+
+    outcomes->n_left--;
+    if (r >= 0 || outcomes->r < 0)
+        return;
+    outcomes->r = r;
+    outcomes->err = reply->err;
+}
+
+static char *quota_key(const struct entry_quota_set *entry) {
+    return hai_asprintf("%d\n%lld\n%s\n%s", (int)entry->holder, (long long)entry->priority,
+                        entry->group, entry->name ? entry->name : "");
+}
+
+static bool is_set(const struct state *state, const struct entry_quota_set *entry) {
     const struct state_quota *known =
-        quota_find(turn_state(turn), entry.holder, entry.name, entry.group, entry.priority);
-    if (known && known->gpus == entry.gpus)
-        return 0;
-    return change(turn, ENTRY_QUOTA_SET, &entry, err);
+        quota_find(state, entry->holder, entry->name, entry->group, entry->priority);
+
+    return known && known->gpus == entry->gpus;
+}
+
+/* What the file says of a quota counts from every start on, if more than once the last; others stay
+ * as they were set. All together: with a commit for each, many would take minutes, before anybody
+ * is served. */
+static int set_quotas(struct turn *turn, const struct cluster_file *cluster, struct hai_err *err) {
+    const size_t n = cluster->quotas.n;
+    _cleanup_free_ struct entry_quota_set *entries = hai_new_array(struct entry_quota_set, n + 1);
+    struct outcomes outcomes = {0};
+    struct map last = {0}; // quota_key -> its last entry
+
+    for (size_t i = 0; i < n; i++) {
+        cluster_quota_entry(&cluster->quotas.items[i], &entries[i]);
+        _cleanup_free_ char *key = quota_key(&entries[i]);
+        map_put_text(&last, key, &entries[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        _cleanup_free_ char *key = quota_key(&entries[i]);
+        if (map_get_text(&last, key) != &entries[i] || is_set(turn_state(turn), &entries[i]))
+            continue;
+        outcomes.n_left++;
+        turn_append(turn, ENTRY_QUOTA_SET, &entries[i], "system:hai", note_one, &outcomes);
+    }
+    map_free(&last);
+    while (outcomes.n_left) // a turn takes so many at a time
+        turn_run(turn);
+    if (outcomes.r < 0 && err)
+        *err = outcomes.err;
+    return outcomes.r;
 }
 
 int setup_describe(struct turn *turn, const struct cluster_file *cluster, struct hai_err *err) {
@@ -106,9 +153,7 @@ int setup_describe(struct turn *turn, const struct cluster_file *cluster, struct
             r = set_user(turn, cluster->users.items[i].name, uid, gid, SCOPE_SUBMIT,
                          cluster->users.items[i].external, err);
     }
-    for (size_t i = 0; r == 0 && i < cluster->quotas.n; i++)
-        r = set_quota(turn, &cluster->quotas.items[i], err);
-    return r;
+    return r < 0 ? r : set_quotas(turn, cluster, err);
 }
 
 int setup_secret(const char *state_dir, uint8_t ret[static DIGEST_BYTES], struct hai_err *err) {

@@ -1,7 +1,9 @@
 #include "lib/fileio.h"
 #include "lib/log.h"
 #include "scheduler/api_call.h"
+#include "scheduler/core/quota.h"
 #include "scheduler/restore.h"
+#include "scheduler/setup.h"
 #include "scheduler/spec.h"
 #include "scheduler/store/query.h"
 #include "scheduler/store/snapshot.h"
@@ -337,4 +339,44 @@ TEST(rows_ahead_of_the_log_are_a_damaged_store)
     store_close(f.store);
     CHECK_EQ(fileio_remove_tree(f.dir, NULL), 0);
     free(f.dir);
+}
+
+/* Of more quotas than go into one turn. */
+TEST(quotas_of_the_cluster_file_are_set_together)
+{
+    enum { N = 3000 };
+    struct cluster_zone zone = {.name = (char *)"a"};
+    struct cluster_file file = {.name = (char *)"test", .zones = {.items = &zone, .n = 1}};
+    struct fixture f = {0};
+    struct hai_err err = {0};
+    char names[N][8];
+
+    setup(&f, NULL);
+    file.scheduler_outage_us = INT64_C(600) * 1000000;
+    file.quotas.items = hai_new_array(struct cluster_quota, N + 1);
+    file.quotas.n = N + 1;
+    for (int i = 0; i < N; i++) {
+        (void)snprintf(names[i], sizeof names[i], "u%d", i);
+        file.quotas.items[i] = (struct cluster_quota){.user = names[i], .priority = 30, .gpus = i};
+    }
+    file.quotas.items[N] = (struct cluster_quota){.user = names[7], .priority = 30, .gpus = 99};
+    CHECK_EQ(setup_describe(f.turn, &file, &err), 0, "%s", err.text);
+    const struct state *state = turn_state(f.turn);
+    CHECK_EQ(state->n_quotas, N);
+    CHECK_EQ(quota_find(state, QUOTA_HOLDER_USER, "u8", "default", 30)->gpus, 8);
+    CHECK_EQ(quota_find(state, QUOTA_HOLDER_USER, "u7", "default", 30)->gpus, 99); // the last
+    CHECK(turn_stats(f.turn).n_commits <= 4, "%lld commits",
+          (long long)turn_stats(f.turn).n_commits); // start, cluster, two for the quotas
+    /* The next start finds all as it should be, or sets what is not. */
+    struct turn_stats before = turn_stats(f.turn);
+    CHECK_EQ(setup_describe(f.turn, &file, &err), 0, "%s", err.text);
+    CHECK_EQ(turn_stats(f.turn).n_entries, before.n_entries);
+    file.quotas.items[5].gpus = 1;
+    CHECK_EQ(setup_describe(f.turn, &file, &err), 0, "%s", err.text);
+    CHECK_EQ(turn_stats(f.turn).n_entries, before.n_entries + 1);
+    file.quotas.items[6].group = (char *)"nowhere";
+    CHECK_EQ(setup_describe(f.turn, &file, &err), -EINVAL);
+    CHECK_STR(err.code, "unknown_group");
+    free(file.quotas.items);
+    teardown(&f);
 }
