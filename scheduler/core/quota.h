@@ -6,8 +6,9 @@
  * GPUs, is either within quota, and then charged to its accounts, or over (r.over).
  *
  * Who is charged next, when an account has room again: its jobs over quota in the order of their
- * places (queue.h): that of their ids, but where a user moved his own. The first for which this account lacks room holds up those behind it; one that another
- * account stops does not. A job larger than the whole quota holds up nobody and is never charged.
+ * places (queue.h): that of their ids, but where a user moved his own. The first for which this
+ * account lacks room holds up those behind it; one that another account stops does not. A job
+ * larger than the whole quota holds up nobody and is never charged.
  *
  * A job of priority `auto` is at the highest level whose quota has room for it, and rises as soon
  * as a higher one has. Levels above QUOTA_AUTO_PRIORITY count only where somebody was given a
@@ -133,8 +134,9 @@ struct job *quota_next(struct state *state);
 /* Set a record, or take it away (gpus S_ABSENT); false: as before. Then quota_rebuild. */
 bool quota_put(struct state *state, const struct state_quota *quota);
 
-/* Limits changed: everything is made again. Jobs for which changed is true give back their charge, to
- * be charged anew in the order of their places, but for those that hold nodes, recover or gave way. */
+/* Limits changed: everything is made again. Jobs for which changed is true give back their charge,
+ * to be charged anew in the order of their places, but for those that hold nodes, recover or gave
+ * way. */
 typedef bool (*quota_changed_fn)(const struct state *state, const struct job *job,
                                  const void *data);
 void quota_rebuild(struct state *state, quota_changed_fn changed, const void *data);

@@ -171,9 +171,11 @@ TEST(jobs_are_billed_to_nobody_elses_team)
     };
     struct cluster_user users[] = {
         {.name = (char *)"alice", .team = (char *)"nlp"},
-        {.name = (char *)"carol"}
+        {.name = (char *)"carol"                      }
     };
-    struct cluster_file file = {.users = {.items = users, .n = ARRAY_SIZE(users)}};
+    struct cluster_file file = {
+        .users = {.items = users, .n = ARRAY_SIZE(users)}
+    };
     struct entry_user_set bob = {(char *)"bob", 2000, 2000, SCOPE_SUBMIT, false, S_ABSENT};
     struct state_quota quotas[] = {
         {QUOTA_HOLDER_USER, (char *)"dave",   (char *)"default", 30, 4},

@@ -296,7 +296,8 @@ TEST(who_may_not_is_refused)
     spec.user = (char *)"alice";
     spec.group = (char *)"default";
     spec.reservation = (char *)"demo";
-    CHECK_EQ(why_spec(w.state, &spec, SCOPE_SUBMIT, &why, &err), -EACCES); // --dry-run says the same
+    CHECK_EQ(why_spec(w.state, &spec, SCOPE_SUBMIT, &why, &err),
+             -EACCES); // --dry-run says the same
     world_free(&w);
 }
 

@@ -346,7 +346,9 @@ TEST(quotas_of_the_cluster_file_are_set_together)
 {
     enum { N = 3000 };
     struct cluster_zone zone = {.name = (char *)"a"};
-    struct cluster_file file = {.name = (char *)"test", .zones = {.items = &zone, .n = 1}};
+    struct cluster_file file = {
+        .name = (char *)"test", .zones = {.items = &zone, .n = 1}
+    };
     struct fixture f = {0};
     struct hai_err err = {0};
     char names[N][8];
