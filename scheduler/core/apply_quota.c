@@ -117,4 +117,5 @@ void apply_quota_user(struct mutate *c, const char *user) {
         }
     }
     settle_all(c, is_of_user, user);
+    queue_sort(c->state); // jobs of external users do not age
 }
