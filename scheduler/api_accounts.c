@@ -66,7 +66,7 @@ void api_accounts_quotas(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     const char *user = call->caller.user, *team = cluster_team(&call->s->cluster, user), *name;
     bool own = masking_needed(state, user, call->caller.scope);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
     _cleanup_(map_free) struct map loans;
 
     quota_loans(state, &loans);
@@ -105,7 +105,7 @@ void api_accounts_set_quota(struct api_call *call) {
 
 void api_accounts_users(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_users; i++) {
         const struct state_user *user = &state->users[i];
@@ -250,7 +250,7 @@ static void fill_token(const struct state_token *token, struct token_view *ret) 
 
 void api_accounts_tokens(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_tokens; i++) {
         const struct state_token *token = &state->tokens[i];

@@ -22,7 +22,7 @@ static void fill_view(const struct state *state, const struct state_reserve *res
 
 void api_reserve_list(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_reserves; i++) {
         struct reservation_view view;
