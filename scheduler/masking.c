@@ -66,6 +66,11 @@ static void add_word(struct about *about, const char *word, size_t n, bool start
         n_name--;
     _cleanup_free_ char *name = hai_strndup(word, n_name);
     int node = state_node_find(about->state, name);
+    size_t n_host = strcspn(name, ".");
+    if (node < 0 && n_host < n_name) { // a1.example.com
+        name[n_name = n_host] = '\0';
+        node = state_node_find(about->state, name);
+    }
     if (node < 0) {
         buf_add(ret, word, n);
         return;

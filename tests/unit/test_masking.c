@@ -10,6 +10,8 @@ static const struct {
     {"{\"name\":\"a1\"}\n",                    "{\"name\":\"a1\"}\n",                    0       },
     {"{\"message\":\"a2 starts now on a1,a2\"}",
      "{\"message\":\"node-1 starts now on node-2,node-1\"}",                             0       },
+    {"{\"message\":\"a2.example.com, a9.example.com\"}",
+     "{\"message\":\"a node.example.com, a9.example.com\"}",                             0       },
     {"{\"message\":",                          "{\"message\":",                          -EBADMSG},
 };
 
