@@ -84,9 +84,19 @@ static void add_sum(struct table *table, const struct json *sum, const char *key
     }
 }
 
+/* Where one group has no price, sums of others still have a cost. */
+static bool any_cost(const struct json *usage) {
+    const struct json *sums = json_get(usage, "sums");
+
+    for (const struct json *sum = json_first(sums); sum; sum = json_next(sum))
+        if (has(sum, "cost"))
+            return true;
+    return has(json_get(usage, "total"), "cost");
+}
+
 static void print_sums(const struct json *usage, const char *by, struct buf *out) {
     const struct json *total = json_get(usage, "total");
-    bool costs = has(total, "cost");
+    bool costs = any_cost(usage);
     _cleanup_free_ char *first = hai_strdup(by), *cost = NULL;
     const char *headings[3 + JOB_CLASSES] = {first, ">GPU-HOURS"};
     int n = 2;
