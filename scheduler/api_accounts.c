@@ -8,6 +8,7 @@
 #include "scheduler/core/quota.h"
 #include "scheduler/masking.h"
 #include "scheduler/views.h"
+#include "wire/jobfile.h"
 #include <pwd.h>
 #include <stdio.h>
 
@@ -207,6 +208,18 @@ static int merge_user(struct api_call *call, const struct user_change *change,
     return 0;
 }
 
+/* Nobody locks himself out: the last admin could not be let in again. */
+static int check_own(struct api_call *call, const struct state_user *known,
+                     const struct entry_user_set *entry) {
+    if (!known || !hai_streq(known->name, call->caller.user))
+        return 0;
+    if (entry->scope >= known->scope && (known->disabled || !entry->disabled))
+        return 0;
+    api_call_fail(call, 409, "conflict", "you are %s: another admin may %s you", known->name,
+                  entry->scope < known->scope ? "lower" : "disable");
+    return -EINVAL;
+}
+
 void api_accounts_set_user(struct api_call *call) {
     const struct user_change *change = call->body;
     const struct state_user *known = state_user_find(schedd_state(call->s), call->params[0]);
@@ -221,6 +234,11 @@ void api_accounts_set_user(struct api_call *call) {
         api_call_fail(call, 409, "conflict", "there is a user %s", known->name);
         return;
     }
+    if (!known && !jobfile_name_valid(call->params[0])) {
+        api_call_fail(call, 400, "invalid", "name is '%.80s'; expected a letter, then [a-z0-9._-]",
+                      call->params[0]);
+        return;
+    }
     schema_init(entry_user_set_schema(), &entry);
     entry.name = call->params[0];
     if (known) {
@@ -232,7 +250,7 @@ void api_accounts_set_user(struct api_call *call) {
     } else {
         find_account(entry.name, &entry);
     }
-    if (merge_user(call, change, &entry) == 0)
+    if (merge_user(call, change, &entry) == 0 && check_own(call, known, &entry) == 0)
         api_call_append(call, ENTRY_USER_SET, &entry, on_changed);
 }
 
