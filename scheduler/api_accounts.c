@@ -332,6 +332,11 @@ void api_accounts_make_token(struct api_call *call) {
     entry.label = change->label;
     if (change->lasts_us != S_ABSENT)
         entry.expires_us = turn_now_us(call->s->turn) + change->lasts_us;
+    /* A token that is to end on a day makes none that lasts beyond it. */
+    if (call->caller.expires_us != S_ABSENT)
+        entry.expires_us = entry.expires_us == S_ABSENT
+                               ? call->caller.expires_us
+                               : MIN(entry.expires_us, call->caller.expires_us);
     api_call_append(call, ENTRY_TOKEN_CREATE, &entry, on_token);
 }
 
