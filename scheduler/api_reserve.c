@@ -36,7 +36,8 @@ void api_reserve_list(struct api_call *call) {
 
 /* ---- which nodes ---- */
 
-/* Words may name a node over and over: each is taken once, each zone and leaf is gone through once. */
+/* Words may name a node over and over: each is taken once, each zone and leaf is gone through once.
+ */
 enum { RANGE_NAMES_MAX = 2 * NODES_MAX };
 
 struct expansion {

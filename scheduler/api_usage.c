@@ -8,8 +8,8 @@
 
 enum {
     DAYS_DEFAULT = 30,
-    DAYS_MAX = 399, // rows of days before begin to go
-    JOB_DAYS_MAX = 31,  // rows of every job: more would keep everybody else waiting
+    DAYS_MAX = 399,    // rows of days before begin to go
+    JOB_DAYS_MAX = 31, // rows of every job: more would keep everybody else waiting
     SUMS_DEFAULT = 1000,
     SUMS_MAX = 100000,
 };

@@ -6,13 +6,13 @@ static const struct {
     const char *text, *masked;
     int r;
 } cases[] = {
-    {"{\"message\":\"node a1 is lost.\"}",     "{\"message\":\"node a node is lost.\"}", 0       },
-    {"{\"name\":\"a1\"}\n",                    "{\"name\":\"a1\"}\n",                    0       },
+    {"{\"message\":\"node a1 is lost.\"}",               "{\"message\":\"node a node is lost.\"}", 0       },
+    {"{\"name\":\"a1\"}\n",                              "{\"name\":\"a1\"}\n",                    0       },
     {"{\"message\":\"a2 starts now on a1,a2\"}",
-     "{\"message\":\"node-1 starts now on node-2,node-1\"}",                             0       },
+     "{\"message\":\"node-1 starts now on node-2,node-1\"}",                                       0       },
     {"{\"message\":\"a2.example.com, a9.example.com\"}",
-     "{\"message\":\"a node.example.com, a9.example.com\"}",                             0       },
-    {"{\"message\":",                          "{\"message\":",                          -EBADMSG},
+     "{\"message\":\"a node.example.com, a9.example.com\"}",                                       0       },
+    {"{\"message\":",                                    "{\"message\":",                          -EBADMSG},
 };
 
 TEST(names_of_nodes_are_masked)
