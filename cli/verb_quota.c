@@ -1,6 +1,7 @@
 /* hai quota: how many GPUs of a group users and teams may hold at a level, and what they hold. */
 #include "cli/verbs.h"
 #include "cli/view.h"
+#include "lib/pure/map.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,6 +10,21 @@ static const struct option options[] = {
     {'p', "priority", "P", "level: 50 40 30 20 10 8 5 0; default: 30"},
     {0   },
 };
+
+/* Each holder once, in the words of `hai quota remove`. */
+static void print_holders(const struct json *quotas, struct buf *out) {
+    _cleanup_(map_free) struct map seen = {0};
+
+    for (const struct json *q = json_first(quotas); q; q = json_next(q)) {
+        const char *team = json_get_string(q, "team", NULL);
+        _cleanup_free_ char *holder = hai_asprintf("%s%s", team ? "team:" : "",
+                                                   team ? team : json_get_string(q, "user", "?"));
+        if (map_get_text(&seen, holder))
+            continue;
+        map_put_text(&seen, holder, &seen);
+        buf_printf(out, "%s\n", holder);
+    }
+}
 
 static int list(struct cli *cli) {
     _cleanup_(json_freep) struct json *quotas = NULL;
@@ -20,6 +36,8 @@ static int list(struct cli *cli) {
         return cli_fail(cli, r, &err);
     if (cli->json)
         cli_print_json(quotas);
+    else if (cli->quiet)
+        print_holders(quotas, &out);
     else if (json_count(quotas))
         view_quotas(quotas, &out);
     else
@@ -32,6 +50,7 @@ static int change(struct cli *cli, const char *holder, const char *gpus) {
     _cleanup_(json_freep) struct json *body = json_new_object();
     _cleanup_(json_freep) struct json *answer = NULL;
     _cleanup_(buf_free) struct buf text = {0};
+    const char *group = cli_option(cli, "group") ? cli_option(cli, "group") : "default";
     struct hai_err err = {0};
     int64_t priority;
     char *end = NULL;
@@ -45,8 +64,7 @@ static int change(struct cli *cli, const char *holder, const char *gpus) {
         json_add_string(body, "team", holder + 5);
     else
         json_add_string(body, "user", holder);
-    if (cli_option(cli, "group"))
-        json_add_string(body, "group", cli_option(cli, "group"));
+    json_add_string(body, "group", group);
     json_add_int(body, "priority", priority);
     if (gpus)
         json_add_int(body, "gpus", n);
@@ -57,10 +75,11 @@ static int change(struct cli *cli, const char *holder, const char *gpus) {
     if (cli->json)
         cli_print_json(answer);
     else if (gpus)
-        cli_note(cli, "%s may hold %lld GPUs at priority %lld", holder, n, (long long)priority);
-    else
-        cli_note(cli, "%s has no quota of its own at priority %lld any more", holder,
+        cli_note(cli, "%s may hold %lld GPUs of group %s at priority %lld", holder, n, group,
                  (long long)priority);
+    else
+        cli_note(cli, "%s has no quota of its own in group %s at priority %lld any more", holder,
+                 group, (long long)priority);
     return CLI_OK;
 }
 

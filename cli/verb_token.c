@@ -30,6 +30,10 @@ static int list(struct cli *cli) {
         return CLI_OK;
     }
     for (const struct json *t = json_first(tokens); t; t = json_next(t)) {
+        if (cli->quiet) {
+            buf_printf(&out, "%lld\n", (long long)json_get_int(t, "id", 0));
+            continue;
+        }
         table_add(table, "%lld", (long long)json_get_int(t, "id", 0));
         table_add_text(table, json_get_string(t, "user", NULL));
         table_add_text(table, json_get_string(t, "scope", NULL));
@@ -39,7 +43,8 @@ static int list(struct cli *cli) {
         table_add_text(table, time);
         table_add_text(table, json_get_string(t, "label", NULL));
     }
-    table_print(table, false, &out);
+    if (!cli->quiet)
+        table_print(table, false, &out);
     view_print(&out);
     return CLI_OK;
 }

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 static const struct option options[] = {
-    {0,                                                             "by", "WHAT", "stage (the default), user, team, group, job or day"},
+    {0,                                                             "by", "WHAT", "stage (the default), user, team, group, day, or job (31 days at most)"},
     {0,                                                       "since", "AGO", "UTC days from then on, e.g. 7d or 2026-11-01; default: 30d"},
     {0,                                                             "until", "T", "up to then, e.g. 1d (ago) or 2026-11-20; default: now"},
     {'g',"group", "GROUP", "only this group of nodes"},
@@ -84,9 +84,19 @@ static void add_sum(struct table *table, const struct json *sum, const char *key
     }
 }
 
+/* Where one group has no price, sums of others still have a cost. */
+static bool any_cost(const struct json *usage) {
+    const struct json *sums = json_get(usage, "sums");
+
+    for (const struct json *sum = json_first(sums); sum; sum = json_next(sum))
+        if (has(sum, "cost"))
+            return true;
+    return has(json_get(usage, "total"), "cost");
+}
+
 static void print_sums(const struct json *usage, const char *by, struct buf *out) {
     const struct json *total = json_get(usage, "total");
-    bool costs = has(total, "cost");
+    bool costs = any_cost(usage);
     _cleanup_free_ char *first = hai_strdup(by), *cost = NULL;
     const char *headings[3 + JOB_CLASSES] = {first, ">GPU-HOURS"};
     int n = 2;

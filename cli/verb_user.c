@@ -46,8 +46,12 @@ static int list(struct cli *cli) {
         return CLI_OK;
     }
     for (const struct json *user = json_first(users); user; user = json_next(user))
-        add_user(table, user);
-    table_print(table, false, &out);
+        if (cli->quiet)
+            buf_printf(&out, "%s\n", json_get_string(user, "user", ""));
+        else
+            add_user(table, user);
+    if (!cli->quiet)
+        table_print(table, false, &out);
     view_print(&out);
     return CLI_OK;
 }
@@ -93,7 +97,7 @@ static int set(struct cli *cli, const char *name) {
     if (cli->json)
         cli_print_json(answer);
     else
-        cli_note(cli, "%s is changed", name);
+        cli_note(cli, "%s is %s", name, cli_has(cli, "create") ? "made" : "changed");
     return CLI_OK;
 }
 

@@ -61,6 +61,7 @@ enum {
     KEY_HASH_BYTES = 16,
     DIGEST_BYTES = 32, // SHA-256
     TOKENS_MAX = 100000,
+    TOKENS_OWNER_MAX = 1000, // of one user or node, not expired
     USERS_MAX = 65536,
     QUOTAS_MAX = 100000,
     QUOTA_GPUS_MAX = NODES_MAX * NODE_GPUS_MAX,

@@ -8,6 +8,7 @@
 #include "scheduler/core/quota.h"
 #include "scheduler/masking.h"
 #include "scheduler/views.h"
+#include "wire/jobfile.h"
 #include <pwd.h>
 #include <stdio.h>
 
@@ -66,7 +67,7 @@ void api_accounts_quotas(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     const char *user = call->caller.user, *team = cluster_team(&call->s->cluster, user), *name;
     bool own = masking_needed(state, user, call->caller.scope);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
     _cleanup_(map_free) struct map loans;
 
     quota_loans(state, &loans);
@@ -105,7 +106,7 @@ void api_accounts_set_quota(struct api_call *call) {
 
 void api_accounts_users(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_users; i++) {
         const struct state_user *user = &state->users[i];
@@ -207,6 +208,18 @@ static int merge_user(struct api_call *call, const struct user_change *change,
     return 0;
 }
 
+/* Nobody locks himself out: the last admin could not be let in again. */
+static int check_own(struct api_call *call, const struct state_user *known,
+                     const struct entry_user_set *entry) {
+    if (!known || !hai_streq(known->name, call->caller.user))
+        return 0;
+    if (entry->scope >= known->scope && (known->disabled || !entry->disabled))
+        return 0;
+    api_call_fail(call, 409, "conflict", "you are %s: another admin may %s you", known->name,
+                  entry->scope < known->scope ? "lower" : "disable");
+    return -EINVAL;
+}
+
 void api_accounts_set_user(struct api_call *call) {
     const struct user_change *change = call->body;
     const struct state_user *known = state_user_find(schedd_state(call->s), call->params[0]);
@@ -221,6 +234,11 @@ void api_accounts_set_user(struct api_call *call) {
         api_call_fail(call, 409, "conflict", "there is a user %s", known->name);
         return;
     }
+    if (!known && !jobfile_name_valid(call->params[0])) {
+        api_call_fail(call, 400, "invalid", "name is '%.80s'; expected a letter, then [a-z0-9._-]",
+                      call->params[0]);
+        return;
+    }
     schema_init(entry_user_set_schema(), &entry);
     entry.name = call->params[0];
     if (known) {
@@ -232,7 +250,7 @@ void api_accounts_set_user(struct api_call *call) {
     } else {
         find_account(entry.name, &entry);
     }
-    if (merge_user(call, change, &entry) == 0)
+    if (merge_user(call, change, &entry) == 0 && check_own(call, known, &entry) == 0)
         api_call_append(call, ENTRY_USER_SET, &entry, on_changed);
 }
 
@@ -250,7 +268,7 @@ static void fill_token(const struct state_token *token, struct token_view *ret) 
 
 void api_accounts_tokens(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_tokens; i++) {
         const struct state_token *token = &state->tokens[i];
@@ -314,6 +332,11 @@ void api_accounts_make_token(struct api_call *call) {
     entry.label = change->label;
     if (change->lasts_us != S_ABSENT)
         entry.expires_us = turn_now_us(call->s->turn) + change->lasts_us;
+    /* A token that is to end on a day makes none that lasts beyond it. */
+    if (call->caller.expires_us != S_ABSENT)
+        entry.expires_us = entry.expires_us == S_ABSENT
+                               ? call->caller.expires_us
+                               : MIN(entry.expires_us, call->caller.expires_us);
     api_call_append(call, ENTRY_TOKEN_CREATE, &entry, on_token);
 }
 

@@ -118,13 +118,36 @@ static void respond(struct api_call *call, int status, const char *type, struct 
     api_call_finish(call);
 }
 
-/* Everything that hai says in JSON; not the texts of people: job files, output. */
-static void respond_json(struct api_call *call, int status, struct buf *text) {
+/* The state that masks what hai says to this caller, NULL: it is said as it is. */
+static const struct state *mask_of(const struct api_call *call) {
     const struct state *state = schedd_state(call->s);
 
-    if (call->request && masking_needed(state, call->caller.user, call->caller.scope))
-        masking_apply(state, text);
-    respond(call, status, json_type, text);
+    return masking_needed(state, call->caller.user, call->caller.scope) ? state : NULL;
+}
+
+/* Nothing is said rather than something with names in it. */
+static void respond_unmasked(struct api_call *call, const struct hai_err *cause) {
+    struct hai_err err = {.r = -EFBIG};
+    struct buf text = {0};
+
+    log_error("answer to %s is not masked: %s", call->caller.user, hai_err_text(cause));
+    (void)hai_fail_at(&err, -EFBIG, "too_long", NULL, "ask for less: hai list --limit N",
+                      "the answer is too long to be given to an external user");
+    write_error(&err, &text);
+    respond(call, 503, json_type, &text);
+}
+
+/* Everything that hai says in JSON; not the texts of people: job files, output. */
+static void respond_json(struct api_call *call, int status, struct buf *text) {
+    const struct state *mask = call->request ? mask_of(call) : NULL;
+    struct hai_err err = {0};
+
+    if (!mask || masking_apply(mask, text, &err) == 0) {
+        respond(call, status, json_type, text);
+        return;
+    }
+    buf_free(text);
+    respond_unmasked(call, &err);
 }
 
 void api_call_reply_text(struct api_call *call, int status, const char *type, struct buf *text) {
@@ -164,14 +187,37 @@ void api_call_fail(struct api_call *call, int status, const char *code, const ch
     respond_json(call, status, &text);
 }
 
+struct api_list api_call_list(const struct api_call *call) {
+    return (struct api_list){.began = true, .mask = mask_of(call)};
+}
+
+/* Element by element: a list of all jobs may be longer than what one can read. */
+static void add_masked(struct api_list *list, const struct schema *schema, const void *value) {
+    _cleanup_(buf_free) struct buf one = {0};
+
+    json_schema_dump(schema, value, &one);
+    if (!list->err.r && masking_apply(list->mask, &one, &list->err) == 0)
+        buf_add(&list->text, one.data, one.n_bytes);
+}
+
 void api_call_list_add(struct api_list *list, const struct schema *schema, const void *value) {
+    assert(list->began);
     buf_add_str(&list->text, list->n++ ? ",\n" : "[");
-    json_schema_dump(schema, value, &list->text);
+    if (list->mask)
+        add_masked(list, schema, value);
+    else
+        json_schema_dump(schema, value, &list->text);
 }
 
 void api_call_reply_list(struct api_call *call, struct api_list *list) {
+    assert(list->began);
     buf_add_str(&list->text, list->n ? "]\n" : "[]\n");
-    respond_json(call, 200, &list->text);
+    if (!list->err.r) {
+        respond(call, 200, json_type, &list->text);
+        return;
+    }
+    buf_free(&list->text);
+    respond_unmasked(call, &list->err);
 }
 
 static void on_client_gone(struct http_request *request, void *data) {

@@ -58,11 +58,15 @@ void api_call_refuse(struct http_request *request, int status, const struct hai_
 /* The HTTP status of a negative result. */
 int api_call_status(int r, const struct hai_err *err);
 
-/* A JSON array, element by element: start from {0}; the reply takes it over. */
+/* A JSON array, element by element; the reply takes it over. */
 struct api_list {
+    bool began;
+    const struct state *mask; // NULL: the caller may see the names of nodes
     struct buf text;
     size_t n;
+    struct hai_err err; // r: an element could not be masked
 };
+struct api_list api_call_list(const struct api_call *call);
 void api_call_list_add(struct api_list *list, const struct schema *schema, const void *value);
 void api_call_reply_list(struct api_call *call, struct api_list *list);
 

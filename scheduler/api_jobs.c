@@ -374,12 +374,15 @@ void api_jobs_set(struct api_call *call) {
 }
 
 /* Whoever starts a job again wants it now, whatever it waited for then. */
-static void forget_conditions(struct job_spec *spec) {
+static void forget_conditions(const struct state *state, struct job_spec *spec) {
     bool singleton = spec->after.singleton;
+    char **reservation = &spec->resources.reservation;
 
     schema_free(job_after_schema(), &spec->after);
     spec->after.singleton = singleton;
     hai_strset(&spec->not_before, NULL);
+    if (*reservation && !state_reserve_named(state, *reservation)) // it is over
+        hai_strset(reservation, NULL);
 }
 
 /* A new job from the text of an old one, submitted by whoever asks. */
@@ -392,7 +395,7 @@ static void resubmit(struct api_call *call, const struct state_job *job) {
     int r = json_schema_parse(job_spec_schema(), text->data, text->n_bytes, 0, &spec, &err);
     if (r == 0) {
         spec.hold = false;
-        forget_conditions(&spec);
+        forget_conditions(schedd_state(call->s), &spec);
         if (job->array != S_ABSENT) { // this element alone
             free(spec.array);
             spec.array = hai_asprintf("%lld", (long long)job->array_index);

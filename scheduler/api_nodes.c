@@ -37,7 +37,7 @@ static bool may_see(struct api_call *call) {
 
 void api_nodes_list(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     if (!may_see(call) || wait_for_nodes(call))
         return;
@@ -120,7 +120,7 @@ void api_nodes_fenced(struct api_call *call) {
 }
 
 void api_nodes_groups(struct api_call *call) {
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (int i = 0; i < schedd_state(call->s)->n_groups; i++) {
         struct group_view view;
@@ -132,7 +132,7 @@ void api_nodes_groups(struct api_call *call) {
 }
 
 void api_nodes_zones(struct api_call *call) {
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (int i = 0; i < schedd_state(call->s)->n_zones; i++) {
         struct zone_view view;

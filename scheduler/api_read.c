@@ -120,7 +120,9 @@ static int read_filter(struct api_call *call, struct filter *f) {
     const char *since = http_request_query(call->request, "since");
     const char *user = http_request_query(call->request, "user");
 
-    *f = (struct filter){.s = call->s, .name = http_request_query(call->request, "name")};
+    *f = (struct filter){.s = call->s,
+                         .name = http_request_query(call->request, "name"),
+                         .list = api_call_list(call)};
     if (user)
         f->user = user;
     else if (!api_call_query_flag(call, "all"))
@@ -190,7 +192,7 @@ void api_read_queue(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
     const char *group = http_request_query(call->request, "group");
     _cleanup_free_ int64_t *ids = NULL;
-    struct filter f = {.s = call->s};
+    struct filter f = {.s = call->s, .list = api_call_list(call)};
 
     size_t n = queue_list(state, &ids);
     add_placed(&f, PLACE_RUNS, group);
@@ -375,7 +377,7 @@ static int skip_old(struct api_call *call, struct events *events, int64_t *since
 
 /* Those in the tables, then those that the next transaction will write. */
 static void reply_events(struct api_call *call, int64_t job) {
-    struct events events = {0};
+    struct events events = {.list = api_call_list(call)};
     struct hai_err err = {0};
     int64_t since;
     int r = 0;

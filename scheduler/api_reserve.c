@@ -1,5 +1,6 @@
 #include "scheduler/api_reserve.h"
 
+#include "lib/pure/idset.h"
 #include "scheduler/api_call.h"
 #include "scheduler/core/reserve.h"
 #include "scheduler/ranges.h"
@@ -22,7 +23,7 @@ static void fill_view(const struct state *state, const struct state_reserve *res
 
 void api_reserve_list(struct api_call *call) {
     const struct state *state = schedd_state(call->s);
-    struct api_list list = {0};
+    struct api_list list = api_call_list(call);
 
     for (size_t i = 0; i < state->n_reserves; i++) {
         struct reservation_view view;
@@ -35,12 +36,30 @@ void api_reserve_list(struct api_call *call) {
 
 /* ---- which nodes ---- */
 
-/* All nodes of a zone, or of a leaf (the other is -1). Names stay the state's. */
-static void add_all(const struct state *state, int zone, int leaf, struct entry_reserve_set *ret) {
-    for (int i = 0; i < state->n_nodes; i++) {
-        const struct node *node = state->nodes[i];
+/* Words may name a node over and over: each is taken once, each zone and leaf is gone through once.
+ */
+enum { RANGE_NAMES_MAX = 2 * NODES_MAX };
+
+struct expansion {
+    const struct state *state;
+    struct idset nodes, zones, leaves;
+    size_t n_names; // of words that are neither
+};
+
+static void free_expansion(struct expansion *e) {
+    idset_free(&e->nodes);
+    idset_free(&e->zones);
+    idset_free(&e->leaves);
+}
+
+/* All nodes of a zone, or of a leaf (the other is -1). */
+static void add_all(struct expansion *e, int zone, int leaf) {
+    if (!idset_add(zone >= 0 ? &e->zones : &e->leaves, zone >= 0 ? zone : leaf))
+        return;
+    for (int i = 0; i < e->state->n_nodes; i++) {
+        const struct node *node = e->state->nodes[i];
         if (!node->r.removed && (node->zone == zone || node->r.leaf == leaf))
-            *LIST_ADD(&ret->nodes) = node->r.name;
+            idset_add(&e->nodes, i);
     }
 }
 
@@ -51,35 +70,38 @@ static int find_leaf(const struct state *state, const char *name) {
     return -1;
 }
 
-static int add_node(const struct state *state, const char *name, const char *word,
-                    struct entry_reserve_set *ret, struct hai_err *err) {
-    int node = state_node_find(state, name);
+static int add_node(struct expansion *e, const char *name, const char *word, struct hai_err *err) {
+    int node = state_node_find(e->state, name);
 
-    if (node < 0 || state->nodes[node]->r.removed)
+    if (node < 0 || e->state->nodes[node]->r.removed)
         return hai_fail_at(err, -ENOENT, "not_found", "nodes", NULL,
                            strcmp(name, word) ? "there is no node %.80s"
                                               : "there is no node, zone or leaf %.80s",
                            name);
-    *LIST_ADD(&ret->nodes) = state->nodes[node]->r.name;
+    idset_add(&e->nodes, node);
     return 0;
 }
 
 /* A word names a node, else a zone, else a leaf, else it is a range of nodes. */
-static int add_word(const struct state *state, const char *word, struct entry_reserve_set *ret,
-                    struct hai_err *err) {
+static int add_word(struct expansion *e, const char *word, struct hai_err *err) {
+    const struct state *state = e->state;
     struct schema_list names = {0};
     int zone = state_zone_find(state, word), leaf = find_leaf(state, word);
     int r = 0;
 
     if (state_node_find(state, word) < 0 && (zone >= 0 || leaf >= 0)) {
-        add_all(state, zone, zone >= 0 ? -1 : leaf, ret);
+        add_all(e, zone, zone >= 0 ? -1 : leaf);
         return 0;
     }
     r = ranges_expand(word, NODES_MAX, &names, err);
+    e->n_names += names.n;
+    if (r == 0 && e->n_names > RANGE_NAMES_MAX)
+        r = hai_fail_at(err, -ERANGE, "too_many", "nodes", NULL,
+                        "nodes are named more than %d times; name each once", RANGE_NAMES_MAX);
     for (size_t i = 0; i < names.n; i++) {
         char *name = ((char **)names.items)[i];
         if (r == 0)
-            r = add_node(state, name, word, ret, err);
+            r = add_node(e, name, word, err);
         free(name);
     }
     free(names.items);
@@ -87,6 +109,21 @@ static int add_word(const struct state *state, const char *word, struct entry_re
 }
 
 /* ---- changes ---- */
+
+/* The nodes of all words, each once; names stay the state's. */
+static int add_words(const struct state *state, const struct reservation_set *set,
+                     struct entry_reserve_set *ret, struct hai_err *err) {
+    struct expansion e = {.state = state};
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < set->nodes.n; i++)
+        r = add_word(&e, set->nodes.items[i], err);
+    for (int node = idset_next(&e.nodes, 0); r == 0 && node >= 0;
+         node = idset_next(&e.nodes, node + 1))
+        *LIST_ADD(&ret->nodes) = state->nodes[node]->r.name;
+    free_expansion(&e);
+    return r;
+}
 
 static int fill_entry(const struct schedd *s, const struct reservation_set *set,
                       struct entry_reserve_set *ret, struct hai_err *err) {
@@ -106,12 +143,7 @@ static int fill_entry(const struct schedd *s, const struct reservation_set *set,
     ret->reason = set->reason;
     ret->users.items = set->users.items;
     ret->users.n = set->users.n;
-    for (size_t i = 0; i < set->nodes.n; i++) {
-        int r = add_word(schedd_state(s), set->nodes.items[i], ret, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    return add_words(schedd_state(s), set, ret, err);
 }
 
 static void on_set(void *data, int64_t index, int r, const struct apply_reply *reply) {

@@ -8,7 +8,8 @@
 
 enum {
     DAYS_DEFAULT = 30,
-    DAYS_MAX = 399, // rows of days before begin to go
+    DAYS_MAX = 399,    // rows of days before begin to go
+    JOB_DAYS_MAX = 31, // rows of every job: more would keep everybody else waiting
     SUMS_DEFAULT = 1000,
     SUMS_MAX = 100000,
 };
@@ -49,6 +50,19 @@ static int read_by(struct api_call *call, enum query_by *ret) {
     }
     *ret = (enum query_by)by;
     return 0;
+}
+
+static int check_days(struct api_call *call, const struct query_usage *query) {
+    char iso[TIMEFMT_ISO_BYTES];
+    int64_t days = query->last - query->first;
+
+    if (query->by != QUERY_BY_JOB || days <= JOB_DAYS_MAX)
+        return 0;
+    timefmt_iso(query->first * LEDGER_DAY_US, iso);
+    api_call_fail(call, 400, "too_many",
+                  "since is %.10s, %lld days before the last day; by job at most %d", iso,
+                  (long long)days, JOB_DAYS_MAX);
+    return -EINVAL;
 }
 
 /* People see their own jobs, operators everybody's. */
@@ -122,7 +136,7 @@ void api_usage_handle(struct api_call *call) {
     struct usage usage;
 
     if (read_days(call, now_us, &query) < 0 || read_by(call, &query.by) < 0 ||
-        read_user(call, &query.user) < 0 ||
+        check_days(call, &query) < 0 || read_user(call, &query.user) < 0 ||
         api_call_query_int(call, "limit", 1, SUMS_MAX, SUMS_DEFAULT, &limit) < 0)
         return;
     query.group = http_request_query(call->request, "group");

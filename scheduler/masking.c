@@ -66,6 +66,11 @@ static void add_word(struct about *about, const char *word, size_t n, bool start
         n_name--;
     _cleanup_free_ char *name = hai_strndup(word, n_name);
     int node = state_node_find(about->state, name);
+    size_t n_host = strcspn(name, ".");
+    if (node < 0 && n_host < n_name) { // a1.example.com
+        name[n_name = n_host] = '\0';
+        node = state_node_find(about->state, name);
+    }
     if (node < 0) {
         buf_add(ret, word, n);
         return;
@@ -148,16 +153,18 @@ static struct json *copy(struct about *about, const struct json *from, bool mask
     }
 }
 
-void masking_apply(const struct state *state, struct buf *text) {
+int masking_apply(const struct state *state, struct buf *text, struct hai_err *err) {
     struct about about = {.state = state};
     _cleanup_(json_freep) struct json *tree = NULL;
     bool line = text->n_bytes && text->data[text->n_bytes - 1] == '\n';
 
-    int r = json_parse(text->data, text->n_bytes, NULL, &tree, NULL);
-    assert(r == 0); // it is our own
+    int r = json_parse(text->data, text->n_bytes, NULL, &tree, err);
+    if (r < 0)
+        return r;
     _cleanup_(json_freep) struct json *masked_tree = copy(&about, tree, false);
     buf_clear(text);
     json_dump(masked_tree, 0, text);
     if (line)
         buf_add_str(text, "\n");
+    return 0;
 }

@@ -12,5 +12,6 @@
 /* Is the caller an external user without the right to operate? */
 bool masking_needed(const struct state *state, const char *user, enum scope scope);
 
-/* Mask a JSON text in place. */
-void masking_apply(const struct state *state, struct buf *text);
+/* Mask one JSON text of hai's in place: an answer, or one element of a list, which may be too long
+ * to be read as a whole. -EFBIG, -EBADMSG: it cannot be read; the text is as it was. */
+int masking_apply(const struct state *state, struct buf *text, struct hai_err *err);

@@ -40,7 +40,8 @@ static void add_to(struct usage_sum *sum, const int64_t gpu_us[static LEDGER_JOB
         all_us += gpu_us[k];
     }
     add_us(&sum->all_us, all_us);
-    sum->cost += (double)all_us / US_PER_HOUR * price;
+    if (!isnan(price)) // what has no price is left out
+        sum->cost = (isnan(sum->cost) ? 0 : sum->cost) + (double)all_us / US_PER_HOUR * price;
 }
 
 static struct usage_sum *sum_of(struct work *w, const char *key) {
@@ -49,7 +50,7 @@ static struct usage_sum *sum_of(struct work *w, const char *key) {
 
     if (!at) {
         usage->sums = hai_realloc_array(usage->sums, usage->n_sums + 1, sizeof *usage->sums);
-        usage->sums[usage->n_sums++] = (struct usage_sum){.key = hai_strdup(key)};
+        usage->sums[usage->n_sums++] = (struct usage_sum){.key = hai_strdup(key), .cost = NAN};
         at = usage->n_sums;
         map_put_text(&w->by_key, key, (void *)at);
     }
@@ -180,7 +181,7 @@ int usage_collect(const struct schedd *s, const struct query_usage *query, int64
                   struct usage *ret, struct hai_err *err) {
     struct work work = {.s = s, .query = query, .usage = ret};
 
-    *ret = (struct usage){0};
+    *ret = (struct usage){.total = {.cost = NAN}};
     int r = query_usage(s->store, query, add_stored, &work, err);
     if (r >= 0)
         r = query_ledger(s->store, query->first, query->last, add_class, &work, err);

@@ -11,7 +11,7 @@ struct usage_sum {
     char *key;
     int64_t gpu_us[LEDGER_JOB_CLASSES];
     int64_t all_us;
-    double cost; // NAN: there are no prices
+    double cost; // of what has a price; NAN: nothing has
 };
 
 /* The cluster over the same days, whoever was asked for. */

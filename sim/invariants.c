@@ -278,6 +278,20 @@ static int check_ledger(const struct state *state, struct hai_err *err) {
     return 0;
 }
 
+/* In the order of their ids, each found by its hash. */
+static int check_tokens(const struct state *state, struct hai_err *err) {
+    for (size_t i = 0; i < state->n_tokens; i++) {
+        const struct state_token *token = &state->tokens[i];
+        if (i && token->id <= token[-1].id)
+            FAIL("token %lld is out of order", (long long)token->id);
+        if (state_token_find(state, token->hash.data) != token)
+            FAIL("token %lld is not found", (long long)token->id);
+    }
+    if (state->token_by_hash.n != state->n_tokens)
+        FAIL("%zu tokens, others are found", state->n_tokens);
+    return 0;
+}
+
 int invariants_state(const struct state *state, struct hai_err *err) {
     _cleanup_free_ uint32_t *claimed = hai_new_array(uint32_t, (size_t)state->n_nodes);
     _cleanup_free_ uint32_t *gpus = hai_new_array(uint32_t, (size_t)state->n_nodes);
@@ -303,6 +317,8 @@ int invariants_state(const struct state *state, struct hai_err *err) {
             FAIL("%s is lost and its ranks are held for ever", node->r.name);
     }
     r = check_reserves(state, err);
+    if (r == 0)
+        r = check_tokens(state, err);
     if (r == 0)
         r = check_ledger(state, err);
     if (r == 0)

@@ -13,6 +13,7 @@
 #define SECOND INT64_C(1000000)
 #define POLL_US (2 * SECOND)
 #define CLOCK_STEP_US (3600 * SECOND)
+#define PASSING_US (60 * SECOND)
 
 struct storm {
     struct world world;
@@ -272,6 +273,18 @@ static void move_some(struct storm *s, int64_t id) {
     append(s, "submit:alice", ENTRY_JOB_SET, &set);
 }
 
+/* Each makes those go that have expired. */
+static void add_passing_token(struct storm *s) {
+    uint8_t hash[DIGEST_BYTES] = {3};
+    struct entry_token_create token = {
+        {hash, sizeof hash},
+        (char *)"bob", SCOPE_SUBMIT, s->world.now_us + PASSING_US, NULL
+    };
+
+    memcpy(hash + 1, &s->world.state->r.index, sizeof s->world.state->r.index);
+    append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
+}
+
 /* A quota is given, changed or taken away; now and then a user becomes external or internal. */
 static void change_quota(struct storm *s) {
     static char *const names[] = {(char *)"alice", (char *)"bob", (char *)"carol", (char *)"nlp",
@@ -288,8 +301,10 @@ static void change_quota(struct storm *s) {
     set.priority = given[rng_below(&s->rng, ARRAY_SIZE(given))];
     set.gpus = chance(s, 4) ? S_ABSENT : rng_below(&s->rng, 24);
     append(s, "operate:root", ENTRY_QUOTA_SET, &set);
-    if (chance(s, 10))
-        append(s, "admin:root", ENTRY_USER_SET, &user);
+    if (!chance(s, 10))
+        return;
+    append(s, "admin:root", ENTRY_USER_SET, &user);
+    add_passing_token(s);
 }
 
 /* In strict order a job larger than its quota waits for more of it. */

@@ -237,6 +237,63 @@ int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
     return 0;
 }
 
+static void remove_token(struct state *state, size_t at) {
+    struct state_token *token = &state->tokens[at];
+    char name[2 * DIGEST_BYTES + 1];
+
+    state_token_name(token->hash.data, name);
+    map_remove_text(&state->token_by_hash, name);
+    schema_free(state_token_schema(), token);
+}
+
+static bool has_expired(const struct mutate *c, const struct state_token *token) {
+    return token->expires_us != S_ABSENT && token->expires_us <= c->entry->time_us;
+}
+
+/* How many tokens there are, and how many the owner has, once the expired ones are gone. */
+static int count_tokens(struct mutate *c, const char *owner) {
+    const struct state *state = c->state;
+    size_t n = 0, n_own = 0;
+
+    for (size_t i = 0; i < state->n_tokens; i++) {
+        if (has_expired(c, &state->tokens[i]))
+            continue;
+        n++;
+        n_own += hai_streq(state->tokens[i].owner, owner);
+    }
+    if (n_own >= TOKENS_OWNER_MAX)
+        return hai_fail_at(&c->reply->err, -E2BIG, "too_many", NULL, "hai token revoke ID",
+                           "%s has %d tokens; no more are made", owner, TOKENS_OWNER_MAX);
+    if (n >= TOKENS_MAX)
+        return hai_fail(&c->reply->err, -E2BIG, "more than %d tokens", TOKENS_MAX);
+    return 0;
+}
+
+static void drop_expired(struct mutate *c) {
+    struct state *state = c->state;
+    size_t n = 0;
+
+    for (size_t i = 0; i < state->n_tokens; i++) {
+        if (has_expired(c, &state->tokens[i]))
+            remove_token(state, i);
+        else
+            state->tokens[n++] = state->tokens[i];
+    }
+    state->n_tokens = n;
+}
+
+/* Version 1 kept expired tokens, and counted none by their owner. */
+static int make_room(struct mutate *c, const char *owner) {
+    if (c->entry->version < 2)
+        return c->state->n_tokens < TOKENS_MAX
+                   ? 0
+                   : hai_fail(&c->reply->err, -E2BIG, "more than %d tokens", TOKENS_MAX);
+    int r = count_tokens(c, owner);
+    if (r == 0)
+        drop_expired(c);
+    return r;
+}
+
 int apply_cluster_token(struct mutate *c, struct entry_token_create *in) {
     struct state *state = c->state;
     char name[2 * DIGEST_BYTES + 1];
@@ -254,8 +311,9 @@ int apply_cluster_token(struct mutate *c, struct entry_token_create *in) {
                         DIGEST_BYTES);
     if (state_token_find(state, in->hash.data))
         return hai_fail(&c->reply->err, -EEXIST, "this token exists");
-    if (state->n_tokens >= TOKENS_MAX)
-        return hai_fail(&c->reply->err, -E2BIG, "more than %d tokens", TOKENS_MAX);
+    r = make_room(c, in->owner);
+    if (r < 0)
+        return r;
     state->tokens = hai_realloc_array(state->tokens, state->n_tokens + 1, sizeof *state->tokens);
     state->tokens[state->n_tokens++] = (struct state_token){
         .id = state->r.next_token++,
@@ -281,7 +339,6 @@ int apply_cluster_token(struct mutate *c, struct entry_token_create *in) {
 
 int apply_cluster_revoke(struct mutate *c, const struct entry_token_revoke *in) {
     struct state *state = c->state;
-    char name[2 * DIGEST_BYTES + 1];
     size_t at = state_token_at(state, in->token);
 
     c->reply->id = in->token;
@@ -291,11 +348,9 @@ int apply_cluster_revoke(struct mutate *c, const struct entry_token_revoke *in) 
     if (c->scope < SCOPE_ADMIN && !(c->scope >= SCOPE_SUBMIT && hai_streq(c->name, token->owner)))
         return hai_fail_at(&c->reply->err, -EACCES, "denied", NULL, NULL,
                            "token %lld belongs to %s", (long long)in->token, token->owner);
-    state_token_name(token->hash.data, name);
-    map_remove_text(&state->token_by_hash, name);
     effects_event(c->fx, c->entry, EVENT_ACCOUNT, NULL, -1, -1, "token %lld of %s revoked",
                   (long long)in->token, token->owner);
-    schema_free(state_token_schema(), token);
+    remove_token(state, at);
     state->n_tokens--;
     memmove(token, token + 1, (state->n_tokens - at) * sizeof *token);
     if (c->fx)

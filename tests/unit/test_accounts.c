@@ -1,3 +1,4 @@
+#include "lib/pure/tlv.h"
 #include "tests/unit/core_steps.h"
 
 static int submit_key(struct world *w, char key, char digest) {
@@ -101,6 +102,67 @@ TEST(tokens_are_made_found_and_revoked)
     memset(hash, 3, sizeof hash);
     CHECK_EQ(state_token_find(w.state, hash)->id, 3);
     check_same(&w);
+    world_free(&w);
+}
+
+static int make_lasting(struct world *w, const char *owner, int64_t number, int64_t expires_us) {
+    uint8_t hash[DIGEST_BYTES] = {0};
+    struct entry_token_create in = {
+        {hash, sizeof hash},
+        (char *)owner, SCOPE_SUBMIT, expires_us, NULL
+    };
+
+    memcpy(hash, &number, sizeof number);
+    return world_append(w, "admin:root", ENTRY_TOKEN_CREATE, &in);
+}
+
+TEST(an_owner_has_so_many_tokens_and_expired_ones_go)
+{
+    uint8_t hash[DIGEST_BYTES] = {1};
+    struct world w;
+
+    world_init(&w);
+    int64_t until_us = w.now_us + S(3600);
+    for (int64_t i = 1; i <= TOKENS_OWNER_MAX; i++)
+        CHECK_EQ(make_lasting(&w, "alice", i, i <= 400 ? until_us : S_ABSENT), 0);
+    CHECK_EQ(make_lasting(&w, "alice", 2000, S_ABSENT), -E2BIG);
+    CHECK_EQ(make_lasting(&w, "bob", 2000, S_ABSENT), 0);
+    CHECK_EQ(w.state->n_tokens, TOKENS_OWNER_MAX + 1);
+    check_same(&w);
+    w.now_us = until_us;
+    CHECK_EQ(make_lasting(&w, "alice", 2001, S_ABSENT), 0);
+    CHECK_EQ(w.state->n_tokens, TOKENS_OWNER_MAX - 400 + 2);
+    CHECK(!state_token_find(w.state, hash));
+    CHECK_EQ(w.state->tokens[0].id, 401);
+    check_same(&w);
+    world_free(&w);
+}
+
+/* What version 1 did is what it does when it is replayed. */
+TEST(an_old_token_entry_keeps_the_expired_ones)
+{
+    uint8_t hash[DIGEST_BYTES] = {2};
+    _cleanup_(buf_free) struct buf payload = {0};
+    struct entry_token_create in = {
+        {hash, sizeof hash},
+        (char *)"alice", SCOPE_SUBMIT, S_ABSENT, NULL
+    };
+    struct apply_reply reply;
+    struct world w;
+
+    world_init(&w);
+    CHECK_EQ(make_lasting(&w, "alice", 1, w.now_us + S(1)), 0);
+    tlv_encode(entry_token_create_schema(), &in, &payload);
+    struct entry e = {.index = (int64_t)w.state->r.index + 1,
+                      .term = 1,
+                      .time_us = w.now_us + S(10),
+                      .principal = "admin:root",
+                      .kind = ENTRY_TOKEN_CREATE,
+                      .version = 1,
+                      .payload = payload.data,
+                      .payload_bytes = payload.n_bytes};
+    CHECK_EQ(apply_entry(w.state, &e, NULL, &reply), 0);
+    CHECK_EQ(w.state->n_tokens, 2);
     world_free(&w);
 }
 

@@ -25,6 +25,10 @@ static const struct {
     {"a[]",               0,    NULL,      NULL,      -EINVAL},
     {"a[1,]",             0,    NULL,      NULL,      -EINVAL},
     {"a b",               0,    NULL,      NULL,      -EINVAL},
+    {"a/b",               0,    NULL,      NULL,      -EINVAL},
+    {"a\n[1-2]",          0,    NULL,      NULL,      -EINVAL},
+    {"[1-2]\xc3\xa4",     0,    NULL,      NULL,      -EINVAL},
+    {"a]",                0,    NULL,      NULL,      -EINVAL},
     {"a[1-99999]",        0,    NULL,      NULL,      -ERANGE},
     {"a[1-999999999999]", 0,    NULL,      NULL,      -EINVAL},
 };

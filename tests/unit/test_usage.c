@@ -149,6 +149,24 @@ TEST(rows_that_are_written_and_those_that_wait_are_added_up)
     teardown(&f);
 }
 
+TEST(a_group_without_a_price_hides_no_cost_of_others)
+{
+    struct fixture f;
+
+    setup(&f);
+    struct cluster_price *price = LIST_ADD(&f.s.cluster.prices.groups);
+    price->name = hai_strdup("a100");
+    price->gpu_hour = 10;
+    fill(&f);
+    struct usage usage = collect(&f, QUERY_BY_STAGE, 7, NULL, NULL);
+    check_sum(&usage, 0, "pretrain", 8 * H, NAN);
+    check_sum(&usage, 1, "sft", 4 * H, 40);
+    check_sum(&usage, 2, "", 3 * H, 30);
+    CHECK(fabs(usage.total.cost - 70) < 1e-6, "%g", usage.total.cost);
+    usage_free(&usage);
+    teardown(&f);
+}
+
 TEST(a_row_that_is_missing_or_wrong_is_noticed)
 {
     struct fixture f;
