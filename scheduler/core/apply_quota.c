@@ -11,19 +11,24 @@ void apply_quota_settle(struct mutate *c) {
     }
 }
 
+/* Where a job is: within quota or over, and at which level. */
+static int64_t place_of(const struct job *job) {
+    return quota_is_over(job) ? -1 - job->r.priority : job->r.priority;
+}
+
 /* Only those whose place is another one afterwards are followed up. */
 static void settle_all(struct mutate *c, quota_changed_fn changed, const void *data) {
     _cleanup_free_ int64_t *before = hai_new_array(int64_t, (size_t)MAX(c->state->n_jobs, 1));
     size_t n = 0;
 
     for (const struct job *job = c->state->jobs_first; job; job = job->next)
-        before[n++] = quota_is_over(job) ? -1 : job->r.priority;
+        before[n++] = place_of(job);
     quota_rebuild(c->state, changed, data);
     while (quota_next(c->state))
         continue;
     n = 0;
     for (struct job *job = c->state->jobs_first; job; job = job->next)
-        if (before[n++] != (quota_is_over(job) ? -1 : job->r.priority)) {
+        if (before[n++] != place_of(job)) {
             queue_remove(c->state, job);
             mutate_follow(c, job);
         }
@@ -117,5 +122,5 @@ void apply_quota_user(struct mutate *c, const char *user) {
         }
     }
     settle_all(c, is_of_user, user);
-    queue_sort(c->state); // jobs of external users do not age
+    queue_sort(c->state); // also who keeps his level moves: what is external does not age
 }

@@ -1,5 +1,6 @@
 /* Quotas, borrowing, priority auto, external users: each rule of scheduler/core/quota.h. */
 #include "scheduler/core/forecast.h"
+#include "scheduler/core/order.h"
 #include "scheduler/core/quota.h"
 #include "sim/quota_rules.h"
 #include "tests/unit/core_steps.h"
@@ -575,8 +576,21 @@ TEST(who_becomes_external_keeps_no_priority_of_his_choice)
     spec.array.n = 1;
     spec.array.items = &(struct entry_range){0, 9, 1};
     int64_t array = world_submit(&w, &spec), waits = ask(&w, "guest", NULL, 4, 30);
+    CHECK_EQ(give_user(&w, "guest", 20, 2), 0);
+    for (int level = 0; level <= 5; level += 5)
+        CHECK_EQ(give_user(&w, "carol", level, 0), 0);
+    int64_t over = ask(&w, "guest", NULL, 4, 20), lowest = ask(&w, "carol", NULL, 4, 20);
+    struct entry_user_set carol = {(char *)"carol", 1006, 1006, SCOPE_SUBMIT, false, 1};
+    CHECK_EQ(give_user(&w, "carol", 20, 2), 0);
+    CHECK(is_over(&w, over));
+    CHECK(is_over(&w, lowest));
+    CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &carol), 0);
+    CHECK(is_over(&w, lowest)); // and before, but at another level
+    CHECK_EQ(job_at(&w, lowest)->r.priority, 0);
+    CHECK_EQ(job_at(&w, lowest)->tier, order_tier(w.state, job_at(&w, lowest)));
     CHECK_EQ(world_append(&w, "admin:root", ENTRY_USER_SET, &user), 0);
     CHECK_EQ(level_of(&w, runs), 50); // it has nodes
+    CHECK_EQ(level_of(&w, over), 5);
     CHECK_EQ(level_of(&w, held), 5);
     CHECK_EQ(level_of(&w, array), 5);
     CHECK_EQ(level_of(&w, waits), 5);
