@@ -349,8 +349,10 @@ static void note_last(struct naive *naive, const struct state *state,
                    NULL) < 0)
         return;
     const struct job *job = state_job_find(state, place.job);
-    if (job && job->queued)
+    if (job && job->queued) {
         naive->last = *job;
+        naive->one_apart |= job->r.spec.anti_affinity == 1;
+    }
     schema_free(entry_place_schema(), &place);
 }
 
@@ -364,6 +366,8 @@ static void compare(struct naive *naive, const struct state *state, size_t at,
     bool moved = state->r.time_us >= naive->settled || freed_in_all(state) != naive->freed ||
                  state->queue.changes != naive->changes + at ||
                  state->r.time_us / HOLD_SECOND_US != naive->begun_s;
+    /* Plans are made anew from a state: within a run they may come out otherwise. */
+    moved |= order_backfills(state);
     if (!naive->compares || (at > 0 && moved) || naive->err.r)
         return;
     naive->n_compared++;
