@@ -366,8 +366,6 @@ static void compare(struct naive *naive, const struct state *state, size_t at,
     bool moved = state->r.time_us >= naive->settled || freed_in_all(state) != naive->freed ||
                  state->queue.changes != naive->changes + at ||
                  state->r.time_us / HOLD_SECOND_US != naive->begun_s;
-    /* Plans are made anew from a state: within a run they may come out otherwise. */
-    moved |= order_backfills(state);
     if (!naive->compares || (at > 0 && moved) || naive->err.r)
         return;
     naive->n_compared++;

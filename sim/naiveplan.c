@@ -314,7 +314,8 @@ static bool start_now(const struct naiveplan *plans, const struct job *job, bool
         in_one |= ++in_zone[node->zone] >= need.nodes;
         fit[n++] = fit[i];
     }
-    if (!in_one && !(need.cross_zones && (int64_t)n >= need.nodes && state_may_cross(state, 0)))
+    if (!in_one && !((int64_t)n >= need.nodes && state_may_cross(state, 0) &&
+                     may_cross(plans, job, plans->now_s)))
         return false;
     choose(plans, job, fit, n, scratch);
     for (int64_t i = 0; i < need.nodes; i++)

@@ -564,7 +564,7 @@ static bool spans(const struct state *state, const struct place_node *nodes, int
 /* Of the nodes that could begin now those that can: what is taken to have ended may not have. Are
  * there enough? Else the start is close and not yet. */
 static bool can_start(struct backfill *b, const struct state *state, const struct place_need *need,
-                      const struct amount *amount) {
+                      const struct amount *amount, int64_t hold_s) {
     int64_t in_zone[ZONES_MAX] = {0}, most = 0;
     size_t n = 0;
 
@@ -576,8 +576,9 @@ static bool can_start(struct backfill *b, const struct state *state, const struc
         most = MAX(most, ++in_zone[b->zone[b->fit[i]]]);
     }
     b->n_fit_now = n;
-    return most >= need->nodes || (need->cross_zones && (int64_t)n >= need->nodes &&
-                                   b->n_crossing_now < state->r.cross_zone_jobs);
+    return most >= need->nodes ||
+           (need->cross_zones && (int64_t)n >= need->nodes &&
+            b->n_crossing_now < state->r.cross_zone_jobs && may_cross(b, state, b->now_s, hold_s));
 }
 
 static void reserve(struct backfill *b, const struct state *state, const struct job *job,
@@ -646,7 +647,7 @@ int backfill_plan(struct backfill *b, const struct state *state, const struct jo
         return -ENOSPC;
     list_fit(b, state, &need, &amount, at_s, job->hold_s);
     *ret_at_s = at_s;
-    if (at_s == b->now_s && can_start(b, state, &need, &amount)) {
+    if (at_s == b->now_s && can_start(b, state, &need, &amount, job->hold_s)) {
         firstset_choose(state, &need, b->fit_now, b->n_fit_now, b->histogram, scratch);
         for (int64_t i = 0; i < need.nodes; i++) {
             struct room_amount has;

@@ -369,3 +369,42 @@ TEST(nobody_with_a_plan_starts_later)
     CHECK(n_plans > 10 * SEEDS, "%d plans", n_plans);
     CHECK(n_passed > 10 * SEEDS, "%d passed", n_passed);
 }
+
+/* One gang may span zones at a time, and the head's plan does: who would have to span them because
+ * a node that should be free is not yet must wait for that node. */
+TEST(nobody_passes_by_spanning_zones_before_a_plan_that_does)
+{
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    cluster(&w, 2, 1, 2, 2);
+    int64_t leaving = submit_for(&w, 1, 4, 0); // a1
+    start_all(&w);
+    spec.nodes = 1;
+    spec.gpus_per_node = 4;
+    spec.time_limit_us = S(1000);
+    spec.zones.items = (char *[]){(char *)"b"};
+    spec.zones.n = 1;
+    int64_t half = world_submit(&w, &spec);
+    start_all(&w);
+    CHECK_STR(node_of(&w, leaving, 0), "a1");
+    CHECK_STR(node_of(&w, half, 0), "b1");
+    CHECK_EQ(stop(&w, "operate:root", leaving, true), 0);
+    spec = world_spec();
+    spec.cross_zones = true;
+    spec.nodes = 4;
+    spec.gpus_per_node = 1;
+    int64_t head = world_submit(&w, &spec);
+    spec.nodes = 2;
+    spec.gpus_per_node = 3;
+    int64_t behind = world_submit(&w, &spec);
+    start_all(&w);
+    CHECK_EQ(planned_in_s(&w, head), 1000);
+    CHECK(!runs(&w, behind), "in both zones the head could not start before it ends");
+    all_left(&w, leaving);
+    start_all(&w);
+    CHECK(runs(&w, behind));
+    CHECK(!job_at(&w, behind)->spans);
+    CHECK_EQ(planned_in_s(&w, head), 1000);
+    world_free(&w);
+}
