@@ -379,5 +379,7 @@ void naive_check(struct naive *naive, const struct state *state, size_t at,
     if (at == 0)
         begin_run(naive, state);
     compare(naive, state, at, proposal);
+    /* Who was placed may be due at once: nothing was left of its time limit. */
+    naive->settled = MIN(naive->settled, state_next_wakeup(state));
     note_last(naive, state, proposal);
 }
