@@ -12,22 +12,6 @@
 #include <pwd.h>
 #include <stdio.h>
 
-static void on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
-    struct api_call *call = data;
-    struct index_view answer;
-
-    api_call_appended(call);
-    if (r < 0) {
-        api_call_error(call, r, &reply->err);
-        return;
-    }
-    schema_init(index_view_schema(), &answer);
-    answer.index = index;
-    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
-    api_call_reply(call, 200, index_view_schema(), &answer);
-    schema_free(index_view_schema(), &answer);
-}
-
 /* ---- quotas ---- */
 
 /* As its holder sees it. name: of the user or team, NULL: every user. */
@@ -99,7 +83,7 @@ void api_accounts_set_quota(struct api_call *call) {
     entry.group = change->group ? change->group : (char *)"default";
     entry.priority = change->priority;
     entry.gpus = change->gpus;
-    api_call_append(call, ENTRY_QUOTA_SET, &entry, on_changed);
+    api_call_append(call, ENTRY_QUOTA_SET, &entry, api_call_on_changed);
 }
 
 /* ---- users ---- */
@@ -251,7 +235,7 @@ void api_accounts_set_user(struct api_call *call) {
         find_account(entry.name, &entry);
     }
     if (merge_user(call, change, &entry) == 0 && check_own(call, known, &entry) == 0)
-        api_call_append(call, ENTRY_USER_SET, &entry, on_changed);
+        api_call_append(call, ENTRY_USER_SET, &entry, api_call_on_changed);
 }
 
 /* ---- tokens ---- */
@@ -350,5 +334,5 @@ void api_accounts_revoke_token(struct api_call *call) {
         return;
     }
     entry.token = id;
-    api_call_append(call, ENTRY_TOKEN_REVOKE, &entry, on_changed);
+    api_call_append(call, ENTRY_TOKEN_REVOKE, &entry, api_call_on_changed);
 }

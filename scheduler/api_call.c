@@ -290,6 +290,27 @@ void api_call_appended(struct api_call *call) {
     call->n_appended--;
 }
 
+void api_call_changed(struct api_call *call, int64_t index, int r, const struct apply_reply *reply,
+                      int64_t id) {
+    struct index_view answer;
+
+    api_call_appended(call);
+    if (r < 0) {
+        api_call_error(call, r, &reply->err);
+        return;
+    }
+    schema_init(index_view_schema(), &answer);
+    answer.index = index;
+    answer.id = id;
+    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
+    api_call_reply(call, 200, index_view_schema(), &answer);
+    schema_free(index_view_schema(), &answer);
+}
+
+void api_call_on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
+    api_call_changed(data, index, r, reply, S_ABSENT);
+}
+
 int api_call_query_int(struct api_call *call, const char *name, int64_t min, int64_t max,
                        int64_t fallback, int64_t *ret) {
     const char *text = http_request_query(call->request, name);

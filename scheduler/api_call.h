@@ -88,6 +88,12 @@ void api_call_append(struct api_call *call, enum entry_kind kind, const void *pa
 /* To be called first in every such fn. */
 void api_call_appended(struct api_call *call);
 
+/* The end of api_call_append where nothing but the change itself is told (index_view). id: the job
+ * concerned, or S_ABSENT. api_call_on_changed: the same as a turn_reply_fn, without a job. */
+void api_call_changed(struct api_call *call, int64_t index, int r, const struct apply_reply *reply,
+                      int64_t id);
+void api_call_on_changed(void *data, int64_t index, int r, const struct apply_reply *reply);
+
 /* Keep the request open for an answer that comes from elsewhere. */
 void api_call_hold(struct api_call *call);
 

@@ -280,20 +280,7 @@ static const struct job *job_to_change(struct api_call *call, int64_t *ret_unmad
 }
 
 static void on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
-    struct api_call *call = data;
-    struct index_view answer;
-
-    api_call_appended(call);
-    if (r < 0) {
-        api_call_error(call, r, &reply->err);
-        return;
-    }
-    schema_init(index_view_schema(), &answer);
-    answer.index = index;
-    answer.id = reply->id ? reply->id : S_ABSENT;
-    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
-    api_call_reply(call, 200, index_view_schema(), &answer);
-    schema_free(index_view_schema(), &answer);
+    api_call_changed(data, index, r, reply, reply->id ? reply->id : S_ABSENT);
 }
 
 void api_jobs_stop(struct api_call *call) {

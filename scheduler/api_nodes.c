@@ -67,22 +67,6 @@ void api_nodes_one(struct api_call *call) {
     schema_free(node_view_schema(), &view);
 }
 
-static void on_changed(void *data, int64_t index, int r, const struct apply_reply *reply) {
-    struct api_call *call = data;
-    struct index_view answer;
-
-    api_call_appended(call);
-    if (r < 0) {
-        api_call_error(call, r, &reply->err);
-        return;
-    }
-    schema_init(index_view_schema(), &answer);
-    answer.index = index;
-    answer.message = reply->changed ? NULL : hai_strdup("nothing to change");
-    api_call_reply(call, 200, index_view_schema(), &answer);
-    schema_free(index_view_schema(), &answer);
-}
-
 void api_nodes_drain(struct api_call *call) {
     const struct node_change *change = call->body;
     struct entry_node_drain entry;
@@ -93,7 +77,7 @@ void api_nodes_drain(struct api_call *call) {
     schema_init(entry_node_drain_schema(), &entry);
     entry.node = call->params[0];
     entry.reason = change->reason;
-    api_call_append(call, ENTRY_NODE_DRAIN, &entry, on_changed);
+    api_call_append(call, ENTRY_NODE_DRAIN, &entry, api_call_on_changed);
 }
 
 void api_nodes_undrain(struct api_call *call) {
@@ -104,7 +88,7 @@ void api_nodes_undrain(struct api_call *call) {
         return;
     schema_init(entry_node_undrain_schema(), &entry);
     entry.node = call->params[0];
-    api_call_append(call, ENTRY_NODE_UNDRAIN, &entry, on_changed);
+    api_call_append(call, ENTRY_NODE_UNDRAIN, &entry, api_call_on_changed);
 }
 
 void api_nodes_fenced(struct api_call *call) {
@@ -116,7 +100,7 @@ void api_nodes_fenced(struct api_call *call) {
     entry.node = call->params[0];
     entry.evidence = fenced->evidence;
     entry.boot_id = fenced->boot_id;
-    api_call_append(call, ENTRY_NODE_FENCED, &entry, on_changed);
+    api_call_append(call, ENTRY_NODE_FENCED, &entry, api_call_on_changed);
 }
 
 void api_nodes_groups(struct api_call *call) {

@@ -179,23 +179,8 @@ void api_reserve_set(struct api_call *call) {
     free(entry.nodes.items); // the names are the state's
 }
 
-static void on_removed(void *data, int64_t index, int r, const struct apply_reply *reply) {
-    struct api_call *call = data;
-    struct index_view answer;
-
-    api_call_appended(call);
-    if (r < 0) {
-        api_call_error(call, r, &reply->err);
-        return;
-    }
-    schema_init(index_view_schema(), &answer);
-    answer.index = index;
-    api_call_reply(call, 200, index_view_schema(), &answer);
-    schema_free(index_view_schema(), &answer);
-}
-
 void api_reserve_remove(struct api_call *call) {
     struct entry_reserve_remove entry = {.name = call->params[0]};
 
-    api_call_append(call, ENTRY_RESERVE_REMOVE, &entry, on_removed);
+    api_call_append(call, ENTRY_RESERVE_REMOVE, &entry, api_call_on_changed);
 }

@@ -214,15 +214,13 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
     _cleanup_free_ const struct job **jobs = NULL;
     size_t n = sort_queue(state, &jobs), n_passed = 0;
     _cleanup_free_ struct passed *passed = hai_new_array(struct passed, n + 1);
-    _cleanup_free_ bool *blocked_in = hai_new_array(bool, state->n_reserves + 1);
-    bool blocked[GROUPS_MAX] = {false}, shares = order_shares(state);
+    struct order_blocked blocked = {0};
+    bool shares = order_shares(state);
 
     for (size_t i = 0; i < n && jobs[i]->r.id != before; i++) {
         const struct job *job = jobs[i];
         struct place_need need = place_need_of(state, job);
-        bool *blocks = need.reserve
-                           ? &blocked_in[state_reserve_find(state, need.reserve) - state->reserves]
-                           : &blocked[job->group];
+        bool *blocks = order_blocked(&blocked, state, &need);
         if (*blocks || is_passed(passed, n_passed, job))
             continue;
         /* One a run: where its like go is known when the run is over. And a run goes through the
@@ -249,17 +247,14 @@ static bool next_passing(struct naive *naive, const struct state *state,
     _cleanup_free_ const struct job **jobs = NULL;
     size_t n = sort_queue(state, &jobs), n_passed = 0;
     _cleanup_free_ struct passed *passed = hai_new_array(struct passed, n + 1);
-    _cleanup_free_ bool *blocked_in = hai_new_array(bool, state->n_reserves + 1);
     _cleanup_(naiveplan_freep) struct naiveplan *plans = naiveplan_new(state);
     int64_t n_planned[GROUPS_MAX] = {0}, at_s;
-    bool blocked[GROUPS_MAX] = {false};
+    struct order_blocked blocked = {0};
 
     for (size_t i = 0; i < n; i++) {
         const struct job *job = jobs[i];
         struct place_need need = place_need_of(state, job);
-        bool *blocks = need.reserve
-                           ? &blocked_in[state_reserve_find(state, need.reserve) - state->reserves]
-                           : &blocked[job->group];
+        bool *blocks = order_blocked(&blocked, state, &need);
         if (*blocks || is_passed(passed, n_passed, job))
             continue;
         bool may_plan = n_planned[job->group] < order_backfills(state) &&

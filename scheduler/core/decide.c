@@ -46,12 +46,11 @@ struct decide {
     size_t n_memos;
     struct queue_walk walk;
     struct backfill *backfill;
-    bool blocked[GROUPS_MAX];      // in this run
-    bool blocked_in[RESERVES_MAX]; // the same, within a reservation, by position
-    int n_asks;                    // searches for victims in this run
-    bool one_apart;                // this run proposed a job that keeps apart
-    int64_t held_until_us;         // when the first of those that wait for leaves has waited enough
-    int n_planned[GROUPS_MAX];     // in this run: blocked jobs with a planned start
+    struct order_blocked blocked; // in this run
+    int n_asks;                   // searches for victims in this run
+    bool one_apart;               // this run proposed a job that keeps apart
+    int64_t held_until_us;        // when the first of those that wait for leaves has waited enough
+    int n_planned[GROUPS_MAX];    // in this run: blocked jobs with a planned start
     struct idle idle;
 };
 
@@ -279,11 +278,9 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
     return true;
 }
 
-/* What those who wait behind a job want, too: nodes of its reservation, or of its group. */
+/* Those who wait behind a job, and want what it wants. */
 static bool *blocked_by(struct decide *d, const struct state *state, const struct job *job) {
-    if (job->r.reserve == S_ABSENT)
-        return &d->blocked[job->group];
-    return &d->blocked_in[state_reserve_find(state, job->r.reserve) - state->reserves];
+    return order_blocked(&d->blocked, state, &job->shape->need);
 }
 
 /* Strict order with backfill: start the job, plan it, or let it be. */
@@ -388,8 +385,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
          (!d->idle.held || d->idle.n_touched == now.n_touched)))
         return 0;
     room_follow(d->room, state);
-    memset(d->blocked, 0, sizeof d->blocked);
-    memset(d->blocked_in, 0, sizeof d->blocked_in);
+    d->blocked = (struct order_blocked){0};
     d->n_asks = 0;
     d->one_apart = false;
     d->held_until_us = INT64_MAX;

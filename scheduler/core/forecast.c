@@ -86,10 +86,9 @@ struct forecast {
     int64_t look_us;   // from one look to the next
     int64_t before_us; // time of the step before
     uint64_t step;
-    int64_t n_runs, runs_us; // of those that started
-    int n_asks;              // in this step
-    bool blocked[GROUPS_MAX];
-    bool blocked_in[RESERVES_MAX];    // within a reservation, by position
+    int64_t n_runs, runs_us;          // of those that started
+    int n_asks;                       // in this step
+    struct order_blocked blocked;     // in this step
     int64_t unblocked_us[GROUPS_MAX]; // when the job that blocks a group can start
 };
 
@@ -461,12 +460,6 @@ static void go_to(struct forecast *f, int64_t at_us) {
     }
 }
 
-static bool *blocked_by(struct forecast *f, const struct place_need *need) {
-    if (!need->reserve)
-        return &f->blocked[need->group];
-    return &f->blocked_in[state_reserve_find(&f->at, need->reserve) - f->at.reserves];
-}
-
 static int compare_ends(const void *pa, const void *pb) {
     const struct holder *a = *(const struct holder *const *)pa;
     const struct holder *b = *(const struct holder *const *)pb;
@@ -513,7 +506,7 @@ static int64_t unblocked_us(struct forecast *f, const struct job *job) {
  * (backfill.h plans more than one, and nodes that none needs: this is the part that matters most).
  */
 static void block(struct forecast *f, const struct job *job, const struct place_need *need) {
-    bool *blocked = blocked_by(f, need);
+    bool *blocked = order_blocked(&f->blocked, &f->at, need);
 
     if (*blocked || !room_could(f->room, &f->at, need, &f->scratch))
         return;
@@ -527,7 +520,7 @@ static bool may_pass(struct forecast *f, const struct waiter *waiter,
     const struct job *job = waiter->job;
     int64_t hold_s = waiter->rest_us < 0 ? job->hold_s : waiter->rest_us / SECOND;
 
-    return !*blocked_by(f, need) ||
+    return !*order_blocked(&f->blocked, &f->at, need) ||
            (!need->reserve && f->unblocked_us[job->group] != INT64_MAX &&
             (f->unblocked_us[job->group] - f->at.r.time_us) / SECOND >= hold_s);
 }
@@ -556,8 +549,7 @@ static bool try_start(struct forecast *f, struct waiter *waiter, const struct pl
 
 /* All that waits, in order; what is like one that found no room finds none either. */
 static void walk(struct forecast *f, bool shares) {
-    memset(f->blocked, 0, sizeof f->blocked);
-    memset(f->blocked_in, 0, sizeof f->blocked_in);
+    f->blocked = (struct order_blocked){0};
     f->step++;
     f->n_asks = 0;
     while (f->first_left < f->n_waiters && f->waiters[f->first_left].started)

@@ -173,3 +173,10 @@ int64_t order_loss(const struct state *state, const struct job *running) {
 
     return state->r.time_us - saved_us + ORDER_RESTART_US;
 }
+
+bool *order_blocked(struct order_blocked *blocked, const struct state *state,
+                    const struct place_need *need) {
+    if (need->reserve)
+        return &blocked->reserves[state_reserve_find(state, need->reserve) - state->reserves];
+    return &blocked->groups[need->group];
+}

@@ -54,6 +54,14 @@ bool order_may_give_way(const struct state *state, const struct job *running);
  * takes. */
 enum { ORDER_GAIN_TENTHS = 9 };
 
+/* Strict order: in whose way the jobs before stand, of those who want nodes of a reservation (by
+ * its position), else of a group. Start from {0}; order_blocked: the one of a need. */
+struct order_blocked {
+    bool groups[GROUPS_MAX], reserves[RESERVES_MAX];
+};
+bool *order_blocked(struct order_blocked *blocked, const struct state *state,
+                    const struct place_need *need);
+
 /* What suspending a running job would lose: GPU time in microseconds for each GPU that it frees. */
 int64_t order_loss(const struct state *state, const struct job *running);
 
