@@ -260,18 +260,24 @@ TEST(a_fault_takes_back_what_no_checkpoint_covers)
     world_free(&w);
 }
 
+/* A job of two GPUs, alone on one node, runs for 10 s. */
+static int64_t run_10_s(struct world *w, int64_t *ret_begun_us) {
+    small_cluster(w, 1, 1);
+    *ret_begun_us = w->now_us;
+    int64_t id = submit(w, 1, 2, 1);
+    CHECK_EQ(world_decide(w), 1);
+    all_started(w, id);
+    pass_to(w, *ret_begun_us, 10);
+    return id;
+}
+
 /* A stall cannot be longer than the work it was in, and of a job that has ended it moves nothing.
  */
 TEST(a_stall_is_part_of_the_work)
 {
     struct world w;
 
-    small_cluster(&w, 1, 1);
-    int64_t begun_us = w.now_us;
-    int64_t id = submit(&w, 1, 2, 1);
-    CHECK_EQ(world_decide(&w), 1);
-    all_started(&w, id);
-    pass_to(&w, begun_us, 10);
+    int64_t begun_us, id = run_10_s(&w, &begun_us);
     saved(&w, id, 1, DURATION_US_MAX);
     check_job(&w, id, 0, c([LEDGER_STALLED] = 20));
     pass_to(&w, begun_us, 20);
@@ -287,12 +293,7 @@ TEST(a_job_that_fails_for_good_recomputes_nothing)
 {
     struct world w;
 
-    small_cluster(&w, 1, 1);
-    int64_t begun_us = w.now_us;
-    int64_t id = submit(&w, 1, 2, 1);
-    CHECK_EQ(world_decide(&w), 1);
-    all_started(&w, id);
-    pass_to(&w, begun_us, 10);
+    int64_t begun_us, id = run_10_s(&w, &begun_us);
     CHECK_EQ(ended(&w, id, 0, 3, 0, EXIT_CAUSE_SELF), 0);
     CHECK_EQ(state_of(&w, id), JOB_STATE_FAILED);
     check_job(&w, id, 0, c([LEDGER_PRODUCTIVE] = 20));

@@ -387,23 +387,30 @@ TEST(a_reservation_is_changed_in_place)
     world_free(&w);
 }
 
+/* A gang has three nodes, and was asked to leave them to a more important one. Returns that. */
+static int64_t claimed(struct world *w, int64_t *ret_low) {
+    struct entry_job_spec spec = world_spec();
+
+    setup(w);
+    spec.priority = 10;
+    spec.nodes = 3;
+    spec.gpus_per_node = 2;
+    *ret_low = world_submit(w, &spec);
+    CHECK_EQ(world_decide(w), 1);
+    all_started(w, *ret_low);
+    world_pass(w, S(700));
+    spec.priority = 50;
+    int64_t high = world_submit(w, &spec);
+    world_pass(w, S(41));
+    CHECK_EQ(job_at(w, high)->r.claim.n, 3);
+    return high;
+}
+
 TEST(claims_to_reserved_nodes_end)
 {
     struct world w;
 
-    setup(&w);
-    struct entry_job_spec spec = world_spec();
-    spec.priority = 10;
-    spec.nodes = 3;
-    spec.gpus_per_node = 2;
-    int64_t low = world_submit(&w, &spec);
-    CHECK_EQ(world_decide(&w), 1);
-    all_started(&w, low);
-    world_pass(&w, S(700));
-    spec.priority = 50;
-    int64_t high = world_submit(&w, &spec);
-    world_pass(&w, S(41));
-    CHECK_EQ(job_at(&w, high)->r.claim.n, 3);
+    int64_t low, high = claimed(&w, &low);
     CHECK_EQ(reserve(&w, "m", "a2", "", 0, 1000), 0);
     CHECK_EQ(job_at(&w, high)->r.claim.n, 0);
     all_left(&w, low);
@@ -584,20 +591,8 @@ TEST(in_strict_order_only_what_ends_before_a_reservation_starts)
 TEST(a_claim_to_nodes_that_are_planned_for_others_ends)
 {
     struct world w;
-    struct entry_job_spec spec = world_spec();
 
-    setup(&w);
-    spec.priority = 10;
-    spec.nodes = 3;
-    spec.gpus_per_node = 2;
-    int64_t low = world_submit(&w, &spec);
-    CHECK_EQ(world_decide(&w), 1);
-    all_started(&w, low);
-    world_pass(&w, S(700));
-    spec.priority = 50;
-    int64_t high = world_submit(&w, &spec);
-    world_pass(&w, S(41));
-    CHECK_EQ(job_at(&w, high)->r.claim.n, 3);
+    int64_t low, high = claimed(&w, &low);
     CHECK_EQ(reserve(&w, "far", "a3", "", 1000, 2000), 0);
     CHECK_EQ(job_at(&w, high)->r.claim.n, 3);
     CHECK_EQ(reserve(&w, "near", "a2", "", 100, 200), 0);
