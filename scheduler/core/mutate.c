@@ -148,10 +148,11 @@ static void enqueue_again(struct state *state, struct job *job) {
 /* Jobs of its user and name that wait are expected to run as long as it did: with backfill they may
  * stand in other lines then. */
 static void learn(struct state *state, const struct job *ended) {
-    int64_t before_us = predict_usual_us(state, ended);
+    bool matters = order_backfills(state) > 0;
+    int64_t before_us = matters ? predict_usual_us(state, ended) : 0;
 
     predict_learn(state, ended);
-    if (!order_backfills(state) || predict_usual_us(state, ended) == before_us)
+    if (!matters || predict_usual_us(state, ended) == before_us)
         return;
     const struct series *series = eligible_series(state, &ended->r.spec);
     for (struct job *job = series ? series->first : NULL; job; job = job->series_next) {

@@ -52,10 +52,10 @@ static void set_present(struct queue *queue, const struct shape *shape, int line
     uint64_t bit = UINT64_C(1) << (shape->slot & 63);
     uint64_t *word = &queue->present[line][shape->slot >> 6];
 
-    if (shape->lines[line].first)
-        *word |= bit;
-    else
-        *word &= ~bit;
+    if ((shape->lines[line].first != NULL) == ((*word & bit) != 0))
+        return;
+    *word ^= bit;
+    queue->n_present[line] += *word & bit ? 1 : -1;
 }
 
 static void more_slots(struct queue *queue) {
@@ -226,8 +226,10 @@ static void sift_down(struct queue_walk *walk, size_t at) {
 static void gather(struct queue_walk *walk) {
     const struct queue *queue = &walk->state->queue;
 
-    for (size_t word = 0; word < queue->n_slots / 64; word++) {
+    int left = queue->n_present[walk->line];
+    for (size_t word = 0; left > 0; word++) {
         uint64_t set = queue->present[walk->line][word];
+        left -= __builtin_popcountll(set);
         for (; set; set &= set - 1) {
             const struct shape *shape = queue->slots[word * 64 + (size_t)__builtin_ctzll(set)];
             if (walk->n == walk->n_max) {

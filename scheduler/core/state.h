@@ -171,6 +171,7 @@ struct queue {
     size_t slot_hint;     // no slot below is free
     struct map by_hash;
     uint64_t *present[ORDER_LINES]; // slots with a job in that line
+    int n_present[ORDER_LINES];     // how many
     uint64_t serial;
     uint64_t changes; // grows when jobs come or go
     int64_t n;        // jobs
