@@ -2,14 +2,18 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
+#include "kernels/weight.h"
 
 #include <stdio.h>
 
 static const struct k_operand operands[] = {
 #define K_OPERAND(op, name, dims, types, optional)                                                 \
-    {K_OP_##op, #name, offsetof(struct k_##op, name), dims, types, optional},
+    {K_OP_##op, #name, offsetof(struct k_##op, name), false, dims, types, optional},
+#define K_WEIGHT(op, name, dims, types)                                                            \
+    {K_OP_##op, #name, offsetof(struct k_##op, name), true, dims, types, false},
 #include "kernels/operands.def"
 #undef K_OPERAND
+#undef K_WEIGHT
 };
 
 static const char *const op_names[] = {
@@ -20,9 +24,9 @@ static const char *const op_names[] = {
 
 static const struct {
     const char *name;
-    size_t n_bytes;
+    int n_bits;
 } dtypes[] = {
-#define X(name, bytes) {#name, bytes},
+#define X(name, bits) {#name, bits},
     K_DTYPES(X)
 #undef X
 };
@@ -46,7 +50,14 @@ const char *k_dtype_name(enum k_dtype dtype) {
 
 size_t k_dtype_bytes(enum k_dtype dtype) {
     assert((unsigned)dtype < K_DTYPE_COUNT);
-    return dtypes[dtype].n_bytes;
+    assert(dtypes[dtype].n_bits % 8 == 0);
+    return (size_t)dtypes[dtype].n_bits / 8;
+}
+
+size_t k_dtype_n_bytes(enum k_dtype dtype, int64_t n_elements) {
+    assert((unsigned)dtype < K_DTYPE_COUNT);
+    assert(n_elements * dtypes[dtype].n_bits % 8 == 0);
+    return (size_t)n_elements * (size_t)dtypes[dtype].n_bits / 8;
 }
 
 /* Is the type one of a list such as "F32 BF16"? */
@@ -60,8 +71,20 @@ static bool dtype_listed(const char *types, enum k_dtype dtype) {
     return false;
 }
 
-/* One operand against its line; sizes[] holds what each letter stands for so far, -1: nothing. */
-static bool operand_fits(const struct k_operand *o, const struct k_tensor *t, int64_t sizes[26]) {
+/* A dimension against its letter; sizes[] holds what each stands for so far, -1: nothing. */
+static bool size_fits(char letter, int64_t size, int64_t sizes[26]) {
+    bool plus_one = letter >= 'a';
+    int64_t *known = &sizes[letter - (plus_one ? 'a' : 'A')];
+
+    size -= plus_one;
+    if (size < 0 || (*known >= 0 && *known != size))
+        return false;
+    *known = size;
+    return true;
+}
+
+/* One operand against its line. */
+static bool tensor_fits(const struct k_operand *o, const struct k_tensor *t, int64_t sizes[26]) {
     if (!t->data && o->optional)
         return true;
     int n_dims = (int)strlen(o->dims);
@@ -70,15 +93,16 @@ static bool operand_fits(const struct k_operand *o, const struct k_tensor *t, in
         return false;
     int64_t n_elements = 1;
     for (int d = 0; d < n_dims; d++) {
-        bool plus_one = o->dims[d] >= 'a';
-        int64_t size = t->shape[d] - plus_one;
-        int64_t *known = &sizes[o->dims[d] - (plus_one ? 'a' : 'A')];
-        if (size < 0 || (*known >= 0 && *known != size))
+        if (!size_fits(o->dims[d], t->shape[d], sizes))
             return false;
-        *known = size;
         n_elements *= t->shape[d];
     }
     return t->data || n_elements == 0;
+}
+
+static bool weight_fits(const struct k_operand *o, const struct k_weight *w, int64_t sizes[26]) {
+    return w && dtype_listed(o->dtypes, w->dtype) && size_fits(o->dims[0], w->n_groups, sizes) &&
+           size_fits(o->dims[1], w->n_out, sizes) && size_fits(o->dims[2], w->n_in, sizes);
 }
 
 static int check(enum k_op op, const void *a) {
@@ -89,9 +113,10 @@ static int check(enum k_op op, const void *a) {
     for (size_t i = 0; i < ARRAY_SIZE(operands); i++) {
         if (operands[i].op != op)
             continue;
-        const struct k_tensor *t =
-            (const struct k_tensor *)(const void *)((const char *)a + operands[i].offset);
-        if (!operand_fits(&operands[i], t, sizes))
+        const void *operand = (const char *)a + operands[i].offset;
+        if (operands[i].weight
+                ? !weight_fits(&operands[i], *(const struct k_weight *const *)operand, sizes)
+                : !tensor_fits(&operands[i], operand, sizes))
             return -EINVAL;
     }
     return 0;
@@ -123,22 +148,14 @@ static void tell_fallback(struct k_ctx *ctx, enum k_op op) {
         }                                                                                          \
         if (n_bytes > ctx->workspace_bytes)                                                        \
             return -EINVAL;                                                                        \
-        if (ctx->table->op)                                                                        \
-            return ctx->table->op(ctx, a);                                                         \
+        r = ctx->table->op ? ctx->table->op(ctx, a) : -ENOTSUP;                                    \
+        if (r != -ENOTSUP || ctx->table == &k_ref_table)                                           \
+            return r;                                                                              \
         tell_fallback(ctx, K_OP_##op);                                                             \
         return k_ref_table.op(ctx, a);                                                             \
     }
 K_OPS(X)
 #undef X
-
-uint16_t k_bf16(float x) {
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 int k_backend_parse(const char *text, enum k_backend *ret, struct hai_err *err) {
     for (int i = 0; i < K_BACKEND_COUNT; i++)

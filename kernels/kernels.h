@@ -8,8 +8,8 @@
  * for falls back to `ref` by name, reported once through ctx->on_fallback.
  *
  * Bits: the sum behind an output element has one order, fixed by the shapes. Work is cut by shape,
- * never by thread count. In `linear` an element is one chain of fused multiply-adds over ascending
- * K at any number of rows, so a token's result does not depend on the rows computed beside it.
+ * never by thread count. In `linear` that order is the same at any number of rows, so a token's
+ * result does not depend on the rows computed beside it.
  *
  * Operands, their types and dimensions stand in operands.def, which the dispatcher checks and the
  * tests read. Memory: tensors are borrowed, the last stride is 1, rows are padded by no one.
@@ -24,10 +24,21 @@ enum k_backend {
     K_BACKEND_COUNT,
 };
 
-#define K_DTYPES(X) X(F32, 4) X(BF16, 2) X(F64, 8) X(I32, 4)
+/* Name and bits of an element. E4M3 and E5M2: formats.h. Q8 and Q4: weights alone, in groups of 32
+ * with a float16 scale each, laid out as quant.h says. */
+#define K_DTYPES(X)                                                                                \
+    X(F32, 32)                                                                                     \
+    X(BF16, 16)                                                                                    \
+    X(F64, 64)                                                                                     \
+    X(I32, 32)                                                                                     \
+    X(F16, 16)                                                                                     \
+    X(E4M3, 8)                                                                                     \
+    X(E5M2, 8)                                                                                     \
+    X(Q8, 8)                                                                                       \
+    X(Q4, 4)
 
 enum k_dtype {
-#define X(name, bytes) K_##name,
+#define X(name, bits) K_##name,
     K_DTYPES(X)
 #undef X
         K_DTYPE_COUNT,
@@ -36,10 +47,15 @@ enum k_dtype {
 /* How `scale` of a tensor is laid out; only quantised types have one. */
 enum k_scale {
     K_SCALE_NONE,
+    K_SCALE_TILES, // float32 [ceil(n_dim / 128), n_tokens]: one for 128 elements of a row
     K_SCALE_COUNT,
 };
 
-enum { K_DIMS_MAX = 4 };
+enum {
+    K_DIMS_MAX = 4,
+    K_BLOCK =
+        128, // elements that share a scale in E4M3 and E5M2: a tile of a row, a side of a block
+};
 
 /* A view of memory that someone else owns. Strides count elements; the last one is 1. A stride of 0
  * in another dimension repeats the data (inputs only). */
@@ -53,6 +69,21 @@ struct k_tensor {
     enum k_scale scale_kind;
 };
 
+/* The weights of a linear product: n_groups (experts, heads, or one) matrices [n_out, n_in], made
+ * from what lies in mapped files or in the trainer's memory, which must stay there. The CPU reads
+ * it in place; a backend with memory of its own keeps a copy. Opaque: kernels/weight.h. */
+struct k_weight;
+
+/* Some rows of a group. A group is its parts stacked along n_out (q, k, v; gate, up), each where it
+ * lies. */
+struct k_weight_part {
+    const void *data;  // [n_out, n_in], rows packed; Q8, Q4: panels
+    const void *scale; // E4M3, E5M2: float32 [ceil(rows / 128), ceil(n_in / 128)] of the whole
+                       // tensor that the rows are cut from; Q8, Q4: of the panels; else NULL
+    int64_t n_out;     // Q8, Q4: rows behind it up to a multiple of 16 are there and zero
+    int64_t first_row; // E4M3, E5M2: of that tensor
+};
+
 /* Every operator, in the order of the table. */
 #define K_OPS(X)                                                                                   \
     X(embed)                                                                                       \
@@ -63,6 +94,11 @@ struct k_tensor {
     X(linear)                                                                                      \
     X(linear_dx)                                                                                   \
     X(linear_dw)                                                                                   \
+    X(linear_heads)                                                                                \
+    X(linear_heads_dx)                                                                             \
+    X(sum_rows)                                                                                    \
+    X(quantize)                                                                                    \
+    X(cache_put)                                                                                   \
     X(rope)                                                                                        \
     X(attention)                                                                                   \
     X(attention_dx)                                                                                \
@@ -119,9 +155,9 @@ struct k_ctx {
 
 /* Token ids to rows: y[t] = w[ids[t]]; a negative id gives a row of zeros. */
 struct k_embed {
-    struct k_tensor y;   // [n_tokens, n_dim]
-    struct k_tensor ids; // [n_tokens]; below n_vocab
-    struct k_tensor w;   // [n_vocab, n_dim]
+    struct k_tensor y;        // [n_tokens, n_dim]
+    struct k_tensor ids;      // [n_tokens]; below n_vocab
+    const struct k_weight *w; // [1, n_vocab, n_dim]
 };
 
 /* dw[ids[t]] += dy[t] in ascending t; negative ids add nothing. */
@@ -160,14 +196,21 @@ struct k_rmsnorm_dw {
     struct k_tensor scale; // [n_tokens]
 };
 
-/* Matrix product with weights as Hugging Face files keep them: y = x w^T (or y += x w^T).
+/* Matrix product with weights as Hugging Face files keep them: y = x w^T + bias (or y += ...).
  * With row_start the rows are sorted by group (expert): rows row_start[g] up to row_start[g+1] meet
- * w[g]; without, there is one group. */
+ * w[g]; without, there is one group.
+ *
+ * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in. E4M3, E5M2: such a
+ * chain within every 128 of n_in, times the block's scale, added in ascending order. Q8, Q4: x is
+ * rounded to 8 bits in groups of 32 (k_quant_row), the products of a group are whole numbers, and
+ * groups are added in ascending order. The bias comes last. x in E4M3 has tiles of scales, meets
+ * E4M3 weights only, and a block's sum is multiplied by both scales. */
 struct k_linear {
     struct k_tensor y;         // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
-    struct k_tensor w;         // [n_groups, n_out, n_in]
+    const struct k_weight *w;  // [n_groups, n_out, n_in]
     struct k_tensor row_start; // [n_groups + 1], absent if n_groups is 1
+    struct k_tensor bias;      // [n_out], may be absent
     bool accumulate;           // y += instead of y =
 };
 
@@ -175,7 +218,7 @@ struct k_linear {
 struct k_linear_dx {
     struct k_tensor dx;        // [n_rows, n_in]
     struct k_tensor dy;        // [n_rows, n_out]
-    struct k_tensor w;         // [n_groups, n_out, n_in]
+    const struct k_weight *w;  // [n_groups, n_out, n_in]
     struct k_tensor row_start; // [n_groups + 1]
     bool accumulate;
 };
@@ -186,6 +229,46 @@ struct k_linear_dw {
     struct k_tensor dy;        // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
     struct k_tensor row_start; // [n_groups + 1]
+};
+
+/* Every head with a matrix of its own: y[t, h] = w[h] x[t, h]. Sums as in linear. */
+struct k_linear_heads {
+    struct k_tensor y;        // [n_tokens, n_heads, n_out]
+    struct k_tensor x;        // [n_tokens, n_heads, n_in]
+    const struct k_weight *w; // [n_heads, n_out, n_in]
+};
+
+/* The same across: dx[t, h] = dy[t, h] w[h]; a sum is one chain over ascending n_out, the scale of
+ * E4M3 and E5M2 taken into its weights first. MLA's absorbed queries are made with it. */
+struct k_linear_heads_dx {
+    struct k_tensor dx;       // [n_tokens, n_heads, n_in]
+    struct k_tensor dy;       // [n_tokens, n_heads, n_out]
+    const struct k_weight *w; // [n_heads, n_out, n_in]
+};
+
+/* y += sum over rows of x, ascending: the gradient of a bias. */
+struct k_sum_rows {
+    struct k_tensor y; // [n_dim]
+    struct k_tensor x; // [n_rows, n_dim]
+};
+
+/* To E4M3 in tiles of 128 along a row, the last one short: scale = max(amax, amax_min) / 448, or 1
+ * if that is 0, rounded up to a power of two if asked; y = x / scale, to the nearest even,
+ * saturating. Codes and scales are the same bits on every backend. */
+struct k_quantize {
+    struct k_tensor y;     // [n_rows, n_dim] E4M3; its own scale is not looked at
+    struct k_tensor scale; // [ceil(n_dim / 128), n_rows]
+    struct k_tensor x;     // [n_rows, n_dim]
+    float amax_min;        // 1e-4 in inference, 0 in training
+    bool power_of_two;
+};
+
+/* Put the rows of new tokens into a key-value cache: cache[row[t]] = x[t], rounded to the cache's
+ * type (float16 saturates); a negative row is passed over. Rows are distinct. */
+struct k_cache_put {
+    struct k_tensor cache; // [n_cache_rows, n_heads, d]
+    struct k_tensor x;     // [n_tokens, n_heads, d]
+    struct k_tensor row;   // [n_tokens] i32, below n_cache_rows
 };
 
 /* Rotary embedding in place: pair i of every head turns by the angle of `position`, whose cosine
@@ -202,10 +285,14 @@ struct k_rope {
 };
 
 /* Causal attention over packed sequences; head h reads key head h / (n_heads / n_kv_heads).
- * Sequence s has queries q_start[s] up to q_start[s+1] and keys kv_start[s] up to
- * kv_start[s] + kv_length[s]; its queries are the last ones of its keys, so query i sees
- * kv_length - q_length + i + 1 keys. Training passes q_start and the lengths; a key-value cache
- * its slots. Cut at absolute positions: a query's bits do not depend on its chunk. */
+ * Sequence s has queries q_start[s] up to q_start[s+1] and kv_length[s] keys, of which its queries
+ * are the last: query i sees kv_length - q_length + i + 1 keys.
+ *
+ * Without pages the keys of a sequence are the rows of its queries (training: kv_length = its
+ * queries). With pages, key p of sequence s is row pages[s, p / page_tokens] * page_tokens +
+ * p % page_tokens of the cache. v may be a view of k (multi-head latent attention: one key head,
+ * whose first d_value numbers are the value). Cut at absolute positions: a query's bits do not
+ * depend on its chunk, on its neighbours in the batch or on which pages it has. */
 struct k_attention {
     struct k_tensor y;         // [n_tokens, n_heads, d_value]
     struct k_tensor q;         // [n_tokens, n_heads, d_key]
@@ -213,8 +300,9 @@ struct k_attention {
     struct k_tensor v;         // [n_keys, n_kv_heads, d_value]
     struct k_tensor lse;       // [n_tokens, n_heads], may be absent: log of the sum of exp(score)
     struct k_tensor q_start;   // [n_seqs + 1], ascending
-    struct k_tensor kv_start;  // [n_seqs]
     struct k_tensor kv_length; // [n_seqs], at least the queries of the sequence
+    struct k_tensor pages;     // [n_seqs, n_pages] i32, may be absent
+    int64_t page_tokens;       // with pages
     float scale;               // of the scores, before the softmax
 };
 
@@ -247,17 +335,27 @@ struct k_swiglu_dx {
     struct k_tensor up;
 };
 
-/* Which experts a token takes (DeepSeek-V3, "noaux_tc"): scores = sigmoid(logits); the choice is
- * by scores + bias; a group counts with the sum of its two best, the best group_top groups stay,
- * the others get -inf; of what stays the best n_slots. weight = score without bias, divided by
- * their sum if normalise, times scaling. Ties go to the lower number. Experts ascend in a row. */
+enum k_score {
+    K_SCORE_SIGMOID, // DeepSeek-V3
+    K_SCORE_SOFTMAX, // DeepSeekMoE, DeepSeek-V2
+    K_SCORE_COUNT,
+};
+
+/* Which experts a token takes: scores = sigmoid or softmax of the logits; the choice is by
+ * scores + bias; a group counts with the sum of its group_best best (2 in DeepSeek-V3, 1 in V2),
+ * the best group_top groups stay, the others get -inf; of what stays the best n_slots. weight =
+ * score without bias, divided by their sum if normalise, times scaling. Ties go to the lower
+ * number. Experts ascend in a row. Source: DeepSeek-V2 and V3 reports, sections 2.1.2 ("greedy",
+ * "group_limited_greedy", "noaux_tc" in their configurations). */
 struct k_router {
     struct k_tensor experts; // [n_tokens, n_slots] i32
     struct k_tensor weights; // [n_tokens, n_slots]
     struct k_tensor scores;  // [n_tokens, n_experts], the backward pass reads it
     struct k_tensor logits;  // [n_tokens, n_experts]
     struct k_tensor bias;    // [n_experts], may be absent
-    int n_groups;            // divides n_experts; 1: no groups
+    enum k_score score;
+    int n_groups; // divides n_experts; 1: no groups
+    int group_best;
     int group_top;
     bool normalise;
     float scaling;
@@ -272,6 +370,7 @@ struct k_router_dx {
     struct k_tensor scores;    // [n_tokens, n_experts]
     struct k_tensor f;         // [n_seqs, n_experts], may be absent
     struct k_tensor seq_start; // [n_seqs + 1], absent if f is
+    enum k_score score;
     bool normalise;
     float scaling;
     float balance_scale;
@@ -400,7 +499,8 @@ K_OPS(X)
 struct k_operand {
     enum k_op op;
     const char *name;
-    size_t offset;      // of the tensor in the operator's struct
+    size_t offset; // of the tensor, or of the pointer to weights, in the operator's struct
+    bool weight;
     const char *dims;   // a letter a dimension; the same letter is the same size, lower case: + 1
     const char *dtypes; // e.g. "F32 BF16"
     bool optional;      // data may be NULL
@@ -409,10 +509,8 @@ struct k_operand {
 const struct k_operand *k_operands(int *ret_n);
 const char *k_op_name(enum k_op op);
 const char *k_dtype_name(enum k_dtype dtype);
-size_t k_dtype_bytes(enum k_dtype dtype);
-
-/* The nearest bf16, ties to even; NaN stays one. */
-uint16_t k_bf16(float x);
+size_t k_dtype_bytes(enum k_dtype dtype);                       // not for Q4
+size_t k_dtype_n_bytes(enum k_dtype dtype, int64_t n_elements); // whole bytes only
 
 /* A context without workspace or threads. path picks one of the forms of `cpu` ("avx2",
  * "avx512"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not
@@ -421,6 +519,27 @@ int k_ctx_init(struct k_ctx *ctx, enum k_backend backend, const char *path, stru
 
 /* "ref", "cpu" or "cuda"; -EINVAL otherwise. */
 int k_backend_parse(const char *text, enum k_backend *ret, struct hai_err *err);
+
+/* Weights of n_groups * n_parts parts, a group's one after the other; the table of parts is copied,
+ * what it points to is not. Part p has as many rows in every group. -EINVAL: parts that do not add
+ * up to n_out, a row length the type cannot have (Q8, Q4: multiples of 32), or scales where there
+ * should be none or the other way round. */
+int k_weight_new(struct k_ctx *ctx, enum k_dtype dtype, int64_t n_groups, int64_t n_out,
+                 int64_t n_in, const struct k_weight_part *parts, int n_parts,
+                 struct k_weight **ret, struct hai_err *err);
+void k_weight_free(struct k_weight *w);
+DEFINE_CLEANUP(struct k_weight *, k_weight_free)
+
+/* One matrix, or several behind one another, of F32 or BF16 as the trainer keeps them. */
+int k_weight_plain(struct k_ctx *ctx, enum k_dtype dtype, int64_t n_groups, int64_t n_out,
+                   int64_t n_in, const void *data, struct k_weight **ret, struct hai_err *err);
+
+/* What it was made from has changed in place: a backend with memory of its own copies it again. */
+int k_weight_update(struct k_ctx *ctx, struct k_weight *w, struct hai_err *err);
+
+enum k_dtype k_weight_dtype(const struct k_weight *w);
+int64_t k_weight_size(const struct k_weight *w, int dimension); // 0 groups, 1 n_out, 2 n_in
+size_t k_weight_bytes(const struct k_weight *w); // read by a product with all of it, scales too
 
 /* Contiguous views. Sizes that are not there are 0. */
 struct k_tensor k_tensor_1d(void *data, enum k_dtype dtype, int64_t n0);

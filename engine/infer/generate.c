@@ -4,12 +4,19 @@
 
 #include <inttypes.h>
 
-enum { CHUNK_TOKENS = 256 }; // of one forward pass over the prompt
+enum {
+    CHUNK_TOKENS = 256, // of one forward pass over the prompt
+    PAGE_TOKENS = 64,
+};
 
 struct generate {
+    struct safetensors *files; // where the matrices are; NULL: in the model
     struct model *model;
     struct model_config config;
     int64_t n_tokens;
+    int32_t *pages; // [n_pages], all there are, in order
+    int64_t n_pages;
+    int64_t length;  // tokens in the cache
     double *scratch; // [n_vocab]
 };
 
@@ -17,20 +24,10 @@ void generate_free(struct generate *g) {
     if (!g)
         return;
     model_free(g->model);
+    safetensors_free(g->files);
+    free(g->pages);
     free(g->scratch);
     free(g);
-}
-
-/* Nearest bf16, ties to even; not for NaN, which no weight should be. */
-static void round_to_bf16(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        if ((bits & 0x7F800000) != 0x7F800000)
-            bits += 0x7FFF + (bits >> 16 & 1);
-        bits &= 0xFFFF0000;
-        memcpy(&x[i], &bits, sizeof bits);
-    }
 }
 
 int generate_open(const char *dir, const struct generate_place *place, int64_t n_tokens,
@@ -45,21 +42,29 @@ int generate_open(const char *dir, const struct generate_place *place, int64_t n
                         "%s: %" PRId64 " tokens in all; expected at most max_position_embeddings, "
                         "%" PRId64,
                         dir, n_tokens, g->config.n_position);
+    g->n_pages = (n_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
     const struct model_options options = {.backend = place->backend,
                                           .n_threads = place->n_threads,
                                           .n_tokens_max = MIN(n_tokens, (int64_t)CHUNK_TOKENS),
                                           .n_seqs_max = 1,
-                                          .n_cache_slots = 1,
-                                          .n_cache_tokens = n_tokens};
-    r = model_new(&g->config, &options, &g->model, err);
-    if (r == 0)
-        r = load_model(g->model, dir, err);
+                                          .dtype = place->dtype == GENERATE_BF16 ? K_BF16 : K_F32,
+                                          .n_cache_pages = g->n_pages,
+                                          .n_seq_pages = g->n_pages,
+                                          .page_tokens = PAGE_TOKENS};
+    if (place->dtype == GENERATE_BF16) {
+        r = model_new(&g->config, &options, &g->model, err);
+        if (r == 0)
+            r = load_model(g->model, dir, err);
+    } else {
+        r = load_mapped(&g->config, &options, dir, &g->files, &g->model, err);
+    }
     if (r < 0)
         return r;
-    if (place->dtype == GENERATE_BF16)
-        round_to_bf16(model_weights(g->model), model_params(g->model)->n_trained);
     g->n_tokens = n_tokens;
     g->scratch = hai_new_array(double, (size_t)g->config.n_vocab);
+    g->pages = hai_new_array(int32_t, (size_t)g->n_pages);
+    for (int64_t i = 0; i < g->n_pages; i++)
+        g->pages[i] = (int32_t)i;
     *ret = TAKE_PTR(g);
     return 0;
 }
@@ -71,11 +76,19 @@ const struct model_config *generate_config(const struct generate *g) {
 /* Tokens that go on where the cache ends; at most CHUNK_TOKENS. */
 static int forward(struct generate *g, const int32_t *ids, int64_t n, struct k_tensor *ret,
                    struct hai_err *err) {
-    const int32_t seq_start[2] = {0, (int32_t)n}, slot = 0;
-    const struct model_batch batch = {
-        .n_tokens = n, .n_seqs = 1, .ids = ids, .seq_start = seq_start, .slots = &slot};
+    const int32_t seq_start[2] = {0, (int32_t)n}, length = (int32_t)(g->length + n);
+    const struct model_batch batch = {.n_tokens = n,
+                                      .n_seqs = 1,
+                                      .ids = ids,
+                                      .seq_start = seq_start,
+                                      .pages = g->pages,
+                                      .n_pages = g->n_pages,
+                                      .kv_length = &length};
 
-    return model_forward(g->model, &batch, ret, NULL, err);
+    int r = model_forward(g->model, &batch, ret, NULL, err);
+    if (r == 0)
+        g->length += n;
+    return r;
 }
 
 int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
@@ -85,7 +98,7 @@ int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
     int r = 0;
 
     assert(n <= g->n_tokens);
-    model_cache_cut(g->model, 0, 0);
+    g->length = 0;
     for (int64_t at = 0; r == 0 && at < n; at += CHUNK_TOKENS) {
         int64_t n_rows = MIN(n - at, (int64_t)CHUNK_TOKENS);
         struct k_tensor logits;

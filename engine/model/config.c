@@ -289,6 +289,9 @@ static int check_v3(struct model_config *c, const char *file, struct hai_err *er
     c->n_kv_heads = c->n_heads;
     c->d_head = 0;
     c->rope.adjacent = true;
+    c->latent_attention = true;
+    c->router_bias = true;
+    c->group_best = 2;
     if (c->d_rope % 2)
         return hai_fail(err, -EINVAL, "%s: qk_rope_head_dim %lld is odd", file,
                         (long long)c->d_rope);
@@ -366,15 +369,15 @@ int config_read(const char *dir, struct model_config *ret, struct hai_err *err) 
 }
 
 bool config_layer_has_experts(const struct model_config *config, int64_t layer) {
-    return config->kind == MODEL_DEEPSEEK_V3 && layer >= config->n_dense_layers;
+    return config->n_experts && layer >= config->n_dense_layers;
 }
 
 int64_t config_d_key(const struct model_config *config) {
-    return config->kind == MODEL_LLAMA ? config->d_head : config->d_nope + config->d_rope;
+    return config->latent_attention ? config->d_nope + config->d_rope : config->d_head;
 }
 
 int64_t config_d_value(const struct model_config *config) {
-    return config->kind == MODEL_LLAMA ? config->d_head : config->d_value;
+    return config->latent_attention ? config->d_value : config->d_head;
 }
 
 /* YaRN's temperature for one of its two mscale fields. */
@@ -398,7 +401,7 @@ double config_rope_amplitude(const struct model_config *config) {
 double config_flops_per_token(const struct model_config *config) {
     double d = (double)config->n_dim, heads = (double)config->n_heads, attention, sum = 0;
 
-    if (config->kind == MODEL_LLAMA) {
+    if (!config->latent_attention) {
         attention = 2 * d * (double)config->d_head * (heads + (double)config->n_kv_heads);
     } else {
         double key = heads * (double)config_d_key(config), q = (double)config->q_lora;

@@ -13,6 +13,9 @@ enum model_kind {
     MODEL_KIND_COUNT,
 };
 
+/* What differs between the kinds is said by fields, not by asking for the kind: an engine that
+ * reads `latent_attention` serves the next model that has it. */
+
 enum model_rope {
     MODEL_ROPE_PLAIN,
     MODEL_ROPE_LINEAR, // positions divided by factor
@@ -52,14 +55,20 @@ struct model_config {
     int64_t bos_token;    // -1: none
     int64_t eos_tokens[8];
     int n_eos_tokens;
+    bool attention_bias; // q, k and v have one
     struct model_rope_config rope;
+    bool fp8;              // matrices of layers are E4M3 with 128 x 128 blocks of scales
+    bool fp8_power_of_two; // scales are powers of two ("ue8m0"), and so are those of activations
 
-    // deepseek_v3 only; 0 elsewhere
+    // Latent attention; 0 elsewhere
+    bool latent_attention;
     int64_t q_lora; // 0: queries are not compressed
     int64_t kv_lora;
     int64_t d_nope; // of a head of q and k, not rotated
     int64_t d_rope; // of a head of q and k, rotated; one for all heads of k
     int64_t d_value;
+
+    // Experts; 0 elsewhere
     int64_t n_experts;
     int64_t n_shared_experts;
     int64_t n_expert_slots; // num_experts_per_tok
@@ -67,6 +76,9 @@ struct model_config {
     int64_t n_dense_layers; // first_k_dense_replace
     int64_t n_expert_groups;
     int64_t n_expert_groups_top;
+    int64_t group_best;   // experts whose scores make a group's
+    bool softmax_scores;  // else sigmoid
+    bool router_bias;     // e_score_correction_bias
     bool normalise_slots; // norm_topk_prob
     double routed_scaling;
     double balance_alpha; // aux_loss_alpha: the sequence-wise balance loss

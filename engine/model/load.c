@@ -1,61 +1,25 @@
 #include "engine/model/load.h"
 
-#include "storage/safetensors.h"
+#include "engine/model/source.h"
+#include "kernels/formats.h"
 
-static float widen_bf16(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float f;
-
-    memcpy(&f, &wide, sizeof f);
-    return f;
-}
-
-static float widen_f16(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = (bits >> 10) & 31;
-    uint32_t fraction = bits & 0x3ff, wide;
-    float f;
-
-    if (exponent == 31) {
-        wide = sign | 0x7f800000 | fraction << 13;
-    } else if (exponent) {
-        wide = sign | (exponent + 112) << 23 | fraction << 13;
-    } else { /* zero or subnormal: fraction * 2^-24, exact in float32 */
-        f = (float)fraction * 0x1p-24f;
-        return sign ? -f : f;
-    }
-    memcpy(&f, &wide, sizeof f);
-    return f;
-}
-
-/* Element i of a tensor of a floating type. */
-static float element(const struct safetensors_tensor *t, int64_t i) {
-    switch (t->dtype) {
-    case SAFETENSORS_BF16:
-        return widen_bf16(((const uint16_t *)t->data)[i]);
-    case SAFETENSORS_F16:
-        return widen_f16(((const uint16_t *)t->data)[i]);
-    default:
-        return ((const float *)t->data)[i];
-    }
-}
+enum { PIECE = 4096 }; // values converted at a time
 
 /* Values of a file into the type they are kept in. */
-static int convert(const struct safetensors *files, const struct safetensors_tensor *t,
-                   struct k_tensor to, struct hai_err *err) {
+static void convert(const struct source *source, int64_t n_in, struct k_tensor to) {
     int64_t n = k_tensor_n_elements(&to);
-    float *wide = to.data;
-    uint16_t *narrow = to.data;
+    float piece[PIECE];
 
-    if (t->dtype != SAFETENSORS_F32 && t->dtype != SAFETENSORS_BF16 && t->dtype != SAFETENSORS_F16)
-        return hai_fail(err, -ENOTSUP, "%s: %s has type %s; expected F32, BF16 or F16",
-                        safetensors_path(files, t), t->name, safetensors_dtype_name(t->dtype));
-    if (to.dtype == K_BF16)
-        for (int64_t i = 0; i < n; i++)
-            narrow[i] = k_bf16(element(t, i));
-    else
-        for (int64_t i = 0; i < n; i++)
-            wide[i] = element(t, i);
-    return 0;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t n_piece = MIN(n - i, (int64_t)PIECE);
+        source_read(source, n_in, i, n_piece, piece);
+        for (int64_t k = 0; k < n_piece; k++) {
+            if (to.dtype == K_BF16)
+                ((uint16_t *)to.data)[i + k] = k_to_bf16(piece[k]);
+            else
+                ((float *)to.data)[i + k] = piece[k];
+        }
+    }
 }
 
 static bool carries_nothing(const char *name) {
@@ -65,12 +29,20 @@ static bool carries_nothing(const char *name) {
     return n >= sizeof end && strcmp(name + n - (sizeof end - 1), end) == 0;
 }
 
+static bool is_param(const struct params *params, const char *name, size_t n) {
+    for (int i = 0; i < params->n; i++)
+        if (strncmp(params->items[i].name, name, n) == 0 && !params->items[i].name[n])
+            return true;
+    return false;
+}
+
 static int check_names(const struct model *model, const struct safetensors *files,
                        struct hai_err *err) {
     for (size_t i = 0; i < safetensors_count(files); i++) {
         const struct safetensors_tensor *t = safetensors_at(files, i);
-        int k = params_find(model_params(model), t->name);
-        if (k < 0 && !carries_nothing(t->name))
+        size_t n = strlen(t->name);
+        (void)source_is_scale(t->name, &n);
+        if (!is_param(model_params(model), t->name, n) && !carries_nothing(t->name))
             return hai_fail(err, -EINVAL, "%s: %s is no tensor of this model",
                             safetensors_path(files, t), t->name);
     }
@@ -92,31 +64,56 @@ static int check_copy(const struct safetensors *files, const struct param *p,
                     safetensors_path(files, copy), p->name, owner->name);
 }
 
-int load_model(struct model *model, const char *dir, struct hai_err *err) {
-    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+static int take_all(struct model *model, const struct safetensors *files, struct hai_err *err) {
     const struct params *params = model_params(model);
 
-    int r = safetensors_open(dir, &files, err);
-    if (r < 0)
-        return r;
-    r = check_names(model, files, err);
+    int r = check_names(model, files, err);
     if (r < 0)
         return r;
     for (int i = 0; i < params->n; i++) {
         const struct param *p = &params->items[i];
-        const struct safetensors_tensor *t = NULL;
+        struct k_tensor to = model_values(model, i);
+        struct source source;
         if (p->tie != i) {
             r = check_copy(files, p, &params->items[p->tie], err);
             if (r < 0)
                 return r;
             continue;
         }
-        r = safetensors_get(files, p->name, p->n_dims, p->shape, &t, err);
+        if (!to.data)
+            continue; /* stays in its file */
+        r = source_find(files, p, &source, err);
         if (r < 0)
             return r;
-        r = convert(files, t, model_values(model, i), err);
-        if (r < 0)
-            return r;
+        convert(&source, p->n_dims == 2 ? p->shape[1] : p->shape[0], to);
     }
+    return 0;
+}
+
+int load_model(struct model *model, const char *dir, struct hai_err *err) {
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+
+    int r = safetensors_open(dir, &files, err);
+    return r < 0 ? r : take_all(model, files, err);
+}
+
+int load_mapped(const struct model_config *config, const struct model_options *options,
+                const char *dir, struct safetensors **ret_files, struct model **ret,
+                struct hai_err *err) {
+    _cleanup_(safetensors_freep) struct safetensors *files = NULL;
+    _cleanup_(model_freep) struct model *model = NULL;
+    struct model_options with = *options;
+
+    int r = safetensors_open(dir, &files, err);
+    if (r < 0)
+        return r;
+    with.files = files;
+    r = model_new(config, &with, &model, err);
+    if (r == 0)
+        r = take_all(model, files, err);
+    if (r < 0)
+        return r;
+    *ret_files = TAKE_PTR(files);
+    *ret = TAKE_PTR(model);
     return 0;
 }

@@ -1,11 +1,19 @@
 /* load.h - the weights of a model from a folder in Hugging Face layout.
  *
- * Reads model.safetensors, or the shards that model.safetensors.index.json names. Values are
- * widened or rounded to the type the model keeps them in. Every parameter must be there with its
+ * Reads model.safetensors, or the shards that model.safetensors.index.json names. Matrices either
+ * stay in the mapped files, or all values are widened or rounded to the type the model keeps them
+ * in, the scales of 8-bit floats applied. Every parameter must be there with its
  * shape; a tensor that the model does not have is refused by name, apart from the ones known to
  * carry nothing (rotary_emb.inv_freq).
  */
 #pragma once
 #include "engine/model/model.h"
+#include "storage/safetensors.h"
 
+/* Fill a model that keeps its weights in memory. */
 int load_model(struct model *model, const char *dir, struct hai_err *err);
+
+/* Make a model whose matrices stay in the files of DIR; they are freed after the model. */
+int load_mapped(const struct model_config *config, const struct model_options *options,
+                const char *dir, struct safetensors **ret_files, struct model **ret,
+                struct hai_err *err);

@@ -3,6 +3,7 @@
 #include "engine/model/model_impl.h"
 #include "engine/model/plan.h"
 #include "engine/nn/moe.h"
+#include "kernels/formats.h"
 #include "kernels/philox.h"
 #include "kernels/pool.h"
 #include "kernels/rope.h"
@@ -21,6 +22,8 @@ static void *values_at(struct model *m, const struct param *p, enum k_dtype *ret
     bool narrow = p->offset < m->first_weight;
 
     *ret_dtype = narrow ? K_BF16 : K_F32;
+    if (narrow && !m->matrices)
+        return NULL; /* in a file */
     return narrow ? (void *)(m->matrices + p->offset)
                   : (void *)(m->weights + (p->offset - m->first_weight));
 }
@@ -58,30 +61,11 @@ struct k_tensor model_mtp_param(struct model *m, const char *name, bool gradient
     return model_param(m, full, gradient);
 }
 
-/* One declared parameter of a layer: the published tensor and what lies behind it. */
-static void bind_param(struct model *m, struct layer *l, struct layer_param *p) {
-    char name[PARAM_NAME_BYTES];
-
-    (void)snprintf(name, sizeof name, "model.layers.%d.%s", l->number, p->name);
-    int i = params_find(m->params, name);
-    assert(i >= 0);
-    const struct param *param = &m->params->items[i];
-    enum k_dtype dtype;
-    void *values = values_at(m, param, &dtype), *gradient = gradient_at(m, param);
-    if (p->n_groups) {
-        p->w = k_tensor_3d(values, dtype, p->n_groups, p->n_out, p->n_in);
-        p->dw = k_tensor_3d(gradient, K_F32, p->n_groups, p->n_out, p->n_in);
-    } else {
-        p->w = k_tensor_1d(values, dtype, p->n_out);
-        p->dw = k_tensor_1d(gradient, K_F32, p->n_out);
-    }
-}
-
 static void make_layers(struct model *m) {
     const struct model_config *c = &m->config;
     const struct model_options *o = &m->options;
-    struct layer_limits limits = {o->n_tokens_max, o->n_seqs_max,
-                                  o->n_cache_slots * o->n_cache_tokens};
+    struct layer_limits limits = {o->n_tokens_max, o->n_seqs_max, o->n_cache_pages * o->page_tokens,
+                                  o->cache_dtype};
 
     m->n_layers = (int)(2 * c->n_layers);
     m->n_layers_all = m->n_layers + (int)(2 * c->n_mtp);
@@ -93,14 +77,13 @@ static void make_layers(struct model *m) {
         l->shared = &m->shared;
         l->number = i / 2;
         if (i % 2 == 0)
-            l->type = c->kind == MODEL_LLAMA ? &attn_layer : &mla_layer;
+            l->type = c->latent_attention ? &mla_layer : &attn_layer;
         else
             l->type = experts ? &moe_layer : &mlp_layer;
         l->type->declare(l, &limits);
         m->n_expert_layers += i < m->n_layers && l->type == &moe_layer;
     }
     m->stream = hai_new_array(float *, (size_t)m->n_layers + 1);
-    m->cache_length = hai_new_array(int64_t, (size_t)MAX(o->n_cache_slots, 1));
     m->expert_counts = hai_new_array(int64_t, (size_t)(m->n_expert_layers * c->n_experts + 1));
 }
 
@@ -126,15 +109,21 @@ static void place_mtp(struct model *m, struct plan *plan) {
     a->normed_grad = plan_floats(plan, t * d);
 }
 
+static int64_t logits_max(const struct model_options *o) {
+    return o->n_logits_max ? o->n_logits_max : o->n_tokens_max;
+}
+
 /* One walk of the plan: every buffer of the model. */
 static void place(struct model *m, struct plan *plan) {
     const struct model_options *o = &m->options;
     const struct model_config *c = &m->config;
     int64_t t = o->n_tokens_max, d = c->n_dim,
-            half = c->kind == MODEL_LLAMA ? c->d_head / 2 : c->d_rope / 2;
-    int64_t n_positions = MIN(c->n_position, MAX(t, o->n_cache_tokens));
+            half = (c->latent_attention ? c->d_rope : c->d_head) / 2;
+    int64_t n_positions = MIN(c->n_position, MAX(t, o->n_seq_pages * o->page_tokens));
+    int64_t n_logits = logits_max(o);
 
-    m->matrices = plan_take(plan, (size_t)m->first_weight * sizeof *m->matrices);
+    if (!o->files)
+        m->matrices = plan_take(plan, (size_t)m->first_weight * sizeof *m->matrices);
     m->weights = plan_floats(plan, m->params->n_elements - m->first_weight);
     m->shared.rope_cos =
         k_tensor_2d(plan_floats(plan, n_positions * half), K_F32, n_positions, half);
@@ -142,11 +131,14 @@ static void place(struct model *m, struct plan *plan) {
         k_tensor_2d(plan_floats(plan, n_positions * half), K_F32, n_positions, half);
     m->normed = plan_floats(plan, t * d);
     m->normed_scale = plan_floats(plan, t);
-    m->logits = plan_floats(plan, t * c->n_vocab);
+    m->logits = plan_floats(plan, n_logits * c->n_vocab);
+    m->wanted = plan_floats(plan, n_logits * d);
+    m->logit_rows = plan_ints(plan, n_logits);
     m->seq_start = plan_ints(plan, o->n_seqs_max + 1);
     m->position = plan_ints(plan, t);
-    m->kv_start = plan_ints(plan, o->n_seqs_max);
     m->kv_length = plan_ints(plan, o->n_seqs_max);
+    m->pages = plan_ints(plan, o->n_seqs_max * o->n_seq_pages);
+    m->cache_row = plan_ints(plan, t);
     m->targets = plan_ints(plan, t);
     for (int i = 0; i <= m->n_layers; i++)
         m->stream[i] = i < 2 || o->training ? plan_floats(plan, t * d) : m->stream[i - 2];
@@ -190,8 +182,9 @@ static int measure(struct model *m, struct hai_err *err) {
     struct layer_batch lb = {
         .seq_start = k_tensor_1d(m->seq_start, K_I32, o->n_seqs_max + 1),
         .position = k_tensor_1d(m->position, K_I32, o->n_tokens_max),
-        .kv_start = k_tensor_1d(m->kv_start, K_I32, o->n_seqs_max),
         .kv_length = k_tensor_1d(m->kv_length, K_I32, o->n_seqs_max),
+        .cache_row = k_tensor_1d(m->cache_row, K_I32, o->n_tokens_max),
+        .page_tokens = o->page_tokens,
         .n_tokens = o->n_tokens_max,
         .n_seqs = o->n_seqs_max,
     };
@@ -204,8 +197,8 @@ static int measure(struct model *m, struct hai_err *err) {
         struct k_tensor y = model_rows(m, m->stream[1], o->n_tokens_max);
         l->balance_loss = &m->loss_sums[MODEL_SUM_BALANCE];
         l->balance_scale = 1;
-        for (int cached = 0; cached <= (o->n_cache_slots > 0) && r >= 0; cached++) {
-            lb.cached = cached;
+        for (int cached = 0; cached <= (o->n_cache_pages > 0) && r >= 0; cached++) {
+            lb.pages = k_tensor_2d(cached ? m->pages : NULL, K_I32, o->n_seqs_max, o->n_seq_pages);
             r = l->type->forward(&m->ctx, l, &lb, &x, &y);
         }
         if (o->training && r >= 0)
@@ -215,7 +208,7 @@ static int measure(struct model *m, struct hai_err *err) {
         l->balance_scale = 0;
     }
     if (r >= 0)
-        r = model_head(m, m->normed, o->n_tokens_max);
+        r = model_head(m, m->normed, logits_max(o));
     if (o->training && r >= 0)
         r = model_head_backward(m, m->normed, m->normed_grad, o->n_tokens_max);
     m->ctx.measuring = false;
@@ -248,10 +241,9 @@ static int allocate(struct model *m, struct hai_err *err) {
     plan = (struct plan){.base = (char *)(((uintptr_t)m->memory + MEMORY_ALIGN - 1) &
                                           ~(uintptr_t)(MEMORY_ALIGN - 1))};
     place(m, &plan);
-    for (int i = 0; i < m->n_layers_all; i++)
-        for (int k = 0; k < m->layers[i].n_params; k++)
-            bind_param(m, &m->layers[i], &m->layers[i].params[k]);
-    r = measure(m, err);
+    r = model_bind(m, err);
+    if (r == 0)
+        r = measure(m, err);
     if (r == 0)
         r = take_memory(m->ctx.measured_bytes + MEMORY_ALIGN, &m->workspace_memory, err);
     if (r < 0)
@@ -277,7 +269,11 @@ int model_new(const struct model_config *config, const struct model_options *opt
     if (options->dtype != K_F32 && (options->dtype != K_BF16 || options->training))
         return hai_fail(err, -ENOTSUP, "weights as %s%s: expected F32, or BF16 without training",
                         k_dtype_name(options->dtype), options->training ? " for training" : "");
-    m->first_weight = options->dtype == K_BF16 ? m->params->n_decayed : 0;
+    if (options->files && options->training)
+        return hai_fail(err, -ENOTSUP, "a model that is trained keeps its weights in memory");
+    if (options->n_cache_pages && (options->page_tokens < 1 || options->n_seq_pages < 1))
+        return hai_fail(err, -EINVAL, "a cache of pages needs page_tokens and n_seq_pages");
+    m->first_weight = options->dtype == K_BF16 || options->files ? m->params->n_decayed : 0;
     r = k_ctx_init(&m->ctx, options->backend, options->path, err);
     if (r < 0)
         return r;
@@ -303,9 +299,14 @@ void model_free(struct model *m) {
         return;
     pool_free(m->ctx.pool);
     params_free(m->params);
+    k_weight_free(m->embedding);
+    k_weight_free(m->head);
+    k_weight_free(m->eh_proj);
+    for (int i = 0; i < m->n_layers_all; i++)
+        for (int k = 0; k < m->layers[i].n_params; k++)
+            k_weight_free(m->layers[i].params[k].w);
     free(m->layers);
     free(m->stream);
-    free(m->cache_length);
     free(m->expert_counts);
     free(m->memory);
     free(m->workspace_memory);
@@ -350,38 +351,59 @@ void model_init(struct model *m, uint64_t seed) {
         for (int64_t k = 0; p->tie == i && k < p->n_elements; k++) {
             float x = draw(m, p, i, seed, k);
             if (t.dtype == K_BF16)
-                ((uint16_t *)t.data)[k] = k_bf16(x);
+                ((uint16_t *)t.data)[k] = k_to_bf16(x);
             else
                 ((float *)t.data)[k] = x;
         }
     }
 }
 
-/* Where a sequence goes on, checked against the model's and the cache's length. */
+/* Pages of a sequence, its new tokens' positions and places in the cache. */
 static int seq_begin(struct model *m, const struct model_batch *batch, int64_t s,
                      struct hai_err *err) {
-    int64_t n = batch->seq_start[s + 1] - batch->seq_start[s], first = 0;
+    const struct model_options *o = &m->options;
+    int64_t n = batch->seq_start[s + 1] - batch->seq_start[s];
+    int64_t length = batch->pages ? batch->kv_length[s] : n;
+    int32_t *pages = m->pages + s * batch->n_pages;
 
-    if (n < 0)
+    if (n < 0 || length < n)
         return hai_fail(err, -EINVAL, "sequence %lld ends before it starts", (long long)s);
-    m->kv_start[s] = batch->seq_start[s];
-    if (batch->slots) {
-        int32_t slot = batch->slots[s];
-        if (slot < 0 || slot >= m->options.n_cache_slots)
-            return hai_fail(err, -EINVAL, "cache slot %d; there are %lld", slot,
-                            (long long)m->options.n_cache_slots);
-        first = m->cache_length[slot];
-        if (first + n > m->options.n_cache_tokens)
-            return hai_fail(err, -ENOSPC, "cache slot %d holds %lld tokens; %lld are needed", slot,
-                            (long long)m->options.n_cache_tokens, (long long)(first + n));
-        m->kv_start[s] = (int32_t)(slot * m->options.n_cache_tokens);
+    if (length > m->shared.rope_cos.shape[0])
+        return hai_fail(err, -EINVAL, "a sequence of %lld tokens; at most %lld", (long long)length,
+                        (long long)m->shared.rope_cos.shape[0]);
+    if (batch->pages && length > batch->n_pages * o->page_tokens)
+        return hai_fail(err, -EINVAL, "a sequence of %lld tokens in %lld pages of %lld",
+                        (long long)length, (long long)batch->n_pages, (long long)o->page_tokens);
+    for (int64_t p = 0; batch->pages && p < batch->n_pages; p++) {
+        pages[p] = batch->pages[s * batch->n_pages + p];
+        if (p * o->page_tokens < length && (pages[p] < 0 || pages[p] >= o->n_cache_pages))
+            return hai_fail(err, -EINVAL, "page %d; there are %lld", pages[p],
+                            (long long)o->n_cache_pages);
     }
-    if (first + n > m->shared.rope_cos.shape[0])
-        return hai_fail(err, -EINVAL, "a sequence of %lld tokens; at most %lld",
-                        (long long)(first + n), (long long)m->shared.rope_cos.shape[0]);
-    m->kv_length[s] = (int32_t)(first + n);
-    for (int64_t i = 0; i < n; i++)
-        m->position[batch->seq_start[s] + i] = (int32_t)(first + i);
+    m->kv_length[s] = (int32_t)length;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t t = batch->seq_start[s] + i, position = length - n + i;
+        m->position[t] = (int32_t)position;
+        if (batch->pages)
+            m->cache_row[t] = (int32_t)(pages[position / o->page_tokens] * o->page_tokens +
+                                        position % o->page_tokens);
+    }
+    return 0;
+}
+
+/* Which rows' logits are wanted. */
+static int rows_begin(struct model *m, const struct model_batch *batch, struct hai_err *err) {
+    int64_t n = batch->logit_rows ? batch->n_logit_rows : batch->n_tokens;
+
+    if (n < 0 || n > logits_max(&m->options))
+        return hai_fail(err, -EINVAL, "logits of %lld rows; at most %lld", (long long)n,
+                        (long long)logits_max(&m->options));
+    for (int64_t i = 0; batch->logit_rows && i < n; i++) {
+        if (batch->logit_rows[i] < 0 || batch->logit_rows[i] >= batch->n_tokens)
+            return hai_fail(err, -EINVAL, "logits of row %d; there are %lld", batch->logit_rows[i],
+                            (long long)batch->n_tokens);
+        m->logit_rows[i] = batch->logit_rows[i];
+    }
     return 0;
 }
 
@@ -393,6 +415,10 @@ int model_batch_begin(struct model *m, const struct model_batch *batch, struct l
                         "a batch of %lld tokens in %lld sequences; at most %lld in %lld",
                         (long long)batch->n_tokens, (long long)batch->n_seqs,
                         (long long)m->options.n_tokens_max, (long long)m->options.n_seqs_max);
+    if (batch->pages && (!m->options.n_cache_pages || batch->n_pages < 1 ||
+                         batch->n_pages > m->options.n_seq_pages))
+        return hai_fail(err, -EINVAL, "%lld pages a sequence; at most %lld",
+                        (long long)batch->n_pages, (long long)m->options.n_seq_pages);
     if (batch->seq_start[0] != 0 || batch->seq_start[batch->n_seqs] != batch->n_tokens)
         return hai_fail(err, -EINVAL, "the sequences do not cover the batch");
     for (int64_t t = 0; t < batch->n_tokens; t++)
@@ -404,15 +430,19 @@ int model_batch_begin(struct model *m, const struct model_batch *batch, struct l
         if (r < 0)
             return r;
     }
+    int r = rows_begin(m, batch, err);
+    if (r < 0)
+        return r;
     memcpy(m->seq_start, batch->seq_start, (size_t)(batch->n_seqs + 1) * sizeof(int32_t));
     *ret = (struct layer_batch){
         .seq_start = k_tensor_1d(m->seq_start, K_I32, batch->n_seqs + 1),
         .position = k_tensor_1d(m->position, K_I32, batch->n_tokens),
-        .kv_start = k_tensor_1d(m->kv_start, K_I32, batch->n_seqs),
         .kv_length = k_tensor_1d(m->kv_length, K_I32, batch->n_seqs),
+        .pages = k_tensor_2d(batch->pages ? m->pages : NULL, K_I32, batch->n_seqs, batch->n_pages),
+        .cache_row = k_tensor_1d(m->cache_row, K_I32, batch->n_tokens),
+        .page_tokens = m->options.page_tokens,
         .n_tokens = batch->n_tokens,
         .n_seqs = batch->n_seqs,
-        .cached = batch->slots != NULL,
     };
     return 0;
 }
@@ -423,7 +453,7 @@ int model_run(struct model *m, const struct model_batch *batch, const struct lay
     struct k_embed e = {
         .y = model_rows(m, m->stream[0], n),
         .ids = k_tensor_1d((void *)(uintptr_t)batch->ids, K_I32, n),
-        .w = model_param(m, "model.embed_tokens.weight", false),
+        .w = m->embedding,
     };
 
     LAYER_TRY(k_embed(&m->ctx, &e));
@@ -442,33 +472,44 @@ int model_run(struct model *m, const struct model_batch *batch, const struct lay
                                          .eps = (float)m->config.norm_eps});
 }
 
-/* A matrix as one group. */
-static struct k_tensor grouped(struct k_tensor t) {
-    return k_tensor_3d(t.data, t.dtype, 1, t.shape[0], t.shape[1]);
-}
-
 int model_head(struct model *m, float *normed, int64_t n) {
     return k_linear(&m->ctx,
                     &(struct k_linear){.y = k_tensor_2d(m->logits, K_F32, n, m->config.n_vocab),
                                        .x = model_rows(m, normed, n),
-                                       .w = grouped(model_param(m, "lm_head.weight", false))});
+                                       .w = m->head});
 }
 
 int model_head_backward(struct model *m, float *normed, float *normed_grad, int64_t n) {
     struct k_tensor dy = k_tensor_2d(m->logits, K_F32, n, m->config.n_vocab);
 
     LAYER_TRY(k_linear_dx(
-        &m->ctx, &(struct k_linear_dx){.dx = model_rows(m, normed_grad, n),
-                                       .dy = dy,
-                                       .w = grouped(model_param(m, "lm_head.weight", false))}));
-    return k_linear_dw(&m->ctx,
-                       &(struct k_linear_dw){.dw = grouped(model_param(m, "lm_head.weight", true)),
-                                             .dy = dy,
-                                             .x = model_rows(m, normed, n)});
+        &m->ctx,
+        &(struct k_linear_dx){.dx = model_rows(m, normed_grad, n), .dy = dy, .w = m->head}));
+    struct k_tensor dw = model_param(m, "lm_head.weight", true);
+    return k_linear_dw(&m->ctx, &(struct k_linear_dw){
+                                    .dw = k_tensor_3d(dw.data, K_F32, 1, dw.shape[0], dw.shape[1]),
+                                    .dy = dy,
+                                    .x = model_rows(m, normed, n)});
 }
 
 static int kernel_failed(const struct model *m, int r, struct hai_err *err) {
     return hai_fail(err, r, "an operator of the %s kernels refused its arguments", m->ctx.path);
+}
+
+/* Logits of the wanted rows of a last norm. */
+static int head_of_wanted(struct model *m, const struct model_batch *batch, float *normed,
+                          struct k_tensor *ret) {
+    int64_t n = batch->logit_rows ? batch->n_logit_rows : batch->n_tokens;
+
+    if (batch->logit_rows) {
+        LAYER_TRY(k_gather(&m->ctx,
+                           &(struct k_gather){.y = model_rows(m, m->wanted, n),
+                                              .x = model_rows(m, normed, batch->n_tokens),
+                                              .row_token = k_tensor_1d(m->logit_rows, K_I32, n)}));
+        normed = m->wanted;
+    }
+    *ret = k_tensor_2d(m->logits, K_F32, n, m->config.n_vocab);
+    return n ? model_head(m, normed, n) : 0;
 }
 
 int model_forward(struct model *m, const struct model_batch *batch, struct k_tensor *ret_logits,
@@ -480,13 +521,8 @@ int model_forward(struct model *m, const struct model_batch *batch, struct k_ten
         return r;
     r = model_run(m, batch, &lb, hidden);
     if (r >= 0)
-        r = model_head(m, m->normed, batch->n_tokens);
-    if (r < 0)
-        return kernel_failed(m, r, err);
-    for (int64_t s = 0; batch->slots && s < batch->n_seqs; s++)
-        m->cache_length[batch->slots[s]] = m->kv_length[s];
-    *ret_logits = k_tensor_2d(m->logits, K_F32, batch->n_tokens, m->config.n_vocab);
-    return 0;
+        r = head_of_wanted(m, batch, m->normed, ret_logits);
+    return r < 0 ? kernel_failed(m, r, err) : 0;
 }
 
 int model_forward_mtp(struct model *m, const struct model_batch *batch, struct k_tensor *ret_logits,
@@ -495,31 +531,44 @@ int model_forward_mtp(struct model *m, const struct model_batch *batch, struct k
 
     if (!m->config.n_mtp)
         return hai_fail(err, -ENOTSUP, "the model has no multi-token module");
-    if (batch->slots)
-        return hai_fail(err, -ENOTSUP, "the multi-token module has no cache");
     int r = model_batch_begin(m, batch, &lb, err);
     if (r < 0)
         return r;
     r = model_run_mtp(m, batch, &lb);
     if (r >= 0)
-        r = model_head(m, m->mtp.normed, batch->n_tokens);
-    if (r < 0)
-        return kernel_failed(m, r, err);
-    *ret_logits = k_tensor_2d(m->logits, K_F32, batch->n_tokens, m->config.n_vocab);
-    return 0;
+        r = head_of_wanted(m, batch, m->mtp.normed, ret_logits);
+    return r < 0 ? kernel_failed(m, r, err) : 0;
 }
 
-void model_cache_cut(struct model *m, int64_t slot, int64_t n_tokens) {
-    assert(slot >= 0);
-    assert(slot < m->options.n_cache_slots);
-    assert(n_tokens >= 0);
-    m->cache_length[slot] = MIN(m->cache_length[slot], n_tokens);
+bool model_page(struct model *m, int32_t page, int i, void **ret, size_t *ret_n_bytes) {
+    assert(page >= 0);
+    assert(page < m->options.n_cache_pages);
+    for (int k = 0; k < m->n_layers_all; k++)
+        for (int b = 0; b < m->layers[k].n_buffers; b++) {
+            const struct layer_buffer *buffer = &m->layers[k].buffers[b];
+            if (buffer->life != LAYER_CACHE || i-- > 0)
+                continue;
+            *ret_n_bytes = k_dtype_n_bytes(buffer->dtype, m->options.page_tokens * buffer->columns);
+            *ret = (char *)buffer->data + (size_t)page * *ret_n_bytes;
+            return true;
+        }
+    return false;
 }
 
-int64_t model_cache_length(const struct model *m, int64_t slot) {
-    assert(slot >= 0);
-    assert(slot < m->options.n_cache_slots);
-    return m->cache_length[slot];
+double model_token_bytes(const struct model *m) {
+    double n = (double)k_weight_bytes(m->head);
+
+    for (int i = 0; i < m->n_layers; i++)
+        for (int k = 0; k < m->layers[i].n_params; k++) {
+            const struct layer_param *p = &m->layers[i].params[k];
+            double share = 1;
+            if (!p->w || p->group_rows)
+                continue; /* heads repeat a matrix that is there as a whole */
+            if (p->n_groups > 1)
+                share = (double)m->config.n_expert_slots / (double)p->n_groups;
+            n += share * (double)k_weight_bytes(p->w);
+        }
+    return n;
 }
 
 int64_t *model_expert_counts(struct model *m, int64_t *ret_n) {

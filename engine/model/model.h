@@ -1,8 +1,10 @@
 /* model.h - a model in memory: parameters, gradients, buffers, forward, losses, backward.
  *
- * Made once from a configuration and the largest batch; nothing is allocated afterwards. Values are
- * float32 in flat buffers laid out by params.h. Reading and writing files is engine/model/load.h
- * and engine/ckpt; schedules and data belong to engine/train; sampling to engine/infer.
+ * Made once from a configuration and the largest batch; nothing is allocated afterwards. Its
+ * matrices either lie in flat buffers laid out by params.h (training, and weights that are rounded
+ * on loading), or where mapped files have them, in the files' own types. Opening files is
+ * engine/model/load.h, writing them engine/ckpt; schedules and data belong to engine/train; which
+ * sequences run, which pages of the cache they have and which tokens come next to engine/infer.
  *
  * A training step:
  *   model_gradients_clear; for each micro-batch model_train (adds gradients);
@@ -20,28 +22,43 @@ struct model;
 
 struct model_options {
     enum k_backend backend;
-    const char *path;       // kernel path or NULL, see k_ctx_init
-    int n_threads;          // 1: the caller's thread alone; at most MODEL_THREADS_MAX
-    int64_t n_tokens_max;   // of one call
-    int64_t n_seqs_max;     // of one call
-    bool training;          // with gradients and saved activations
-    enum k_dtype dtype;     // matrices are kept as K_F32 or, without training, K_BF16
-    int64_t n_cache_slots;  // sequences the key-value cache holds; 0: none
-    int64_t n_cache_tokens; // of each slot
+    const char *path;                // kernel path or NULL, see k_ctx_init
+    int n_threads;                   // 1: the caller's thread alone; at most MODEL_THREADS_MAX
+    int64_t n_tokens_max;            // of one call
+    int64_t n_seqs_max;              // of one call
+    int64_t n_logits_max;            // rows of logits of one call; 0: n_tokens_max
+    bool training;                   // with gradients and saved activations
+    enum k_dtype dtype;              // flat matrices are kept as K_F32 or, without training, K_BF16
+    const struct safetensors *files; // matrices stay in these, which outlive the model; NULL: flat
+    int64_t n_cache_pages;           // of the key-value cache; 0: none
+    int64_t page_tokens;             // of a page
+    int64_t n_seq_pages;             // most pages of one sequence
+    enum k_dtype cache_dtype;        // K_F32, K_BF16 or K_F16
 };
 
 /* Packed token sequences. ids [n_tokens]; seq_start [n_seqs + 1] from 0 to n_tokens.
  * labels [n_tokens] as in Hugging Face: the token at that place, negative where it is not to be
  * predicted; row t is scored against labels[t + 1] of the same sequence (the multi-token module's
  * against labels[t + 2]). NULL without training.
- * slots [n_seqs]: with a cache, where each sequence goes on; NULL: start from position 0 without.
+ *
+ * With a cache: pages [n_seqs, n_pages] are the numbers of each sequence's pages, kv_length
+ * [n_seqs] the tokens that it will have with these, which are its last; the rest is there from
+ * earlier calls (or was put there by whoever shares pages). A page that is written belongs to one
+ * sequence. NULL: no cache, sequences start from position 0. logit_rows [n_logit_rows], ascending:
+ * the tokens whose logits are wanted; NULL: all. next_ids [n_tokens]: for the multi-token module,
+ * the token after each (-1: none); NULL: as in ids.
  */
 struct model_batch {
     int64_t n_tokens, n_seqs;
     const int32_t *ids;
     const int32_t *seq_start;
     const int32_t *labels;
-    const int32_t *slots;
+    const int32_t *pages;
+    int64_t n_pages;
+    const int32_t *kv_length;
+    const int32_t *logit_rows;
+    int64_t n_logit_rows;
+    const int32_t *next_ids;
 };
 
 /* Labels that a batch counts. Sum over all micro-batches and ranks before model_train. */
@@ -72,31 +89,36 @@ DEFINE_CLEANUP(struct model *, model_free)
 const struct model_config *model_config_of(const struct model *model);
 const struct params *model_params(const struct model *model);
 struct k_ctx *model_ctx(struct model *model);
-float *model_weights(struct model *model);   // params.n_elements; NULL if matrices are bf16
+float *model_weights(struct model *model);   // params.n_elements; NULL unless all are flat float32
 float *model_gradients(struct model *model); // params.n_trained; NULL without training
 
-/* Values of row i of the table, a vector or a matrix, in the type they are kept in. */
+/* Values of row i of the table, a vector or a matrix, in the type they are kept in; data is NULL
+ * for a matrix that stays in a file. */
 struct k_tensor model_values(struct model *model, int i);
+
+/* Bytes of all matrices that one token's forward pass reads, routed experts by the chosen ones. */
+double model_token_bytes(const struct model *model);
 
 /* Draw all parameters: Philox keyed by seed, counter (parameter's row in the table, element). */
 void model_init(struct model *model, uint64_t seed);
 
-/* Logits of every token. With slots the tokens go on where those sequences are and are added to the
- * cache; -ENOSPC if a slot is full. The view is valid until the next call. -EINVAL: an id outside
- * the vocabulary, positions beyond the model's. hidden, if not NULL: [n_layers, n_tokens, n_dim],
- * the residual stream after each layer. */
+/* Logits of the wanted rows. With a cache the tokens' keys are put into it. The view is valid until
+ * the next call. -EINVAL: an id outside the vocabulary, positions beyond the model's, pages that
+ * there are not. hidden, if not NULL: [n_layers, n_tokens, n_dim], the residual stream after each
+ * layer. */
 int model_forward(struct model *model, const struct model_batch *batch, struct k_tensor *ret_logits,
                   float *hidden, struct hai_err *err);
 
-/* Logits of the multi-token module for the rows of the last model_forward, which had this batch and
- * no cache: a row speaks of the token two places after it. A sequence's last row has no next token
- * to go by and means nothing. -ENOTSUP: the model has no such module. */
+/* Logits of the multi-token module for the wanted rows of the last model_forward, which had this
+ * batch: a row speaks of the token two places after it, given the one after it. A row without a
+ * next token means nothing. Its layers have a cache of their own in the same pages. -ENOTSUP: the
+ * model has no such module. */
 int model_forward_mtp(struct model *model, const struct model_batch *batch,
                       struct k_tensor *ret_logits, struct hai_err *err);
 
-/* Empty a slot of the cache, or cut it to its first n_tokens. */
-void model_cache_cut(struct model *model, int64_t slot, int64_t n_tokens);
-int64_t model_cache_length(const struct model *model, int64_t slot);
+/* The bytes of a page in all layers' caches, one piece a buffer: for saving, swapping and copying
+ * pages. Walk with i from 0 until false. */
+bool model_page(struct model *model, int32_t page, int i, void **ret, size_t *ret_n_bytes);
 
 /* What a batch counts. */
 void model_count(const struct model *model, const struct model_batch *batch,

@@ -26,6 +26,7 @@ struct model {
     int64_t first_weight;
     uint16_t *matrices; // elements before first_weight as bf16; NULL if first_weight is 0
     float *gradients;
+    struct k_weight *embedding, *head, *eh_proj; // eh_proj: NULL without a multi-token module
     struct layer *layers; // attention and feed-forward in turn; the multi-token module's two last
     int n_layers;         // of them in the main model
     int n_layers_all;
@@ -37,8 +38,8 @@ struct model {
     float *stream_grad[2];
     float *normed_grad;
     struct model_mtp mtp;
-    int32_t *seq_start, *position, *kv_start, *kv_length, *targets;
-    int64_t *cache_length; // [n_cache_slots]
+    int32_t *seq_start, *position, *kv_length, *pages, *cache_row, *logit_rows, *targets;
+    float *wanted; // [n_logits_max, n_dim]: rows of the last norm whose logits are wanted
     int64_t *expert_counts;
     int n_expert_layers; // of the main model
     double loss_sums[3]; // cross-entropy, multi-token, balance: where operators add
@@ -59,6 +60,9 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
 
 /* logits = normed head^T for n rows. */
 int model_head(struct model *m, float *normed, int64_t n);
+
+/* Make the weights of all products from the flat buffers or the files. */
+int model_bind(struct model *m, struct hai_err *err);
 
 /* normed_grad = gradient of the head by normed, whose logits' gradients lie in logits; and of its
  * weights, added. */

@@ -52,11 +52,13 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
     int64_t n = batch->n_tokens;
     float eps = (float)m->config.norm_eps;
 
-    shift(batch, batch->ids, 1, a->ids);
-    LAYER_TRY(k_embed(&m->ctx,
-                      &(struct k_embed){.y = model_rows(m, a->embedded, n),
-                                        .ids = k_tensor_1d(a->ids, K_I32, n),
-                                        .w = model_param(m, "model.embed_tokens.weight", false)}));
+    if (batch->next_ids)
+        memcpy(a->ids, batch->next_ids, (size_t)n * sizeof *a->ids);
+    else
+        shift(batch, batch->ids, 1, a->ids);
+    LAYER_TRY(k_embed(&m->ctx, &(struct k_embed){.y = model_rows(m, a->embedded, n),
+                                                 .ids = k_tensor_1d(a->ids, K_I32, n),
+                                                 .w = m->embedding}));
     LAYER_TRY(
         k_rmsnorm(&m->ctx, &(struct k_rmsnorm){.y = joined_half(m, a->joined, n, 0),
                                                .x = model_rows(m, a->embedded, n),
@@ -72,7 +74,7 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
     LAYER_TRY(k_linear(
         &m->ctx, &(struct k_linear){.y = model_rows(m, a->stream[0], n),
                                     .x = k_tensor_2d(a->joined, K_F32, n, 2 * m->config.n_dim),
-                                    .w = as_group(model_mtp_param(m, "eh_proj.weight", false))}));
+                                    .w = m->eh_proj}));
     for (int i = 0; i < 2; i++) {
         struct layer *l = &m->layers[m->n_layers + i];
         struct k_tensor x = model_rows(m, a->stream[i], n);
@@ -133,10 +135,8 @@ static int mtp_backward(struct model *m, const struct layer_batch *lb) {
                             a->normed_scale, none, model_rows(m, m->stream_grad[0], n)));
     LAYER_TRY(layers_backward(m, lb, m->n_layers, 2, a->stream));
     struct k_tensor dy = model_rows(m, m->stream_grad[0], n);
-    LAYER_TRY(k_linear_dx(&m->ctx, &(struct k_linear_dx){.dx = joined_grad,
-                                                         .dy = dy,
-                                                         .w = as_group(model_mtp_param(
-                                                             m, "eh_proj.weight", false))}));
+    LAYER_TRY(
+        k_linear_dx(&m->ctx, &(struct k_linear_dx){.dx = joined_grad, .dy = dy, .w = m->eh_proj}));
     LAYER_TRY(k_linear_dw(
         &m->ctx,
         &(struct k_linear_dw){.dw = as_group(model_mtp_param(m, "eh_proj.weight", true)),
@@ -220,8 +220,8 @@ static int run_step(struct model *m, const struct model_batch *batch,
                     bool backward, struct model_losses *ret, struct hai_err *err) {
     struct layer_batch lb;
 
-    if (!batch->labels || batch->slots)
-        return hai_fail(err, -EINVAL, "a batch to learn from has labels and no cache slots");
+    if (!batch->labels || batch->pages || batch->logit_rows)
+        return hai_fail(err, -EINVAL, "a batch to learn from has labels, no cache, and all rows");
     for (int64_t t = 0; t < batch->n_tokens && t < m->options.n_tokens_max; t++)
         if (batch->labels[t] >= m->config.n_vocab)
             return hai_fail(err, -EINVAL, "label %d; the vocabulary has %lld", batch->labels[t],

@@ -65,7 +65,7 @@ static void add_tied(struct builder *b, const char *name, const char *owner) {
 static void add_attention(struct builder *b, const struct model_config *c, const char *prefix) {
     int64_t d = c->n_dim, heads = c->n_heads;
 
-    if (c->kind == MODEL_LLAMA) {
+    if (!c->latent_attention) {
         int64_t kv = c->n_kv_heads * c->d_head;
         add(b, PARAM_SPLIT_ROWS, heads * c->d_head, d, "%s.self_attn.q_proj.weight", prefix);
         add(b, PARAM_SPLIT_ROWS, kv, d, "%s.self_attn.k_proj.weight", prefix);
@@ -108,10 +108,12 @@ static void add_experts(struct builder *b, const struct model_config *c, const c
     }
     b->expert = -1;
     add(b, PARAM_SPLIT_NONE, c->n_experts, c->n_dim, "%s.mlp.gate.weight", prefix);
-    struct param *bias =
-        add(b, PARAM_SPLIT_NONE, c->n_experts, 0, "%s.mlp.gate.e_score_correction_bias", prefix);
-    bias->init = PARAM_INIT_ZERO;
-    bias->trained = false;
+    if (c->router_bias) {
+        struct param *bias = add(b, PARAM_SPLIT_NONE, c->n_experts, 0,
+                                 "%s.mlp.gate.e_score_correction_bias", prefix);
+        bias->init = PARAM_INIT_ZERO;
+        bias->trained = false;
+    }
     (void)snprintf(name, sizeof name, "%s.mlp.shared_experts", prefix);
     add_mlp(b, c->n_dim, c->n_shared_experts * c->n_dim_expert, false, name);
 }

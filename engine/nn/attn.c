@@ -1,7 +1,8 @@
 #include "engine/nn/layer.h"
 
-/* y = x + o(attention(rope(q), rope(k), v)), q, k, v = one product of norm(x). */
-enum { NORM, QKV, O };
+/* y = x + o(attention(rope(q), rope(k), v)), q, k, v = one product of norm(x), in Qwen2 with a
+ * bias. */
+enum { NORM, QKV, O, QKV_BIAS };
 
 enum { SCALE, H, QKV_OUT, OUT, LSE, DQKV, DH, DOUT, KEYS, VALUES };
 
@@ -13,6 +14,8 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_param(l, "input_layernorm.weight", 0, d, 0);
     layer_add_param(l, "self_attn.q_proj.weight", 1, qkv, d);
     layer_add_param(l, "self_attn.o_proj.weight", 1, d, out);
+    if (c->attention_bias)
+        layer_add_param(l, "self_attn.q_proj.bias", 0, qkv, 0);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
     layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
     layer_add_buffer(l, "qkv", LAYER_SAVED, K_F32, t, qkv);
@@ -21,8 +24,8 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_buffer(l, "qkv_grad", LAYER_GRAD, K_F32, t, qkv);
     layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
     layer_add_buffer(l, "attended_grad", LAYER_SCRATCH, K_F32, t, out);
-    layer_add_buffer(l, "keys", LAYER_CACHE, K_F32, limits->n_cache_rows, kv);
-    layer_add_buffer(l, "values", LAYER_CACHE, K_F32, limits->n_cache_rows, kv);
+    layer_add_buffer(l, "keys", LAYER_CACHE, limits->cache_dtype, limits->n_cache_rows, kv);
+    layer_add_buffer(l, "values", LAYER_CACHE, limits->cache_dtype, limits->n_cache_rows, kv);
 }
 
 /* Queries (part 0), keys (1) or values (2) in a buffer of the fused product. */
@@ -51,7 +54,8 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
     struct k_tensor h = layer_rows(l, H, n);
 
     LAYER_TRY(layer_norm(ctx, l, NORM, *x, h, layer_vector(l, SCALE, n), c->norm_eps));
-    LAYER_TRY(layer_linear(ctx, l, QKV, h, layer_rows(l, QKV_OUT, n), false));
+    LAYER_TRY(layer_linear_bias(ctx, l, QKV, c->attention_bias ? QKV_BIAS : -1, h,
+                                layer_rows(l, QKV_OUT, n)));
     /* Queries and keys lie side by side: one call turns both. */
     LAYER_TRY(rotate(ctx, l, batch, layer_heads(l, QKV_OUT, n, 0, c->n_heads + c->n_kv_heads, d, d),
                      false));
@@ -62,16 +66,16 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
         .v = part(l, QKV_OUT, n, 2),
         .lse = layer_rows(l, LSE, n),
         .q_start = batch->seq_start,
-        .kv_start = batch->kv_start,
         .kv_length = batch->kv_length,
+        .pages = batch->pages,
+        .page_tokens = batch->page_tokens,
         .scale = (float)config_attention_scale(c),
     };
-    if (batch->cached) {
-        int64_t rows = l->buffers[KEYS].rows;
-        struct k_tensor keys = layer_heads(l, KEYS, rows, 0, c->n_kv_heads, d, d);
-        struct k_tensor values = layer_heads(l, VALUES, rows, 0, c->n_kv_heads, d, d);
-        LAYER_TRY(layer_cache_append(ctx, batch, a.k, keys));
-        LAYER_TRY(layer_cache_append(ctx, batch, a.v, values));
+    if (batch->pages.data) {
+        struct k_tensor keys = layer_cache(l, KEYS, c->n_kv_heads, d, d);
+        struct k_tensor values = layer_cache(l, VALUES, c->n_kv_heads, d, d);
+        LAYER_TRY(layer_cache_put(ctx, batch, a.k, keys));
+        LAYER_TRY(layer_cache_put(ctx, batch, a.v, values));
         a.k = keys;
         a.v = values;
     }
@@ -114,6 +118,9 @@ static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct laye
 
     LAYER_TRY(layer_linear_dw(ctx, l, O, layer_rows(l, OUT, n), *dy));
     LAYER_TRY(layer_linear_dw(ctx, l, QKV, layer_rows(l, H, n), layer_rows(l, DQKV, n)));
+    if (l->config->attention_bias)
+        LAYER_TRY(k_sum_rows(
+            ctx, &(struct k_sum_rows){.y = l->params[QKV_BIAS].dw, .x = layer_rows(l, DQKV, n)}));
     return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
 }
 

@@ -3,8 +3,18 @@
 int layer_add_param(struct layer *l, const char *name, int64_t n_groups, int64_t n_out,
                     int64_t n_in) {
     assert(l->n_params < LAYER_PARAMS_MAX);
-    l->params[l->n_params] = (struct layer_param){name, n_groups, n_out, n_in, {0}, {0}};
+    l->params[l->n_params] =
+        (struct layer_param){.name = name, .n_groups = n_groups, .n_out = n_out, .n_in = n_in};
     return l->n_params++;
+}
+
+int layer_add_heads(struct layer *l, const char *name, int64_t n_heads, int64_t n_out, int64_t n_in,
+                    int64_t first_row, int64_t group_rows) {
+    int param = layer_add_param(l, name, n_heads, n_out, n_in);
+
+    l->params[param].first_row = first_row;
+    l->params[param].group_rows = group_rows;
+    return param;
 }
 
 int layer_add_buffer(struct layer *l, const char *name, enum layer_life life, enum k_dtype dtype,
@@ -52,6 +62,15 @@ struct k_tensor layer_vector(const struct layer *l, int buffer, int64_t n) {
     return k_tensor_1d(b->data, b->dtype, n);
 }
 
+int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias,
+                      struct k_tensor x, struct k_tensor y) {
+    struct k_linear a = {.y = y, .x = x, .w = l->params[param].w};
+
+    if (bias >= 0)
+        a.bias = l->params[bias].vector;
+    return k_linear(ctx, &a);
+}
+
 int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
                  struct k_tensor y, bool accumulate) {
     return k_linear(
@@ -73,15 +92,16 @@ int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, struct 
 int layer_norm(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
                struct k_tensor y, struct k_tensor scale, double eps) {
     return k_rmsnorm(
-        ctx, &(struct k_rmsnorm){
-                 .y = y, .x = x, .weight = l->params[param].w, .scale = scale, .eps = (float)eps});
+        ctx,
+        &(struct k_rmsnorm){
+            .y = y, .x = x, .weight = l->params[param].vector, .scale = scale, .eps = (float)eps});
 }
 
 int layer_norm_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
                   struct k_tensor x, struct k_tensor scale, const struct k_tensor *residual,
                   struct k_tensor dx) {
     struct k_rmsnorm_dx a = {
-        .dx = dx, .dy = dy, .x = x, .weight = l->params[param].w, .scale = scale};
+        .dx = dx, .dy = dy, .x = x, .weight = l->params[param].vector, .scale = scale};
 
     if (residual)
         a.residual = *residual;
@@ -101,23 +121,13 @@ int layer_residual(struct k_ctx *ctx, const struct k_tensor *x, const struct k_t
                        });
 }
 
-/* Part of a tensor along its first dimension. */
-static struct k_tensor slice(struct k_tensor t, int64_t first, int64_t n) {
-    t.data = (char *)t.data + (size_t)(first * t.stride[0]) * k_dtype_bytes(t.dtype);
-    t.shape[0] = n;
-    return t;
+struct k_tensor layer_cache(const struct layer *l, int buffer, int64_t n_heads, int64_t head_stride,
+                            int64_t d) {
+    return layer_heads(l, buffer, l->buffers[buffer].rows, 0, n_heads, head_stride, d);
 }
 
-int layer_cache_append(struct k_ctx *ctx, const struct layer_batch *batch, struct k_tensor rows,
-                       struct k_tensor cache) {
-    const int32_t *seq_start = batch->seq_start.data;
-    const int32_t *kv_start = batch->kv_start.data, *kv_length = batch->kv_length.data;
-
-    for (int64_t s = 0; s < batch->n_seqs; s++) {
-        int64_t n = seq_start[s + 1] - seq_start[s];
-        struct k_copy a = {.y = slice(cache, kv_start[s] + kv_length[s] - n, n),
-                           .x = slice(rows, seq_start[s], n)};
-        LAYER_TRY(k_copy(ctx, &a));
-    }
-    return 0;
+int layer_cache_put(struct k_ctx *ctx, const struct layer_batch *batch, struct k_tensor rows,
+                    struct k_tensor cache) {
+    return k_cache_put(ctx,
+                       &(struct k_cache_put){.cache = cache, .x = rows, .row = batch->cache_row});
 }

@@ -13,16 +13,17 @@
 
 struct layer;
 
-/* Packed sequences: sequence s is rows seq_start[s] up to seq_start[s+1]. Borrowed. Its keys are
- * rows kv_start[s] up to kv_start[s] + kv_length[s], the new tokens' included and last: of the
- * layer's cache if `cached`, of the batch otherwise. */
+/* Packed sequences: sequence s is rows seq_start[s] up to seq_start[s+1]. Borrowed. With pages its
+ * keys are in the layer's cache, the new tokens' included and last, as k_attention says; without,
+ * they are those of its rows. */
 struct layer_batch {
     struct k_tensor seq_start; // [n_seqs + 1] i32
     struct k_tensor position;  // [n_tokens] i32, of each token in its sequence
-    struct k_tensor kv_start;  // [n_seqs] i32
     struct k_tensor kv_length; // [n_seqs] i32
+    struct k_tensor pages;     // [n_seqs, n_pages] i32; data NULL: no cache
+    struct k_tensor cache_row; // [n_tokens] i32: where in the cache a new token goes
+    int64_t page_tokens;
     int64_t n_tokens, n_seqs;
-    bool cached;
 };
 
 /* When the contents of a buffer are needed. */
@@ -45,22 +46,27 @@ struct layer_buffer {
 };
 
 /* One parameter, or several that lie side by side and are read by one product. n_groups 0: a vector
- * of n_out; else [n_groups, n_out, n_in]. */
+ * of n_out; else [n_groups, n_out, n_in]. Bound by the model; dw.data is NULL without training. */
 struct layer_param {
     const char *name; // published name of the first tensor after "model.layers.N."
     int64_t n_groups, n_out, n_in;
-    struct k_tensor w, dw; // bound by the model; dw.data is NULL without training
+    int64_t first_row, group_rows; // a head's share of a tensor: group g is its rows from
+                                   // g * group_rows + first_row on; group_rows 0: everything
+    struct k_weight *w;            // of a matrix
+    struct k_tensor vector;        // of a vector, float32
+    struct k_tensor dw;
 };
 
 enum {
-    LAYER_PARAMS_MAX = 12,
+    LAYER_PARAMS_MAX = 16,
     LAYER_BUFFERS_MAX = 32,
 };
 
 /* What the largest batch and cache will be; buffers are declared for it. */
 struct layer_limits {
     int64_t n_tokens, n_seqs;
-    int64_t n_cache_rows; // slots times tokens of a slot; 0: no cache
+    int64_t n_cache_rows; // pages times tokens of a page; 0: no cache
+    enum k_dtype cache_dtype;
 };
 
 /* Tables shared by all layers of a model. */
@@ -108,6 +114,10 @@ struct layer {
 /* Declare a parameter or a buffer; the numbers given back count from 0 in order of the calls. */
 int layer_add_param(struct layer *l, const char *name, int64_t n_groups, int64_t n_out,
                     int64_t n_in);
+/* A matrix of every head: n_out rows from first_row on of each group_rows rows of a tensor that is
+ * declared as a whole too. */
+int layer_add_heads(struct layer *l, const char *name, int64_t n_heads, int64_t n_out, int64_t n_in,
+                    int64_t first_row, int64_t group_rows);
 int layer_add_buffer(struct layer *l, const char *name, enum layer_life life, enum k_dtype dtype,
                      int64_t rows, int64_t columns);
 
@@ -119,7 +129,9 @@ struct k_tensor layer_heads(const struct layer *l, int buffer, int64_t n_rows, i
                             int64_t n_heads, int64_t head_stride, int64_t d);
 struct k_tensor layer_vector(const struct layer *l, int buffer, int64_t n); // the first n elements
 
-/* Products with the layer's parameter number `param`. */
+/* Products with the layer's parameter number `param`; bias: number of a vector, -1: none. */
+int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias,
+                      struct k_tensor x, struct k_tensor y);
 int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
                  struct k_tensor y, bool accumulate);
 int layer_linear_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
@@ -139,9 +151,13 @@ int layer_norm_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_
 /* y = x, before the layer's own product is added. */
 int layer_residual(struct k_ctx *ctx, const struct k_tensor *x, const struct k_tensor *y);
 
-/* Put the batch's new keys or values [n_tokens, n_heads, d] behind the sequences' older ones. */
-int layer_cache_append(struct k_ctx *ctx, const struct layer_batch *batch, struct k_tensor rows,
-                       struct k_tensor cache);
+/* The first d of every row of a cache buffer, cut in heads. */
+struct k_tensor layer_cache(const struct layer *l, int buffer, int64_t n_heads, int64_t head_stride,
+                            int64_t d);
+
+/* Put the batch's new keys or values [n_tokens, n_heads, d] where the batch says. */
+int layer_cache_put(struct k_ctx *ctx, const struct layer_batch *batch, struct k_tensor rows,
+                    struct k_tensor cache);
 
 /* Return the first failure of a run of operators. */
 #define LAYER_TRY(call)                                                                            \

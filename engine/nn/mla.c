@@ -2,9 +2,11 @@
 
 /* Multi-head latent attention: queries (optionally) and keys with values come out of compressed,
  * normed vectors; d_rope dimensions of every key are one rotated vector shared by all heads.
- * Keys are formed for every head in training and inference alike, so one form of the scores serves
- * every position. Source: DeepSeek-V2, section 2.1; DeepSeek-V3, inference/model.py. */
-enum { NORM, O, KV_A, KV_A_NORM, KV_B, Q, Q_A, Q_A_NORM };
+ * Training forms the keys and values of every head. With a cache they are never formed: the cache
+ * holds the compressed vector and the rotated key, queries are taken through the keys' half of kv_b
+ * and the attended vectors through the values' half, at every position. Source: DeepSeek-V2,
+ * section 2.1 and appendix C; DeepSeek-V3, inference/model.py ("absorb"). */
+enum { NORM, O, KV_A, KV_A_NORM, KV_B, KV_B_KEYS, KV_B_VALUES, Q, Q_A, Q_A_NORM };
 
 enum {
     SCALE,
@@ -24,8 +26,9 @@ enum {
     DH,
     DKEY,
     DOUT,
-    KEYS,
-    VALUES,
+    CACHE,
+    QUERY_LATENT,
+    OUT_LATENT,
     CQ,
     CQ_SCALE,
     CQ_NORMED,
@@ -59,6 +62,10 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_param(l, "self_attn.kv_a_proj_with_mqa.weight", 1, latent + c->d_rope, d);
     layer_add_param(l, "self_attn.kv_a_layernorm.weight", 0, latent, 0);
     layer_add_param(l, "self_attn.kv_b_proj.weight", 1, kv, latent);
+    layer_add_heads(l, "self_attn.kv_b_proj.weight", h, c->d_nope, latent, 0,
+                    c->d_nope + c->d_value);
+    layer_add_heads(l, "self_attn.kv_b_proj.weight", h, c->d_value, latent, c->d_nope,
+                    c->d_nope + c->d_value);
     layer_add_param(l, c->q_lora ? "self_attn.q_b_proj.weight" : "self_attn.q_proj.weight", 1, key,
                     c->q_lora ? c->q_lora : d);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
@@ -78,8 +85,11 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
     layer_add_buffer(l, "key_grad", LAYER_SCRATCH, K_F32, t, key);
     layer_add_buffer(l, "attended_grad", LAYER_SCRATCH, K_F32, t, out);
-    layer_add_buffer(l, "keys", LAYER_CACHE, K_F32, limits->n_cache_rows, key);
-    layer_add_buffer(l, "values", LAYER_CACHE, K_F32, limits->n_cache_rows, out);
+    layer_add_buffer(l, "cache", LAYER_CACHE, limits->cache_dtype, limits->n_cache_rows,
+                     latent + c->d_rope);
+    int64_t cached = limits->n_cache_rows ? t : 0;
+    layer_add_buffer(l, "query_latent", LAYER_SCRATCH, K_F32, cached, h * (latent + c->d_rope));
+    layer_add_buffer(l, "attended_latent", LAYER_SCRATCH, K_F32, cached, h * latent);
     if (c->q_lora)
         declare_latent_query(l, limits);
 }
@@ -129,7 +139,7 @@ static int copy(struct k_ctx *ctx, struct k_tensor x, struct k_tensor y) {
     return k_copy(ctx, &(struct k_copy){.y = y, .x = x});
 }
 
-/* Queries, keys and values of the batch. */
+/* Queries, and what keys and values are made of: the normed compressed vector, the rotated key. */
 static int project(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
     const struct model_config *c = l->config;
     int64_t n = batch->n_tokens;
@@ -147,42 +157,76 @@ static int project(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
     LAYER_TRY(rotate(ctx, l, batch, shared_key(l, CKV, n, 1), false));
     LAYER_TRY(layer_norm(ctx, l, KV_A_NORM, layer_columns(l, CKV, n, 0, c->kv_lora),
                          layer_rows(l, CKV_NORMED, n), layer_vector(l, CKV_SCALE, n), latent_eps));
+    return 0;
+}
+
+static struct k_attention attention_of(const struct layer *l, const struct layer_batch *batch) {
+    return (struct k_attention){
+        .lse = layer_rows(l, LSE, batch->n_tokens),
+        .q_start = batch->seq_start,
+        .kv_length = batch->kv_length,
+        .pages = batch->pages,
+        .page_tokens = batch->page_tokens,
+        .scale = (float)config_attention_scale(l->config),
+    };
+}
+
+/* Every head's keys and values are formed. */
+static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens;
+    struct k_attention a = attention_of(l, batch);
+
     LAYER_TRY(
         layer_linear(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, KV, n), false));
     LAYER_TRY(copy(ctx, kv_part(l, KV, n, false), key_part(l, KEY, n, NOPE)));
-    return copy(ctx, shared_key(l, CKV, n, c->n_heads), key_part(l, KEY, n, ROPE));
+    LAYER_TRY(copy(ctx, shared_key(l, CKV, n, c->n_heads), key_part(l, KEY, n, ROPE)));
+    a.y = layer_heads(l, OUT, n, 0, c->n_heads, c->d_value, c->d_value);
+    a.q = key_part(l, QUERY, n, WHOLE);
+    a.k = key_part(l, KEY, n, WHOLE);
+    a.v = kv_part(l, KV, n, true);
+    return k_attention(ctx, &a);
+}
+
+/* The same over the cache of compressed vectors: one key head of kv_lora + d_rope, whose first
+ * kv_lora numbers are the value. */
+static int attend_latent(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, h = c->n_heads, latent = c->kv_lora, width = latent + c->d_rope;
+    struct k_tensor cache = layer_cache(l, CACHE, 1, width, width), values = cache, turned = cache;
+    struct k_attention a = attention_of(l, batch);
+
+    values.shape[2] = latent;
+    turned.data = (char *)cache.data + (size_t)latent * k_dtype_bytes(cache.dtype);
+    turned.shape[2] = c->d_rope;
+    LAYER_TRY(
+        layer_cache_put(ctx, batch, layer_heads(l, CKV_NORMED, n, 0, 1, latent, latent), values));
+    LAYER_TRY(layer_cache_put(ctx, batch, shared_key(l, CKV, n, 1), turned));
+    LAYER_TRY(k_linear_heads_dx(
+        ctx, &(struct k_linear_heads_dx){.dx = layer_heads(l, QUERY_LATENT, n, 0, h, width, latent),
+                                         .dy = key_part(l, QUERY, n, NOPE),
+                                         .w = l->params[KV_B_KEYS].w}));
+    LAYER_TRY(copy(ctx, key_part(l, QUERY, n, ROPE),
+                   layer_heads(l, QUERY_LATENT, n, latent, h, width, c->d_rope)));
+    a.y = layer_heads(l, OUT_LATENT, n, 0, h, latent, latent);
+    a.q = layer_heads(l, QUERY_LATENT, n, 0, h, width, width);
+    a.k = cache;
+    a.v = values;
+    LAYER_TRY(k_attention(ctx, &a));
+    return k_linear_heads(
+        ctx, &(struct k_linear_heads){.y = layer_heads(l, OUT, n, 0, h, c->d_value, c->d_value),
+                                      .x = a.y,
+                                      .w = l->params[KV_B_VALUES].w});
 }
 
 static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
                    const struct k_tensor *x, const struct k_tensor *y) {
-    const struct model_config *c = l->config;
-    int64_t n = batch->n_tokens, width = c->d_nope + c->d_rope;
+    int64_t n = batch->n_tokens;
 
-    LAYER_TRY(
-        layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n), c->norm_eps));
+    LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
+                         l->config->norm_eps));
     LAYER_TRY(project(ctx, l, batch));
-    struct k_attention a = {
-        .y = layer_heads(l, OUT, n, 0, c->n_heads, c->d_value, c->d_value),
-        .q = key_part(l, QUERY, n, WHOLE),
-        .k = key_part(l, KEY, n, WHOLE),
-        .v = kv_part(l, KV, n, true),
-        .lse = layer_rows(l, LSE, n),
-        .q_start = batch->seq_start,
-        .kv_start = batch->kv_start,
-        .kv_length = batch->kv_length,
-        .scale = (float)config_attention_scale(c),
-    };
-    if (batch->cached) {
-        int64_t rows = l->buffers[KEYS].rows;
-        struct k_tensor keys = layer_heads(l, KEYS, rows, 0, c->n_heads, width, width);
-        struct k_tensor values =
-            layer_heads(l, VALUES, rows, 0, c->n_heads, c->d_value, c->d_value);
-        LAYER_TRY(layer_cache_append(ctx, batch, a.k, keys));
-        LAYER_TRY(layer_cache_append(ctx, batch, a.v, values));
-        a.k = keys;
-        a.v = values;
-    }
-    LAYER_TRY(k_attention(ctx, &a));
+    LAYER_TRY(batch->pages.data ? attend_latent(ctx, l, batch) : attend(ctx, l, batch));
     LAYER_TRY(layer_residual(ctx, x, y));
     return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
 }

@@ -5,7 +5,7 @@
  * Forward is three resumable parts (attention, before them, is a layer of its own): dispatch picks
  * experts and sorts the rows, experts computes them, combine adds them up. Rows are sorted by
  * (expert, token), so an expert's rows are one run of them. */
-enum { NORM, GATE, BIAS, EXPERT_IN, EXPERT_OUT, SHARED_IN, SHARED_OUT };
+enum { NORM, GATE, EXPERT_IN, EXPERT_OUT, SHARED_IN, SHARED_OUT, BIAS };
 
 enum {
     SCALE,
@@ -42,11 +42,12 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
 
     layer_add_param(l, "post_attention_layernorm.weight", 0, d, 0);
     layer_add_param(l, "mlp.gate.weight", 1, e, d);
-    layer_add_param(l, "mlp.gate.e_score_correction_bias", 0, e, 0);
     layer_add_param(l, "mlp.experts.0.gate_proj.weight", e, 2 * f, d);
     layer_add_param(l, "mlp.experts.0.down_proj.weight", e, d, f);
     layer_add_param(l, "mlp.shared_experts.gate_proj.weight", 1, 2 * fs, d);
     layer_add_param(l, "mlp.shared_experts.down_proj.weight", 1, d, fs);
+    if (c->router_bias)
+        layer_add_param(l, "mlp.gate.e_score_correction_bias", 0, e, 0);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
     layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
     layer_add_buffer(l, "router_logits", LAYER_SCRATCH, K_F32, t, e);
@@ -78,6 +79,16 @@ static struct k_tensor row_start(const struct layer *l) {
     return layer_vector(l, ROW_START, l->config->n_experts + 1);
 }
 
+static struct k_tensor router_bias(const struct layer *l) {
+    struct k_tensor none = {0};
+
+    return l->config->router_bias ? l->params[BIAS].vector : none;
+}
+
+static enum k_score score_kind(const struct model_config *c) {
+    return c->softmax_scores ? K_SCORE_SOFTMAX : K_SCORE_SIGMOID;
+}
+
 /* Gate, choice, and the tokens' rows sorted by expert. */
 static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
     const struct model_config *c = l->config;
@@ -89,7 +100,9 @@ static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch
                                                .weights = layer_rows(l, WEIGHTS, n),
                                                .scores = layer_rows(l, SCORES, n),
                                                .logits = logits,
-                                               .bias = l->params[BIAS].w,
+                                               .bias = router_bias(l),
+                                               .score = score_kind(c),
+                                               .group_best = (int)c->group_best,
                                                .n_groups = (int)c->n_expert_groups,
                                                .group_top = (int)c->n_expert_groups_top,
                                                .normalise = c->normalise_slots,
@@ -202,6 +215,7 @@ static int gate_backward(struct k_ctx *ctx, struct layer *l, const struct layer_
         .dweights = layer_rows(l, DWEIGHTS, n),
         .experts = layer_rows(l, EXPERTS, n),
         .scores = layer_rows(l, SCORES, n),
+        .score = score_kind(l->config),
         .normalise = l->config->normalise_slots,
         .scaling = (float)l->config->routed_scaling,
         .balance_scale = l->balance_scale,
@@ -273,7 +287,7 @@ void moe_counts_add(const struct layer *l, int64_t *counts) {
 }
 
 float *moe_bias(const struct layer *l) {
-    return l->params[BIAS].w.data;
+    return l->params[BIAS].vector.data;
 }
 
 const struct layer_type moe_layer = {"moe", declare, forward, backward_input, backward_weight};

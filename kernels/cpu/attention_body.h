@@ -2,10 +2,12 @@
  *
  * A block is ROWS queries cut at absolute positions, all keys before its end are scored at once.
  * A row's own sums run over its keys in ascending order with exact zeros behind, so they do not
- * depend on which rows share its block. Rows are pieces by (sequence, key head).
+ * depend on which rows share its block. Rows are pieces by (sequence, head). Keys in pages or in 16
+ * bits are first brought together in workspace.
  */
 #pragma once
 #include "kernels/cpu/gemm_body.h"
+#include "kernels/formats.h"
 #include "kernels/kmath.h"
 
 enum { ROWS = 64 / TILE_ROWS * TILE_ROWS };
@@ -102,10 +104,11 @@ struct attention_job {
     int64_t work_floats; // of one thread
 };
 
-/* Queries [row, row + rows) of one head; the first sees n_first keys. */
+/* Queries [row, row + rows) of one head; the first sees n_first keys, which are rows from `key` on
+ * of k and v. */
 static void attention_block(const struct k_attention *a, int64_t row, int64_t rows, int64_t h,
-                            int64_t key, int64_t n_first, float *work) {
-    int64_t n_keys = n_first + rows - 1, j = h / (a->q.shape[1] / a->k.shape[1]);
+                            int64_t key, int64_t j, int64_t n_first, float *work) {
+    int64_t n_keys = n_first + rows - 1;
     float *scores = work + GEMM_FLOATS, sums[ROWS];
 
     score(&a->q, row, h, rows, &a->k, key, j, n_keys, scores, work);
@@ -123,37 +126,84 @@ static void attention_block(const struct k_attention *a, int64_t row, int64_t ro
         scale_row(head_row(&a->y, row + i, h), a->v.shape[2], 1 / sums[i]);
 }
 
+static float widen(const struct k_tensor *t, const void *row, int64_t i) {
+    if (t->dtype == K_F32)
+        return ((const float *)row)[i];
+    uint16_t bits = ((const uint16_t *)row)[i];
+    return t->dtype == K_BF16 ? k_from_bf16(bits) : _cvtsh_ss(bits);
+}
+
+/* The keys (or values) of head j of a sequence, one after the other. */
+static struct k_tensor bring_together(const struct k_attention *a, const struct k_tensor *t,
+                                      int64_t s, int64_t j, float *place) {
+    int64_t n = int_at(&a->kv_length, s), d = t->shape[2];
+
+    for (int64_t p = 0; p < n; p++) {
+        int64_t i = int_at(&a->q_start, s) + p;
+        if (a->pages.data)
+            i = int_at(&a->pages, s * a->pages.stride[0] + p / a->page_tokens) * a->page_tokens +
+                p % a->page_tokens;
+        const void *row =
+            (const char *)t->data + (size_t)(i * t->stride[0] + j * t->stride[1]) *
+                                        (t->dtype == K_F32 ? sizeof(float) : sizeof(uint16_t));
+        for (int64_t k = 0; k < d; k++)
+            place[p * d + k] = widen(t, row, k);
+    }
+    return k_tensor_3d(place, K_F32, n, 1, d);
+}
+
+static bool lie_together(const struct k_attention *a) {
+    return !a->pages.data && a->k.dtype == K_F32 && a->v.dtype == K_F32;
+}
+
+static int64_t keys_max(const struct k_attention *a) {
+    return a->pages.data ? a->pages.shape[1] * a->page_tokens : a->k.shape[0];
+}
+
+static int64_t scores_floats(const struct k_attention *a) {
+    return GEMM_FLOATS + ROWS * (keys_max(a) + 16);
+}
+
 static void attention_piece(void *arg, int64_t piece, int thread) {
     const struct attention_job *job = arg;
-    const struct k_attention *a = job->a;
-    int64_t s = piece / a->q.shape[1], h = piece % a->q.shape[1];
-    int64_t row = int_at(&a->q_start, s), end = int_at(&a->q_start, s + 1);
-    int64_t position = int_at(&a->kv_length, s) - (end - row);
+    struct k_attention a = *job->a;
+    int64_t s = piece / a.q.shape[1], h = piece % a.q.shape[1],
+            j = h / (a.q.shape[1] / a.k.shape[1]);
+    int64_t row = int_at(&a.q_start, s), end = int_at(&a.q_start, s + 1), key = row;
+    int64_t position = int_at(&a.kv_length, s) - (end - row);
+    float *work = job->work + thread * job->work_floats;
 
+    if (!lie_together(&a)) {
+        float *place = work + scores_floats(&a);
+        struct k_tensor k = bring_together(&a, &a.k, s, j, place);
+        a.v = bring_together(&a, &a.v, s, j, place + k_tensor_n_elements(&k));
+        a.k = k;
+        key = j = 0;
+    }
     while (row < end) {
         int64_t rows = MIN(end - row, ROWS - position % ROWS);
-        attention_block(a, row, rows, h, int_at(&a->kv_start, s), position + 1,
-                        job->work + thread * job->work_floats);
+        attention_block(&a, row, rows, h, key, j, position + 1, work);
         row += rows;
         position += rows;
     }
 }
 
-static int64_t attention_floats(int64_t n_keys) {
-    return GEMM_FLOATS + ROWS * (n_keys + 16);
+static int64_t attention_floats(const struct k_attention *a) {
+    int64_t together = lie_together(a) ? 0 : keys_max(a) * (a->k.shape[2] + a->v.shape[2]);
+
+    return (scores_floats(a) + together + 15) / 16 * 16;
 }
 
 static size_t attention_workspace(const struct k_ctx *ctx, const struct k_attention *a) {
-    return (size_t)pool_n_threads(ctx->pool) * sizeof(float) *
-           (size_t)attention_floats(a->k.shape[0]);
+    return (size_t)pool_n_threads(ctx->pool) * sizeof(float) * (size_t)attention_floats(a);
 }
 
 static int attention(struct k_ctx *ctx, const struct k_attention *a) {
-    struct attention_job job = {a, ctx->workspace, attention_floats(a->k.shape[0])};
+    struct attention_job job = {a, ctx->workspace, attention_floats(a)};
 
-    if (a->q.shape[1] % a->k.shape[1] || a->scale <= 0)
+    if (a->q.shape[1] % a->k.shape[1] || a->scale <= 0 || (a->pages.data && a->page_tokens < 1))
         return -EINVAL;
-    pool_run(ctx->pool, a->kv_start.shape[0] * a->q.shape[1], attention_piece, &job);
+    pool_run(ctx->pool, a->kv_length.shape[0] * a->q.shape[1], attention_piece, &job);
     return 0;
 }
 

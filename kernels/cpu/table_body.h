@@ -1,22 +1,24 @@
 /* table_body.h - the table of one CPU path; what is missing falls back to ref by name.
  *
- * Left to ref: embed, gather and route_sort only move memory or count; router, router_dx and
- * balance touch a few hundred numbers a token.
+ * Left to ref: embed, gather, route_sort and cache_put only move memory or count; router,
+ * router_dx, balance and sum_rows touch a few hundred numbers a token.
  */
 #pragma once
 #include "kernels/cpu/attention_body.h"
-#include "kernels/cpu/gemm_body.h"
+#include "kernels/cpu/linear_body.h"
 #include "kernels/cpu/rows_body.h"
 
 #define CPU_TABLE(name)                                                                            \
     {                                                                                              \
         .path = name, .embed_dw = embed_dw, .rmsnorm = rmsnorm, .rmsnorm_dx = rmsnorm_dx,          \
         .rmsnorm_dw = rmsnorm_dw, .linear = linear, .linear_dx = linear_dx,                        \
-        .linear_dw = linear_dw, .rope = rope, .attention = attention,                              \
-        .attention_dx = attention_dx, .swiglu = swiglu, .swiglu_dx = swiglu_dx,                    \
-        .combine = combine, .combine_dx = combine_dx, .cross_entropy = cross_entropy,              \
-        .copy = copy, .sum_heads = sum_heads, .add = add, .sum_squares = sum_squares,              \
-        .adamw = adamw, .linear_workspace = linear_workspace,                                      \
+        .linear_dw = linear_dw, .linear_heads = linear_heads, .linear_heads_dx = linear_heads_dx,  \
+        .rope = rope, .attention = attention, .attention_dx = attention_dx, .swiglu = swiglu,      \
+        .swiglu_dx = swiglu_dx, .combine = combine, .combine_dx = combine_dx,                      \
+        .cross_entropy = cross_entropy, .copy = copy, .sum_heads = sum_heads, .add = add,          \
+        .sum_squares = sum_squares, .adamw = adamw, .linear_workspace = linear_workspace,          \
+        .linear_heads_workspace = linear_heads_workspace,                                          \
+        .linear_heads_dx_workspace = linear_heads_dx_workspace,                                    \
         .linear_dx_workspace = linear_dx_workspace, .linear_dw_workspace = linear_dw_workspace,    \
         .attention_workspace = attention_workspace,                                                \
         .attention_dx_workspace = attention_dx_workspace,                                          \

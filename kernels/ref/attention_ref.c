@@ -9,51 +9,60 @@ static double dot(const float *a, const float *b, int64_t n) {
     return sum;
 }
 
-/* One query: two passes over its keys, so that no memory is needed; the maximum goes first. */
-static void attend(const struct k_attention *a, int64_t t, int64_t h, int64_t kv_first,
-                   int64_t n_keys) {
-    int64_t j = h / (a->q.shape[1] / a->k.shape[1]);
+/* The row of a sequence's key p. */
+static int64_t key_row(const struct k_attention *a, int64_t s, int64_t p) {
+    if (!a->pages.data)
+        return ref_ints(&a->q_start)[s] + p;
+    int32_t page = ref_ints(&a->pages)[s * a->pages.stride[0] + p / a->page_tokens];
+    return page * a->page_tokens + p % a->page_tokens;
+}
+
+/* Scaled score of query t of head h with key p. */
+static double score(const struct k_attention *a, int64_t s, int64_t t, int64_t h, int64_t p) {
     const float *q = ref_row2(&a->q, t, h);
-    float *y = ref_row2(&a->y, t, h);
+    const void *k = ref_row_of(&a->k, key_row(a, s, p), h / (a->q.shape[1] / a->k.shape[1]));
+    double sum = 0;
+
+    for (int64_t i = 0; i < a->q.shape[2]; i++)
+        sum += (double)q[i] * ref_number(a->k.dtype, k, i);
+    return sum * (double)a->scale;
+}
+
+/* One query: passes over its keys, so that no memory is needed; the maximum goes first. */
+static void attend(const struct k_attention *a, int64_t s, int64_t t, int64_t h, int64_t n_keys) {
+    int64_t j = h / (a->q.shape[1] / a->k.shape[1]);
     double max = -__builtin_inf(), sum = 0;
 
-    for (int64_t i = 0; i < n_keys; i++) {
-        double s = dot(q, ref_row2(&a->k, kv_first + i, j), a->q.shape[2]) * (double)a->scale;
-        max = MAX(max, s);
-    }
-    for (int64_t i = 0; i < n_keys; i++)
-        sum += kmath_exp(
-            dot(q, ref_row2(&a->k, kv_first + i, j), a->q.shape[2]) * (double)a->scale - max);
-    for (int64_t d = 0; d < a->v.shape[2]; d++)
-        y[d] = 0;
+    for (int64_t p = 0; p < n_keys; p++)
+        max = MAX(max, score(a, s, t, h, p));
+    for (int64_t p = 0; p < n_keys; p++)
+        sum += kmath_exp(score(a, s, t, h, p) - max);
     double lse = max + kmath_log(sum);
     for (int64_t d0 = 0; d0 < a->v.shape[2]; d0 += 64) {
         double acc[64] = {0};
         int64_t n = MIN(a->v.shape[2] - d0, 64);
-        for (int64_t i = 0; i < n_keys; i++) {
-            const float *v = ref_row2(&a->v, kv_first + i, j) + d0;
-            double s = dot(q, ref_row2(&a->k, kv_first + i, j), a->q.shape[2]) * (double)a->scale;
-            double p = kmath_exp(s - lse);
+        for (int64_t p = 0; p < n_keys; p++) {
+            const void *v = ref_row_of(&a->v, key_row(a, s, p), j);
+            double weight = kmath_exp(score(a, s, t, h, p) - lse);
             for (int64_t d = 0; d < n; d++)
-                acc[d] += p * v[d];
+                acc[d] += weight * ref_number(a->v.dtype, v, d0 + d);
         }
         for (int64_t d = 0; d < n; d++)
-            y[d0 + d] = (float)acc[d];
+            ref_row2(&a->y, t, h)[d0 + d] = (float)acc[d];
     }
     if (a->lse.data)
         ref_row(&a->lse, t)[h] = (float)lse;
 }
 
 int k_ref_attention(struct k_ctx *ctx, const struct k_attention *a) {
-    const int32_t *q_start = a->q_start.data, *kv_start = a->kv_start.data,
-                  *kv_length = a->kv_length.data;
+    const int32_t *q_start = a->q_start.data, *kv_length = a->kv_length.data;
 
-    if (a->q.shape[1] % a->k.shape[1])
+    if (a->q.shape[1] % a->k.shape[1] || (a->pages.data && a->page_tokens < 1))
         return -EINVAL;
-    for (int64_t s = 0; s < a->kv_start.shape[0]; s++)
+    for (int64_t s = 0; s < a->kv_length.shape[0]; s++)
         for (int64_t t = q_start[s]; t < q_start[s + 1]; t++)
             for (int64_t h = 0; h < a->q.shape[1]; h++)
-                attend(a, t, h, kv_start[s], kv_length[s] - (q_start[s + 1] - 1 - t));
+                attend(a, s, t, h, kv_length[s] - (q_start[s + 1] - 1 - t));
     return 0;
 }
 

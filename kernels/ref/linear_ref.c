@@ -15,44 +15,114 @@ static bool groups_fit(const struct k_tensor *row_start, int64_t n_groups, int64
     return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
 }
 
-int k_ref_linear(struct k_ctx *ctx, const struct k_linear *a) {
-    int64_t n_groups = a->w.shape[0], first;
+/* x w over inputs [first, first + n): whole numbers or floats, in double. */
+static double dot(const struct k_linear *a, int64_t group, int64_t r, int64_t o, int64_t first,
+                  int64_t n) {
+    const char *x = (const char *)a->x.data + k_dtype_n_bytes(a->x.dtype, r * a->x.stride[0]);
+    double sum = 0;
 
-    if (!groups_fit(&a->row_start, n_groups, a->x.shape[0]))
+    for (int64_t i = first; i < first + n; i++)
+        sum += ref_number(a->x.dtype, x, i) * ref_weight(a->w, group, o, i);
+    return sum;
+}
+
+/* One element without bias. Rounded activations: tile by tile, each with its scale. */
+static double product(const struct k_linear *a, int64_t group, int64_t r, int64_t o) {
+    double sum = 0;
+
+    if (a->x.dtype == K_F32)
+        return dot(a, group, r, o, 0, a->w->n_in);
+    for (int64_t i = 0; i < a->w->n_in; i += K_BLOCK)
+        sum += dot(a, group, r, o, i, MIN(a->w->n_in - i, (int64_t)K_BLOCK)) *
+               (double)((const float *)a->x.scale)[i / K_BLOCK * a->x.shape[0] + r];
+    return sum;
+}
+
+/* The same with x rounded to 8 bits on the way. */
+static double product_quant(const struct k_weight *w, const float *x, int64_t group, int64_t o) {
+    double sum = 0;
+
+    for (int64_t i = 0; i < w->n_in; i += K_QUANT_GROUP) {
+        int8_t q[K_QUANT_GROUP];
+        float scale;
+        double part = 0;
+        k_quant_row(x + i, K_QUANT_GROUP, q, &scale);
+        for (int k = 0; k < K_QUANT_GROUP; k++)
+            part += q[k] * ref_weight(w, group, o, i + k);
+        sum += part * (double)scale;
+    }
+    return sum;
+}
+
+static bool is_quant(const struct k_weight *w) {
+    return w->dtype == K_Q8 || w->dtype == K_Q4;
+}
+
+int k_ref_linear(struct k_ctx *ctx, const struct k_linear *a) {
+    int64_t n_groups = a->w->n_groups, first;
+    const float *bias = a->bias.data;
+
+    if (!groups_fit(&a->row_start, n_groups, a->x.shape[0]) ||
+        (a->x.dtype == K_E4M3 && (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)))
         return -EINVAL;
     for (int64_t g = 0; g < n_groups; g++) {
         int n_rows = group_rows(&a->row_start, n_groups, a->x.shape[0], g, &first);
         for (int64_t r = first; r < first + n_rows; r++)
-            for (int64_t o = 0; o < a->w.shape[1]; o++) {
-                int64_t w = g * a->w.stride[0] + o * a->w.stride[1];
-                const float *x = ref_row(&a->x, r);
+            for (int64_t o = 0; o < a->w->n_out; o++) {
                 float *y = ref_row(&a->y, r) + o;
-                double sum = a->accumulate ? *y : 0;
-                for (int64_t i = 0; i < a->w.shape[2]; i++)
-                    sum += x[i] * ref_weight(&a->w, w + i);
-                *y = (float)sum;
+                double sum = is_quant(a->w) ? product_quant(a->w, ref_row(&a->x, r), g, o)
+                                            : product(a, g, r, o);
+                *y = (float)(sum + (bias ? bias[o] : 0) + (a->accumulate ? *y : 0));
             }
     }
     return 0;
 }
 
 int k_ref_linear_dx(struct k_ctx *ctx, const struct k_linear_dx *a) {
-    int64_t n_groups = a->w.shape[0], first;
+    int64_t n_groups = a->w->n_groups, first;
 
     if (!groups_fit(&a->row_start, n_groups, a->dx.shape[0]))
         return -EINVAL;
     for (int64_t g = 0; g < n_groups; g++) {
         int n_rows = group_rows(&a->row_start, n_groups, a->dx.shape[0], g, &first);
         for (int64_t r = first; r < first + n_rows; r++)
-            for (int64_t i = 0; i < a->w.shape[2]; i++) {
+            for (int64_t i = 0; i < a->w->n_in; i++) {
                 const float *dy = ref_row(&a->dy, r);
                 float *dx = ref_row(&a->dx, r) + i;
                 double sum = a->accumulate ? *dx : 0;
-                for (int64_t o = 0; o < a->w.shape[1]; o++)
-                    sum += dy[o] * ref_weight(&a->w, g * a->w.stride[0] + o * a->w.stride[1] + i);
+                for (int64_t o = 0; o < a->w->n_out; o++)
+                    sum += dy[o] * ref_weight(a->w, g, o, i);
                 *dx = (float)sum;
             }
     }
+    return 0;
+}
+
+int k_ref_linear_heads(struct k_ctx *ctx, const struct k_linear_heads *a) {
+    for (int64_t t = 0; t < a->x.shape[0]; t++)
+        for (int64_t h = 0; h < a->x.shape[1]; h++) {
+            const float *x = ref_row2(&a->x, t, h);
+            for (int64_t o = 0; o < a->w->n_out; o++) {
+                double sum = 0;
+                for (int64_t i = 0; i < a->w->n_in && !is_quant(a->w); i++)
+                    sum += x[i] * ref_weight(a->w, h, o, i);
+                if (is_quant(a->w))
+                    sum = product_quant(a->w, x, h, o);
+                ref_row2(&a->y, t, h)[o] = (float)sum;
+            }
+        }
+    return 0;
+}
+
+int k_ref_linear_heads_dx(struct k_ctx *ctx, const struct k_linear_heads_dx *a) {
+    for (int64_t t = 0; t < a->dy.shape[0]; t++)
+        for (int64_t h = 0; h < a->dy.shape[1]; h++)
+            for (int64_t i = 0; i < a->w->n_in; i++) {
+                double sum = 0;
+                for (int64_t o = 0; o < a->w->n_out; o++)
+                    sum += ref_row2(&a->dy, t, h)[o] * ref_weight(a->w, h, o, i);
+                ref_row2(&a->dx, t, h)[i] = (float)sum;
+            }
     return 0;
 }
 

@@ -19,17 +19,18 @@ static void mark_best(const double *value, int64_t first, int64_t count, int64_t
 }
 
 /* Set the choice values of all experts outside the best groups to -inf. */
-static void mask_groups(double *choice, int64_t n_experts, int n_groups, int group_top) {
+static void mask_groups(double *choice, int64_t n_experts, int n_groups, int group_best,
+                        int group_top) {
     double group_value[EXPERTS_MAX];
     bool kept[EXPERTS_MAX] = {false};
     int64_t size = n_experts / n_groups;
 
     for (int g = 0; g < n_groups; g++) {
-        bool two[EXPERTS_MAX] = {false};
-        mark_best(choice, g * size, size, MIN(size, 2), two);
+        bool counts[EXPERTS_MAX] = {false};
+        mark_best(choice, g * size, size, MIN(size, (int64_t)group_best), counts);
         group_value[g] = 0;
         for (int64_t e = g * size; e < (g + 1) * size; e++)
-            group_value[g] += two[e] ? choice[e] : 0;
+            group_value[g] += counts[e] ? choice[e] : 0;
     }
     mark_best(group_value, 0, n_groups, group_top, kept);
     for (int64_t e = 0; e < n_experts; e++)
@@ -37,24 +38,36 @@ static void mask_groups(double *choice, int64_t n_experts, int n_groups, int gro
             choice[e] = -__builtin_inf();
 }
 
+static void score(const float *logits, int64_t n, enum k_score how, float *scores) {
+    double max = (double)logits[0], sum = 0;
+
+    for (int64_t e = 0; e < n; e++)
+        max = MAX(max, (double)logits[e]);
+    for (int64_t e = 0; e < n && how == K_SCORE_SOFTMAX; e++)
+        sum += kmath_exp((double)logits[e] - max);
+    for (int64_t e = 0; e < n; e++)
+        scores[e] = (float)(how == K_SCORE_SOFTMAX ? kmath_exp((double)logits[e] - max) / sum
+                                                   : 1 / (1 + kmath_exp(-(double)logits[e])));
+}
+
 int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
     int64_t n_experts = a->logits.shape[1], n_slots = a->experts.shape[1];
     const float *bias = a->bias.data;
 
     if (n_experts > EXPERTS_MAX || a->n_groups < 1 || n_experts % a->n_groups || a->group_top < 1 ||
-        a->group_top > a->n_groups || n_slots > n_experts / a->n_groups * a->group_top)
+        a->group_best < 1 || a->group_top > a->n_groups ||
+        n_slots > n_experts / a->n_groups * a->group_top)
         return -EINVAL;
     for (int64_t t = 0; t < a->logits.shape[0]; t++) {
         float *scores = ref_row(&a->scores, t), *weights = ref_row(&a->weights, t);
         int32_t *experts = (int32_t *)a->experts.data + t * a->experts.stride[0];
         double choice[EXPERTS_MAX], sum = 0;
         bool chosen[EXPERTS_MAX] = {false};
-        for (int64_t e = 0; e < n_experts; e++) {
-            scores[e] = (float)(1 / (1 + kmath_exp(-(double)ref_row(&a->logits, t)[e])));
+        score(ref_row(&a->logits, t), n_experts, a->score, scores);
+        for (int64_t e = 0; e < n_experts; e++)
             choice[e] = (double)scores[e] + (bias ? bias[e] : 0);
-        }
         if (a->n_groups > 1)
-            mask_groups(choice, n_experts, a->n_groups, a->group_top);
+            mask_groups(choice, n_experts, a->n_groups, a->group_best, a->group_top);
         mark_best(choice, 0, n_experts, n_slots, chosen);
         for (int64_t e = 0, s = 0; e < n_experts; e++)
             if (chosen[e]) {
@@ -107,8 +120,14 @@ int k_ref_router_dx(struct k_ctx *ctx, const struct k_router_dx *a) {
             for (int64_t e = 0; e < n_experts; e++)
                 dscore[e] += (double)a->balance_scale / n_tokens * (f[e] / sum - dot / (sum * sum));
         }
+        double mean = 0; /* of the scores' gradient, under the softmax */
         for (int64_t e = 0; e < n_experts; e++)
-            ref_row(&a->dlogits, t)[e] = (float)(dscore[e] * scores[e] * (1 - (double)scores[e]));
+            mean += dscore[e] * scores[e];
+        for (int64_t e = 0; e < n_experts; e++)
+            ref_row(&a->dlogits, t)[e] =
+                (float)(a->score == K_SCORE_SOFTMAX
+                            ? scores[e] * (dscore[e] - mean)
+                            : dscore[e] * scores[e] * (1 - (double)scores[e]));
     }
     return 0;
 }

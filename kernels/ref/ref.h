@@ -4,21 +4,15 @@
  * operator has a form here, so a faster backend may leave any out.
  */
 #pragma once
-#include "kernels/kernels.h"
+#include "kernels/formats.h"
+#include "kernels/quant.h"
+#include "kernels/weight.h"
 
 extern const struct k_table k_ref_table;
 
 #define X(op) int k_ref_##op(struct k_ctx *ctx, const struct k_##op *a);
 K_OPS(X)
 #undef X
-
-static inline double ref_bf16(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float f;
-
-    memcpy(&f, &wide, sizeof f);
-    return f;
-}
 
 /* Row i of a float32 tensor; row (i, j) of one with three dimensions. */
 static inline float *ref_row(const struct k_tensor *t, int64_t i) {
@@ -33,8 +27,34 @@ static inline const int32_t *ref_ints(const struct k_tensor *t) {
     return t->data;
 }
 
-/* Element `at` of float32 or bf16 weights. */
-static inline double ref_weight(const struct k_tensor *t, int64_t at) {
-    return t->dtype == K_BF16 ? ref_bf16(((const uint16_t *)t->data)[at])
-                              : (double)((const float *)t->data)[at];
+/* Number i of a tensor's row, of any type that tensors have. */
+static inline double ref_number(enum k_dtype dtype, const void *row, int64_t i) {
+    switch (dtype) {
+    case K_BF16:
+        return (double)k_from_bf16(((const uint16_t *)row)[i]);
+    case K_F16:
+        return (double)k_from_f16(((const uint16_t *)row)[i]);
+    case K_E4M3:
+        return (double)k_from_e4m3(((const uint8_t *)row)[i]);
+    case K_E5M2:
+        return (double)k_from_e5m2(((const uint8_t *)row)[i]);
+    default:
+        return (double)((const float *)row)[i];
+    }
+}
+
+/* Row (i, j) of a tensor of any type. */
+static inline const void *ref_row_of(const struct k_tensor *t, int64_t i, int64_t j) {
+    return (const char *)t->data + k_dtype_n_bytes(t->dtype, i * t->stride[0] + j * t->stride[1]);
+}
+
+/* A weight, its scale included. */
+static inline double ref_weight(const struct k_weight *w, int64_t group, int64_t out, int64_t in) {
+    int64_t row;
+    const struct k_weight_part *part = k_weight_find(w, group, out, &row);
+
+    if (w->dtype == K_Q8 || w->dtype == K_Q4)
+        return k_quant_value(w->dtype, part->data, part->scale, w->n_in, row, in);
+    double value = ref_number(w->dtype, k_weight_row(w, part, row), in);
+    return part->scale ? value * (double)k_weight_block(w, part, row, in) : value;
 }

@@ -77,8 +77,9 @@ struct model *golden_model(const struct golden *g, const char *dir, enum k_backe
         .n_tokens_max = n_tokens,
         .n_seqs_max = n_seqs,
         .training = training,
-        .n_cache_slots = n_cache_tokens ? 2 : 0,
-        .n_cache_tokens = n_cache_tokens,
+        .n_cache_pages = n_cache_tokens ? 2 * n_cache_tokens / GOLDEN_PAGE : 0,
+        .n_seq_pages = n_cache_tokens / GOLDEN_PAGE,
+        .page_tokens = n_cache_tokens ? GOLDEN_PAGE : 0,
     };
     struct model *model = NULL;
     struct hai_err err = {0};

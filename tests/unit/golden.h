@@ -27,7 +27,9 @@ double golden_tolerance(const struct golden *g, const char *name);
 void golden_compare(const char *what, const float *a, const float *b, int64_t n, double atol,
                     double rtol);
 
-/* A model with DIR's weights. */
+enum { GOLDEN_PAGE = 16 }; // tokens of a page
+
+/* A model with DIR's weights in memory, and a cache for two sequences of n_cache_tokens. */
 struct model *golden_model(const struct golden *g, const char *dir, enum k_backend backend,
                            const char *path, int64_t n_tokens, int64_t n_seqs, bool training,
                            int64_t n_cache_tokens);

@@ -1,230 +1,11 @@
 #include "tests/unit/kernel_cases.h"
 
-#include "kernels/philox.h"
 #include "kernels/pool.h"
 
 enum {
     ARENA_BYTES = 1 << 23, // of one case
     ARENA_BENCH_BYTES = 1 << 27,
 };
-
-static void *take(struct kernel_made *s, size_t n_bytes) {
-    void *p = s->memory + s->n_bytes;
-
-    s->n_bytes += (n_bytes + 63) / 64 * 64;
-    assert(s->n_bytes <= s->n_bytes_max);
-    return p;
-}
-
-/* Bell-shaped numbers, the same for every backend; bf16 ones are rounded down to it. */
-static struct k_tensor numbers(struct kernel_made *s, enum k_dtype dtype, int n_dims, int64_t n0,
-                               int64_t n1, int64_t n2) {
-    int64_t n = n0 * (n_dims > 1 ? n1 : 1) * (n_dims > 2 ? n2 : 1);
-    float *values = take(s, (size_t)n * sizeof *values);
-
-    for (int64_t i = 0; i < n; i++) {
-        struct philox_counter at = philox_at(PHILOX_SHUFFLE, (uint32_t)s->n_bytes, 0, (uint32_t)i);
-        uint32_t words[4];
-        philox_words(s->seed, &at, words);
-        /* Variance 1; a sum of uniform numbers is cheaper than a normal one. */
-        values[i] = (float)(1.7320508 * (philox_uniform(words[0]) + philox_uniform(words[1]) +
-                                         philox_uniform(words[2]) + philox_uniform(words[3]) - 2));
-        if (dtype == K_BF16)
-            ((uint16_t *)(void *)values)[i] = (uint16_t)(words[2] % 0x200 + 0x3f00);
-    }
-    s->bytes += (double)n * (double)k_dtype_bytes(dtype);
-    if (n_dims == 1)
-        return k_tensor_1d(values, dtype, n0);
-    return n_dims == 2 ? k_tensor_2d(values, dtype, n0, n1)
-                       : k_tensor_3d(values, dtype, n0, n1, n2);
-}
-
-static struct k_tensor f1(struct kernel_made *s, int64_t n0) {
-    return numbers(s, K_F32, 1, n0, 0, 0);
-}
-
-static struct k_tensor f2(struct kernel_made *s, int64_t n0, int64_t n1) {
-    return numbers(s, K_F32, 2, n0, n1, 0);
-}
-
-static struct k_tensor f3(struct kernel_made *s, int64_t n0, int64_t n1, int64_t n2) {
-    return numbers(s, K_F32, 3, n0, n1, n2);
-}
-
-/* Whole numbers from 0 to below n_values, or ascending ones from 0 to n_values over n0. */
-static struct k_tensor ints(struct kernel_made *s, int64_t n0, int64_t n_values, bool cuts) {
-    int32_t *values = take(s, (size_t)n0 * sizeof *values);
-
-    for (int64_t i = 0; i < n0; i++) {
-        struct philox_counter at = philox_at(PHILOX_SAMPLE, (uint32_t)s->n_bytes, 0, (uint32_t)i);
-        uint32_t words[4];
-        philox_words(s->seed, &at, words);
-        values[i] = cuts ? (int32_t)(n_values * i / (n0 - 1)) : (int32_t)(words[0] % n_values);
-    }
-    return k_tensor_1d(values, K_I32, n0);
-}
-
-static void output(struct kernel_made *s, const struct k_tensor *t) {
-    assert(s->n_outputs < KERNEL_OUTPUTS_MAX);
-    s->outputs[s->n_outputs++] = t;
-}
-
-/* What runs the operator that a case has prepared. */
-#define X(op)                                                                                      \
-    static int call_##op(struct k_ctx *ctx, const void *a) {                                       \
-        return k_##op(ctx, a);                                                                     \
-    }
-K_OPS(X)
-#undef X
-
-static int64_t pick(int size, int64_t a, int64_t b, int64_t c, int64_t d) {
-    return size == 0 ? a : size == 1 ? b : size == 2 ? c : d;
-}
-
-/* The struct outlives the call: outputs point into it. */
-#define KEEP(type) type *a = take(s, sizeof *a)
-
-static int run_linear_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype dtype,
-                         int64_t n_groups, bool accumulate) {
-    KEEP(struct k_linear);
-    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
-    int64_t k = pick(size, 7, 33, 300, 256);
-    *a = (struct k_linear){.x = f2(s, m, k),
-                           .w = numbers(s, dtype, 3, n_groups, n, k),
-                           .y = f2(s, m, n),
-                           .accumulate = accumulate};
-    if (n_groups > 1)
-        a->row_start = ints(s, n_groups + 1, m, true);
-    output(s, &a->y);
-    s->flops = 2.0 * (double)(m * n * k);
-    s->call = call_linear;
-    s->arg = a;
-    return 0;
-}
-
-static int run_linear(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_of(ctx, s, size, K_F32, 1, false);
-}
-
-static int run_linear_bf16(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_of(ctx, s, size, K_BF16, 1, true);
-}
-
-static int run_linear_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_of(ctx, s, size, K_F32, 4, false);
-}
-
-static int run_linear_dx_of(struct k_ctx *ctx, struct kernel_made *s, int size, int64_t n_groups,
-                            bool accumulate) {
-    KEEP(struct k_linear_dx);
-    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
-    int64_t k = pick(size, 7, 33, 300, 256);
-    *a = (struct k_linear_dx){
-        .dy = f2(s, m, n), .w = f3(s, n_groups, n, k), .dx = f2(s, m, k), .accumulate = accumulate};
-    if (n_groups > 1)
-        a->row_start = ints(s, n_groups + 1, m, true);
-    output(s, &a->dx);
-    s->flops = 2.0 * (double)(m * n * k);
-    s->call = call_linear_dx;
-    s->arg = a;
-    return 0;
-}
-
-static int run_linear_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_dx_of(ctx, s, size, 1, true);
-}
-
-static int run_linear_dx_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_dx_of(ctx, s, size, 4, false);
-}
-
-static int run_linear_dw_of(struct k_ctx *ctx, struct kernel_made *s, int size, int64_t n_groups) {
-    KEEP(struct k_linear_dw);
-    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
-    int64_t k = pick(size, 7, 33, 300, 256);
-    *a = (struct k_linear_dw){.dy = f2(s, m, n), .x = f2(s, m, k), .dw = f3(s, n_groups, n, k)};
-    if (n_groups > 1)
-        a->row_start = ints(s, n_groups + 1, m, true);
-    output(s, &a->dw);
-    s->flops = 2.0 * (double)(m * n * k);
-    s->call = call_linear_dw;
-    s->arg = a;
-    return 0;
-}
-
-static int run_linear_dw(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_dw_of(ctx, s, size, 1);
-}
-
-static int run_linear_dw_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    return run_linear_dw_of(ctx, s, size, 4);
-}
-
-static int run_attention(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    KEEP(struct k_attention);
-    int64_t t = pick(size, 4, 66, 150, 512), h = pick(size, 2, 4, 6, 8), kv = h / 2;
-    int64_t d = pick(size, 4, 24, 32, 32), v = pick(size, 4, 16, 32, 32), n_seqs = 2;
-    *a = (struct k_attention){.q = f3(s, t, h, d),
-                              .k = f3(s, t + 40, kv, d),
-                              .v = f3(s, t + 40, kv, v),
-                              .y = f3(s, t, h, v),
-                              .lse = f2(s, t, h),
-                              .q_start = ints(s, n_seqs + 1, t, true),
-                              .kv_start = ints(s, n_seqs, t / 2 + 20, true),
-                              .kv_length = ints(s, n_seqs, 1, false),
-                              .scale = 0.3f};
-    /* Both sequences go on behind 0 and 20 older keys. */
-    const int32_t *q_start = a->q_start.data;
-    for (int64_t i = 0; i < n_seqs; i++)
-        ((int32_t *)a->kv_length.data)[i] = (int32_t)(q_start[i + 1] - q_start[i] + 20 * i);
-    output(s, &a->y);
-    output(s, &a->lse);
-    s->flops = 2.0 * (double)(t * t / n_seqs / 2 * h * (d + v));
-    s->call = call_attention;
-    s->arg = a;
-    return 0;
-}
-
-static int run_attention_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
-    KEEP(struct k_attention_dx);
-    struct k_attention *f = take(s, sizeof *f);
-    int64_t t = pick(size, 4, 66, 150, 512), h = pick(size, 2, 4, 6, 8), kv = h / 2;
-    int64_t d = pick(size, 4, 24, 32, 32), v = pick(size, 4, 16, 32, 32), n_seqs = 2;
-    *f = (struct k_attention){.q = f3(s, t, h, d),
-                              .k = f3(s, t, kv, d),
-                              .v = f3(s, t, kv, v),
-                              .y = f3(s, t, h, v),
-                              .lse = f2(s, t, h),
-                              .q_start = ints(s, n_seqs + 1, t, true),
-                              .kv_start = ints(s, n_seqs, t / 2, true),
-                              .kv_length = ints(s, n_seqs, 1, false),
-                              .scale = 0.3f};
-    const int32_t *q_start = f->q_start.data;
-    for (int64_t i = 0; i < n_seqs; i++)
-        ((int32_t *)f->kv_length.data)[i] = q_start[i + 1] - q_start[i];
-    ((int32_t *)f->kv_start.data)[1] = q_start[1];
-    int r = k_attention(ctx, f);
-    if (r < 0)
-        return r;
-    *a = (struct k_attention_dx){.dq = f3(s, t, h, d),
-                                 .dk = f3(s, t, kv, d),
-                                 .dv = f3(s, t, kv, v),
-                                 .dy = f3(s, t, h, v),
-                                 .y = f->y,
-                                 .q = f->q,
-                                 .k = f->k,
-                                 .v = f->v,
-                                 .lse = f->lse,
-                                 .q_start = f->q_start,
-                                 .scale = 0.3f};
-    output(s, &a->dq);
-    output(s, &a->dk);
-    output(s, &a->dv);
-    s->flops = 2.0 * (double)(t * t / n_seqs / 2 * h * (4 * d + 3 * v));
-    s->call = call_attention_dx;
-    s->arg = a;
-    return 0;
-}
 
 static int run_rmsnorm(struct k_ctx *ctx, struct kernel_made *s, int size) {
     KEEP(struct k_rmsnorm);
@@ -339,7 +120,9 @@ static int run_cross_entropy(struct k_ctx *ctx, struct kernel_made *s, int size)
 static int run_embed(struct k_ctx *ctx, struct kernel_made *s, int size) {
     KEEP(struct k_embed);
     int64_t t = pick(size, 1, 5, 33, 1024), n = pick(size, 3, 40, 129, 512);
-    *a = (struct k_embed){.ids = ints(s, t, 20, false), .w = f2(s, 20, n), .y = f2(s, t, n)};
+    *a = (struct k_embed){.ids = ints(s, t, 20, false),
+                          .w = weights(ctx, s, size == 1 ? K_BF16 : K_F32, 1, 20, n, false),
+                          .y = f2(s, t, n)};
     ((int32_t *)a->ids.data)[0] = -1;
     output(s, &a->y);
     s->call = call_embed;
@@ -358,24 +141,35 @@ static int run_embed_dw(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return 0;
 }
 
-static int run_router(struct k_ctx *ctx, struct kernel_made *s, int size) {
+static int run_router_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_score score) {
     KEEP(struct k_router);
     int64_t t = pick(size, 1, 5, 33, 1024), e = pick(size, 4, 8, 16, 64), k = 2 + size;
     *a = (struct k_router){.logits = f2(s, t, e),
-                           .bias = f1(s, e),
                            .scores = f2(s, t, e),
                            .weights = f2(s, t, k),
                            .experts = k_tensor_2d(take(s, (size_t)(t * k) * 4), K_I32, t, k),
+                           .score = score,
                            .n_groups = size ? 4 : 1,
+                           .group_best = score == K_SCORE_SIGMOID ? 2 : 1,
                            .group_top = size ? 3 : 1,
                            .normalise = size != 1,
                            .scaling = 2.5f};
+    if (score == K_SCORE_SIGMOID)
+        a->bias = f1(s, e);
     output(s, &a->weights);
     output(s, &a->scores);
     output(s, &a->experts);
     s->call = call_router;
     s->arg = a;
     return 0;
+}
+
+static int run_router(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_router_of(ctx, s, size, K_SCORE_SIGMOID);
+}
+
+static int run_router_softmax(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_router_of(ctx, s, size, K_SCORE_SOFTMAX);
 }
 
 /* Distinct ascending experts a token, and scores between 0 and 1. */
@@ -561,56 +355,50 @@ static int run_adamw(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return 0;
 }
 
-static const struct {
-    const char *name;
-    int (*prepare)(struct k_ctx *ctx, struct kernel_made *s, int size);
-} cases[] = {
-    {"linear",            run_linear           },
-    {"linear_bf16",       run_linear_bf16      },
-    {"linear_grouped",    run_linear_grouped   },
-    {"linear_dx",         run_linear_dx        },
-    {"linear_dx_grouped", run_linear_dx_grouped},
-    {"linear_dw",         run_linear_dw        },
-    {"linear_dw_grouped", run_linear_dw_grouped},
-    {"attention",         run_attention        },
-    {"attention_dx",      run_attention_dx     },
-    {"rmsnorm",           run_rmsnorm          },
-    {"rmsnorm_dx",        run_rmsnorm_dx       },
-    {"rmsnorm_dw",        run_rmsnorm_dw       },
-    {"rope",              run_rope             },
-    {"rope_adjacent",     run_rope_adjacent    },
-    {"swiglu",            run_swiglu           },
-    {"swiglu_dx",         run_swiglu_dx        },
-    {"cross_entropy",     run_cross_entropy    },
-    {"embed",             run_embed            },
-    {"embed_dw",          run_embed_dw         },
-    {"router",            run_router           },
-    {"router_dx",         run_router_dx        },
-    {"balance",           run_balance          },
-    {"route_sort",        run_route_sort       },
-    {"gather",            run_gather           },
-    {"combine",           run_combine          },
-    {"combine_dx",        run_combine_dx       },
-    {"copy",              run_copy             },
-    {"sum_heads",         run_sum_heads        },
-    {"add",               run_add              },
-    {"sum_squares",       run_sum_squares      },
-    {"adamw",             run_adamw            },
+static const struct kernel_case cases[] = {
+    {"rmsnorm",        run_rmsnorm       },
+    {"rmsnorm_dx",     run_rmsnorm_dx    },
+    {"rmsnorm_dw",     run_rmsnorm_dw    },
+    {"rope",           run_rope          },
+    {"rope_adjacent",  run_rope_adjacent },
+    {"swiglu",         run_swiglu        },
+    {"swiglu_dx",      run_swiglu_dx     },
+    {"cross_entropy",  run_cross_entropy },
+    {"embed",          run_embed         },
+    {"embed_dw",       run_embed_dw      },
+    {"router",         run_router        },
+    {"router_softmax", run_router_softmax},
+    {"router_dx",      run_router_dx     },
+    {"balance",        run_balance       },
+    {"route_sort",     run_route_sort    },
+    {"gather",         run_gather        },
+    {"combine",        run_combine       },
+    {"combine_dx",     run_combine_dx    },
+    {"copy",           run_copy          },
+    {"sum_heads",      run_sum_heads     },
+    {"add",            run_add           },
+    {"sum_squares",    run_sum_squares   },
+    {"adamw",          run_adamw         },
 };
 
 int kernel_cases_count(void) {
-    return ARRAY_SIZE(cases);
+    return kernel_products_count + (int)ARRAY_SIZE(cases);
+}
+
+static const struct kernel_case *find(int i) {
+    return i < kernel_products_count ? &kernel_products[i] : &cases[i - kernel_products_count];
 }
 
 const char *kernel_cases_name(int i) {
-    return cases[i].name;
+    return find(i)->name;
 }
 
 int kernel_cases_prepare(struct kernel_bench *b) {
     b->made.n_bytes = 0;
     b->made.n_outputs = 0;
+    drop_weights(&b->made);
     b->made.bytes = b->made.flops = 0;
-    return cases[b->number].prepare(&b->ctx, &b->made, b->size);
+    return find(b->number)->prepare(&b->ctx, &b->made, b->size);
 }
 
 int kernel_cases_run(struct kernel_bench *b) {
@@ -641,6 +429,7 @@ int kernel_cases_begin(struct kernel_bench *b, const char *path, int n_threads, 
 
 void kernel_cases_end(struct kernel_bench *b) {
     pool_free(b->ctx.pool);
+    drop_weights(&b->made);
     free(b->made.memory);
     free(b->ctx.workspace);
 }

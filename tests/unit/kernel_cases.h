@@ -5,24 +5,11 @@
  * are small and awkward, size 3 is for measurements.
  */
 #pragma once
-#include "kernels/kernels.h"
+#include "tests/unit/kernel_made.h"
 
 enum {
-    KERNEL_OUTPUTS_MAX = 4,
     KERNEL_SIZES = 3,
     KERNEL_SIZE_BENCH = 3,
-};
-
-/* One prepared call: what it writes, what it costs. */
-struct kernel_made {
-    char *memory;
-    size_t n_bytes, n_bytes_max;
-    uint64_t seed;
-    const struct k_tensor *outputs[KERNEL_OUTPUTS_MAX];
-    int n_outputs;
-    int (*call)(struct k_ctx *ctx, const void *a);
-    void *arg;
-    double flops, bytes; // of one call; bytes of all operands, each once
 };
 
 struct kernel_bench {

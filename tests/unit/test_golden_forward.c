@@ -84,19 +84,24 @@ static int32_t best(const float *row, int64_t n) {
     return (int32_t)at;
 }
 
-/* Greedy ids through the cache, the prompt in two pieces, beside another sequence in slot 0. */
+enum { PAGES = 4 };
+
+/* Greedy ids through the cache, the prompt in two pieces; pages in no order. */
 static void check_greedy(const struct golden *g, struct model *m) {
     const struct safetensors_tensor *ids = golden_tensor(g, "p1.input_ids");
     const struct safetensors_tensor *want = golden_tensor(g, "greedy.from_p1");
-    int32_t seq_start[2], slot = 1, next = 0;
-    const int32_t *at = ids->data;
+    int32_t seq_start[2], next = 0, length = 0;
+    const int32_t pages[PAGES] = {6, 1, 7, 0}, *at = ids->data;
     struct hai_err err = {0};
     struct k_tensor logits;
     int64_t left = ids->shape[0], n = 10;
 
     for (int i = 0; i <= GREEDY_TOKENS; i++) {
         struct model_batch batch = one_sequence(at, n, seq_start);
-        batch.slots = &slot;
+        length += (int32_t)n;
+        batch.pages = pages;
+        batch.n_pages = PAGES;
+        batch.kv_length = &length;
         CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
         left -= i < 2 ? n : 0;
         if (i == 0) { /* the rest of the prompt */
@@ -109,7 +114,38 @@ static void check_greedy(const struct golden *g, struct model *m) {
         at = &next;
         n = 1;
     }
-    CHECK_EQ(model_cache_length(m, 1), ids->shape[0] + GREEDY_TOKENS - 1, "");
+}
+
+/* Matrices that stay in the files give the bits of the same numbers in memory. */
+static void check_mapped(const struct golden *g, const char *dir, const struct golden_path *path,
+                         struct model *flat) {
+    const struct safetensors_tensor *ids = golden_tensor(g, "p1.input_ids");
+    const struct model_options options = {.backend = path->backend,
+                                          .path = path->path,
+                                          .n_tokens_max = TOKENS_MAX,
+                                          .n_seqs_max = 1,
+                                          .n_logits_max = 2};
+    const int32_t rows[2] = {3, (int32_t)ids->shape[0] - 1};
+    struct k_tensor want, got;
+    struct safetensors *files = NULL;
+    struct model *mapped = NULL;
+    struct hai_err err = {0};
+    int32_t seq_start[2];
+
+    struct model_batch batch = one_sequence(ids->data, ids->shape[0], seq_start);
+    CHECK_EQ(load_mapped(&g->config, &options, dir, &files, &mapped, &err), 0, "%s", err.text);
+    CHECK_EQ(model_forward(flat, &batch, &want, NULL, &err), 0, "%s", err.text);
+    CHECK_EQ(model_forward(mapped, &batch, &got, NULL, &err), -EINVAL, "too many rows of logits");
+    batch.logit_rows = rows;
+    batch.n_logit_rows = 2;
+    CHECK_EQ(model_forward(mapped, &batch, &got, NULL, &err), 0, "%s", err.text);
+    for (int i = 0; i < 2; i++)
+        CHECK(memcmp((const float *)want.data + rows[i] * want.stride[0],
+                     (const float *)got.data + i * got.stride[0],
+                     (size_t)want.shape[1] * sizeof(float)) == 0,
+              "%s row %d", dir, rows[i]);
+    model_free(mapped);
+    safetensors_free(files);
 }
 
 /* The files are bf16, so matrices kept as bf16 give the bits of float32 ones. */
@@ -151,6 +187,7 @@ static void check_model(const char *name) {
         for (size_t i = 0; i < ARRAY_SIZE(prompts); i++)
             check_prompt(&g, m, prompts[i]);
         check_greedy(&g, m);
+        check_mapped(&g, dir, &paths[p], m);
         check_narrow(&g, dir, &paths[p]);
         model_free(m);
     }

@@ -12,9 +12,19 @@
 static const double tolerance = 3e-5;
 
 static double value(const struct k_tensor *t, int64_t i) {
-    if (t->dtype == K_F64)
+    switch (t->dtype) {
+    case K_F64:
         return ((const double *)t->data)[i];
-    return t->dtype == K_I32 ? ((const int32_t *)t->data)[i] : (double)((const float *)t->data)[i];
+    case K_I32:
+        return ((const int32_t *)t->data)[i];
+    case K_BF16:
+    case K_F16:
+        return ((const uint16_t *)t->data)[i]; /* bits: they are to be the same */
+    case K_E4M3:
+        return ((const uint8_t *)t->data)[i];
+    default:
+        return (double)((const float *)t->data)[i];
+    }
 }
 
 static void compare(const char *name, const char *path, int size, const struct k_tensor *got,
@@ -29,8 +39,8 @@ static void compare(const char *name, const char *path, int size, const struct k
         double d = fabs(value(got, i) - value(want, i)) / (fabs(value(want, i)) + rms + 1e-30);
         worst = isnan(worst) || d <= worst ? worst : d; // once NaN, it stays
     }
-    CHECK(worst <= (want->dtype == K_I32 ? 0 : tolerance), "%s %s size %d: off by %.3g", path, name,
-          size, worst);
+    bool exact = want->dtype != K_F32 && want->dtype != K_F64;
+    CHECK(worst <= (exact ? 0 : tolerance), "%s %s size %d: off by %.3g", path, name, size, worst);
 }
 
 static const char *const paths[] = {"avx2", "avx512"};
@@ -82,28 +92,40 @@ TEST(bits_do_not_depend_on_threads)
     }
 }
 
-/* A row of a product alone has the bits it has among others, on both paths. */
+/* A row of a product alone has the bits it has among others: every type of weights, every path. */
+static void check_rows_alone(const struct kernel_bench *b) {
+    const struct k_linear a = *(const struct k_linear *)b->made.arg;
+    struct k_ctx ctx = b->ctx;
+    const struct k_tensor *y = &a.y;
+    float alone[1024];
+
+    for (int64_t r = 0; r < y->shape[0]; r += 17) {
+        struct k_linear row = a;
+        float kept[1024];
+        row.x.shape[0] = row.y.shape[0] = 1;
+        row.x.data = (char *)a.x.data + k_dtype_n_bytes(a.x.dtype, r * a.x.stride[0]);
+        row.y.data = alone;
+        row.accumulate = false;
+        memcpy(kept, (float *)y->data + r * y->stride[0], sizeof(float) * (size_t)y->shape[1]);
+        CHECK_EQ(k_linear(&ctx, &row), 0, "");
+        CHECK(memcmp(alone, kept, (size_t)y->shape[1] * sizeof(float)) == 0, "%s %s row %lld",
+              ctx.path, kernel_cases_name(b->number), (long long)r);
+    }
+}
+
 TEST(bits_do_not_depend_on_rows)
 {
-    for (size_t p = 0; p < ARRAY_SIZE(paths); p++) {
-        struct kernel_bench b;
-        if (!begin(&b, paths[p], 1, 0, 2)) /* the first case is linear */
-            continue;
-        const struct k_linear a = *(const struct k_linear *)b.made.arg;
-        const struct k_tensor *y = &a.y;
-        float alone[1024];
-        for (int64_t r = 0; r < y->shape[0]; r += 17) {
-            struct k_linear row = a;
-            row.x.shape[0] = row.y.shape[0] = 1;
-            row.x.data = (float *)a.x.data + r * a.x.stride[0];
-            row.y.data = alone;
-            CHECK_EQ(k_linear(&b.ctx, &row), 0, "");
-            CHECK(memcmp(alone, (float *)y->data + r * y->stride[0],
-                         (size_t)y->shape[1] * sizeof(float)) == 0,
-                  "%s row %lld", paths[p], (long long)r);
-        }
-        kernel_cases_end(&b);
-    }
+    static const char *const names[] = {"linear", "linear_f16", "linear_e4m3", "linear_q8"};
+
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
+        for (int c = 0; c < kernel_cases_count(); c++)
+            for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+                struct kernel_bench b;
+                if (strcmp(kernel_cases_name(c), names[i]) != 0 || !begin(&b, paths[p], 1, c, 2))
+                    continue;
+                check_rows_alone(&b);
+                kernel_cases_end(&b);
+            }
 }
 
 TEST(refusals)
@@ -111,14 +133,15 @@ TEST(refusals)
     float x[8] = {0};
     struct k_ctx ctx;
     struct hai_err err = {0};
-    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2),
-                         .w = k_tensor_3d(x, K_F32, 1, 2, 2),
-                         .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
+    _cleanup_(k_weight_freep) struct k_weight *w = NULL;
+    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2), .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
 
     CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CUDA, NULL, &err), -ENOTSUP, "");
     CHECK_STR(err.text, "backend cuda: not built", "");
     CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CPU, "neon", &err), -ENOTSUP, "");
     CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, &err), 0, "");
+    CHECK_EQ(k_weight_plain(&ctx, K_F32, 1, 2, 2, x, &w, &err), 0, "");
+    a.w = w;
     CHECK_EQ(k_linear(&ctx, &a), 0, "");
     a.y.shape[1] = 3;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong width");
@@ -126,8 +149,45 @@ TEST(refusals)
     a.x.dtype = K_BF16;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong type");
     a.x.dtype = K_F32;
-    a.w.data = NULL;
+    a.w = NULL;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "no weights");
+}
+
+TEST(weights_that_do_not_fit)
+{
+    float x[64] = {0};
+    struct k_weight *w = NULL;
+    struct k_ctx ctx;
+    const struct k_weight_part part = {.data = x, .n_out = 2}, scaled = {x, x, 2, 0};
+    const struct k_weight_part uneven[2] = {
+        {.data = x, .n_out = 2},
+        {.data = x, .n_out = 3}
+    };
+    const struct {
+        enum k_dtype dtype;
+        int64_t n_groups, n_out, n_in;
+        const struct k_weight_part *parts;
+        int r;
+    } cases[] = {
+        {K_F32,  1, 2, 4,  &part,   0      },
+        {K_F32,  1, 3, 4,  &part,   -EINVAL}, // rows missing
+        {K_F32,  1, 2, 4,  &scaled, -EINVAL},
+        {K_E4M3, 1, 2, 4,  &part,   -EINVAL}, // no scales
+        {K_E4M3, 1, 2, 4,  &scaled, 0      },
+        {K_Q8,   1, 2, 32, &scaled, 0      },
+        {K_Q8,   1, 2, 33, &scaled, -EINVAL},
+        {K_I32,  1, 2, 4,  &part,   -EINVAL},
+        {K_F32,  2, 2, 4,  uneven,  -EINVAL},
+    };
+
+    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, NULL), 0, "");
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        CHECK_EQ(k_weight_new(&ctx, cases[i].dtype, cases[i].n_groups, cases[i].n_out,
+                              cases[i].n_in, cases[i].parts, 1, &w, NULL),
+                 cases[i].r, "%zu", i);
+        if (cases[i].r == 0)
+            k_weight_free(w);
+    }
 }
 
 static void count_fallback(void *userdata, const char *op, const char *path) {
@@ -140,12 +200,13 @@ TEST(fallback_is_told_once)
     int32_t id = 1;
     int n_told = 0;
     struct k_ctx ctx;
-    struct k_embed a = {.y = k_tensor_2d(y, K_F32, 1, 2),
-                        .ids = k_tensor_1d(&id, K_I32, 1),
-                        .w = k_tensor_2d(w, K_F32, 2, 2)};
+    struct k_embed a = {.y = k_tensor_2d(y, K_F32, 1, 2), .ids = k_tensor_1d(&id, K_I32, 1)};
+    _cleanup_(k_weight_freep) struct k_weight *weight = NULL;
 
     if (k_ctx_init(&ctx, K_BACKEND_CPU, NULL, NULL) < 0 || strcmp(ctx.path, "ref") == 0)
         SKIP("no vector path on this processor");
+    CHECK_EQ(k_weight_plain(&ctx, K_F32, 1, 2, 2, w, &weight, NULL), 0, "");
+    a.w = weight;
     ctx.on_fallback = count_fallback;
     ctx.userdata = &n_told;
     CHECK_EQ(k_embed(&ctx, &a), 0, "");
@@ -158,13 +219,12 @@ TEST(fallback_is_told_once)
 static void check_damaged_key(struct k_ctx *ctx, int64_t n, int64_t damaged) {
     enum { D = 8, N_MAX = 40 };
     float q[N_MAX * D], k[N_MAX * D], v[N_MAX * D], y[N_MAX * D];
-    int32_t start[] = {0, (int32_t)n}, zero = 0, length = (int32_t)n;
+    int32_t start[] = {0, (int32_t)n}, length = (int32_t)n;
     struct k_attention a = {.y = k_tensor_3d(y, K_F32, n, 1, D),
                             .q = k_tensor_3d(q, K_F32, n, 1, D),
                             .k = k_tensor_3d(k, K_F32, n, 1, D),
                             .v = k_tensor_3d(v, K_F32, n, 1, D),
                             .q_start = k_tensor_1d(start, K_I32, 2),
-                            .kv_start = k_tensor_1d(&zero, K_I32, 1),
                             .kv_length = k_tensor_1d(&length, K_I32, 1),
                             .scale = 1};
 
@@ -212,6 +272,7 @@ TEST(vanished_scores)
                                                .scores = s,
                                                .logits = k_tensor_2d(logits, K_F32, 1, E),
                                                .n_groups = 1,
+                                               .group_best = 2,
                                                .group_top = 1,
                                                .normalise = true,
                                                .scaling = 1}),
@@ -242,12 +303,13 @@ TEST(workspace_too_small)
 {
     float x[8] = {0};
     struct k_ctx ctx;
-    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2),
-                         .w = k_tensor_3d(x, K_F32, 1, 2, 2),
-                         .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
+    struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2), .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
+    _cleanup_(k_weight_freep) struct k_weight *w = NULL;
 
     if (k_ctx_init(&ctx, K_BACKEND_CPU, NULL, NULL) < 0 || strcmp(ctx.path, "ref") == 0)
         SKIP("no vector path on this processor");
+    CHECK_EQ(k_weight_plain(&ctx, K_F32, 1, 2, 2, x, &w, NULL), 0, "");
+    a.w = w;
     CHECK(k_linear_workspace(&ctx, &a) > 0, "");
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "");
 }

@@ -13,6 +13,8 @@ static const char v3_dir[] = "tests/fixtures/models/dsv3";
 
 enum {
     TOKENS = 40,
+    PAGE = 16,
+    SEQ_PAGES = 2 * TOKENS / PAGE,
 };
 
 static struct model *new_model(const char *dir, bool training, int n_threads) {
@@ -24,8 +26,9 @@ static struct model *new_model(const char *dir, bool training, int n_threads) {
                                     .n_tokens_max = TOKENS,
                                     .n_seqs_max = 4,
                                     .training = training,
-                                    .n_cache_slots = training ? 0 : 3,
-                                    .n_cache_tokens = training ? 0 : 2 * TOKENS};
+                                    .n_cache_pages = training ? 0 : 2 * SEQ_PAGES,
+                                    .n_seq_pages = training ? 0 : SEQ_PAGES,
+                                    .page_tokens = training ? 0 : PAGE};
 
     CHECK_EQ(config_read(dir, &config, &err), 0, "%s", err.text);
     CHECK_EQ(model_new(&config, &options, &model, &err), 0, "%s", err.text);
@@ -62,49 +65,63 @@ TEST(init_depends_on_seed_alone)
     model_free(b);
 }
 
-/* Logits of the last token: in one piece, token by token, in chunks beside another sequence. */
+/* Run n tokens of one sequence that has `length` tokens with them; page i of it is pages[i]. */
+static const float *run_cached(struct model *m, const int32_t *ids, int32_t n, int32_t length,
+                               const int32_t *pages) {
+    struct hai_err err = {0};
+    struct k_tensor logits;
+    const struct model_batch batch = {
+        .n_tokens = n,
+        .n_seqs = 1,
+        .ids = ids,
+        .seq_start = (int32_t[]){0, n},
+        .pages = pages,
+        .n_pages = SEQ_PAGES,
+        .kv_length = &length
+    };
+
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
+    return (const float *)logits.data + (n - 1) * logits.stride[0];
+}
+
+/* Logits of the last token through the cache: in one piece, token by token in other pages, in
+ * chunks beside another sequence. */
 static void check_cache(const char *dir) {
     struct model *m = new_model(dir, false, 1);
     int64_t n_vocab = model_config_of(m)->n_vocab;
     _cleanup_free_ float *whole = hai_new_array(float, (size_t)n_vocab);
-    int32_t ids[TOKENS], two[2 * TOKENS], seq_start[3] = {0, TOKENS, 0}, slots[2] = {1, 2};
+    const int32_t pages[2 * SEQ_PAGES] = {4, 7, 0, 9, 2, 1, 3, 5, 6, 8};
+    int32_t ids[TOKENS], two[2 * TOKENS];
     size_t row_bytes = (size_t)n_vocab * sizeof(float);
     struct hai_err err = {0};
     struct k_tensor logits;
 
     CHECK_EQ(load_model(m, dir, &err), 0, "%s", err.text);
     make_ids(ids, TOKENS);
-    struct model_batch batch = {
-        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .seq_start = seq_start};
-    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
-    memcpy(whole, (float *)logits.data + (TOKENS - 1) * n_vocab, row_bytes);
-    batch =
-        (struct model_batch){.n_tokens = 1, .n_seqs = 1, .seq_start = seq_start, .slots = slots};
-    seq_start[1] = 1;
-    for (int i = 0; i < TOKENS; i++) {
-        batch.ids = &ids[i];
-        CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
-    }
-    CHECK(memcmp(whole, logits.data, row_bytes) == 0, "%s: token by token", dir);
+    memcpy(whole, run_cached(m, ids, TOKENS, TOKENS, pages), row_bytes);
+    const float *last = NULL;
+    for (int i = 0; i < TOKENS; i++)
+        last = run_cached(m, &ids[i], 1, i + 1, pages + SEQ_PAGES);
+    CHECK(memcmp(whole, last, row_bytes) == 0, "%s: token by token", dir);
 
-    model_cache_cut(m, 1, 7); /* keep seven tokens, go on from there in chunks of 11 */
-    for (int at = 7; at < TOKENS; at += 11) {
+    for (int at = 7; at < TOKENS; at += 11) { /* go on behind seven tokens in chunks of 11 */
         int n = MIN(11, TOKENS - at);
         memcpy(two, ids, 3 * sizeof *two);
         memcpy(two + 3, ids + at, (size_t)n * sizeof *two);
-        batch = (struct model_batch){
+        const struct model_batch batch = {
             .n_tokens = n + 3,
             .n_seqs = 2,
             .ids = two,
             .seq_start = (int32_t[]){0, 3, 3 + n},
-            .slots = (int32_t[]){2, 1 }
+            .pages = pages,
+            .n_pages = SEQ_PAGES,
+            .kv_length = (int32_t[]){3, at + n }
         };
         CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
         CHECK(memcmp(whole, (float *)logits.data + (n + 2) * n_vocab, row_bytes) == 0 ||
                   at + n < TOKENS,
               "%s: in chunks", dir);
     }
-    CHECK_EQ(model_cache_length(m, 1), TOKENS, "");
     model_free(m);
 }
 
@@ -196,13 +213,19 @@ TEST(bits_do_not_depend_on_threads)
 TEST(batch_refusals)
 {
     struct model *m = new_model(llama_dir, false, 1);
-    int32_t ids[TOKENS] = {0}, seq_start[3] = {0, TOKENS, 0}, slot = 1;
+    int32_t ids[TOKENS] = {0}, seq_start[3] = {0, TOKENS, 0}, length = TOKENS;
+    int32_t pages[SEQ_PAGES] = {3, 2, 5, 0, 1};
     struct hai_err err = {0};
     struct k_tensor logits;
 
     model_init(m, 1);
-    struct model_batch good = {
-        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .seq_start = seq_start, .slots = &slot};
+    struct model_batch good = {.n_tokens = TOKENS,
+                               .n_seqs = 1,
+                               .ids = ids,
+                               .seq_start = seq_start,
+                               .pages = pages,
+                               .n_pages = SEQ_PAGES,
+                               .kv_length = &length};
     struct model_batch batch = good;
     ids[3] = 512;
     CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "");
@@ -216,13 +239,19 @@ TEST(batch_refusals)
     seq_start[1] = TOKENS - 1;
     CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "not covered");
     seq_start[1] = TOKENS;
-    slot = 3;
-    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "no such slot");
-    slot = 1;
+    pages[2] = 2 * SEQ_PAGES;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "no such page");
+    CHECK_STR(err.text, "page 10; there are 10", "");
+    pages[2] = 5;
+    length = TOKENS - 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "shorter than its tokens");
+    length = 2 * TOKENS + 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "more than its pages");
+    length = 2 * TOKENS;
     CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
-    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), 0, "%s", err.text);
-    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -ENOSPC, "full");
-    CHECK_EQ(model_cache_length(m, 1), 2 * TOKENS, "");
+    batch.n_pages = SEQ_PAGES + 1;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "more pages than ever");
+    batch.n_pages = SEQ_PAGES;
     CHECK_EQ(model_forward_mtp(m, &batch, &logits, &err), -ENOTSUP, "");
     model_free(m);
 }

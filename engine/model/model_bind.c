@@ -1,0 +1,149 @@
+#include "engine/model/model_impl.h"
+#include "engine/model/source.h"
+
+#include <stdio.h>
+
+/* Where the values of a parameter are that no other one owns. */
+static int find_source(struct model *m, int i, struct source *ret, struct hai_err *err) {
+    const struct param *p = &m->params->items[m->params->items[i].tie];
+
+    if (m->options.files)
+        return source_find(m->options.files, p, ret, err);
+    struct k_tensor t = model_values(m, m->params->items[i].tie);
+    *ret = (struct source){.dtype = t.dtype, .data = t.data};
+    return 0;
+}
+
+/* The next row of the table after i for another expert with the same name behind the number. */
+static int next_expert(const struct params *params, int i) {
+    const char *end = strrchr(params->items[i].name, '.');
+
+    while (end > params->items[i].name && end[-1] != '.')
+        end--; /* "gate_proj.weight" */
+    for (int k = i + 1; k < params->n; k++) {
+        const char *name = params->items[k].name;
+        size_t n = strlen(name), n_end = strlen(end);
+        if (params->items[k].expert >= 0 && n > n_end && strcmp(name + n - n_end, end) == 0)
+            return k;
+    }
+    return -1;
+}
+
+/* Parts of one group from row i of the table on, until they have n_out rows. */
+static int collect(struct model *m, int i, int64_t n_out, enum k_dtype *dtype,
+                   struct k_weight_part *parts, int parts_max, struct hai_err *err) {
+    int n = 0;
+
+    for (int64_t rows = 0; rows < n_out; i++) {
+        const struct param *p = &m->params->items[i];
+        struct source s;
+        assert(n < parts_max);
+        int r = find_source(m, i, &s, err);
+        if (r < 0)
+            return r;
+        if (*dtype == K_DTYPE_COUNT)
+            *dtype = s.dtype;
+        if (*dtype != s.dtype)
+            return hai_fail(err, -ENOTSUP, "%s is %s, others of its product are %s", p->name,
+                            k_dtype_name(s.dtype), k_dtype_name(*dtype));
+        parts[n++] = (struct k_weight_part){.data = s.data, .scale = s.scale, .n_out = p->shape[0]};
+        rows += p->shape[0];
+    }
+    return n;
+}
+
+/* Heads' shares of one matrix. */
+static void cut_heads(const struct layer_param *p, enum k_dtype dtype,
+                      struct k_weight_part *parts) {
+    struct k_weight_part whole = parts[0];
+
+    for (int64_t g = 0; g < p->n_groups; g++) {
+        int64_t row = g * p->group_rows + p->first_row;
+        parts[g] = (struct k_weight_part){
+            .data = (const char *)whole.data + k_dtype_n_bytes(dtype, row * p->n_in),
+            .scale = whole.scale,
+            .n_out = p->n_out,
+            .first_row = row,
+        };
+    }
+}
+
+enum { PARTS_MAX = 3 };
+
+/* The weights of a product whose first tensor is row i of the table. */
+static int bind_weight(struct model *m, const struct layer_param *p, int i, struct k_weight **ret,
+                       struct hai_err *err) {
+    enum k_dtype dtype = K_DTYPE_COUNT;
+    int64_t n_out = p->group_rows ? p->n_groups * p->group_rows : p->n_out;
+    _cleanup_free_ struct k_weight_part *parts =
+        hai_new_array(struct k_weight_part, (size_t)(p->n_groups * PARTS_MAX));
+    int n = 0, n_all = 0;
+
+    if (p->group_rows) {
+        n = collect(m, i, n_out, &dtype, parts, 1, err);
+        if (n < 0)
+            return n;
+        cut_heads(p, dtype, parts);
+    }
+    for (int64_t g = 0; !p->group_rows && g < p->n_groups; g++) {
+        if (g > 0)
+            i = next_expert(m->params, i);
+        assert(i >= 0);
+        n = collect(m, i, n_out, &dtype, parts + n_all, PARTS_MAX, err);
+        if (n < 0)
+            return n;
+        n_all += n;
+    }
+    return k_weight_new(&m->ctx, dtype, p->n_groups, p->n_out, p->n_in, parts, n, ret, err);
+}
+
+static int find_in_layer(const struct model *m, int number, const char *name) {
+    char full[PARAM_NAME_BYTES];
+
+    (void)snprintf(full, sizeof full, "model.layers.%d.%s", number, name);
+    int i = params_find(m->params, full);
+    assert(i >= 0);
+    return i;
+}
+
+static int bind_layer(struct model *m, struct layer *l, struct hai_err *err) {
+    for (int k = 0; k < l->n_params; k++) {
+        struct layer_param *p = &l->params[k];
+        int i = find_in_layer(m, l->number, p->name);
+        const struct param *first = &m->params->items[i];
+        float *gradient = m->gradients && first->trained ? m->gradients + first->offset : NULL;
+        if (!p->n_groups) {
+            p->vector = k_tensor_1d(model_values(m, i).data, K_F32, p->n_out);
+            p->dw = k_tensor_1d(gradient, K_F32, p->n_out);
+            continue;
+        }
+        p->dw = k_tensor_3d(gradient, K_F32, p->n_groups, p->n_out, p->n_in);
+        int r = bind_weight(m, p, i, &p->w, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int bind_one(struct model *m, const char *name, struct k_weight **ret, struct hai_err *err) {
+    int i = params_find(m->params, name);
+
+    assert(i >= 0);
+    const struct layer_param p = {
+        .n_groups = 1, .n_out = m->params->items[i].shape[0], .n_in = m->params->items[i].shape[1]};
+    return bind_weight(m, &p, i, ret, err);
+}
+
+int model_bind(struct model *m, struct hai_err *err) {
+    char name[PARAM_NAME_BYTES];
+    int r = bind_one(m, "model.embed_tokens.weight", &m->embedding, err);
+
+    if (r == 0)
+        r = bind_one(m, "lm_head.weight", &m->head, err);
+    (void)snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", (int)m->config.n_layers);
+    if (r == 0 && m->config.n_mtp)
+        r = bind_one(m, name, &m->eh_proj, err);
+    for (int i = 0; i < m->n_layers_all && r == 0; i++)
+        r = bind_layer(m, &m->layers[i], err);
+    return r;
+}

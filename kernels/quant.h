@@ -1,0 +1,42 @@
+/* quant.h - whole numbers of 8 and 4 bits with a scale for every 32: weights Q8 and Q4, and the
+ * activations they meet.
+ *
+ * A matrix [n_out, n_in] is kept in panels of 16 outputs, the last one filled up with zeros; n_in
+ * is a multiple of 32, and a group is 32 inputs of one output. Layout version 1:
+ *
+ *   scales  float16 [n_panels, n_in / 32, 16]
+ *   Q8      bytes [n_panels, n_in / 32, 8, 16, 4]: input 4 i + j of the group at [i, output, j],
+ *           value = scale * (byte - 128)
+ *   Q4      bytes [n_panels, n_in / 32, 4, 16, 4]: input 4 i + j in the low half of [i, output, j],
+ *           input 16 + 4 i + j in the high half, value = scale * (half - 8)
+ *
+ * so that a 64-byte vector holds four inputs of 16 outputs, as 8-bit dot products read them.
+ */
+#pragma once
+#include "kernels/kernels.h"
+
+enum {
+    K_QUANT_GROUP = 32,
+    K_QUANT_PANEL = 16,
+    K_QUANT_LAYOUT = 1, // version, written into files
+};
+
+/* Bytes of the values, and of the scales, of a matrix. */
+size_t k_quant_bytes(enum k_dtype dtype, int64_t n_out, int64_t n_in);
+size_t k_quant_scale_bytes(int64_t n_out, int64_t n_in);
+
+/* Round a matrix of packed rows. Of the scales tried for a group the one with the least squared
+ * error is taken, each input's weighing as much as importance says ([n_in], not negative; NULL: all
+ * the same). The first candidate is that of the largest value, so the error is never above plain
+ * rounding's. */
+void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_in,
+                  const float *importance, void *data, uint16_t *scale);
+
+/* The value at [row, column], exact in double. */
+double k_quant_value(enum k_dtype dtype, const void *data, const void *scale, int64_t n_in,
+                     int64_t row, int64_t column);
+
+/* Round a row of n activations, a multiple of 32: scale = amax / 127 of each group, q = x * (127 /
+ * amax) to the nearest even, all float32 operations; a group of zeros has scale 0. The same bits on
+ * every backend. q [n], scale [n / 32]. */
+void k_quant_row(const float *x, int64_t n, int8_t *q, float *scale);

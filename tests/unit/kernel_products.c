@@ -1,0 +1,339 @@
+/* The cases of products with weights and of attention. */
+#include "tests/unit/kernel_made.h"
+
+static int run_linear_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype dtype,
+                         int64_t n_groups, bool accumulate) {
+    KEEP(struct k_linear);
+    bool quant = dtype == K_Q8 || dtype == K_Q4;
+    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
+    int64_t k = quant ? pick(size, 32, 96, 320, 256) : pick(size, 7, 33, 300, 256);
+    *a = (struct k_linear){.x = f2(s, m, k),
+                           .w = weights(ctx, s, dtype, n_groups, n, k, size == 2),
+                           .y = f2(s, m, n),
+                           .accumulate = accumulate};
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, m, true);
+    if (size == 1)
+        a->bias = f1(s, n);
+    output(s, &a->y);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear;
+    s->arg = a;
+    return 0;
+}
+
+#define RUN_LINEAR(name, dtype, n_groups, accumulate)                                              \
+    static int run_linear##name(struct k_ctx *ctx, struct kernel_made *s, int size) {              \
+        return run_linear_of(ctx, s, size, dtype, n_groups, accumulate);                           \
+    }
+RUN_LINEAR(, K_F32, 1, false)
+RUN_LINEAR(_bf16, K_BF16, 1, true)
+RUN_LINEAR(_f16, K_F16, 1, false)
+RUN_LINEAR(_e4m3, K_E4M3, 1, false)
+RUN_LINEAR(_e5m2, K_E5M2, 1, true)
+RUN_LINEAR(_q8, K_Q8, 1, false)
+RUN_LINEAR(_q4, K_Q4, 1, true)
+RUN_LINEAR(_grouped, K_F32, 4, false)
+RUN_LINEAR(_grouped_e4m3, K_E4M3, 4, false)
+RUN_LINEAR(_grouped_q4, K_Q4, 4, false)
+
+/* x rounded to E4M3 too. */
+static int run_linear_e4m3_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_linear);
+    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
+    int64_t k = pick(size, 7, 33, 300, 256), n_tiles = (k + 127) / 128;
+    struct k_quantize q = {.x = f2(s, m, k), .scale = f2(s, n_tiles, m), .amax_min = 1e-4f};
+    q.y = k_tensor_2d(take(s, (size_t)(m * k)), K_E4M3, m, k);
+    *a = (struct k_linear){
+        .x = q.y, .w = weights(ctx, s, K_E4M3, 1, n, k, size == 2), .y = f2(s, m, n)};
+    a->x.scale = q.scale.data;
+    a->x.scale_kind = K_SCALE_TILES;
+    int r = k_quantize(ctx, &q);
+    if (r < 0)
+        return r;
+    output(s, &a->y);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_heads_of(struct k_ctx *ctx, struct kernel_made *s, int size,
+                               enum k_dtype dtype) {
+    KEEP(struct k_linear_heads);
+    int64_t t = pick(size, 1, 5, 70, 64), h = pick(size, 1, 3, 4, 16);
+    int64_t n = pick(size, 5, 24, 130, 128), k = pick(size, 32, 32, 160, 512);
+    *a = (struct k_linear_heads){
+        .x = f3(s, t, h, k), .w = weights(ctx, s, dtype, h, n, k, false), .y = f3(s, t, h, n)};
+    output(s, &a->y);
+    s->flops = 2.0 * (double)(t * h * n * k);
+    s->call = call_linear_heads;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_heads(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_heads_of(ctx, s, size, K_BF16);
+}
+
+static int run_linear_heads_e4m3(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_heads_of(ctx, s, size, K_E4M3);
+}
+
+static int run_linear_heads_q8(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_heads_of(ctx, s, size, K_Q8);
+}
+
+static int run_linear_heads_dx_of(struct k_ctx *ctx, struct kernel_made *s, int size,
+                                  enum k_dtype dtype) {
+    KEEP(struct k_linear_heads_dx);
+    int64_t t = pick(size, 1, 5, 70, 64), h = pick(size, 1, 3, 4, 16);
+    int64_t n = pick(size, 5, 24, 130, 128), k = pick(size, 7, 33, 300, 512);
+    *a = (struct k_linear_heads_dx){
+        .dy = f3(s, t, h, n), .w = weights(ctx, s, dtype, h, n, k, false), .dx = f3(s, t, h, k)};
+    output(s, &a->dx);
+    s->flops = 2.0 * (double)(t * h * n * k);
+    s->call = call_linear_heads_dx;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_heads_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_heads_dx_of(ctx, s, size, K_BF16);
+}
+
+static int run_linear_heads_dx_e4m3(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_heads_dx_of(ctx, s, size, K_E4M3);
+}
+
+static int run_sum_rows(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_sum_rows);
+    int64_t r = pick(size, 1, 5, 33, 1024), n = pick(size, 3, 40, 129, 512);
+    *a = (struct k_sum_rows){.y = f1(s, n), .x = f2(s, r, n)};
+    output(s, &a->y);
+    s->call = call_sum_rows;
+    s->arg = a;
+    return 0;
+}
+
+static int run_quantize(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_quantize);
+    int64_t r = pick(size, 1, 5, 33, 1024), n = pick(size, 3, 128, 300, 512);
+    *a = (struct k_quantize){.x = f2(s, r, n),
+                             .scale = f2(s, (n + 127) / 128, r),
+                             .power_of_two = size == 1,
+                             .amax_min = size ? 1e-4f : 0};
+    a->y = k_tensor_2d(take(s, (size_t)(r * n)), K_E4M3, r, n);
+    output(s, &a->y);
+    output(s, &a->scale);
+    s->call = call_quantize;
+    s->arg = a;
+    return 0;
+}
+
+/* A cache of some type, as numbers. */
+static struct k_tensor cache_of(struct kernel_made *s, enum k_dtype dtype, int64_t n, int64_t h,
+                                int64_t d) {
+    struct k_tensor wide = f3(s, n, h, d);
+
+    return k_tensor_3d((void *)(uintptr_t)weight_part(s, dtype, n, h * d).data, dtype, n, h,
+                       wide.shape[2]);
+}
+
+static int run_cache_put_of(struct k_ctx *ctx, struct kernel_made *s, int size,
+                            enum k_dtype dtype) {
+    KEEP(struct k_cache_put);
+    int64_t t = pick(size, 1, 5, 33, 1024), h = pick(size, 1, 2, 3, 8),
+            d = pick(size, 3, 16, 40, 64);
+    *a = (struct k_cache_put){
+        .cache = cache_of(s, dtype, 2 * t, h, d), .x = f3(s, t, h, d), .row = ints(s, t, 1, false)};
+    for (int64_t i = 0; i < t; i++)
+        ((int32_t *)a->row.data)[i] = (int32_t)(i % 7 == 3 ? -1 : 2 * t - 1 - 2 * i);
+    output(s, &a->cache);
+    s->call = call_cache_put;
+    s->arg = a;
+    return 0;
+}
+
+static int run_cache_put(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_cache_put_of(ctx, s, size, K_F32);
+}
+
+static int run_cache_put_f16(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_cache_put_of(ctx, s, size, K_F16);
+}
+
+static int run_linear_dx_of(struct k_ctx *ctx, struct kernel_made *s, int size, int64_t n_groups,
+                            bool accumulate) {
+    KEEP(struct k_linear_dx);
+    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
+    int64_t k = pick(size, 7, 33, 300, 256);
+    *a = (struct k_linear_dx){.dy = f2(s, m, n), .dx = f2(s, m, k), .accumulate = accumulate};
+    a->w = weights(ctx, s, K_F32, n_groups, n, k, size == 2);
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, m, true);
+    output(s, &a->dx);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear_dx;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dx_of(ctx, s, size, 1, true);
+}
+
+static int run_linear_dx_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dx_of(ctx, s, size, 4, false);
+}
+
+static int run_linear_dw_of(struct k_ctx *ctx, struct kernel_made *s, int size, int64_t n_groups) {
+    KEEP(struct k_linear_dw);
+    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
+    int64_t k = pick(size, 7, 33, 300, 256);
+    *a = (struct k_linear_dw){.dy = f2(s, m, n), .x = f2(s, m, k), .dw = f3(s, n_groups, n, k)};
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, m, true);
+    output(s, &a->dw);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear_dw;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_dw(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dw_of(ctx, s, size, 1);
+}
+
+static int run_linear_dw_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dw_of(ctx, s, size, 4);
+}
+
+/* Sequences alone, or the second one behind 20 older keys in pages of a cache. */
+static int run_attention_of(struct k_ctx *ctx, struct kernel_made *s, int size, bool paged,
+                            enum k_dtype dtype, bool latent) {
+    KEEP(struct k_attention);
+    int64_t t = pick(size, 4, 66, 150, 512), h = pick(size, 2, 4, 6, 8), kv = latent ? 1 : h / 2;
+    int64_t d = pick(size, 4, 24, 32, 32), v = pick(size, 4, 16, 32, 32), n_seqs = 2;
+    int64_t page = pick(size, 3, 16, 32, 64), n_pages = (t + 20 + page - 1) / page;
+    int64_t n_keys = paged ? n_seqs * n_pages * page : t;
+    *a = (struct k_attention){.q = f3(s, t, h, d),
+                              .k = cache_of(s, dtype, n_keys, kv, d),
+                              .v = cache_of(s, dtype, n_keys, kv, v),
+                              .y = f3(s, t, h, v),
+                              .lse = f2(s, t, h),
+                              .q_start = ints(s, n_seqs + 1, t, true),
+                              .kv_length = ints(s, n_seqs, 1, false),
+                              .scale = 0.3f};
+    const int32_t *q_start = a->q_start.data;
+    for (int64_t i = 0; i < n_seqs; i++)
+        ((int32_t *)a->kv_length.data)[i] =
+            (int32_t)(q_start[i + 1] - q_start[i] + (paged ? 20 * i : 0));
+    if (paged) { /* the sequences' pages in turn, the last ones first */
+        struct k_tensor pages = ints(s, n_seqs * n_pages, 1, false);
+        for (int64_t i = 0; i < n_seqs * n_pages; i++)
+            ((int32_t *)pages.data)[i] =
+                (int32_t)(n_seqs * (n_pages - 1 - i % n_pages) + i / n_pages);
+        a->pages = k_tensor_2d(pages.data, K_I32, n_seqs, n_pages);
+        a->page_tokens = page;
+    }
+    if (latent) {
+        a->v = a->k;
+        a->v.shape[2] = v;
+    }
+    output(s, &a->y);
+    output(s, &a->lse);
+    s->flops = 2.0 * (double)(t * t / n_seqs / 2 * h * (d + v));
+    s->call = call_attention;
+    s->arg = a;
+    return 0;
+}
+
+static int run_attention(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_attention_of(ctx, s, size, false, K_F32, false);
+}
+
+static int run_attention_paged(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_attention_of(ctx, s, size, true, K_F32, false);
+}
+
+static int run_attention_f16(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_attention_of(ctx, s, size, true, K_F16, false);
+}
+
+static int run_attention_latent(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_attention_of(ctx, s, size, true, K_BF16, true);
+}
+
+static int run_attention_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_attention_dx);
+    struct k_attention *f = take(s, sizeof *f);
+    int64_t t = pick(size, 4, 66, 150, 512), h = pick(size, 2, 4, 6, 8), kv = h / 2;
+    int64_t d = pick(size, 4, 24, 32, 32), v = pick(size, 4, 16, 32, 32), n_seqs = 2;
+    *f = (struct k_attention){.q = f3(s, t, h, d),
+                              .k = f3(s, t, kv, d),
+                              .v = f3(s, t, kv, v),
+                              .y = f3(s, t, h, v),
+                              .lse = f2(s, t, h),
+                              .q_start = ints(s, n_seqs + 1, t, true),
+                              .kv_length = ints(s, n_seqs, 1, false),
+                              .scale = 0.3f};
+    const int32_t *q_start = f->q_start.data;
+    for (int64_t i = 0; i < n_seqs; i++)
+        ((int32_t *)f->kv_length.data)[i] = q_start[i + 1] - q_start[i];
+    int r = k_attention(ctx, f);
+    if (r < 0)
+        return r;
+    *a = (struct k_attention_dx){.dq = f3(s, t, h, d),
+                                 .dk = f3(s, t, kv, d),
+                                 .dv = f3(s, t, kv, v),
+                                 .dy = f3(s, t, h, v),
+                                 .y = f->y,
+                                 .q = f->q,
+                                 .k = f->k,
+                                 .v = f->v,
+                                 .lse = f->lse,
+                                 .q_start = f->q_start,
+                                 .scale = 0.3f};
+    output(s, &a->dq);
+    output(s, &a->dk);
+    output(s, &a->dv);
+    s->flops = 2.0 * (double)(t * t / n_seqs / 2 * h * (4 * d + 3 * v));
+    s->call = call_attention_dx;
+    s->arg = a;
+    return 0;
+}
+
+const struct kernel_case kernel_products[] = {
+    {"linear",               run_linear              },
+    {"linear_bf16",          run_linear_bf16         },
+    {"linear_f16",           run_linear_f16          },
+    {"linear_e4m3",          run_linear_e4m3         },
+    {"linear_e5m2",          run_linear_e5m2         },
+    {"linear_q8",            run_linear_q8           },
+    {"linear_q4",            run_linear_q4           },
+    {"linear_e4m3_x",        run_linear_e4m3_x       },
+    {"linear_grouped",       run_linear_grouped      },
+    {"linear_grouped_e4m3",  run_linear_grouped_e4m3 },
+    {"linear_grouped_q4",    run_linear_grouped_q4   },
+    {"linear_heads",         run_linear_heads        },
+    {"linear_heads_e4m3",    run_linear_heads_e4m3   },
+    {"linear_heads_q8",      run_linear_heads_q8     },
+    {"linear_heads_dx",      run_linear_heads_dx     },
+    {"linear_heads_dx_e4m3", run_linear_heads_dx_e4m3},
+    {"quantize",             run_quantize            },
+    {"cache_put",            run_cache_put           },
+    {"cache_put_f16",        run_cache_put_f16       },
+    {"linear_dx",            run_linear_dx           },
+    {"linear_dx_grouped",    run_linear_dx_grouped   },
+    {"linear_dw",            run_linear_dw           },
+    {"linear_dw_grouped",    run_linear_dw_grouped   },
+    {"attention",            run_attention           },
+    {"attention_paged",      run_attention_paged     },
+    {"attention_f16",        run_attention_f16       },
+    {"attention_latent",     run_attention_latent    },
+    {"attention_dx",         run_attention_dx        },
+    {"sum_rows",             run_sum_rows            },
+};
+
+const int kernel_products_count = ARRAY_SIZE(kernel_products);
