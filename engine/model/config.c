@@ -6,8 +6,13 @@
 
 enum {
     LLAMA = 1 << MODEL_LLAMA,
+    QWEN2 = 1 << MODEL_QWEN2,
+    MOE = 1 << MODEL_DEEPSEEK,
+    V2 = 1 << MODEL_DEEPSEEK_V2,
     V3 = 1 << MODEL_DEEPSEEK_V3,
-    BOTH = LLAMA | V3,
+    LATENT = V2 | V3,
+    EXPERTS = MOE | V2 | V3,
+    ANY = LLAMA | QWEN2 | EXPERTS,
     CONFIG_BYTES_MAX = 1 << 20,
 };
 
@@ -25,35 +30,35 @@ static const struct field {
     { name, JSON_KIND_REAL, offsetof(struct model_config, member), min, max, kinds, required }
 #define BOOL(name, member, kinds)                                                                  \
     { name, JSON_KIND_BOOL, offsetof(struct model_config, member), 0, 1, kinds, 0 }
-    INT("vocab_size", n_vocab, 1, 1 << 20, BOTH, BOTH),
-    INT("hidden_size", n_dim, 1, 1 << 16, BOTH, BOTH),
-    INT("intermediate_size", n_dim_ffn, 1, 1 << 20, BOTH, BOTH),
-    INT("num_hidden_layers", n_layers, 1, 1000, BOTH, BOTH),
-    INT("num_attention_heads", n_heads, 1, 1024, BOTH, BOTH),
-    INT("num_key_value_heads", n_kv_heads, 1, 1024, BOTH, 0),
-    INT("head_dim", d_head, 1, 4096, BOTH, 0),
-    INT("max_position_embeddings", n_position, 1, 1 << 24, BOTH, BOTH),
-    INT("bos_token_id", bos_token, 0, 1 << 20, BOTH, 0),
-    INT("q_lora_rank", q_lora, 1, 1 << 16, V3, 0),
-    INT("kv_lora_rank", kv_lora, 1, 1 << 16, V3, V3),
-    INT("qk_nope_head_dim", d_nope, 1, 4096, V3, V3),
-    INT("qk_rope_head_dim", d_rope, 2, 4096, V3, V3),
-    INT("v_head_dim", d_value, 1, 4096, V3, V3),
-    INT("n_routed_experts", n_experts, 1, 1024, V3, V3),
-    INT("n_shared_experts", n_shared_experts, 1, 64, V3, V3),
-    INT("num_experts_per_tok", n_expert_slots, 1, 64, V3, V3),
-    INT("moe_intermediate_size", n_dim_expert, 1, 1 << 16, V3, V3),
-    INT("first_k_dense_replace", n_dense_layers, 0, 1000, V3, V3),
-    INT("n_group", n_expert_groups, 1, 1024, V3, V3),
-    INT("topk_group", n_expert_groups_top, 1, 1024, V3, V3),
+    INT("vocab_size", n_vocab, 1, 1 << 20, ANY, ANY),
+    INT("hidden_size", n_dim, 1, 1 << 16, ANY, ANY),
+    INT("intermediate_size", n_dim_ffn, 1, 1 << 20, ANY, ANY),
+    INT("num_hidden_layers", n_layers, 1, 1000, ANY, ANY),
+    INT("num_attention_heads", n_heads, 1, 1024, ANY, ANY),
+    INT("num_key_value_heads", n_kv_heads, 1, 1024, ANY, 0),
+    INT("head_dim", d_head, 1, 4096, ANY, 0),
+    INT("max_position_embeddings", n_position, 1, 1 << 24, ANY, ANY),
+    INT("bos_token_id", bos_token, 0, 1 << 20, ANY, 0),
+    INT("q_lora_rank", q_lora, 1, 1 << 16, LATENT, 0),
+    INT("kv_lora_rank", kv_lora, 1, 1 << 16, LATENT, LATENT),
+    INT("qk_nope_head_dim", d_nope, 1, 4096, LATENT, LATENT),
+    INT("qk_rope_head_dim", d_rope, 2, 4096, LATENT, LATENT),
+    INT("v_head_dim", d_value, 1, 4096, LATENT, LATENT),
+    INT("n_routed_experts", n_experts, 1, 1024, EXPERTS, EXPERTS),
+    INT("n_shared_experts", n_shared_experts, 1, 64, EXPERTS, EXPERTS),
+    INT("num_experts_per_tok", n_expert_slots, 1, 64, EXPERTS, EXPERTS),
+    INT("moe_intermediate_size", n_dim_expert, 1, 1 << 16, EXPERTS, EXPERTS),
+    INT("first_k_dense_replace", n_dense_layers, 0, 1000, EXPERTS, EXPERTS),
+    INT("n_group", n_expert_groups, 1, 1024, EXPERTS, V3),
+    INT("topk_group", n_expert_groups_top, 1, 1024, EXPERTS, V3),
     INT("num_nextn_predict_layers", n_mtp, 0, 1, V3, 0),
-    REAL("rms_norm_eps", norm_eps, 1e-12, 1e-2, BOTH, BOTH),
-    REAL("initializer_range", init_std, 0, 10, BOTH, 0),
-    REAL("rope_theta", rope.theta, 2, 1e12, BOTH, 0), // YaRN divides by its logarithm
-    REAL("routed_scaling_factor", routed_scaling, 1e-6, 1e6, V3, V3),
-    REAL("aux_loss_alpha", balance_alpha, 0, 1e3, V3, 0),
-    BOOL("tie_word_embeddings", tied_embeddings, BOTH),
-    BOOL("norm_topk_prob", normalise_slots, V3),
+    REAL("rms_norm_eps", norm_eps, 1e-12, 1e-2, ANY, ANY),
+    REAL("initializer_range", init_std, 0, 10, ANY, 0),
+    REAL("rope_theta", rope.theta, 2, 1e12, ANY, 0), // YaRN divides by its logarithm
+    REAL("routed_scaling_factor", routed_scaling, 1e-6, 1e6, EXPERTS, V3),
+    REAL("aux_loss_alpha", balance_alpha, 0, 1e3, EXPERTS, 0),
+    BOOL("tie_word_embeddings", tied_embeddings, ANY),
+    BOOL("norm_topk_prob", normalise_slots, EXPERTS),
 };
 
 static const struct field rope_fields[] = {
@@ -73,17 +78,21 @@ static const struct {
     const char *value; // as JSON
     int kinds;
 } fixed[] = {
-    {"hidden_act",        "\"silu\"",     BOTH },
-    {"attention_bias",    "false",        BOTH },
-    {"attention_dropout", "0",            BOTH },
-    {"mlp_bias",          "false",        LLAMA},
-    {"pretraining_tp",    "1",            BOTH },
-    {"moe_layer_freq",    "1",            V3   },
-    {"ep_size",           "1",            V3   },
-    {"scoring_func",      "\"sigmoid\"",  V3   },
-    {"topk_method",       "\"noaux_tc\"", V3   },
-    {"seq_aux",           "true",         V3   },
-    {"rope_interleave",   "true",         V3   },
+    {"hidden_act",         "\"silu\"",     ANY                 },
+    {"attention_bias",     "false",        LLAMA | MOE | LATENT},
+    {"attention_dropout",  "0",            ANY                 },
+    {"mlp_bias",           "false",        LLAMA               },
+    {"use_sliding_window", "false",        QWEN2               },
+    {"use_mrope",          "false",        QWEN2               },
+    {"pretraining_tp",     "1",            LLAMA | EXPERTS     },
+    {"moe_layer_freq",     "1",            EXPERTS             },
+    {"ep_size",            "1",            EXPERTS             },
+    {"scoring_func",       "\"softmax\"",  MOE | V2            },
+    {"scoring_func",       "\"sigmoid\"",  V3                  },
+    {"topk_method",        "\"greedy\"",   MOE                 },
+    {"topk_method",        "\"noaux_tc\"", V3                  },
+    {"seq_aux",            "true",         EXPERTS             },
+    {"rope_interleave",    "true",         V3                  },
 };
 
 /* Fields that say nothing about the computation. */
@@ -92,8 +101,11 @@ static const char *const ignored[] = {
     "_name_or_path", "pad_token_id", "transformers_version", "model_type",
 };
 
+/* The same of a window that use_sliding_window switches off. */
+static const char *const ignored_qwen2[] = {"sliding_window", "max_window_layers"};
+
 /* Fields read by functions of their own. */
-static const char *const special[] = {"eos_token_id", "rope_scaling", "qk_head_dim"};
+static const char *const special[] = {"qk_head_dim"};
 
 static bool listed(const char *const *names, size_t n, const char *name) {
     for (size_t i = 0; i < n; i++)
@@ -176,14 +188,14 @@ static const struct {
     const char *required[5];
     const char *optional[5];
 } ropes[] = {
-    {"default", MODEL_ROPE_PLAIN,  BOTH,  {NULL},                                           {NULL}},
-    {"linear",  MODEL_ROPE_LINEAR, LLAMA, {"factor"},                                       {NULL}},
+    {"default", MODEL_ROPE_PLAIN,  ANY,                 {NULL},                             {NULL}},
+    {"linear",  MODEL_ROPE_LINEAR, LLAMA | QWEN2 | MOE, {"factor"},                         {NULL}},
     {"llama3",
      MODEL_ROPE_LLAMA3,            LLAMA,
      {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
      {NULL}                                                                                       },
     {"yarn",
-     MODEL_ROPE_YARN,              V3,
+     MODEL_ROPE_YARN,              LATENT,
      {"factor", "original_max_position_embeddings"},
      {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"}                                       },
 };
@@ -234,6 +246,67 @@ static int rope_read(const struct json *value, const char *file, struct model_co
     return 0;
 }
 
+/* V2 has two ways to choose experts. */
+static int topk_method_read(const struct json *value, const char *file, struct model_config *config,
+                            struct hai_err *err) {
+    const char *method = json_kind(value) == JSON_KIND_STRING ? json_as_string(value) : "";
+
+    if (strcmp(method, "greedy") != 0 && strcmp(method, "group_limited_greedy") != 0)
+        return hai_fail(err, -ENOTSUP,
+                        "%s: topk_method is %.60s; expected greedy or group_limited_greedy", file,
+                        method);
+    config->limit_groups = method[1] == 'r' && method[2] == 'o';
+    return 0;
+}
+
+/* The one form of quantisation that DeepSeek publishes. */
+static int quantization_read(const struct json *value, const char *file,
+                             struct model_config *config, struct hai_err *err) {
+    static const struct {
+        const char *name, *value;
+    } expected[] = {
+        {"quant_method",      "\"fp8\""    },
+        {"fmt",               "\"e4m3\""   },
+        {"weight_block_size", "[128,128]"  },
+        {"activation_scheme", "\"dynamic\""},
+    };
+
+    if (json_kind(value) != JSON_KIND_OBJECT)
+        return hai_fail(err, -EINVAL, "%s: quantization_config: expected an object", file);
+    for (const struct json *v = json_first(value); v; v = json_next(v)) {
+        _cleanup_(buf_free) struct buf text = {0};
+        size_t i = 0;
+        json_dump(v, 0, &text);
+        while (i < ARRAY_SIZE(expected) && strcmp(expected[i].name, json_key(v)) != 0)
+            i++;
+        if (strcmp(json_key(v), "scale_fmt") == 0) {
+            config->fp8_power_of_two = strcmp(buf_cstr(&text), "\"ue8m0\"") == 0;
+            if (config->fp8_power_of_two || strcmp(buf_cstr(&text), "\"float\"") == 0)
+                continue;
+        } else if (i < ARRAY_SIZE(expected) && strcmp(buf_cstr(&text), expected[i].value) == 0) {
+            continue;
+        }
+        return hai_fail(err, -ENOTSUP, "%s: quantization_config: %s is %.100s; expected %s", file,
+                        json_key(v), buf_cstr(&text),
+                        i < ARRAY_SIZE(expected) ? expected[i].value : "no such field");
+    }
+    config->fp8 = true;
+    return 0;
+}
+
+/* Fields that are more than a number. */
+static const struct {
+    const char *name;
+    int kinds;
+    int (*read)(const struct json *value, const char *file, struct model_config *config,
+                struct hai_err *err);
+} readers[] = {
+    {"eos_token_id",        ANY, eos_read         },
+    {"rope_scaling",        ANY, rope_read        },
+    {"topk_method",         V2,  topk_method_read },
+    {"quantization_config", V3,  quantization_read},
+};
+
 static int field_read(const struct json *value, const char *file, struct model_config *config,
                       struct hai_err *err) {
     const char *key = json_key(value);
@@ -241,23 +314,23 @@ static int field_read(const struct json *value, const char *file, struct model_c
     const struct field *f = field_find(fields, ARRAY_SIZE(fields), key, kinds);
 
     /* null stands for "absent" in published files, whatever the field. */
-    if (json_kind(value) == JSON_KIND_NULL || listed(ignored, ARRAY_SIZE(ignored), key))
+    if (json_kind(value) == JSON_KIND_NULL || listed(ignored, ARRAY_SIZE(ignored), key) ||
+        (kinds & QWEN2 && listed(ignored_qwen2, ARRAY_SIZE(ignored_qwen2), key)))
         return 0;
     if (f)
         return field_set(f, value, file, config, err);
     for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
         if (fixed[i].kinds & kinds && strcmp(fixed[i].name, key) == 0)
             return fixed_check(value, i, file, err);
-    if (strcmp(key, "eos_token_id") == 0)
-        return eos_read(value, file, config, err);
-    if (strcmp(key, "rope_scaling") == 0)
-        return rope_read(value, file, config, err);
+    for (size_t i = 0; i < ARRAY_SIZE(readers); i++)
+        if (readers[i].kinds & kinds && strcmp(readers[i].name, key) == 0)
+            return readers[i].read(value, file, config, err);
     if (listed(special, ARRAY_SIZE(special), key))
         return 0;
     return hai_fail(err, -EINVAL, "%s: unknown field %s", file, key);
 }
 
-static int check_llama(struct model_config *c, const char *file, struct hai_err *err) {
+static int check_heads(struct model_config *c, const char *file, struct hai_err *err) {
     if (!c->n_kv_heads)
         c->n_kv_heads = c->n_heads;
     if (!c->d_head) {
@@ -278,7 +351,7 @@ static int check_llama(struct model_config *c, const char *file, struct hai_err 
     return 0;
 }
 
-static int check_v3(struct model_config *c, const char *file, struct hai_err *err) {
+static int check_latent(struct model_config *c, const char *file, struct hai_err *err) {
     if (c->n_kv_heads && c->n_kv_heads != c->n_heads)
         return hai_fail(err, -EINVAL,
                         "%s: num_key_value_heads is %lld; latent attention has as many as heads",
@@ -290,11 +363,32 @@ static int check_v3(struct model_config *c, const char *file, struct hai_err *er
     c->d_head = 0;
     c->rope.adjacent = true;
     c->latent_attention = true;
-    c->router_bias = true;
-    c->group_best = 2;
     if (c->d_rope % 2)
         return hai_fail(err, -EINVAL, "%s: qk_rope_head_dim %lld is odd", file,
                         (long long)c->d_rope);
+    return 0;
+}
+
+/* What the kinds do without saying so: a V2 file in greedy mode may name groups that are not used,
+ * and only V3 multiplies normalised weights. */
+static void complete_experts(struct model_config *c) {
+    bool v3 = c->kind == MODEL_DEEPSEEK_V3;
+
+    if (!v3 && !c->limit_groups)
+        c->n_expert_groups = c->n_expert_groups_top = 1;
+    if (!c->n_expert_groups)
+        c->n_expert_groups = 1;
+    if (!c->n_expert_groups_top)
+        c->n_expert_groups_top = 1;
+    if (c->routed_scaling == 0 || (!v3 && c->normalise_slots))
+        c->routed_scaling = 1;
+    c->router_bias = v3;
+    c->softmax_scores = !v3;
+    c->group_best = v3 ? 2 : 1;
+}
+
+static int check_experts(struct model_config *c, const char *file, struct hai_err *err) {
+    complete_experts(c);
     if (c->n_dense_layers > c->n_layers)
         return hai_fail(err, -EINVAL, "%s: first_k_dense_replace exceeds num_hidden_layers", file);
     if (c->n_experts % c->n_expert_groups || c->n_expert_groups_top > c->n_expert_groups)
@@ -320,8 +414,35 @@ static int check_all(struct model_config *config, const struct json *root, const
     }
     if (config->bos_token >= config->n_vocab)
         return hai_fail(err, -EINVAL, "%s: bos_token_id is outside the vocabulary", file);
-    return config->kind == MODEL_LLAMA ? check_llama(config, file, err)
-                                       : check_v3(config, file, err);
+    config->attention_bias = config->kind == MODEL_QWEN2;
+    int r = 1 << config->kind & LATENT ? check_latent(config, file, err)
+                                       : check_heads(config, file, err);
+    return r == 0 && 1 << config->kind & EXPERTS ? check_experts(config, file, err) : r;
+}
+
+/* Which kind a model_type is. The first DeepSeek-V2 files call themselves "deepseek". */
+static int find_kind(const struct json *root, const char *type, const char *file,
+                     struct model_config *config, struct hai_err *err) {
+    static const char *const types[MODEL_KIND_COUNT] = {
+        [MODEL_LLAMA] = "llama",
+        [MODEL_QWEN2] = "qwen2",
+        [MODEL_DEEPSEEK] = "deepseek",
+        [MODEL_DEEPSEEK_V2] = "deepseek_v2",
+        [MODEL_DEEPSEEK_V3] = "deepseek_v3",
+    };
+    int k = 0;
+
+    while (k < MODEL_KIND_COUNT && strcmp(types[k], type) != 0)
+        k++;
+    if (k == MODEL_KIND_COUNT)
+        return hai_fail(err, -ENOTSUP,
+                        "%s: model_type is %.60s; expected llama, qwen2, deepseek, deepseek_v2 or "
+                        "deepseek_v3",
+                        file, type);
+    config->kind = (enum model_kind)k;
+    if (k == MODEL_DEEPSEEK && json_get(root, "kv_lora_rank"))
+        config->kind = MODEL_DEEPSEEK_V2;
+    return 0;
 }
 
 int config_parse(const char *text, size_t n_bytes, const char *name, struct model_config *ret,
@@ -339,13 +460,9 @@ int config_parse(const char *text, size_t n_bytes, const char *name, struct mode
     const char *type = json_get_string(root, "model_type", NULL);
     if (json_kind(root) != JSON_KIND_OBJECT || !type)
         return hai_fail(err, -EINVAL, "%s: expected an object with model_type", name);
-    if (strcmp(type, "llama") == 0)
-        config.kind = MODEL_LLAMA;
-    else if (strcmp(type, "deepseek_v3") == 0)
-        config.kind = MODEL_DEEPSEEK_V3;
-    else
-        return hai_fail(err, -ENOTSUP, "%s: model_type is %.60s; expected llama or deepseek_v3",
-                        name, type);
+    r = find_kind(root, type, name, &config, err);
+    if (r < 0)
+        return r;
     for (struct json *v = json_first(root); v; v = json_next(v)) {
         r = field_read(v, name, &config, err);
         if (r < 0)

@@ -9,7 +9,10 @@
 
 enum model_kind {
     MODEL_LLAMA,       // model_type "llama": dense, grouped queries
-    MODEL_DEEPSEEK_V3, // model_type "deepseek_v3": latent attention, experts, multi-token module
+    MODEL_QWEN2,       // "qwen2": the same with biases on q, k, v
+    MODEL_DEEPSEEK,    // "deepseek": grouped queries, experts behind a softmax gate
+    MODEL_DEEPSEEK_V2, // "deepseek_v2": latent attention, experts behind a softmax gate
+    MODEL_DEEPSEEK_V3, // "deepseek_v3": the same behind a sigmoid gate, multi-token module, FP8
     MODEL_KIND_COUNT,
 };
 
@@ -76,6 +79,7 @@ struct model_config {
     int64_t n_dense_layers; // first_k_dense_replace
     int64_t n_expert_groups;
     int64_t n_expert_groups_top;
+    bool limit_groups;    // V2's topk_method is group_limited_greedy
     int64_t group_best;   // experts whose scores make a group's
     bool softmax_scores;  // else sigmoid
     bool router_bias;     // e_score_correction_bias

@@ -62,6 +62,12 @@ static void add_tied(struct builder *b, const char *name, const char *owner) {
     p->tie = tie;
 }
 
+static void add_bias(struct builder *b, int64_t n, const char *prefix, const char *which) {
+    struct param *p = add(b, PARAM_SPLIT_ROWS, n, 0, "%s.self_attn.%s_proj.bias", prefix, which);
+
+    p->init = PARAM_INIT_ZERO;
+}
+
 static void add_attention(struct builder *b, const struct model_config *c, const char *prefix) {
     int64_t d = c->n_dim, heads = c->n_heads;
 
@@ -71,6 +77,11 @@ static void add_attention(struct builder *b, const struct model_config *c, const
         add(b, PARAM_SPLIT_ROWS, kv, d, "%s.self_attn.k_proj.weight", prefix);
         add(b, PARAM_SPLIT_ROWS, kv, d, "%s.self_attn.v_proj.weight", prefix);
         add(b, PARAM_SPLIT_COLUMNS, d, heads * c->d_head, "%s.self_attn.o_proj.weight", prefix);
+        if (c->attention_bias) {
+            add_bias(b, heads * c->d_head, prefix, "q");
+            add_bias(b, kv, prefix, "k");
+            add_bias(b, kv, prefix, "v");
+        }
         return;
     }
     int64_t key = heads * (c->d_nope + c->d_rope);
@@ -155,7 +166,8 @@ static bool ends_with(const char *name, const char *end) {
 
 /* Is this tensor read by the same product as the one before it in memory? */
 static bool follows(const struct param *p) {
-    static const char *const ends[] = {"k_proj.weight", "v_proj.weight", "up_proj.weight"};
+    static const char *const ends[] = {"k_proj.weight", "v_proj.weight", "up_proj.weight",
+                                       "k_proj.bias", "v_proj.bias"};
 
     for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
         if (ends_with(p->name, ends[i]))

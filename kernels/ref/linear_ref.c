@@ -15,14 +15,35 @@ static bool groups_fit(const struct k_tensor *row_start, int64_t n_groups, int64
     return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
 }
 
-/* x w over inputs [first, first + n): whole numbers or floats, in double. */
+/* n numbers of a row from `first` on. */
+static void numbers(enum k_dtype dtype, const void *row, int64_t first, int64_t n, double *ret) {
+    if (dtype == K_F32)
+        for (int64_t i = 0; i < n; i++)
+            ret[i] = (double)((const float *)row)[first + i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            ret[i] = ref_number(dtype, row, first + i);
+}
+
+/* x w over inputs [first, first + n) of one row of x and one of w: whole numbers or floats, in
+ * double. The row is looked up once, a block's scale is applied to each of its weights. */
 static double dot(const struct k_linear *a, int64_t group, int64_t r, int64_t o, int64_t first,
                   int64_t n) {
     const char *x = (const char *)a->x.data + k_dtype_n_bytes(a->x.dtype, r * a->x.stride[0]);
+    int64_t row;
+    const struct k_weight_part *part = k_weight_find(a->w, group, o, &row);
+    const void *w = k_weight_row(a->w, part, row);
     double sum = 0;
 
-    for (int64_t i = first; i < first + n; i++)
-        sum += ref_number(a->x.dtype, x, i) * ref_weight(a->w, group, o, i);
+    for (int64_t i = first, end; i < first + n; i = end) {
+        double scale = part->scale ? (double)k_weight_block(a->w, part, row, i) : 1;
+        double xs[K_BLOCK], ws[K_BLOCK];
+        end = MIN(first + n, i - i % K_BLOCK + K_BLOCK);
+        numbers(a->x.dtype, x, i, end - i, xs);
+        numbers(a->w->dtype, w, i, end - i, ws);
+        for (int64_t k = 0; k < end - i; k++)
+            sum += xs[k] * (ws[k] * scale);
+    }
     return sum;
 }
 

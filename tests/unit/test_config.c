@@ -17,6 +17,24 @@
     "\"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1, \"n_group\": 4, "                \
     "\"topk_group\": 2, \"routed_scaling_factor\": 2.5"
 
+#define QWEN2                                                                                      \
+    "\"model_type\": \"qwen2\", \"vocab_size\": 512, \"hidden_size\": 64, "                        \
+    "\"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "            \
+    "\"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-6"
+#define SOME_EXPERTS                                                                               \
+    ", \"vocab_size\": 512, \"hidden_size\": 64, "                                                 \
+    "\"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "            \
+    "\"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-6, "                                   \
+    "\"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 2, "               \
+    "\"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1"
+#define MOE "\"model_type\": \"deepseek\"" SOME_EXPERTS
+#define V2                                                                                         \
+    "\"model_type\": \"deepseek_v2\"" SOME_EXPERTS                                                 \
+    ", \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8"
+#define FP8                                                                                        \
+    "\"quantization_config\": {\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", "                     \
+    "\"weight_block_size\": [128, 128], \"activation_scheme\": \"dynamic\""
+
 #define LLAMA3                                                                                     \
     LLAMA ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "                        \
           "\"original_max_position_embeddings\": 64, \"high_freq_factor\": 4, "                    \
@@ -27,43 +45,62 @@ static const struct {
     int r;
     const char *says; // part of the error's text
 } cases[] = {
-    {"{" LLAMA "}",                                                                          0,        ""                                     },
-    {"{" V3 "}",                                                                             0,        ""                                     },
-    {"{" LLAMA ", \"use_cache\": true, \"eos_token_id\": [1, 2], \"sliding_window\": null}", 0,        ""                                     },
-    {"{" LLAMA ", \"rms_norm_eps2\": 1}",                                                    -EINVAL,  "unknown field rms_norm_eps2"          },
-    {"{" LLAMA ", \"kv_lora_rank\": 16}",                                                    -EINVAL,  "unknown field kv_lora_rank"           },
-    {"{" LLAMA ", \"hidden_act\": \"gelu\"}",                                                -ENOTSUP, "hidden_act is \"gelu\""               },
-    {"{" LLAMA ", \"attention_bias\": true}",                                                -ENOTSUP, "attention_bias is true"               },
-    {"{" LLAMA ", \"head_dim\": 0}",                                                         -EINVAL,  "head_dim is 0; expected 1"            },
-    {"{" LLAMA ", \"head_dim\": 15}",                                                        -EINVAL,  "head_dim 15 is odd"                   },
-    {"{" LLAMA ", \"head_dim\": 16.5}",                                                      -EINVAL,  "head_dim is"                          },
-    {"{" LLAMA ", \"num_key_value_heads\": 3}",                                              -EINVAL,  "not a multiple of num_key_value_heads"},
-    {"{" LLAMA ", \"rope_theta\": NaN}",                                                     -EBADMSG, ""                                     },
-    {"{" LLAMA ", \"rope_theta\": 1e999}",                                                   -EBADMSG, ""                                     },
-    {"{" LLAMA ", \"rope_theta\": -1}",                                                      -EINVAL,  "rope_theta is -1"                     },
-    {"{" V3 ", \"rope_theta\": 1}",                                                          -EINVAL,  "rope_theta is 1; expected 2"          },
-    {"{" LLAMA ", \"rope_theta\": \"big\"}",                                                 -EINVAL,  "rope_theta is"                        },
-    {"{" LLAMA ", \"bos_token_id\": 512}",                                                   -EINVAL,  "bos_token_id"                         },
-    {"{" LLAMA ", \"tie_word_embeddings\": 1}",                                              -EINVAL,  "expected true or false"               },
-    {"{" LLAMA ", \"quantization_config\": {\"quant_method\": \"fp8\"}}",                    -EINVAL,
-     "unknown field quantization_config"                                                                                                      },
-    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}}",               0,        ""                                     },
-    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\"}}",                                -EINVAL,  "factor is missing"                    },
-    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4, \"mscale\": 1}}",  -EINVAL,
-     "unknown field mscale"                                                                                                                   },
-    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}",                -ENOTSUP, "dynamic"                              },
-    {"{" LLAMA3 "1}}",                                                                       0,        ""                                     },
-    {"{" LLAMA3 "4}}",                                                                       -EINVAL,  "low_freq_factor is 4; expected less"  },
-    {"{" LLAMA ", \"rope_scaling\": 4}",                                                     -EINVAL,  "rope_scaling"                         },
-    {"{" V3 ", \"scoring_func\": \"softmax\"}",                                              -ENOTSUP, "scoring_func is \"softmax\""          },
-    {"{" V3 ", \"num_nextn_predict_layers\": 2}",                                            -EINVAL,  "num_nextn_predict_layers is 2"        },
-    {"{" V3 ", \"num_key_value_heads\": 2}",                                                 -EINVAL,  "num_key_value_heads is 2"             },
-    {"{\"model_type\": \"qwen2\"}",                                                          -ENOTSUP, "model_type is qwen2"                  },
-    {"{\"model_type\": \"llama\"}",                                                          -EINVAL,  "vocab_size is missing"                },
-    {"{}",                                                                                   -EINVAL,  "model_type"                           },
-    {"[]",                                                                                   -EINVAL,  "model_type"                           },
-    {"{",                                                                                    -EBADMSG, ""                                     },
-    {"",                                                                                     -EBADMSG, ""                                     },
+    {"{" LLAMA "}",                                                                            0,        ""                                     },
+    {"{" V3 "}",                                                                               0,        ""                                     },
+    {"{" LLAMA ", \"use_cache\": true, \"eos_token_id\": [1, 2], \"sliding_window\": null}",   0,        ""                                     },
+    {"{" LLAMA ", \"rms_norm_eps2\": 1}",                                                      -EINVAL,  "unknown field rms_norm_eps2"          },
+    {"{" LLAMA ", \"kv_lora_rank\": 16}",                                                      -EINVAL,  "unknown field kv_lora_rank"           },
+    {"{" LLAMA ", \"hidden_act\": \"gelu\"}",                                                  -ENOTSUP, "hidden_act is \"gelu\""               },
+    {"{" LLAMA ", \"attention_bias\": true}",                                                  -ENOTSUP, "attention_bias is true"               },
+    {"{" LLAMA ", \"head_dim\": 0}",                                                           -EINVAL,  "head_dim is 0; expected 1"            },
+    {"{" LLAMA ", \"head_dim\": 15}",                                                          -EINVAL,  "head_dim 15 is odd"                   },
+    {"{" LLAMA ", \"head_dim\": 16.5}",                                                        -EINVAL,  "head_dim is"                          },
+    {"{" LLAMA ", \"num_key_value_heads\": 3}",                                                -EINVAL,  "not a multiple of num_key_value_heads"},
+    {"{" LLAMA ", \"rope_theta\": NaN}",                                                       -EBADMSG, ""                                     },
+    {"{" LLAMA ", \"rope_theta\": 1e999}",                                                     -EBADMSG, ""                                     },
+    {"{" LLAMA ", \"rope_theta\": -1}",                                                        -EINVAL,  "rope_theta is -1"                     },
+    {"{" V3 ", \"rope_theta\": 1}",                                                            -EINVAL,  "rope_theta is 1; expected 2"          },
+    {"{" LLAMA ", \"rope_theta\": \"big\"}",                                                   -EINVAL,  "rope_theta is"                        },
+    {"{" LLAMA ", \"bos_token_id\": 512}",                                                     -EINVAL,  "bos_token_id"                         },
+    {"{" LLAMA ", \"tie_word_embeddings\": 1}",                                                -EINVAL,  "expected true or false"               },
+    {"{" LLAMA ", \"quantization_config\": {\"quant_method\": \"fp8\"}}",                      -EINVAL,
+     "unknown field quantization_config"                                                                                                        },
+    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}}",                 0,        ""                                     },
+    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\"}}",                                  -EINVAL,  "factor is missing"                    },
+    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4, \"mscale\": 1}}",    -EINVAL,
+     "unknown field mscale"                                                                                                                     },
+    {"{" LLAMA ", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}",                  -ENOTSUP, "dynamic"                              },
+    {"{" LLAMA3 "1}}",                                                                         0,        ""                                     },
+    {"{" LLAMA3 "4}}",                                                                         -EINVAL,  "low_freq_factor is 4; expected less"  },
+    {"{" LLAMA ", \"rope_scaling\": 4}",                                                       -EINVAL,  "rope_scaling"                         },
+    {"{" V3 ", \"scoring_func\": \"softmax\"}",                                                -ENOTSUP, "scoring_func is \"softmax\""          },
+    {"{" V3 ", \"num_nextn_predict_layers\": 2}",                                              -EINVAL,  "num_nextn_predict_layers is 2"        },
+    {"{" V3 ", \"num_key_value_heads\": 2}",                                                   -EINVAL,  "num_key_value_heads is 2"             },
+    {"{\"model_type\": \"mixtral\"}",                                                          -ENOTSUP, "model_type is mixtral"                },
+    {"{" QWEN2 "}",                                                                            0,        ""                                     },
+    {"{" QWEN2 ", \"sliding_window\": 4096, \"use_sliding_window\": true}",                    -ENOTSUP,
+     "use_sliding_window is true"                                                                                                               },
+    {"{" QWEN2 ", \"n_routed_experts\": 4}",                                                   -EINVAL,  "unknown field n_routed_experts"       },
+    {"{" MOE "}",                                                                              0,        ""                                     },
+    {"{" MOE ", \"scoring_func\": \"sigmoid\"}",                                               -ENOTSUP, "scoring_func is \"sigmoid\""          },
+    {"{" MOE ", \"kv_lora_rank\": 16}",                                                        -EINVAL,  "qk_nope_head_dim is missing"          },
+    {"{" V2 ", \"topk_method\": \"greedy\"}",                                                  0,        ""                                     },
+    {"{" V2 ", \"topk_method\": \"group_limited_greedy\", \"n_group\": 4, \"topk_group\": 2}", 0,
+     ""                                                                                                                                         },
+    {"{" V2 ", \"topk_method\": \"noaux_tc\"}",                                                -ENOTSUP, "topk_method is noaux_tc"              },
+    {"{" V2 ", \"n_group\": 3, \"topk_method\": \"group_limited_greedy\"}",                    -EINVAL,  "do not fit"                           },
+    {"{" V3 ", " FP8 "}}",                                                                     0,        ""                                     },
+    {"{" V3 ", " FP8 ", \"scale_fmt\": \"ue8m0\"}}",                                           0,        ""                                     },
+    {"{" V3 ", " FP8 ", \"scale_fmt\": \"log\"}}",                                             -ENOTSUP, "scale_fmt is \"log\""                 },
+    {"{" V3 ", \"quantization_config\": {\"quant_method\": \"awq\"}}",                         -ENOTSUP,
+     "quant_method is \"awq\""                                                                                                                  },
+    {"{" V3 ", \"quantization_config\": {\"weight_block_size\": [64, 128]}}",                  -ENOTSUP,
+     "expected [128,128]"                                                                                                                       },
+    {"{\"model_type\": \"llama\"}",                                                            -EINVAL,  "vocab_size is missing"                },
+    {"{}",                                                                                     -EINVAL,  "model_type"                           },
+    {"[]",                                                                                     -EINVAL,  "model_type"                           },
+    {"{",                                                                                      -EBADMSG, ""                                     },
+    {"",                                                                                       -EBADMSG, ""                                     },
 };
 
 TEST(config_parse)
