@@ -1,16 +1,25 @@
-/* attention_body.h - causal attention and its gradients as matrix products over blocks of queries.
+/* attention_body.h - causal attention over keys in rows or pages, block by block.
  *
- * A block is ROWS queries cut at absolute positions, all keys before its end are scored at once.
- * A row's own sums run over its keys in ascending order with exact zeros behind, so they do not
- * depend on which rows share its block. Rows are pieces by (sequence, head). Keys in pages or in 16
- * bits are first brought together in workspace.
+ * A piece is queries of one sequence and the heads that share their key head, as rows of small
+ * matrix products: rows times a block of keys, then the exponentials times the block's values. The
+ * sums of CHUNK keys, cut at absolute positions, are kept apart and added up in ascending order, so
+ * that long sequences with few queries can be spread over threads. What a row gets depends on its
+ * own keys alone: a block's products are one chain for each element, its maximum and sum look at
+ * the row's own keys, and keys behind them weigh exactly nothing.
+ * Source: Dao and others, FlashAttention, 2022 (the running maximum and sum).
  */
 #pragma once
 #include "kernels/cpu/gemm_body.h"
-#include "kernels/formats.h"
 #include "kernels/kmath.h"
 
-enum { ROWS = 64 / TILE_ROWS * TILE_ROWS };
+enum {
+    KEYS = 64,   // of a block
+    CHUNK = 512, // keys whose sums are kept apart
+    ROWS = 56 / TILE_ROWS * TILE_ROWS,
+    ROWS_PACKED = ROWS / TILE_ROWS * PANEL_ROWS,
+    SPLIT_PIECES = 32,      // fewer pieces than this are split by chunks,
+    SPLIT_FLOATS = 1 << 24, // if their sums fit
+};
 
 ALWAYS_INLINE float *head_row(const struct k_tensor *t, int64_t i, int64_t h) {
     return (float *)t->data + i * t->stride[0] + h * t->stride[1];
@@ -18,45 +27,6 @@ ALWAYS_INLINE float *head_row(const struct k_tensor *t, int64_t i, int64_t h) {
 
 static int32_t int_at(const struct k_tensor *t, int64_t i) {
     return ((const int32_t *)t->data)[i];
-}
-
-/* scores (rows x n_keys, row stride n_keys) = q k^T of one head. */
-static void score(const struct k_tensor *q, int64_t row, int64_t h, int64_t rows,
-                  const struct k_tensor *k, int64_t key, int64_t j, int64_t n_keys, float *scores,
-                  float *work) {
-    gemm(&(struct gemm){.m = rows,
-                        .n = n_keys,
-                        .k = q->shape[2],
-                        .a = head_row(q, row, h),
-                        .a_row = q->stride[0],
-                        .a_k = 1,
-                        .b = head_row(k, key, j),
-                        .b_k = 1,
-                        .b_column = k->stride[0],
-                        .c = scores,
-                        .c_row = n_keys},
-         work);
-}
-
-/* y (rows x d) = or += p (rows x n_keys) v of one head; across: p transposed, rows and keys
- * exchanged. */
-static void weigh(const float *p, int64_t p_row, bool across, int64_t m, int64_t n_k,
-                  const struct k_tensor *v, int64_t first_v, int64_t head_v,
-                  const struct k_tensor *y, int64_t first_y, int64_t head_y, bool accumulate,
-                  float *work) {
-    gemm(&(struct gemm){.m = m,
-                        .n = v->shape[2],
-                        .k = n_k,
-                        .a = p,
-                        .a_row = across ? 1 : p_row,
-                        .a_k = across ? p_row : 1,
-                        .b = head_row(v, first_v, head_v),
-                        .b_k = v->stride[0],
-                        .b_column = 1,
-                        .c = head_row(y, first_y, head_y),
-                        .c_row = y->stride[0],
-                        .accumulate = accumulate},
-         work);
 }
 
 /* p = exp(scale * s - shift) for the first n, zero up to n_keys; returns the sum. */
@@ -89,7 +59,154 @@ static float row_max(const float *s, int64_t n) {
     return m;
 }
 
-static void scale_row(float *y, int64_t n, float by) {
+/* One call, its pieces and its workspace. */
+struct attention_job {
+    const struct k_attention *a;
+    int64_t group, n_h; // heads of a key head, and how many of them a piece takes
+    int64_t n_cuts;     // pieces that a group's heads are cut into
+    int64_t n_q;        // queries of a piece
+    int64_t n_chunks;   // of the longest sequence; 0: pieces are not split
+    int64_t *seq_piece; // [n_seqs + 1]: first piece of each sequence
+    float *partial;     // [n_chunks, n_tokens, n_heads, d_value + 2]
+    float *work;
+    int64_t work_floats;
+};
+
+/* What one thread works with. */
+struct attention_work {
+    float *q;      // packed rows
+    float *keys;   // packed block
+    float *values; // packed block
+    float *scores; // [ROWS, KEYS]
+    float *p;      // packed exponentials
+    float *out[2]; // [ROWS, d_value]: of the chunk, of all before it
+};
+
+/* The rows of a piece. */
+struct attention_rows {
+    int64_t s, j;      // sequence, key head
+    int64_t token;     // the first query
+    int64_t position;  // its position: it sees one key more
+    int64_t n_q;       // queries
+    int64_t head, n_h; // first head and number of heads
+};
+
+/* Running maximum, and sum of what lies above it. No key yet: sum 0. */
+struct running {
+    float max, sum;
+};
+
+static const void *key_at(const struct k_attention *a, const struct k_tensor *t, int64_t s,
+                          int64_t j, int64_t p) {
+    int64_t i = int_at(&a->q_start, s) + p;
+
+    if (a->pages.data)
+        i = int_at(&a->pages, s * a->pages.stride[0] + p / a->page_tokens) * a->page_tokens +
+            p % a->page_tokens;
+    return (const char *)t->data + (size_t)(i * t->stride[0] + j * t->stride[1]) *
+                                       (t->dtype == K_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+ALWAYS_INLINE __m256 widen_8(const void *row, int64_t at, enum k_dtype dtype) {
+    if (dtype == K_F32)
+        return _mm256_loadu_ps((const float *)row + at);
+    const __m128i *half = (const __m128i *)(const void *)((const uint16_t *)row + at);
+    if (dtype == K_F16)
+        return _mm256_cvtph_ps(_mm_loadu_si128(half));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(half)), 16));
+}
+
+ALWAYS_INLINE float widen_1(const void *row, int64_t at, enum k_dtype dtype) {
+    if (dtype == K_F32)
+        return ((const float *)row)[at];
+    uint16_t bits = ((const uint16_t *)row)[at];
+    if (dtype == K_F16)
+        return _cvtsh_ss(bits);
+    uint32_t wide = (uint32_t)bits << 16;
+    float f;
+    memcpy(&f, &wide, sizeof f);
+    return f;
+}
+
+/* Panels of TILE_COLUMNS keys, dimension by dimension. */
+ALWAYS_INLINE void pack_keys_as(const struct k_attention *a, const struct attention_rows *r,
+                                int64_t first, int64_t n, float *dst, enum k_dtype dtype) {
+    int64_t d = a->k.shape[2];
+
+    for (int64_t c = 0; c < n; c += TILE_COLUMNS, dst += d * TILE_COLUMNS)
+        for (int64_t i = 0; i < TILE_COLUMNS; i += 8) {
+            const void *rows[8];
+            int64_t n_rows = MIN(MAX(n - c - i, (int64_t)0), (int64_t)8), k = 0;
+            for (int64_t q = 0; q < n_rows; q++)
+                rows[q] = key_at(a, &a->k, r->s, r->j, first + c + i + q);
+            for (; k + 8 <= d; k += 8) {
+                __m256 v[8];
+                for (int q = 0; q < 8; q++)
+                    v[q] = q < n_rows ? widen_8(rows[q], k, dtype) : _mm256_setzero_ps();
+                transpose_8(v);
+                for (int q = 0; q < 8; q++)
+                    _mm256_storeu_ps(dst + (k + q) * TILE_COLUMNS + i, v[q]);
+            }
+            for (; k < d; k++)
+                for (int64_t q = 0; q < 8; q++)
+                    dst[k * TILE_COLUMNS + i + q] = q < n_rows ? widen_1(rows[q], k, dtype) : 0;
+        }
+}
+
+static int64_t round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+/* Panels of TILE_COLUMNS dimensions, value by value. */
+ALWAYS_INLINE void pack_values_as(const struct k_attention *a, const struct attention_rows *r,
+                                  int64_t first, int64_t n, float *dst, enum k_dtype dtype) {
+    int64_t d = a->v.shape[2];
+
+    for (int64_t i = 0; i < n; i++) {
+        const void *row = key_at(a, &a->v, r->s, r->j, first + i);
+        int64_t c = 0;
+        for (; c + 8 <= d; c += 8)
+            _mm256_storeu_ps(dst + (c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS,
+                             widen_8(row, c, dtype));
+        for (; c < round_up(d, TILE_COLUMNS); c++)
+            dst[(c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS] =
+                c < d ? widen_1(row, c, dtype) : 0;
+    }
+}
+
+static void pack_keys(const struct k_attention *a, const struct attention_rows *r, int64_t first,
+                      int64_t n, float *dst) {
+    if (a->k.dtype == K_F32)
+        pack_keys_as(a, r, first, n, dst, K_F32);
+    else if (a->k.dtype == K_F16)
+        pack_keys_as(a, r, first, n, dst, K_F16);
+    else
+        pack_keys_as(a, r, first, n, dst, K_BF16);
+}
+
+static void pack_values(const struct k_attention *a, const struct attention_rows *r, int64_t first,
+                        int64_t n, float *dst) {
+    if (a->v.dtype == K_F32)
+        pack_values_as(a, r, first, n, dst, K_F32);
+    else if (a->v.dtype == K_F16)
+        pack_values_as(a, r, first, n, dst, K_F16);
+    else
+        pack_values_as(a, r, first, n, dst, K_BF16);
+}
+
+/* Rows in order of (query, head). */
+static void pack_queries(const struct k_attention *a, const struct attention_rows *r, float *dst) {
+    int64_t d = a->q.shape[2];
+
+    for (int64_t m = 0; m < r->n_q * r->n_h; m++) {
+        const float *q = head_row(&a->q, r->token + m / r->n_h, r->head + m % r->n_h);
+        float *panel = dst + m / TILE_ROWS * d * PANEL_ROWS + m % TILE_ROWS;
+        for (int64_t k = 0; k < d; k++)
+            panel[k * PANEL_ROWS] = q[k];
+    }
+}
+
+static void multiply_row(float *y, int64_t n, float by) {
     int64_t i = 0;
 
     for (; i + VEC <= n; i += VEC)
@@ -98,194 +215,273 @@ static void scale_row(float *y, int64_t n, float by) {
         y[i] *= by;
 }
 
-struct attention_job {
-    const struct k_attention *a;
-    float *work;
-    int64_t work_floats; // of one thread
-};
+static float exp_1(float x) {
+    float wide[VEC] = {x};
 
-/* Queries [row, row + rows) of one head; the first sees n_first keys, which are rows from `key` on
- * of k and v. */
-static void attention_block(const struct k_attention *a, int64_t row, int64_t rows, int64_t h,
-                            int64_t key, int64_t j, int64_t n_first, float *work) {
-    int64_t n_keys = n_first + rows - 1;
-    float *scores = work + GEMM_FLOATS, sums[ROWS];
+    v_store(wide, v_exp(v_load(wide)));
+    return wide[0];
+}
 
-    score(&a->q, row, h, rows, &a->k, key, j, n_keys, scores, work);
-    for (int64_t i = 0; i < rows; i++) {
-        float *s = scores + i * n_keys;
-        /* The scale is positive, so the largest score stays the largest. */
-        float max = row_max(s, n_first + i) * a->scale;
-        sums[i] = exponentials(s, n_first + i, n_keys, a->scale, max);
-        if (a->lse.data)
-            ((float *)a->lse.data)[(row + i) * a->lse.stride[0] + h] =
-                (float)((double)max + kmath_log((double)sums[i]));
+/* Scores of one row to exponentials of its n own keys, zero up to n_keys; what was added before is
+ * brought to the new maximum. */
+static void soften(float *scores, int64_t n, int64_t n_keys, float scale, struct running *run,
+                   float *out, int64_t d) {
+    if (n <= 0) {
+        memset(scores, 0, (size_t)n_keys * sizeof *scores);
+        return;
     }
-    weigh(scores, n_keys, false, rows, n_keys, &a->v, key, j, &a->y, row, h, false, work);
-    for (int64_t i = 0; i < rows; i++)
-        scale_row(head_row(&a->y, row + i, h), a->v.shape[2], 1 / sums[i]);
-}
-
-static float widen(const struct k_tensor *t, const void *row, int64_t i) {
-    if (t->dtype == K_F32)
-        return ((const float *)row)[i];
-    uint16_t bits = ((const uint16_t *)row)[i];
-    return t->dtype == K_BF16 ? k_from_bf16(bits) : _cvtsh_ss(bits);
-}
-
-/* The keys (or values) of head j of a sequence, one after the other. */
-static struct k_tensor bring_together(const struct k_attention *a, const struct k_tensor *t,
-                                      int64_t s, int64_t j, float *place) {
-    int64_t n = int_at(&a->kv_length, s), d = t->shape[2];
-
-    for (int64_t p = 0; p < n; p++) {
-        int64_t i = int_at(&a->q_start, s) + p;
-        if (a->pages.data)
-            i = int_at(&a->pages, s * a->pages.stride[0] + p / a->page_tokens) * a->page_tokens +
-                p % a->page_tokens;
-        const void *row =
-            (const char *)t->data + (size_t)(i * t->stride[0] + j * t->stride[1]) *
-                                        (t->dtype == K_F32 ? sizeof(float) : sizeof(uint16_t));
-        for (int64_t k = 0; k < d; k++)
-            place[p * d + k] = widen(t, row, k);
+    /* The scale is positive, so the largest score stays the largest. */
+    float max = row_max(scores, n) * scale;
+    if (run->sum != 0 && !(max > run->max)) {
+        max = run->max;
+    } else if (run->sum != 0) {
+        float by = exp_1(run->max - max);
+        run->sum *= by;
+        multiply_row(out, d, by);
     }
-    return k_tensor_3d(place, K_F32, n, 1, d);
+    run->max = max;
+    run->sum += exponentials(scores, n, n_keys, scale, max);
 }
 
-static bool lie_together(const struct k_attention *a) {
-    return !a->pages.data && a->k.dtype == K_F32 && a->v.dtype == K_F32;
+/* One block of keys, added to out and run. */
+static void attend_block(const struct k_attention *a, const struct attention_rows *r,
+                         const struct attention_work *w, int64_t first, int64_t n, float *out,
+                         struct running *run) {
+    int64_t m = r->n_q * r->n_h, d = a->v.shape[2];
+
+    pack_keys(a, r, first, n, w->keys);
+    multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false);
+    for (int64_t i = 0; i < m; i++)
+        soften(w->scores + i * KEYS, MIN(r->position + i / r->n_h + 1 - first, n), n, a->scale,
+               &run[i], out + i * d, d);
+    for (int64_t i = 0; i < m; i += TILE_ROWS)
+        pack_across(w->scores + i * KEYS, KEYS, MIN(m - i, (int64_t)TILE_ROWS), n,
+                    w->p + i / TILE_ROWS * n * PANEL_ROWS, PANEL_ROWS, false);
+    pack_values(a, r, first, n, w->values);
+    multiply(m, d, n, w->p, w->values, out, d, true);
 }
 
-static int64_t keys_max(const struct k_attention *a) {
-    return a->pages.data ? a->pages.shape[1] * a->page_tokens : a->k.shape[0];
+/* Keys of one chunk. */
+static void attend_chunk(const struct k_attention *a, const struct attention_rows *r,
+                         const struct attention_work *w, int64_t chunk, float *out,
+                         struct running *run) {
+    int64_t m = r->n_q * r->n_h, end = MIN(r->position + r->n_q, (chunk + 1) * CHUNK);
+
+    memset(out, 0, (size_t)(m * a->v.shape[2]) * sizeof *out);
+    memset(run, 0, (size_t)m * sizeof *run);
+    for (int64_t first = chunk * CHUNK; first < end; first += KEYS)
+        attend_block(a, r, w, first, MIN(end - first, (int64_t)KEYS), out, run);
 }
 
-static int64_t scores_floats(const struct k_attention *a) {
-    return GEMM_FLOATS + ROWS * (keys_max(a) + 16);
+/* Add a later chunk's row to all before it. */
+static void join(float *out, struct running *run, const float *next, const struct running *add,
+                 int64_t d) {
+    float mine = 1, theirs = 1;
+
+    if (add->sum == 0)
+        return;
+    if (run->sum == 0) {
+        memcpy(out, next, (size_t)d * sizeof *out);
+        *run = *add;
+        return;
+    }
+    if (add->max > run->max) {
+        mine = exp_1(run->max - add->max);
+        run->max = add->max;
+    } else {
+        theirs = exp_1(add->max - run->max);
+    }
+    run->sum = run->sum * mine + add->sum * theirs;
+    int64_t i = 0;
+    for (; i + VEC <= d; i += VEC)
+        v_store(out + i,
+                v_fma(v_load(next + i), v_set(theirs), v_mul(v_load(out + i), v_set(mine))));
+    for (; i < d; i++)
+        out[i] = __builtin_fmaf(next[i], theirs, out[i] * mine);
 }
 
+static void finish_row(const struct k_attention *a, int64_t token, int64_t h, const float *out,
+                       const struct running *run) {
+    float *y = head_row(&a->y, token, h);
+
+    memcpy(y, out, (size_t)a->v.shape[2] * sizeof *y);
+    multiply_row(y, a->v.shape[2], 1 / run->sum);
+    if (a->lse.data)
+        ((float *)a->lse.data)[token * a->lse.stride[0] + h] =
+            (float)((double)run->max + kmath_log((double)run->sum));
+}
+
+static struct attention_rows rows_of(const struct attention_job *job, int64_t piece) {
+    const struct k_attention *a = job->a;
+    int64_t low = 0, high = a->kv_length.shape[0];
+
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (job->seq_piece[middle] <= piece)
+            low = middle;
+        else
+            high = middle;
+    }
+    piece -= job->seq_piece[low];
+    int64_t token = int_at(&a->q_start, low), end = int_at(&a->q_start, low + 1);
+    int64_t cut = piece % job->n_cuts, j = piece / job->n_cuts % a->k.shape[1];
+    int64_t query = piece / job->n_cuts / a->k.shape[1] * job->n_q;
+    return (struct attention_rows){
+        .s = low,
+        .j = j,
+        .token = token + query,
+        .position = int_at(&a->kv_length, low) - (end - token) + query,
+        .n_q = MIN(end - token - query, job->n_q),
+        .head = j * job->group + cut * job->n_h,
+        .n_h = MIN(job->group - cut * job->n_h, job->n_h),
+    };
+}
+
+/* Places in one thread's part of the workspace. Returns the floats they take. */
+static int64_t place_work(const struct k_attention *a, float *at, struct attention_work *w) {
+    int64_t d = a->k.shape[2], v = round_up(a->v.shape[2], TILE_COLUMNS), n = 0;
+    const int64_t sizes[] = {ROWS_PACKED * d,    KEYS * d, KEYS * v, ROWS * KEYS,
+                             ROWS_PACKED * KEYS, ROWS * v, ROWS * v};
+    float **const places[] = {&w->q, &w->keys,   &w->values, &w->scores,
+                              &w->p, &w->out[0], &w->out[1]};
+
+    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+        *places[i] = at + n;
+        n += round_up(sizes[i], 16);
+    }
+    return n;
+}
+
+static float *partial_row(const struct attention_job *job, int64_t chunk, int64_t token,
+                          int64_t h) {
+    const struct k_attention *a = job->a;
+
+    return job->partial +
+           ((chunk * a->q.shape[0] + token) * a->q.shape[1] + h) * (a->v.shape[2] + 2);
+}
+
+/* A piece's rows of one chunk, left for attention_join. */
+static void attention_split(void *arg, int64_t piece, int thread) {
+    const struct attention_job *job = arg;
+    struct attention_rows r = rows_of(job, piece / job->n_chunks);
+    int64_t chunk = piece % job->n_chunks, d = job->a->v.shape[2];
+    struct running run[ROWS];
+    struct attention_work w;
+
+    (void)place_work(job->a, job->work + thread * job->work_floats, &w);
+    pack_queries(job->a, &r, w.q);
+    attend_chunk(job->a, &r, &w, chunk, w.out[0], run);
+    for (int64_t i = 0; i < r.n_q * r.n_h; i++) {
+        float *to = partial_row(job, chunk, r.token + i / r.n_h, r.head + i % r.n_h);
+        to[0] = run[i].max;
+        to[1] = run[i].sum;
+        memcpy(to + 2, w.out[0] + i * d, (size_t)d * sizeof *to);
+    }
+}
+
+static void attention_join(void *arg, int64_t piece, int thread) {
+    const struct attention_job *job = arg;
+    int64_t token = piece / job->a->q.shape[1], h = piece % job->a->q.shape[1];
+    float *total = partial_row(job, 0, token, h);
+    struct running run = {total[0], total[1]};
+
+    for (int64_t chunk = 1; chunk < job->n_chunks; chunk++) {
+        const float *next = partial_row(job, chunk, token, h);
+        struct running add = {next[0], next[1]};
+        join(total + 2, &run, next + 2, &add, job->a->v.shape[2]);
+    }
+    finish_row(job->a, token, h, total + 2, &run);
+}
+
+/* A piece's rows, one chunk after the other. */
 static void attention_piece(void *arg, int64_t piece, int thread) {
     const struct attention_job *job = arg;
-    struct k_attention a = *job->a;
-    int64_t s = piece / a.q.shape[1], h = piece % a.q.shape[1],
-            j = h / (a.q.shape[1] / a.k.shape[1]);
-    int64_t row = int_at(&a.q_start, s), end = int_at(&a.q_start, s + 1), key = row;
-    int64_t position = int_at(&a.kv_length, s) - (end - row);
-    float *work = job->work + thread * job->work_floats;
+    struct attention_rows r = rows_of(job, piece);
+    int64_t d = job->a->v.shape[2], m = r.n_q * r.n_h;
+    struct running total[ROWS] = {0}, run[ROWS];
+    struct attention_work w;
 
-    if (!lie_together(&a)) {
-        float *place = work + scores_floats(&a);
-        struct k_tensor k = bring_together(&a, &a.k, s, j, place);
-        a.v = bring_together(&a, &a.v, s, j, place + k_tensor_n_elements(&k));
-        a.k = k;
-        key = j = 0;
+    (void)place_work(job->a, job->work + thread * job->work_floats, &w);
+    pack_queries(job->a, &r, w.q);
+    for (int64_t chunk = 0; chunk * CHUNK < r.position + r.n_q; chunk++) {
+        attend_chunk(job->a, &r, &w, chunk, w.out[0], run);
+        for (int64_t i = 0; i < m; i++)
+            join(w.out[1] + i * d, &total[i], w.out[0] + i * d, &run[i], d);
     }
-    while (row < end) {
-        int64_t rows = MIN(end - row, ROWS - position % ROWS);
-        attention_block(&a, row, rows, h, key, j, position + 1, work);
-        row += rows;
-        position += rows;
-    }
+    for (int64_t i = 0; i < m; i++)
+        finish_row(job->a, r.token + i / r.n_h, r.head + i % r.n_h, w.out[1] + i * d, &total[i]);
 }
 
-static int64_t attention_floats(const struct k_attention *a) {
-    int64_t together = lie_together(a) ? 0 : keys_max(a) * (a->k.shape[2] + a->v.shape[2]);
+/* Pieces of one query. */
+static int64_t pieces_of_query(const struct k_attention *a) {
+    int64_t group = a->q.shape[1] / a->k.shape[1];
 
-    return (scores_floats(a) + together + 15) / 16 * 16;
+    return a->k.shape[1] * ((group + ROWS - 1) / ROWS);
+}
+
+static int64_t chunks_max(const struct k_attention *a) {
+    return a->pages.data ? (a->pages.shape[1] * a->page_tokens + CHUNK - 1) / CHUNK : 1;
+}
+
+/* Floats of the chunks' sums of n_tokens queries. */
+static int64_t partial_floats(const struct k_attention *a, int64_t n_tokens) {
+    return round_up(chunks_max(a) * n_tokens * a->q.shape[1] * (a->v.shape[2] + 2), 16);
+}
+
+static bool is_split(const struct k_attention *a) {
+    int64_t n = a->q.shape[0];
+
+    return chunks_max(a) > 1 && n * pieces_of_query(a) < SPLIT_PIECES &&
+           partial_floats(a, n) <= SPLIT_FLOATS;
+}
+
+static struct attention_job attention_cut(const struct k_attention *a) {
+    struct attention_job job = {.a = a, .group = a->q.shape[1] / a->k.shape[1]};
+    struct attention_work w;
+
+    job.n_h = MIN(job.group, (int64_t)ROWS);
+    job.n_cuts = (job.group + job.n_h - 1) / job.n_h;
+    job.n_q = ROWS / job.n_h;
+    job.work_floats = place_work(a, NULL, &w);
+    job.n_chunks = is_split(a) ? chunks_max(a) : 0;
+    return job;
+}
+
+/* With room for the sums of any smaller batch that would be split. */
+static int64_t partial_floats_max(const struct k_attention *a) {
+    int64_t n = MIN(a->q.shape[0], (SPLIT_PIECES - 1) / pieces_of_query(a));
+
+    return chunks_max(a) > 1 ? MIN(partial_floats(a, n), (int64_t)SPLIT_FLOATS) : 0;
 }
 
 static size_t attention_workspace(const struct k_ctx *ctx, const struct k_attention *a) {
-    return (size_t)pool_n_threads(ctx->pool) * sizeof(float) * (size_t)attention_floats(a);
+    struct attention_job job = attention_cut(a);
+
+    return (size_t)round_up(a->kv_length.shape[0] + 1, 8) * sizeof(int64_t) +
+           (size_t)partial_floats_max(a) * sizeof(float) +
+           (size_t)pool_n_threads(ctx->pool) * (size_t)job.work_floats * sizeof(float);
 }
 
 static int attention(struct k_ctx *ctx, const struct k_attention *a) {
-    struct attention_job job = {a, ctx->workspace, attention_floats(a)};
-
     if (a->q.shape[1] % a->k.shape[1] || a->scale <= 0 || (a->pages.data && a->page_tokens < 1))
         return -EINVAL;
-    pool_run(ctx->pool, a->kv_length.shape[0] * a->q.shape[1], attention_piece, &job);
-    return 0;
-}
+    struct attention_job job = attention_cut(a);
+    int64_t n_seqs = a->kv_length.shape[0], n = 0;
 
-struct attention_dx_job {
-    const struct k_attention_dx *a;
-    float *work;
-    int64_t work_floats;
-};
-
-static void zero_head(const struct k_tensor *t, int64_t row, int64_t end, int64_t h) {
-    for (; row < end; row++)
-        memset(head_row(t, row, h), 0, (size_t)t->shape[2] * sizeof(float));
-}
-
-/* dp = p * (dp - delta) * scale for the first n, zero up to n_keys; delta = dy . y. */
-static void score_gradient(float *dp, const float *p, const float *dy, const float *y, int64_t d,
-                           int64_t n, int64_t n_keys, float scale) {
-    vf sum = v_zero(), by = v_set(scale);
-    int64_t i = 0;
-
-    for (; i + VEC <= d; i += VEC)
-        sum = v_fma(v_load(dy + i), v_load(y + i), sum);
-    if (i < d)
-        sum = v_fma(v_load_n(dy + i, d - i), v_load_n(y + i, d - i), sum);
-    vf delta = v_set(v_sum(sum));
-    for (i = 0; i + VEC <= n; i += VEC)
-        v_store(dp + i, v_mul(v_mul(v_load(p + i), v_sub(v_load(dp + i), delta)), by));
-    if (i < n)
-        v_store_n(dp + i,
-                  v_mul(v_mul(v_load_n(p + i, n - i), v_sub(v_load_n(dp + i, n - i), delta)), by),
-                  n - i);
-    memset(dp + n, 0, (size_t)(n_keys - n) * sizeof *dp);
-}
-
-/* Queries [row, row + rows) of head h, which is `first + position` rows into its sequence. */
-static void attention_dx_block(const struct k_attention_dx *a, int64_t first, int64_t row,
-                               int64_t rows, int64_t h, int64_t j, float *work) {
-    int64_t n_first = row - first + 1, n_keys = n_first + rows - 1;
-    float *p = work + GEMM_FLOATS, *dp = p + ROWS * n_keys;
-
-    score(&a->q, row, h, rows, &a->k, first, j, n_keys, p, work);
-    score(&a->dy, row, h, rows, &a->v, first, j, n_keys, dp, work);
-    for (int64_t i = 0; i < rows; i++) {
-        float lse = ((const float *)a->lse.data)[(row + i) * a->lse.stride[0] + h];
-        (void)exponentials(p + i * n_keys, n_first + i, n_keys, a->scale, lse);
-        score_gradient(dp + i * n_keys, p + i * n_keys, head_row(&a->dy, row + i, h),
-                       head_row(&a->y, row + i, h), a->v.shape[2], n_first + i, n_keys, a->scale);
+    job.seq_piece = ctx->workspace;
+    job.partial = (float *)ctx->workspace + 2 * round_up(n_seqs + 1, 8);
+    job.work = job.partial + partial_floats_max(a);
+    for (int64_t s = 0; s < n_seqs; s++) {
+        int64_t n_queries = int_at(&a->q_start, s + 1) - int_at(&a->q_start, s);
+        job.seq_piece[s] = n;
+        n += (n_queries + job.n_q - 1) / job.n_q * a->k.shape[1] * job.n_cuts;
     }
-    weigh(dp, n_keys, false, rows, n_keys, &a->k, first, j, &a->dq, row, h, false, work);
-    weigh(dp, n_keys, true, n_keys, rows, &a->q, row, h, &a->dk, first, j, true, work);
-    weigh(p, n_keys, true, n_keys, rows, &a->dy, row, h, &a->dv, first, j, true, work);
-}
-
-static void attention_dx_piece(void *arg, int64_t piece, int thread) {
-    const struct attention_dx_job *job = arg;
-    const struct k_attention_dx *a = job->a;
-    int64_t s = piece / a->k.shape[1], j = piece % a->k.shape[1];
-    int64_t group = a->q.shape[1] / a->k.shape[1];
-    int64_t first = int_at(&a->q_start, s), end = int_at(&a->q_start, s + 1);
-
-    zero_head(&a->dk, first, end, j);
-    zero_head(&a->dv, first, end, j);
-    for (int64_t h = j * group; h < (j + 1) * group; h++)
-        for (int64_t row = first; row < end; row += ROWS)
-            attention_dx_block(a, first, row, MIN(end - row, (int64_t)ROWS), h, j,
-                               job->work + thread * job->work_floats);
-}
-
-static int64_t attention_dx_floats(int64_t n_keys) {
-    return GEMM_FLOATS + 2 * ROWS * (n_keys + 16);
-}
-
-static size_t attention_dx_workspace(const struct k_ctx *ctx, const struct k_attention_dx *a) {
-    return (size_t)pool_n_threads(ctx->pool) * sizeof(float) *
-           (size_t)attention_dx_floats(a->k.shape[0]);
-}
-
-static int attention_dx(struct k_ctx *ctx, const struct k_attention_dx *a) {
-    struct attention_dx_job job = {a, ctx->workspace, attention_dx_floats(a->k.shape[0])};
-
-    if (a->q.shape[1] % a->k.shape[1])
-        return -EINVAL;
-    pool_run(ctx->pool, (a->q_start.shape[0] - 1) * a->k.shape[1], attention_dx_piece, &job);
+    job.seq_piece[n_seqs] = n;
+    if (job.n_chunks) {
+        pool_run(ctx->pool, n * job.n_chunks, attention_split, &job);
+        pool_run(ctx->pool, a->q.shape[0] * a->q.shape[1], attention_join, &job);
+    } else {
+        pool_run(ctx->pool, n, attention_piece, &job);
+    }
     return 0;
 }

@@ -4,7 +4,7 @@
  * router_dx, balance and sum_rows touch a few hundred numbers a token.
  */
 #pragma once
-#include "kernels/cpu/attention_body.h"
+#include "kernels/cpu/attention_dx_body.h"
 #include "kernels/cpu/linear_body.h"
 #include "kernels/cpu/rows_body.h"
 

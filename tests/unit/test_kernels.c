@@ -1,8 +1,10 @@
 /* Every operator of every CPU path against ref over generated shapes, with one tolerance. Bits are
  * compared between one and three threads, and between rows computed alone and together. Times of
  * the same cases: tests/bench/bench_kernels.c. */
+#include "kernels/formats.h"
 #include "kernels/kmath.h"
 #include "kernels/philox.h"
+#include "kernels/pool.h"
 #include "tests/unit/kernel_cases.h"
 #include "tests/unit/test.h"
 
@@ -126,6 +128,88 @@ TEST(bits_do_not_depend_on_rows)
                 check_rows_alone(&b);
                 kernel_cases_end(&b);
             }
+}
+
+enum {
+    LONG_KEYS = 1300,
+    LONG_PAGE = 16,
+    LONG_PAGES = LONG_KEYS / LONG_PAGE + 1,
+    LONG_HEADS = 6,
+    LONG_D = 40,
+};
+
+/* Queries [from, to) of a long sequence in pages, of which the last keys were just put there. */
+static void attend_part(struct k_ctx *ctx, const struct k_attention *all, int64_t from, int64_t to,
+                        float *y) {
+    int32_t start[] = {0, (int32_t)(to - from)}, length = (int32_t)to;
+    struct k_attention a = *all;
+
+    a.q.data = (float *)a.q.data + from * a.q.stride[0];
+    a.y.data = y;
+    a.q.shape[0] = a.y.shape[0] = to - from;
+    a.q_start = k_tensor_1d(start, K_I32, 2);
+    a.kv_length = k_tensor_1d(&length, K_I32, 1);
+    CHECK(k_attention_workspace(ctx, &a) <= ctx->workspace_bytes, "%s", ctx->path);
+    CHECK_EQ(k_attention(ctx, &a), 0, "");
+}
+
+static void check_chunks(struct k_ctx *ctx, const struct k_attention *all) {
+    static float whole[LONG_KEYS * LONG_HEADS * LONG_D], part[LONG_KEYS * LONG_HEADS * LONG_D];
+    static const int64_t sizes[] = {1, 2, 7, 64, 513};
+
+    attend_part(ctx, all, 0, LONG_KEYS, whole);
+    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+        for (int64_t from = 0; from < LONG_KEYS; from += MAX(sizes[i], (int64_t)97)) {
+            int64_t to = MIN(from + sizes[i], (int64_t)LONG_KEYS), row = LONG_HEADS * LONG_D / 2;
+            attend_part(ctx, all, from, to, part);
+            CHECK(memcmp(part, whole + from * row, (size_t)((to - from) * row) * sizeof(float)) ==
+                      0,
+                  "%s: queries %lld to %lld of %d threads", ctx->path, (long long)from,
+                  (long long)to, pool_n_threads(ctx->pool));
+        }
+}
+
+/* A query's bits are the same alone, where its keys are split over threads, and among others. */
+TEST(attention_bits_do_not_depend_on_chunks)
+{
+    static float q[LONG_KEYS * LONG_HEADS * LONG_D];
+    static uint16_t k[2 * LONG_PAGES * LONG_PAGE * 2 * LONG_D];
+    int32_t pages[LONG_PAGES];
+    struct k_attention a = {
+        .q = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, LONG_D),
+        .y = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, LONG_D),
+        .k = k_tensor_3d(k, K_F16, 2 * LONG_PAGES * LONG_PAGE, 2, LONG_D),
+        .kv_length = k_tensor_1d(pages, K_I32, 1),
+        .pages = k_tensor_2d(pages, K_I32, 1, LONG_PAGES),
+        .page_tokens = LONG_PAGE,
+        .scale = 0.2f,
+    };
+
+    a.v = a.k;
+    a.v.data = k + LONG_D / 2;
+    a.v.shape[2] = LONG_D / 2;
+    a.y.shape[2] = LONG_D / 2;
+    a.y.stride[1] = LONG_D / 2;
+    a.y.stride[0] = LONG_HEADS * LONG_D / 2;
+    for (int64_t i = 0; i < (int64_t)ARRAY_SIZE(q); i++)
+        q[i] = (float)((i * 7919 + i / 13) % 1024) / 512 - 1;
+    for (int64_t i = 0; i < (int64_t)ARRAY_SIZE(k); i++)
+        k[i] = k_to_f16((float)((i * 104729 + i / 7) % 2048) / 512 - 2);
+    for (int i = 0; i < LONG_PAGES; i++)
+        pages[i] = (i * 37 + 11) % (2 * LONG_PAGES);
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
+        for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
+            struct k_ctx ctx;
+            if (k_ctx_init(&ctx, K_BACKEND_CPU, paths[p], NULL) < 0)
+                continue;
+            if (n_threads > 1)
+                CHECK_EQ(pool_new(n_threads, &ctx.pool, NULL), 0, "");
+            ctx.workspace_bytes = (k_attention_workspace(&ctx, &a) + 63) / 64 * 64;
+            ctx.workspace = aligned_alloc(64, ctx.workspace_bytes);
+            check_chunks(&ctx, &a);
+            free(ctx.workspace);
+            pool_free(ctx.pool);
+        }
 }
 
 TEST(refusals)
