@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { BUF_START_BYTES = 256 };
+enum { BUF_START_BYTES = 256, VARINT_BYTES_MAX = 10 };
 
 void buf_free(struct buf *b) {
     free(b->data);
@@ -58,11 +58,14 @@ void buf_add_u64(struct buf *b, uint64_t v) {
 }
 
 void buf_add_varint(struct buf *b, uint64_t v) {
+    uint8_t *first = buf_extend(b, VARINT_BYTES_MAX), *at = first;
+
     while (v >= 0x80) {
-        buf_add_u8(b, (uint8_t)(v | 0x80));
+        *at++ = (uint8_t)(v | 0x80);
         v >>= 7;
     }
-    buf_add_u8(b, (uint8_t)v);
+    *at++ = (uint8_t)v;
+    b->n_bytes -= VARINT_BYTES_MAX - (size_t)(at - first);
 }
 
 void buf_printf(struct buf *b, const char *format, ...) {

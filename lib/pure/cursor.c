@@ -21,15 +21,6 @@ static int little_endian(struct cursor *c, int n_bytes, uint64_t *ret) {
     return 0;
 }
 
-int cursor_u8(struct cursor *c, uint8_t *ret) {
-    uint64_t v;
-    int r = little_endian(c, 1, &v);
-
-    if (r == 0)
-        *ret = (uint8_t)v;
-    return r;
-}
-
 int cursor_u32(struct cursor *c, uint32_t *ret) {
     uint64_t v;
     int r = little_endian(c, 4, &v);

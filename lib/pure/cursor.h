@@ -12,7 +12,12 @@ struct cursor {
     size_t at;
 };
 
-int cursor_u8(struct cursor *c, uint8_t *ret);
+static inline int cursor_u8(struct cursor *c, uint8_t *ret) {
+    if (c->at == c->n_bytes)
+        return -EBADMSG;
+    *ret = c->data[c->at++];
+    return 0;
+}
 int cursor_u32(struct cursor *c, uint32_t *ret);
 int cursor_u64(struct cursor *c, uint64_t *ret);
 int cursor_varint(struct cursor *c, uint64_t *ret); // refuses more than 64 bits, long forms too

@@ -87,6 +87,8 @@ void schema_free(const struct schema *schema, void *value) {
     for (int i = 0; i < schema->n_fields; i++) {
         const struct schema_field *f = &schema->fields[i];
         void *at = (char *)value + f->offset;
+        if (f->type <= SCHEMA_SIZE)
+            continue;
         if (f->type == SCHEMA_STR || f->type == SCHEMA_JSON)
             free(*(char **)at);
         else if (f->type == SCHEMA_BLOB)

@@ -249,10 +249,8 @@ static int take_field(const struct schema_field *f, struct cursor *c, void *at) 
     r = take_bytes(c, &inner);
     if (r < 0)
         return r;
-    if (f->type == SCHEMA_SUB) {
-        schema_free(f->sub(), at);
+    if (f->type == SCHEMA_SUB)
         return decode_struct(f->sub(), inner, at);
-    }
     if (f->type == SCHEMA_BLOB) {
         struct schema_blob *blob = at;
         blob->data = hai_alloc(inner.n_bytes);
