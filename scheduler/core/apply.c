@@ -90,12 +90,9 @@ static void settle(struct mutate *c) {
 /* What happens by itself up to the entry's time, the earliest first. A timer that is due is set
  * anew or taken away by what it does, so this ends. */
 static void run_due(const struct mutate *change) {
-    struct entry entry = *change->entry;
-    struct mutate c = *change;
+    struct entry entry;
+    struct mutate c = mutate_by_system(change, &entry);
 
-    entry.principal = "system:hai"; // whoever's entry brought the time did not cause this
-    c.entry = &entry;
-    c.scope = entry_principal(entry.principal, &c.name);
     for (;;) {
         struct timer *timer = timers_first(&c.state->timers);
         if (!timer || timer->at_us > entry.time_us)

@@ -11,20 +11,9 @@ static void end_if_broken(struct mutate *c, struct job *job) {
     mutate_state(c, job, JOB_STATE_STOPPED, REASON_DEPENDENCY, "%s", text);
 }
 
-/* Nobody stopped it: whoever's entry this was, the scheduler did. */
-static struct mutate by_system(const struct mutate *c, struct entry *entry) {
-    struct mutate by = *c;
-
-    *entry = *c->entry;
-    entry->principal = "system:hai";
-    by.entry = entry;
-    by.scope = entry_principal(entry->principal, &by.name);
-    return by;
-}
-
 void dependents_check(struct mutate *c, struct job *job) {
     struct entry entry;
-    struct mutate by = by_system(c, &entry);
+    struct mutate by = mutate_by_system(c, &entry);
 
     end_if_broken(&by, job);
 }
@@ -43,7 +32,7 @@ static void tell(struct mutate *c, struct job *job, const struct eligible_news *
 void dependents_settle(struct mutate *c) {
     struct state *state = c->state;
     struct entry entry;
-    struct mutate by = by_system(c, &entry);
+    struct mutate by = mutate_by_system(c, &entry);
 
     while (state->news_first) {
         struct eligible_news *news = state->news_first;

@@ -128,13 +128,10 @@ static void look(struct mutate *c, struct job *array) {
 
 bool elements_settle(struct mutate *c) {
     struct state *state = c->state;
-    struct entry entry = *c->entry;
-    struct mutate by = *c;
     bool any = state->arrays_noticed != NULL;
+    struct entry entry;
+    struct mutate by = mutate_by_system(c, &entry);
 
-    entry.principal = "system:hai";
-    by.entry = &entry;
-    by.scope = entry_principal(entry.principal, &by.name);
     while (state->arrays_noticed) {
         struct job *array = state->arrays_noticed;
         state->arrays_noticed = array->array->noticed_next;

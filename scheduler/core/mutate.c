@@ -14,6 +14,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+struct mutate mutate_by_system(const struct mutate *c, struct entry *entry) {
+    struct mutate by = *c;
+
+    *entry = *c->entry;
+    entry->principal = "system:hai";
+    by.entry = entry;
+    by.scope = SCOPE_SYSTEM;
+    by.name = strchr(entry->principal, ':') + 1;
+    return by;
+}
+
 /* A job waits for nodes if it is queued, gave way, or recovers with nothing left of its last
  * attempt and its delay over. */
 static bool wants_nodes(const struct state *state, const struct job *job) {

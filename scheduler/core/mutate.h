@@ -16,6 +16,10 @@ struct mutate {
     const char *name; // of the principal
 };
 
+/* The same change, but not the doing of whoever's entry brought it: what follows from it is the
+ * scheduler's. entry: room for the entry as it then reads. */
+struct mutate mutate_by_system(const struct mutate *c, struct entry *entry);
+
 /* Move a job to a state (the table of jobstate.h must allow it), say why, and put it into or out of
  * its queue. format NULL: no message. Ended jobs beyond JOBS_ENDED_KEPT are dropped. */
 void mutate_state(struct mutate *c, struct job *job, enum job_state state, enum reason reason,
