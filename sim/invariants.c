@@ -1,9 +1,9 @@
 #include "sim/invariants.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/fair.h"
-#include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
+#include "scheduler/core/runners.h"
 #include "scheduler/core/whyplan.h"
 #include "sim/audit.h"
 #include "sim/quota_rules.h"
@@ -278,6 +278,32 @@ static int check_ledger(const struct state *state, struct hai_err *err) {
     return 0;
 }
 
+/* All jobs that run undisturbed, as they are now, those that would lose most first. */
+static int check_runners(const struct state *state, struct hai_err *err) {
+    int64_t last_us = 0, n = 0;
+
+    for (const struct job *job = state->live_first; job; job = job->live_next)
+        n += order_runs(job);
+    for (size_t i = 0; i < state->runners.n; i++) {
+        const struct order_view *one = &state->runners.items[i];
+        if (one->saved_us <= last_us)
+            FAIL("runner %lld stands behind those that would lose less", (long long)one->id);
+        last_us = one->saved_us;
+        if (!one->job)
+            continue;
+        struct order_view now = order_view_of(state, one->job);
+        if (!order_runs(one->job) || one->id != now.id || one->began_us != now.began_us ||
+            one->running_us != now.running_us || one->saved_us != now.saved_us ||
+            one->gpus != now.gpus || one->position != now.position || one->gang != now.gang ||
+            one->over != now.over)
+            FAIL("job %lld runs otherwise than is known", (long long)one->id);
+        n--;
+    }
+    if (n)
+        FAIL("%lld more jobs run than are known to", (long long)n);
+    return 0;
+}
+
 /* In the order of their ids, each found by its hash. */
 static int check_tokens(const struct state *state, struct hai_err *err) {
     for (size_t i = 0; i < state->n_tokens; i++) {
@@ -321,6 +347,8 @@ int invariants_state(const struct state *state, struct hai_err *err) {
         r = check_tokens(state, err);
     if (r == 0)
         r = check_ledger(state, err);
+    if (r == 0)
+        r = check_runners(state, err);
     if (r == 0)
         r = quota_rules(state, err);
     return r < 0 ? r : check_queues(state, err);

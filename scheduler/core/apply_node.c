@@ -315,11 +315,9 @@ int apply_node_ckpt(struct mutate *c, const struct entry_ckpt_committed *in) {
     job->r.ckpt_digest = (struct schema_blob){hai_alloc(in->digest.n_bytes), in->digest.n_bytes};
     if (in->digest.n_bytes)
         memcpy(job->r.ckpt_digest.data, in->digest.data, in->digest.n_bytes);
-    if (first && job->queued) { // it may be disturbed from now on: place_need_of
+    if (first) // it may be disturbed from now on: place_need_of
         queue_remove(c->state, job);
-        mutate_follow(c, job);
-    }
-    effects_touch_job(c->fx, job);
+    mutate_follow(c, job);
     effects_event(c->fx, c->entry, EVENT_CHECKPOINT, job, -1, -1, "step %lld in %s",
                   (long long)in->step, in->dir);
     c->reply->changed = true;

@@ -239,10 +239,11 @@ static bool blocks(struct decide *d, const struct state *state, struct memo *mem
 /* Place the job if there is room for it beside what was proposed before. */
 static bool try_place(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool first, struct decide_list *ret) {
+    if (memo->too_big)
+        return false;
     struct place_need need = place_need_of(state, job);
-
     /* Where its like go in this run is not known to the state yet. */
-    if (memo->too_big || (need.keeps_apart && d->one_apart))
+    if (need.keeps_apart && d->one_apart)
         return false;
     /* Only as long as nothing has changed: with less free it may cross zones and lie better. */
     if (memo->scattered && !need.lasts_us && memo->service == room_service(d->room) &&

@@ -9,6 +9,7 @@
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
+#include "scheduler/core/runners.h"
 #include "scheduler/core/spare.h"
 
 #include <stdarg.h>
@@ -79,6 +80,7 @@ void mutate_follow_state(struct state *state, struct job *job) {
         queue_add(state, job);
     else if (!wants)
         queue_remove(state, job);
+    runners_follow(state, job);
     timers_set(&state->timers, &job->timer, due_us(state, job));
     ledger_job(state, job);
     array_notice(state, job);

@@ -50,42 +50,52 @@ static bool takes_whole_nodes(const struct state *state, const struct job *job) 
                             job->r.spec.gpus_per_node >= state->groups[job->group].gpus_max);
 }
 
-static int64_t run_time_us(const struct state *state, const struct job *job) {
-    return job->r.ran_us + (state_job_live(job) ? state->r.time_us - job->r.placed_us : 0);
+struct order_view order_view_of(const struct state *state, const struct job *job) {
+    int64_t until_us = state_job_live(job) ? job->r.placed_us : state->r.time_us;
+
+    return (struct order_view){
+        .job = job,
+        .id = job->r.id,
+        .began_us = until_us - job->r.ran_us,
+        .running_us = job->r.running_us,
+        .saved_us = MAX(job->r.ckpt_us, job->r.running_us),
+        .gpus = order_gpus(job),
+        .position = state_priority_level(job->r.priority),
+        .gang = is_gang(job),
+        .over = job->r.over == 1,
+    };
 }
 
-static int level(const struct state *state, const struct job *job) {
-    const int64_t *levels_us = is_gang(job) ? gang_levels_us : single_levels_us;
-    int64_t had_us = run_time_us(state, job);
+static int level(const struct state *state, const struct order_view *job) {
+    const int64_t *levels_us = job->gang ? gang_levels_us : single_levels_us;
+    int64_t had_us = state->r.time_us - job->began_us;
     int n = 0;
 
-    if (!is_gang(job))
-        had_us *= MAX(job->r.spec.gpus_per_node, 1);
+    if (!job->gang)
+        had_us *= MAX(job->gpus, 1);
     while (n < LEVELS - 1 && had_us >= levels_us[n])
         n++;
     return n;
 }
 
-/* At a position in PRIORITIES. */
-static int tier_at(const struct state *state, const struct job *job, int position) {
+/* At a position in PRIORITIES. Its own is without aging: that moves a job ahead in line, and sends
+ * nobody away. */
+static int tier_at(const struct state *state, const struct order_view *job, int position) {
     _Static_assert(ORDER_TIERS >= OVER_TIER + PRIORITY_COUNT, "tiers");
-    if (job->r.over == 1)
+    if (job->over)
         return OVER_TIER + position;
     if (!order_shares(state))
         return position;
     int sunk = level(state, job);
-    if (!is_gang(job) && sunk == 0)
+    if (!job->gang && sunk == 0)
         return position;
     return PRIORITY_COUNT + LEVELS * position + sunk;
 }
 
 int order_tier(const struct state *state, const struct job *job) {
-    return tier_at(state, job, fair_position(state, job));
-}
+    struct order_view view = order_view_of(state, job);
 
-/* Without aging: that moves a job ahead in line, and sends nobody away. */
-static int own_tier(const struct state *state, const struct job *job) {
-    return tier_at(state, job, state_priority_level(job->r.priority));
+    return tier_at(state, &view, fair_position(state, job));
 }
 
 bool order_may_ask(const struct state *state, const struct job *job) {
@@ -123,55 +133,66 @@ int64_t order_leaves_worth(const struct state *state, const struct job *job, str
     return MAX(all_us / plain.leaves * (plain.leaves - better.leaves), 0);
 }
 
-static bool runs(const struct job *job) {
+bool order_runs(const struct job *job) {
     return job->r.state == JOB_STATE_RUNNING && job->r.wanted == WANTED_RUN &&
            job->r.phase == DESIRED_PHASE_RUN;
 }
 
+struct order_asker order_asker_of(const struct state *state, const struct job *job) {
+    int64_t now_us = state->r.time_us, min_run_us = state->r.min_run_us;
+    struct order_view view = order_view_of(state, job);
+    bool waited = now_us - job->r.since_us >= min_run_us;
+
+    return (struct order_asker){
+        .state = state,
+        .view = view,
+        .tier = tier_at(state, &view, view.position),
+        .aged = fair_position(state, job),
+        .waited = waited,
+        .too_long = now_us - job->r.since_us >= TOO_LONG * min_run_us,
+        .never_ran = job->r.started_us == S_ABSENT && now_us - job->r.submitted_us >= min_run_us,
+        .gains = waited && takes_whole_nodes(state, job),
+    };
+}
+
 /* How long it runs before it may be disturbed. For a job that has waited for too long hardly at
  * all, else a stream of short jobs could keep it waiting for ever. */
-static int64_t least_run_us(const struct state *state, const struct job *running, bool too_long) {
+static int64_t least_run_us(const struct state *state, bool is_gang, bool too_long) {
     if (too_long)
         return state->r.min_run_us / ASK_GANG;
-    return state->r.min_run_us * (is_gang(running) ? 1 : SINGLE_MIN_RUNS);
+    return state->r.min_run_us * (is_gang ? 1 : SINGLE_MIN_RUNS);
 }
 
-bool order_may_give_way(const struct state *state, const struct job *running) {
-    return runs(running) &&
-           state->r.time_us - running->r.running_us >= least_run_us(state, running, true);
-}
+enum order_way order_answer(const struct order_view *running, const struct order_asker *to) {
+    const struct state *state = to->state;
+    bool over = running->over; // what it has is others' due, whatever its priority
+    bool too_long = to->too_long && (over || fair_position(state, running->job) >= to->aged);
 
-enum order_way order_gives_way(const struct state *state, const struct job *running,
-                               const struct job *to) {
-    int64_t min_run_us = state->r.min_run_us, waited_us = state->r.time_us - to->r.since_us;
-    bool over = running->r.over == 1; // what it has is others' due, whatever its priority
-    bool above = running->r.priority > to->r.priority && !over;
-    bool too_long = waited_us >= TOO_LONG * min_run_us &&
-                    (over || fair_position(state, running) >= fair_position(state, to));
-
-    if (!runs(running) ||
-        state->r.time_us - running->r.running_us < least_run_us(state, running, too_long))
+    if (state->r.time_us - running->running_us < least_run_us(state, running->gang, too_long))
         return ORDER_STAYS;
     if (too_long)
         return ORDER_GIVES_WAY;
     /* Many nodes for one: only for a higher priority, and not at once. */
-    if (is_gang(running) && !is_gang(to))
-        return waited_us >= min_run_us && (over || running->r.priority < to->r.priority)
-                   ? ORDER_GIVES_WAY
-                   : ORDER_STAYS;
-    bool never_ran =
-        to->r.started_us == S_ABSENT && state->r.time_us - to->r.submitted_us >= min_run_us;
-    int tier = own_tier(state, running), to_tier = own_tier(state, to);
-    if (tier > to_tier || (tier == to_tier && running->r.id > to->r.id && never_ran))
+    if (running->gang && !to->view.gang)
+        return to->waited && (over || running->position > to->view.position) ? ORDER_GIVES_WAY
+                                                                             : ORDER_STAYS;
+    int tier = tier_at(state, running, running->position);
+    if (tier > to->tier || (tier == to->tier && running->id > to->view.id && to->never_ran))
         return ORDER_GIVES_WAY;
-    bool gains = takes_whole_nodes(state, to) && order_gpus(running) < order_gpus(to);
-    return gains && !above && waited_us >= min_run_us ? ORDER_FOR_GAIN : ORDER_STAYS;
+    bool above = running->position < to->view.position && !over;
+    return to->gains && !above && running->gpus < to->view.gpus ? ORDER_FOR_GAIN : ORDER_STAYS;
 }
 
-int64_t order_loss(const struct state *state, const struct job *running) {
-    int64_t saved_us = MAX(running->r.ckpt_us, running->r.running_us);
+enum order_way order_gives_way(const struct state *state, const struct job *running,
+                               const struct job *to) {
+    struct order_view view = order_view_of(state, running);
+    struct order_asker asker = order_asker_of(state, to);
 
-    return state->r.time_us - saved_us + ORDER_RESTART_US;
+    return order_runs(running) ? order_answer(&view, &asker) : ORDER_STAYS;
+}
+
+int64_t order_loss(const struct state *state, const struct order_view *running) {
+    return state->r.time_us - running->saved_us + ORDER_RESTART_US;
 }
 
 bool *order_blocked(struct order_blocked *blocked, const struct state *state,

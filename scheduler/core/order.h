@@ -40,6 +40,24 @@ int64_t order_gpus(const struct job *job);
 /* The tier of a job, 0 to ORDER_TIERS - 1 (state.h). */
 int order_tier(const struct state *state, const struct job *job);
 
+/* What the order makes of a job. Of one that runs undisturbed it stays the same until its record
+ * changes: runners.h keeps those. */
+struct order_view {
+    const struct job *job;
+    int64_t id;
+    int64_t began_us;   // it has run for the time since then: breaks are left out
+    int64_t running_us; // since when its attempt runs
+    int64_t saved_us;   // what it did since then would be lost
+    int64_t gpus;       // of the whole gang
+    int position;       // of its priority in PRIORITIES
+    bool gang;          // more than one node
+    bool over;          // over quota
+};
+struct order_view order_view_of(const struct state *state, const struct job *job);
+
+/* Does it run undisturbed? Only such a job can be asked to give way. */
+bool order_runs(const struct job *job);
+
 /* May a running job be suspended for a waiting one now? ORDER_FOR_GAIN: it is as important or more,
  * but may be asked if all victims together hold clearly fewer GPUs than the waiting job takes: then
  * more are busy. */
@@ -47,8 +65,19 @@ enum order_way { ORDER_STAYS, ORDER_GIVES_WAY, ORDER_FOR_GAIN };
 enum order_way order_gives_way(const struct state *state, const struct job *running,
                                const struct job *to);
 
-/* May it give way to anybody now? What is not said of it by order_gives_way. */
-bool order_may_give_way(const struct state *state, const struct job *running);
+/* The same for one job that asks many who run undisturbed: what is of its own, at this time. */
+struct order_asker {
+    const struct state *state;
+    struct order_view view;
+    int tier;       // without aging
+    int aged;       // position with it
+    bool waited;    // min_run
+    bool too_long;  // it has waited for too long
+    bool never_ran; // and was submitted min_run ago
+    bool gains;     // it may ask for the gain
+};
+struct order_asker order_asker_of(const struct state *state, const struct job *job);
+enum order_way order_answer(const struct order_view *running, const struct order_asker *to);
 
 /* The most that victims may hold, if one gives way for the gain, in tenths of what the waiting job
  * takes. */
@@ -63,7 +92,7 @@ bool *order_blocked(struct order_blocked *blocked, const struct state *state,
                     const struct place_need *need);
 
 /* What suspending a running job would lose: GPU time in microseconds for each GPU that it frees. */
-int64_t order_loss(const struct state *state, const struct job *running);
+int64_t order_loss(const struct state *state, const struct order_view *running);
 
 /* Has a waiting job waited long enough to make others give way? */
 bool order_may_ask(const struct state *state, const struct job *job);

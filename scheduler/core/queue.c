@@ -56,6 +56,11 @@ static void set_present(struct queue *queue, const struct shape *shape, int line
         return;
     *word ^= bit;
     queue->n_present[line] += *word & bit ? 1 : -1;
+    uint64_t line_bit = UINT64_C(1) << (line & 63);
+    if (queue->n_present[line])
+        queue->lines[line >> 6] |= line_bit;
+    else
+        queue->lines[line >> 6] &= ~line_bit;
 }
 
 static void more_slots(struct queue *queue) {
@@ -262,13 +267,29 @@ static void replace_head(struct queue_walk *walk, struct job *job) {
         sift_down(walk, 0);
 }
 
+/* The first line with a job behind the one at hand, or -1. */
+static int next_line(const struct queue_walk *walk) {
+    const uint64_t *lines = walk->state->queue.lines;
+    int line = walk->line + 1;
+
+    while (line < ORDER_LINES) {
+        uint64_t left = lines[line >> 6] >> (line & 63);
+        if (left)
+            return line + __builtin_ctzll(left);
+        line = (line | 63) + 1;
+    }
+    return -1;
+}
+
 struct job *queue_walk_next(struct queue_walk *walk) {
     if (walk->given)
         replace_head(walk, walk->heap[0]->line_next);
     walk->given = false;
-    while (!walk->n) {
-        if (++walk->line >= ORDER_LINES)
+    if (!walk->n) {
+        int line = next_line(walk);
+        if (line < 0)
             return NULL;
+        walk->line = line;
         gather(walk);
     }
     walk->given = true;

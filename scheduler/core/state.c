@@ -89,6 +89,7 @@ void state_free(struct state *state) {
     free_values(&state->book.lines);
     free_values(&state->book.accounts);
     free(state->book.sorted);
+    free(state->runners.items);
     for (size_t i = 0; i < state->n_quotas; i++)
         schema_free(state_quota_schema(), &state->quotas[i]);
     free(state->quotas);

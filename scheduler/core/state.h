@@ -115,6 +115,7 @@ struct job {
     int64_t hold_s;        // queued, with backfill: for how long it takes its nodes (hold.h)
     struct job *line_next, *line_prev;
     struct job *live_next, *live_prev; // jobs with a live attempt, in no order that matters
+    int64_t runs_since_us;             // runners.h: as what it is listed; 0: it is not
     struct job *claimant_next;
     struct series *series; // eligible.h; NULL once it has ended
     struct job *series_next, *series_prev;
@@ -170,8 +171,9 @@ struct queue {
     size_t n_slots;       // a multiple of 64
     size_t slot_hint;     // no slot below is free
     struct map by_hash;
-    uint64_t *present[ORDER_LINES]; // slots with a job in that line
-    int n_present[ORDER_LINES];     // how many
+    uint64_t *present[ORDER_LINES];          // slots with a job in that line
+    int n_present[ORDER_LINES];              // how many
+    uint64_t lines[(ORDER_LINES + 63) / 64]; // those with any
     uint64_t serial;
     uint64_t changes; // grows when jobs come or go
     int64_t n;        // jobs
@@ -198,6 +200,13 @@ struct eligible_news {
     int64_t *waiters;
     size_t n_waiters;
     struct eligible_news *next;
+};
+
+/* Jobs that run undisturbed (runners.h). */
+struct runners {
+    struct order_view *items;
+    size_t n, n_max;
+    size_t n_gone; // of the n
 };
 
 /* Nodes of a group that are alike. */
@@ -263,6 +272,7 @@ struct state {
     struct job *ended_first, *ended_last; // ended jobs, oldest first
     struct queue queue;
     struct job *live_first;
+    struct runners runners;
     struct job *claimants;                        // jobs with a claim, in no order that matters
     struct job *arrays;                           // array.h: those that have not ended
     struct job *arrays_noticed;                   // elements.h: empty between entries

@@ -7,6 +7,7 @@
 #include "scheduler/core/predict.h"
 #include "scheduler/core/quota.h"
 #include "scheduler/core/reserve.h"
+#include "scheduler/core/runners.h"
 
 /* A snapshot is records, each `varint tag, varint length, bytes`, in this order. */
 enum record {
@@ -291,6 +292,7 @@ int state_decode(const void *data, size_t n_bytes, struct state **ret, struct ha
             return hai_fail(err, -EBADMSG, "the snapshot's job %lld does not hold together",
                             (long long)job->r.id);
     quota_settled(state);
+    runners_sort(state);
     mutate_look(state);
     *ret = TAKE_PTR(state);
     return 0;

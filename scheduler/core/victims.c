@@ -1,10 +1,9 @@
 #include "scheduler/core/victims.h"
-#include "scheduler/core/order.h"
+#include "scheduler/core/runners.h"
 
 struct victims_candidate {
-    const struct job *job;
+    const struct order_view *view;
     enum order_way way;
-    int64_t loss_us;
 };
 
 /* Each of them is a search for a place. */
@@ -17,19 +16,7 @@ void victims_free(struct victims *v) {
     free(v->jobs);
     free(v->candidates);
     free(v->all);
-    free(v->pool);
     *v = (struct victims){0};
-}
-
-/* Those who must give way before those who may, the cheapest first, of equals the youngest. */
-static int compare_loss(const void *pa, const void *pb) {
-    const struct victims_candidate *a = pa, *b = pb;
-
-    if (a->way != b->way)
-        return a->way < b->way ? -1 : 1;
-    if (a->loss_us != b->loss_us)
-        return a->loss_us < b->loss_us ? -1 : 1;
-    return a->job->r.id > b->job->r.id ? -1 : a->job->r.id < b->job->r.id;
 }
 
 static int compare_ids(const void *pa, const void *pb) {
@@ -49,46 +36,36 @@ static bool overlaps(const struct state *state, const struct job *running, const
     return false;
 }
 
-static void fill_pool(struct victims *v, const struct state *state) {
-    if (v->pool_state == state && v->pool_index == state->r.index)
+static void make_space(struct victims *v, size_t n) {
+    if (n <= v->n_max)
         return;
-    v->pool_state = state;
-    v->pool_index = state->r.index;
-    v->n_pool = 0;
-    for (const struct job *one = state->live_first; one; one = one->live_next) {
-        if (!order_may_give_way(state, one))
-            continue;
-        if (v->n_pool == v->n_pool_max) {
-            v->n_pool_max = MAX(2 * v->n_pool, (size_t)64);
-            v->pool = hai_realloc_array(v->pool, v->n_pool_max, sizeof *v->pool);
-        }
-        v->pool[v->n_pool++] = one;
-    }
+    v->n_max = MAX(2 * v->n_max, n);
+    v->jobs = hai_realloc_array(v->jobs, v->n_max, sizeof *v->jobs);
+    v->candidates = hai_realloc_array(v->candidates, v->n_max, sizeof *v->candidates);
+    v->all = hai_realloc_array(v->all, v->n_max, sizeof *v->all);
 }
 
+/* Those who must give way before those who may, the cheapest first, of equals the youngest.
+ * Returns how many there are. */
 static size_t collect(struct victims *v, const struct state *state, const struct job *job) {
-    size_t n = 0;
+    struct order_asker asker = order_asker_of(state, job);
+    struct victims_candidate *may = v->all; // until all are known
+    const struct order_view *one;
+    size_t n = 0, n_may = 0;
 
-    fill_pool(v, state);
-    for (size_t i = 0; i < v->n_pool; i++) {
-        const struct job *one = v->pool[i];
-        enum order_way way = order_gives_way(state, one, job);
-        if (way == ORDER_STAYS || !overlaps(state, one, job))
+    for (size_t at = state->runners.n; (one = runners_next(state, &at));) {
+        enum order_way way = order_answer(one, &asker);
+        if (way == ORDER_STAYS || !overlaps(state, one->job, job))
             continue;
-        if (n == v->n_candidates_max) {
-            v->n_candidates_max = MAX(2 * n, (size_t)64);
-            v->candidates =
-                hai_realloc_array(v->candidates, v->n_candidates_max, sizeof *v->candidates);
-            v->all = hai_realloc_array(v->all, v->n_candidates_max, sizeof *v->all);
-        }
-        v->candidates[n++] = (struct victims_candidate){one, way, order_loss(state, one)};
+        if (way == ORDER_GIVES_WAY)
+            v->candidates[n++] = (struct victims_candidate){one, way};
+        else
+            may[n_may++] = (struct victims_candidate){one, way};
     }
-    return n;
-}
-
-static void sort(struct victims *v, size_t n) {
-    qsort(v->candidates, n, sizeof *v->candidates, compare_loss);
+    memcpy(v->candidates + n, may, n_may * sizeof *may);
+    n += n_may;
     memcpy(v->all, v->candidates, n * sizeof *v->all);
+    return n;
 }
 
 /* A search for one job. */
@@ -106,7 +83,7 @@ static const struct spread any_spread = {INT64_MAX, INT64_MAX};
 /* In a trial: candidates first to last - 1 give way, too. Does it fit then? */
 static bool fits_after(struct search *s, size_t first, size_t last) {
     for (size_t i = first; i < last; i++)
-        room_leave(s->room, s->state, s->v->candidates[i].job);
+        room_leave(s->room, s->state, s->v->candidates[i].view->job);
     return room_find(s->room, s->state, &s->need, s->scratch) == 0 &&
            spread_compare(spread_of(s->state, s->scratch->nodes, s->need.nodes), s->most) <= 0;
 }
@@ -136,28 +113,39 @@ static size_t keep_needed(struct search *s, size_t n) {
     size_t kept = 0;
 
     for (size_t i = 0; i < n; i++)
-        if (is_needed(candidates[i].job, &s->need, s->scratch->nodes))
+        if (is_needed(candidates[i].view->job, &s->need, s->scratch->nodes))
             candidates[kept++] = candidates[i];
     return kept;
 }
 
-/* The fewest of the cheapest that make it fit: of n that do. */
-static size_t fewest(struct search *s, size_t n) {
-    size_t low = 0; // does not fit; those before it have left in the trial
+/* The fewest of the cheapest that make it fit: of n. Twice as many leave until it does, since it
+ * is mostly few. Returns whether it ever fits. */
+static bool fewest(struct search *s, size_t n, size_t *ret) {
+    size_t low = 0, high = 0; // does not fit, and fits; those before low have left in the trial
 
     room_trial_begin(s->room);
-    while (n - low > 1) {
-        size_t middle = low + (n - low) / 2;
-        struct room_mark mark = room_trial_mark(s->room);
+    struct room_mark mark = room_trial_mark(s->room);
+    bool found = fits_after(s, 0, 0);
+    while (!found && high < n) {
+        low = high;
+        high = MIN(MAX(2 * low, (size_t)1), n);
+        mark = room_trial_mark(s->room);
+        found = fits_after(s, low, high);
+    }
+    room_trial_back(s->room, mark);
+    while (found && high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        mark = room_trial_mark(s->room);
         if (fits_after(s, low, middle)) {
-            n = middle;
+            high = middle;
             room_trial_back(s->room, mark);
         } else {
             low = middle;
         }
     }
     room_trial_end(s->room);
-    return n;
+    *ret = high;
+    return found;
 }
 
 /* Spare whom the place can do without, the dearest first. */
@@ -178,20 +166,27 @@ static size_t spare(struct search *s, size_t n) {
     return n;
 }
 
-/* Those of all n candidates, who are enough, whose leaving makes it fit at little loss, cheapest
- * first. */
-static size_t choose(struct search *s, size_t n, struct spread most) {
+/* Nobody is left out of the n candidates. */
+static void begin_anew(struct search *s, size_t n, struct spread most) {
     memcpy(s->v->candidates, s->v->all, n * sizeof *s->v->all);
     s->most = most;
-    n = fewest(s, n);
+}
+
+/* Those of all n candidates whose leaving makes it fit at little loss, cheapest first. Returns
+ * whether it fits if all leave. */
+static bool choose(struct search *s, size_t n, struct spread most, size_t *ret) {
+    begin_anew(s, n, most);
+    if (!fewest(s, n, &n))
+        return false;
     bool found = fits(s, n);
     assert(found);
     size_t n_needed = keep_needed(s, n);
     if (fits(s, n_needed)) // across zones, where less is free, the search may take a worse way
         n = n_needed;
     else
-        memcpy(s->v->candidates, s->v->all, n * sizeof *s->v->all);
-    return spare(s, n);
+        begin_anew(s, n, most);
+    *ret = spare(s, n);
+    return true;
 }
 
 /* If somebody gives way only for the gain: is there any? */
@@ -201,63 +196,82 @@ static bool gains(const struct victims *v, size_t n, const struct job *job) {
 
     for (size_t i = 0; i < n; i++) {
         for_gain |= v->candidates[i].way == ORDER_FOR_GAIN;
-        gpus += order_gpus(v->candidates[i].job);
+        gpus += v->candidates[i].view->gpus;
     }
     return !for_gain || 10 * gpus <= ORDER_GAIN_TENTHS * order_gpus(job);
 }
 
 /* GPU time that they would lose. */
-static int64_t loss_of(const struct victims *v, size_t n) {
+static int64_t loss_of(const struct search *s, size_t n) {
     int64_t sum = 0;
 
-    for (size_t i = 0; i < n; i++)
-        sum +=
-            MIN(v->candidates[i].loss_us, LOSS_MAX_US) * MAX(order_gpus(v->candidates[i].job), 1);
+    for (size_t i = 0; i < n; i++) {
+        const struct order_view *one = s->v->candidates[i].view;
+        sum += MIN(order_loss(s->state, one), LOSS_MAX_US) * MAX(one->gpus, 1);
+    }
     return sum;
 }
 
-/* Choose among n candidates who are enough: the cheapest or, if it is worth it, those that leave
- * nodes under fewer leaves. 0: nobody, since nobody's leaving is needed or worth it. */
-static size_t choose_best(struct search *s, size_t n_all, const struct job *job) {
-    struct victims *v = s->v;
-    struct spread best = spread_of(s->state, s->scratch->nodes, s->need.nodes);
+/* How it would lie if the first n candidates gave way; any_spread: it would not fit. */
+static struct spread spread_after(struct search *s, size_t n) {
+    return fits(s, n) ? spread_of(s->state, s->scratch->nodes, s->need.nodes) : any_spread;
+}
 
-    s->most = any_spread;
-    size_t n = fits(s, 0) ? 0 : choose(s, n_all, any_spread);
-    bool found = fits(s, n);
-    assert(found);
-    struct spread plain = spread_of(s->state, s->scratch->nodes, s->need.nodes);
-    if (spread_compare(best, plain) >= 0)
-        return gains(v, n, job) ? n : 0;
-    int64_t loss = loss_of(v, n);
-    bool gained = gains(v, n, job);
-    size_t n_best = choose(s, n_all, best);
-    int64_t more = loss_of(v, n_best) - loss;
-    if (gains(v, n_best, job) && more <= order_leaves_worth(s->state, job, plain, best))
-        return n_best;
-    return gained && n ? choose(s, n_all, any_spread) : 0;
+static void answer(struct victims *v, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        v->jobs[i] = v->candidates[i].view->job;
+    v->n = n;
+}
+
+/* Choose among n candidates: the cheapest or, if it is worth it, those that leave nodes under fewer
+ * leaves. Nobody, if their leaving is not enough, not needed or not worth it. */
+static void choose_best(struct search *s, size_t n_all, const struct job *job) {
+    struct victims *v = s->v;
+    size_t n;
+
+    v->n = 0;
+    if (!choose(s, n_all, any_spread, &n))
+        return;
+    struct spread plain = spread_after(s, n);
+    if (gains(v, n, job))
+        answer(v, n);
+    if (plain.leaves == 1)
+        return;
+    int64_t loss = loss_of(s, n);
+    begin_anew(s, n_all, any_spread);
+    /* Where fewer fit all need not: a node that becomes idle may be wanted as a spare. */
+    struct spread best = spread_after(s, n_all);
+    if (spread_compare(best, plain) >= 0 || !choose(s, n_all, best, &n))
+        return;
+    int64_t more = loss_of(s, n) - loss;
+    if (gains(v, n, job) && more <= order_leaves_worth(s->state, job, plain, best))
+        answer(v, n);
+}
+
+/* Find the nodes that they leave to the job. */
+static void find_nodes(struct search *s) {
+    const struct victims *v = s->v;
+
+    room_trial_begin(s->room);
+    for (size_t i = 0; i < v->n; i++)
+        room_leave(s->room, s->state, v->jobs[i]);
+    int r = room_find(s->room, s->state, &s->need, s->scratch);
+    assert(r == 0);
+    room_trial_end(s->room);
 }
 
 int victims_find(struct victims *v, struct room *room, const struct state *state,
                  const struct job *job, struct place_scratch *scratch) {
     struct search s = {v, room, state, place_need_of(state, job), scratch, any_spread};
 
-    size_t n = collect(v, state, job);
-    if (!n || !fits(&s, n))
-        return -ENOSPC;
-    sort(v, n);
-    n = choose_best(&s, n, job);
+    make_space(v, state->runners.n);
+    size_t n = state->runners.n ? collect(v, state, job) : 0;
     if (!n)
         return -ENOSPC;
-    bool found = fits(&s, n);
-    assert(found);
-    if (v->n_max < n) {
-        v->n_max = n;
-        v->jobs = hai_realloc_array(v->jobs, n, sizeof *v->jobs);
-    }
-    for (size_t i = 0; i < n; i++)
-        v->jobs[i] = v->candidates[i].job;
-    v->n = n;
-    qsort(v->jobs, n, sizeof *v->jobs, compare_ids);
+    choose_best(&s, n, job);
+    if (!v->n)
+        return -ENOSPC;
+    find_nodes(&s);
+    qsort(v->jobs, v->n, sizeof *v->jobs, compare_ids);
     return 0;
 }

@@ -11,15 +11,10 @@
 
 struct victims {
     const struct job **jobs; // the answer, ascending ids
-    size_t n, n_max;
+    size_t n;
     struct victims_candidate *candidates; // room to work in
     struct victims_candidate *all;        // what they were at first
-    size_t n_candidates_max;
-    /* Those that may give way at all: one run of decide asks for several jobs. */
-    const struct job **pool;
-    size_t n_pool, n_pool_max;
-    const struct state *pool_state;
-    int64_t pool_index; // of the last entry then
+    size_t n_max;                         // of each
 };
 
 void victims_free(struct victims *v);
