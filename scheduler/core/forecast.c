@@ -252,11 +252,12 @@ static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
     return last ? last->job->r.id : 0;
 }
 
-static bool may_leave(const struct forecast *f, const struct holder *holder, const struct job *to,
-                      enum order_way worst) {
-    if (holder->gone || holder->foreseen)
+static bool may_leave(const struct forecast *f, const struct holder *holder,
+                      const struct order_asker *to, enum order_way worst) {
+    if (holder->gone || holder->foreseen || !order_runs(holder->job))
         return false;
-    enum order_way way = order_gives_way(&f->at, holder->job, to);
+    struct order_view view = order_view_of(&f->at, holder->job);
+    enum order_way way = order_answer(&view, to);
     return way != ORDER_STAYS && way <= worst;
 }
 
@@ -289,11 +290,11 @@ static bool waits_for_leaves(struct forecast *f, const struct waiter *waiter,
 /* Would it fit if all left that may be asked? Then those on the nodes found do leave. */
 static bool make_room(struct forecast *f, struct waiter *waiter, const struct place_need *need,
                       enum order_way worst) {
-    const struct job *job = waiter->job;
+    struct order_asker asker = order_asker_of(&f->at, waiter->job);
 
     room_trial_begin(f->room);
     for (size_t i = 0; i < f->n_running; i++)
-        if (may_leave(f, &f->holders[i], job, worst))
+        if (may_leave(f, &f->holders[i], &asker, worst))
             room_give(f->room, &f->at, &f->holders[i].need, f->holders[i].nodes);
     int r = room_find(f->room, &f->at, need, &f->scratch);
     room_trial_end(f->room);
@@ -301,14 +302,15 @@ static bool make_room(struct forecast *f, struct waiter *waiter, const struct pl
         return false;
     int64_t held = 0;
     for (size_t i = 0; i < f->n_running; i++)
-        if (may_leave(f, &f->holders[i], job, worst) &&
+        if (may_leave(f, &f->holders[i], &asker, worst) &&
             on_nodes(&f->holders[i], f->scratch.nodes, need->nodes))
             held += order_gpus(f->holders[i].job);
-    if (worst == ORDER_FOR_GAIN && held * 10 > order_gpus(job) * ORDER_GAIN_TENTHS)
+    if (worst == ORDER_FOR_GAIN && held * 10 > asker.view.gpus * ORDER_GAIN_TENTHS)
         return false;
     for (size_t i = 0; i < f->n_running; i++) {
         struct holder *holder = &f->holders[i];
-        if (!may_leave(f, holder, job, worst) || !on_nodes(holder, f->scratch.nodes, need->nodes))
+        if (!may_leave(f, holder, &asker, worst) ||
+            !on_nodes(holder, f->scratch.nodes, need->nodes))
             continue;
         holder->gave_way = true;
         f->n_gave_way++;
