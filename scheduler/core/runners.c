@@ -14,6 +14,16 @@ static size_t find(const struct runners *all, int64_t saved_us) {
     return low;
 }
 
+/* The place of a job that is listed: of those that were listed at one time any may be it. */
+static struct order_view *place_of(const struct runners *all, const struct job *job) {
+    size_t at = find(all, job->runs_since_us);
+
+    while (at < all->n && all->items[at].job != job)
+        at++;
+    assert(at < all->n);
+    return &all->items[at];
+}
+
 /* Close the gaps once a quarter is gone: to move the others whenever one goes would take too long.
  */
 static void close_gaps(struct runners *all) {
@@ -29,11 +39,7 @@ static void close_gaps(struct runners *all) {
 }
 
 static void leave(struct runners *all, struct job *job) {
-    size_t at = find(all, job->runs_since_us);
-
-    assert(at < all->n);
-    assert(all->items[at].job == job);
-    all->items[at].job = NULL;
+    place_of(all, job)->job = NULL;
     all->n_gone++;
     close_gaps(all);
     job->runs_since_us = 0;
@@ -44,7 +50,11 @@ static void enter(struct runners *all, struct job *job, const struct order_view 
         all->n_max = MAX(2 * all->n_max, (size_t)64);
         all->items = hai_realloc_array(all->items, all->n_max, sizeof *all->items);
     }
-    all->items[all->n++] = *view;
+    /* Nearly always the last one: it has just begun, or saved. */
+    size_t at = find(all, view->saved_us + 1);
+    memmove(&all->items[at + 1], &all->items[at], (all->n - at) * sizeof *all->items);
+    all->items[at] = *view;
+    all->n++;
     job->runs_since_us = view->saved_us;
 }
 
@@ -56,7 +66,7 @@ void runners_follow(struct state *state, struct job *job) {
         return;
     struct order_view view = order_view_of(state, job);
     if (runs && job->runs_since_us == view.saved_us) {
-        all->items[find(all, view.saved_us)] = view;
+        *place_of(all, job) = view;
         return;
     }
     if (job->runs_since_us)
