@@ -1,6 +1,8 @@
 #include "sim/invariants.h"
 #include "scheduler/core/array.h"
 #include "scheduler/core/fair.h"
+#include "scheduler/core/hold.h"
+#include "scheduler/core/order.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
 #include "scheduler/core/runners.h"
@@ -183,6 +185,9 @@ static int check_queues(const struct state *state, struct hai_err *err) {
         if (job->queued &&
             (job->tier != order_tier(state, job) || job->level != fair_level(state, job)))
             FAIL("job %lld stands in a line that is no longer its own", (long long)job->r.id);
+        if (job->queued && order_backfills(state) && job->hold_s != hold_seconds(state, job))
+            FAIL("job %lld is no longer taken to last %lld s", (long long)job->r.id,
+                 (long long)job->hold_s);
         if (check_conditions(state, job, err) < 0)
             return -EINVAL;
         if (job->r.state == JOB_STATE_RECOVERING && !state_job_live(job) && !job->queued &&

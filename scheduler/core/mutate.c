@@ -158,22 +158,32 @@ static void enqueue_again(struct state *state, struct job *job) {
     queue_add(state, job);
 }
 
-/* Jobs of its user and name that wait are expected to run as long as it did: with backfill they may
- * stand in other lines then. */
-static void learn(struct state *state, const struct job *ended) {
-    bool matters = order_backfills(state) > 0;
-    int64_t before_us = matters ? predict_usual_us(state, ended) : 0;
+static void enqueue_series(struct state *state, const struct entry_job_spec *spec) {
+    const struct series *series = eligible_series(state, spec);
 
-    predict_learn(state, ended);
-    if (!matters || predict_usual_us(state, ended) == before_us)
-        return;
-    const struct series *series = eligible_series(state, &ended->r.spec);
     for (struct job *job = series ? series->first : NULL; job; job = job->series_next) {
         enqueue_again(state, job);
         for (struct job *one = job->array ? array_next_open(job, job) : NULL; one;
              one = array_next_open(job, one))
             enqueue_again(state, one);
     }
+}
+
+/* Jobs of its user and name that wait are expected to run as long as it did, and nobody knows any
+ * more how long those run whose history made room: with backfill they may stand in other lines
+ * then. */
+static void learn(struct state *state, const struct job *ended) {
+    bool matters = order_backfills(state) > 0;
+    int64_t before_us = matters ? predict_usual_us(state, ended) : 0;
+    struct predict_lost lost;
+
+    predict_learn(state, ended, &lost);
+    if (matters && predict_usual_us(state, ended) != before_us)
+        enqueue_series(state, &ended->r.spec);
+    for (size_t i = 0; matters && i < lost.n; i++)
+        enqueue_series(state, &(struct entry_job_spec){.user = lost.items[i].user,
+                                                       .name = lost.items[i].name});
+    predict_lost_free(&lost);
 }
 
 void mutate_state(struct mutate *c, struct job *job, enum job_state to, enum reason reason,

@@ -7,7 +7,7 @@ enum {
     WEIGHT_MAX = 512, // of all in a history: then all are halved
     WEIGHT_KNOWN = 2 * WEIGHT,
     KEY_BYTES = USER_NAME_MAX + JOB_NAME_MAX + 2,
-    LEVELS = 3,
+    LEVELS = PREDICT_LEVELS,
 };
 #define UNKNOWN_MIN_US (600 * SECOND)
 
@@ -51,18 +51,29 @@ static size_t oldest(const struct state *state) {
     return at;
 }
 
+/* Its user and name go to lost, if it is of both. */
+static void forget(struct state *state, struct state_past *past, struct predict_lost *lost) {
+    char key[KEY_BYTES];
+
+    key_of(past->user, past->name, 0, key);
+    map_remove_text(&state->past_by_key, key);
+    if (past->name) {
+        assert(lost->n < ARRAY_SIZE(lost->items));
+        lost->items[lost->n].user = TAKE_PTR(past->user);
+        lost->items[lost->n++].name = TAKE_PTR(past->name);
+    }
+    schema_free(state_past_schema(), past);
+}
+
 /* A new history, in the slot of the one that was not added to for longest. */
 static struct state_past *past_add(struct state *state, const struct entry_job_spec *spec,
-                                   int level) {
+                                   int level, struct predict_lost *lost) {
     char key[KEY_BYTES];
     size_t at = state->n_pasts;
 
     if (at == PASTS_MAX) {
         at = oldest(state);
-        struct state_past *old = &state->pasts[at];
-        key_of(old->user, old->name, 0, key);
-        map_remove_text(&state->past_by_key, key);
-        schema_free(state_past_schema(), old);
+        forget(state, &state->pasts[at], lost);
     } else {
         state->pasts = hai_realloc_array(state->pasts, ++state->n_pasts, sizeof *state->pasts);
     }
@@ -87,20 +98,29 @@ static void add(struct state_past *past, int bucket) {
         past->counts.items[i] /= 2;
 }
 
-void predict_learn(struct state *state, const struct job *job) {
+void predict_learn(struct state *state, const struct job *job, struct predict_lost *ret) {
     const struct entry_job_spec *spec = &job->r.spec;
     char key[KEY_BYTES];
 
+    *ret = (struct predict_lost){0};
     if (state->r.remembers != 1 || job->r.started_us == S_ABSENT || job->r.ran_us <= 0)
         return;
     for (int level = 0; level < LEVELS; level++) {
         key_of(spec->user, spec->name, level, key);
         struct state_past *past = past_find(state, key);
         if (!past)
-            past = past_add(state, spec, level);
+            past = past_add(state, spec, level, ret);
         past->used = state->r.index;
         add(past, bucket_of(job->r.ran_us));
     }
+}
+
+void predict_lost_free(struct predict_lost *lost) {
+    for (size_t i = 0; i < lost->n; i++) {
+        free(lost->items[i].user);
+        free(lost->items[i].name);
+    }
+    *lost = (struct predict_lost){0};
 }
 
 /* Run times of one bucket that are longer than had_us: their weight times 1024, and the shortest.

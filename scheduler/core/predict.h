@@ -9,9 +9,21 @@
 #pragma once
 #include "scheduler/core/state.h"
 
+enum { PREDICT_LEVELS = 3 }; // histories that a job adds to
+
+/* Users and names whose own history made room for newer ones. */
+struct predict_lost {
+    struct {
+        char *user, *name;
+    } items[PREDICT_LEVELS];
+    size_t n;
+};
+
 /* Remember how long a job that has ended ran; one that never ran teaches nothing, and logs from
- * before there was this memory lead to the state that they led to then. */
-void predict_learn(struct state *state, const struct job *job);
+ * before there was this memory lead to the state that they led to then. What is expected of jobs
+ * that wait may change: those of its user and name, and those of ret, which the caller frees. */
+void predict_learn(struct state *state, const struct job *job, struct predict_lost *ret);
+void predict_lost_free(struct predict_lost *lost);
 
 /* The run time still to come, at two quantiles (50 and 90 %), of a job that has run for had_us:
  * from the first of its histories that knows two jobs that ran for longer. Never more than its time

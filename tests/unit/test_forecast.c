@@ -2,7 +2,9 @@
 #include "scheduler/core/arrivals.h"
 #include "scheduler/core/fair.h"
 #include "scheduler/core/forecast.h"
+#include "scheduler/core/hold.h"
 #include "scheduler/core/predict.h"
+#include "sim/invariants.h"
 #include "sim/rng.h"
 #include "tests/unit/core_steps.h"
 
@@ -98,6 +100,46 @@ TEST(only_so_many_histories_are_kept)
     CHECK_EQ(map_count(&w.state->past_by_key), PASTS_MAX);
     CHECK(map_get_text(&w.state->past_by_key, "alice\njob-0") == NULL);
     CHECK(map_get_text(&w.state->past_by_key, "\n") != NULL, "that of all is always in use");
+    check_same(&w);
+    world_free(&w);
+}
+
+/* A state that was decoded knows no more of what a waiting job was once taken to last. */
+TEST(jobs_that_wait_forget_with_the_histories)
+{
+    struct world_cluster described = {.n_zones = 1,
+                                      .leaves_per_zone = 1,
+                                      .nodes_per_leaf = 2,
+                                      .gpus = 2,
+                                      .cpus = 8,
+                                      .fence = true,
+                                      .backfill = 4};
+    struct world w;
+    struct hai_err err = {0};
+    char name[32];
+
+    world_init(&w);
+    world_cluster(&w, &described);
+    for (int i = 0; i < 4; i++)
+        run_once(&w, "old", S(100));
+    CHECK_EQ(drain(&w, w.state->nodes[0]->r.name, true), 0);
+    struct entry_job_spec spec = world_spec();
+    spec.name = (char *)"old";
+    spec.nodes = 2;
+    spec.gpus_per_node = 1;
+    spec.priority = 5;
+    int64_t waits = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 0);
+    CHECK_BETWEEN(job_at(&w, waits)->hold_s * S(1), S(100), S(200));
+    for (int i = 0; i < PASTS_MAX; i++) {
+        (void)snprintf(name, sizeof name, "job-%d", i);
+        run_once(&w, name, S(1));
+        world_clear(&w);
+    }
+    CHECK(map_get_text(&w.state->past_by_key, "alice\nold") == NULL);
+    CHECK(job_at(&w, waits)->hold_s >= HOLD_ENDLESS, "%lld s",
+          (long long)job_at(&w, waits)->hold_s);
+    CHECK_EQ(invariants_state(w.state, &err), 0, "%s", hai_err_text(&err));
     check_same(&w);
     world_free(&w);
 }
