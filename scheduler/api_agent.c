@@ -122,7 +122,7 @@ static bool was_here(struct api_call *call, int64_t id, int64_t attempt, int64_t
     if (attempt == job->r.attempt)
         return at < job->r.allocs.n &&
                hai_streq(state->nodes[job->r.allocs.items[at].node]->r.name, call->caller.node);
-    rows_flush(turn_rows(call->s->turn), NULL);
+    rows_flush_some(turn_rows(call->s->turn), NULL);
     return query_place(call->s->store, id, attempt, (int64_t)at, &name, NULL) == 0 &&
            hai_streq(name, call->caller.node);
 }

@@ -28,7 +28,7 @@ static int node_of(struct api_call *call, const struct state_job *job, int64_t a
 
     if (attempt == job->attempt && (size_t)node_rank < job->allocs.n)
         return (int)job->allocs.items[node_rank].node;
-    rows_flush(turn_rows(call->s->turn), NULL);
+    rows_flush_some(turn_rows(call->s->turn), NULL);
     if (query_place(call->s->store, job->id, attempt, node_rank, &name, NULL) < 0)
         return -1;
     return state_node_find(schedd_state(call->s), name);

@@ -70,10 +70,11 @@ static void start_snapshot(struct upkeep *upkeep) {
     const struct state *state = schedd_state(upkeep->s);
     struct hai_err err = {0};
 
-    if (rows_flush(turn_rows(upkeep->s->turn), &err) < 0) {
+    int more = rows_flush_some(turn_rows(upkeep->s->turn), &err);
+    if (more < 0)
         log_warning("no snapshot: %s", hai_err_text(&err));
-        return;
-    }
+    if (more < 0 || rows_written_index(turn_rows(upkeep->s->turn)) < state->r.index)
+        return; // later: a day has ended, and its rows are written in parts
     upkeep->snapshot_index = state->r.index;
     pid_t pid = snapshot_start(upkeep->s->store, state->r.index, encode, state);
     if (pid < 0) {
@@ -118,10 +119,11 @@ static void look(void *data) {
     struct upkeep *upkeep = data;
     struct hai_err err = {0};
 
-    if (rows_flush(turn_rows(upkeep->s->turn), &err) < 0)
+    int left = rows_flush_some(turn_rows(upkeep->s->turn), &err);
+    if (left < 0)
         log_warning("rows are written later: %s", hai_err_text(&err));
     bool more = truncate_log(upkeep);
-    more = expire_rows(upkeep) || more;
+    more = expire_rows(upkeep) || left > 0 || more;
     upkeep->latest_us = timefmt_monotonic_us() + (more ? QUIET_US : LOOK_US);
     loop_timer_at(upkeep->timer, upkeep->latest_us);
 }

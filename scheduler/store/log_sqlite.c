@@ -35,15 +35,13 @@ static int insert_entry(struct db *db, const struct entry *entry, int64_t projec
 
 static int write_batch(struct log_sqlite *log, const struct entry *entries, size_t n,
                        bool with_rows, struct hai_err *err) {
+    int r = with_rows ? rows_write(log->rows, err) : 0;
     int64_t projected = !log->rows  ? 0
-                        : with_rows ? rows_applied(log->rows)
+                        : with_rows ? rows_index(log->rows)
                                     : rows_written_index(log->rows);
-    int r = 0;
 
     for (size_t i = 0; i < n && r == 0; i++)
         r = insert_entry(log->db, &entries[i], projected, err);
-    if (r == 0 && with_rows)
-        r = rows_write(log->rows, err);
     return r;
 }
 

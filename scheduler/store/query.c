@@ -160,7 +160,8 @@ static int give_usage(struct db *db, sqlite3_stmt *s, query_usage_fn fn, void *d
 int query_usage(struct store *store, const struct query_usage *query, query_usage_fn fn, void *data,
                 struct hai_err *err) {
     /* Days that are over were added up already, but for jobs. A day's row in `ledger` was written
-     * with its sums, and days end in order. */
+     * after its sums, and days end in order. */
+#define LAST_DAY_ "ifnull((SELECT max(day) FROM ledger), -1)"
 #define CLASSES_ "productive_us, recomputed_us, stalled_us, start_up_us, suspended_us"
 #define SUMS_(key, from)                                                                           \
     "SELECT day, grp, " key ", max(job), sum(productive_us), sum(recomputed_us), sum(stalled_us)," \
@@ -173,8 +174,9 @@ int query_usage(struct store *store, const struct query_usage *query, query_usag
     " AND (?4 IS NULL OR grp = ?4)"
 #define QUICK_(key)                                                                                \
     SUMS_(key, "SELECT day, user, team, grp, stage, 0 AS job, " CLASSES_ OF_SUMS_                  \
+               " AND day <= " LAST_DAY_                                                            \
                " UNION ALL SELECT day, user, ifnull(team, ''), grp, ifnull(stage, ''), 0,"         \
-               " " CLASSES_ OF_ROWS_ " AND day > ifnull((SELECT max(day) FROM ledger), -1)")
+               " " CLASSES_ OF_ROWS_ " AND day > " LAST_DAY_)
     static const char *const texts[] = {
         [QUERY_BY_STAGE] = QUICK_("stage"),
         [QUERY_BY_USER] = QUICK_("user"),

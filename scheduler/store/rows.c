@@ -2,7 +2,7 @@
 
 #include "lib/pure/arena.h"
 #include "lib/pure/schema.h"
-#include "scheduler/store/db.h"
+#include "scheduler/store/daysum.h"
 
 enum { AUDITS_MAX = 100 * 1000 }; // outstanding ones; more while nothing can be written are lost
 
@@ -12,6 +12,11 @@ enum { AUDITS_MAX = 100 * 1000 }; // outstanding ones; more while nothing can be
         struct type *items;                                                                        \
         size_t n, n_max;                                                                           \
     }
+
+/* How many of the outstanding rows of GPU time are in the tables: they are written in parts. */
+struct usage_progress {
+    size_t usage, days;
+};
 
 struct rows {
     struct db *db;
@@ -23,13 +28,20 @@ struct rows {
     ROW_LIST(rows_audit) audits;
     ROW_LIST(usage_row) usage;
     ROW_LIST(ledger_day) days;
-    int64_t applied; // rows of entries up to here were added
-    int64_t written; // and are in the tables
+    struct usage_progress written_usage, next_usage; // next: once this transaction is committed
+    struct daysum *daysum;                           // of the first day that is not written
+    int n_holds;                                     // of usage and days
+    int64_t applied;                                 // rows of entries up to here were added
+    int64_t written;                                 // and are in the tables
 };
 
 /* Rows that wait for company: every table and index that a transaction touches costs a page, so 64
  * submissions one after another write theirs once. */
 enum { ROWS_WAIT_MAX = 64 };
+
+/* Rows of GPU time that one transaction writes, or reads to add them up: some 20 ms. More than the
+ * entries of a batch, so that what ends is written as fast as it comes. */
+enum { ROWS_USAGE_MAX = 4096 };
 
 static size_t grow(size_t n_max) {
     return n_max ? 2 * n_max : 64;
@@ -260,27 +272,9 @@ static int write_sum(struct db *db, int64_t day, const char *class, int64_t gpu_
     return db_run(db, s, err);
 }
 
-/* All rows of a day that is over were written before, or just now. */
-static int add_up_day(struct db *db, int64_t day, struct hai_err *err) {
-    sqlite3_stmt *s;
-    int r = db_sql(db,
-                   "INSERT OR REPLACE INTO usage_sum SELECT day, user, ifnull(team, ''), grp,"
-                   " ifnull(stage, ''), sum(productive_us), sum(recomputed_us), sum(stalled_us),"
-                   " sum(start_up_us), sum(suspended_us) FROM usage WHERE day = ?"
-                   " GROUP BY user, ifnull(team, ''), grp, ifnull(stage, '')",
-                   &s, err);
-
-    if (r < 0)
-        return r;
-    db_int(s, 1, day);
-    return db_run(db, s, err);
-}
-
 static int write_day(struct db *db, const struct ledger_day *day, struct hai_err *err) {
     int r = write_sum(db, day->day, "capacity", day->capacity_us, err);
 
-    if (r == 0)
-        r = add_up_day(db, day->day, err);
     for (int k = 0; r == 0 && k < LEDGER_COUNT; k++)
         r = write_sum(db, day->day, ledger_class_text((enum ledger_class)k), day->gpu_us[k], err);
     return r;
@@ -290,6 +284,24 @@ static int write_day(struct db *db, const struct ledger_day *day, struct hai_err
     for (size_t i = 0; r == 0 && i < (list).n; i++)                                                \
     r = write(rows->db, &(list).items[i], err)
 
+/* When a day ends every attempt has a row of it, and all of them are added up: a part in each
+ * transaction, so that none keeps everybody waiting. The day's row in `ledger` comes last. */
+static int write_usage_part(struct rows *rows, struct hai_err *err) {
+    struct usage_progress *next = &rows->next_usage;
+    int r = 0;
+
+    for (int n = 0; r == 0 && n < ROWS_USAGE_MAX && next->usage < rows->usage.n; n++)
+        r = write_usage(rows->db, &rows->usage.items[next->usage++], err);
+    if (r < 0 || next->usage < rows->usage.n || next->days == rows->days.n)
+        return r;
+    const struct ledger_day *day = &rows->days.items[next->days];
+    r = daysum_step(rows->daysum, rows->db, day->day, ROWS_USAGE_MAX, err);
+    if (r <= 0)
+        return r;
+    next->days++;
+    return write_day(rows->db, day, err);
+}
+
 int rows_write(struct rows *rows, struct hai_err *err) {
     int r = 0;
 
@@ -298,47 +310,91 @@ int rows_write(struct rows *rows, struct hai_err *err) {
     WRITE_ALL(rows->places, write_place);
     WRITE_ALL(rows->tails, write_tail);
     WRITE_ALL(rows->audits, write_audit);
-    WRITE_ALL(rows->usage, write_usage);
-    WRITE_ALL(rows->days, write_day);
+    if (r == 0 && !rows->n_holds)
+        r = write_usage_part(rows, err);
     return r;
 }
 
-int64_t rows_applied(const struct rows *rows) {
-    return rows->applied;
+/* Would nothing be left once the transaction is committed? */
+static bool is_whole(const struct rows *rows) {
+    return rows->next_usage.usage == rows->usage.n && rows->next_usage.days == rows->days.n;
+}
+
+int64_t rows_index(const struct rows *rows) {
+    return is_whole(rows) ? rows->applied : rows->written;
 }
 
 void rows_written(struct rows *rows, bool committed) {
-    if (!committed)
-        return; // kept for the next transaction
-    rows->written = rows->applied;
+    if (!committed) { // kept for the next transaction
+        rows->next_usage = rows->written_usage;
+        daysum_again(rows->daysum);
+        return;
+    }
     rows->jobs.n = rows->events.n = rows->places.n = rows->tails.n = rows->audits.n = 0;
+    rows->written_usage = rows->next_usage;
+    if (!is_whole(rows))
+        return;
+    rows->written = rows->applied;
     rows->usage.n = rows->days.n = 0;
+    rows->written_usage = rows->next_usage = (struct usage_progress){0};
     arena_clear(&rows->texts);
 }
 
+static size_t usage_outstanding(const struct rows *rows) {
+    return rows->usage.n - rows->written_usage.usage + rows->days.n - rows->written_usage.days;
+}
+
+static size_t others_outstanding(const struct rows *rows) {
+    return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n;
+}
+
 size_t rows_outstanding(const struct rows *rows) {
-    return rows->jobs.n + rows->events.n + rows->places.n + rows->tails.n + rows->audits.n +
-           rows->usage.n + rows->days.n;
+    return others_outstanding(rows) + usage_outstanding(rows);
 }
 
 bool rows_due(const struct rows *rows) {
-    return rows->tails.n || rows->audits.n || rows_outstanding(rows) >= ROWS_WAIT_MAX;
+    bool parts = !rows->n_holds && rows->written_usage.usage; // of a day that is being written
+    size_t n = others_outstanding(rows) + (rows->n_holds ? 0 : usage_outstanding(rows));
+
+    return rows->tails.n || rows->audits.n || parts || n >= ROWS_WAIT_MAX;
 }
 
-int rows_flush(struct rows *rows, struct hai_err *err) {
-    if (!rows_outstanding(rows) && rows->applied == rows->written)
-        return 0;
+void rows_hold(struct rows *rows, bool hold) {
+    rows->n_holds += hold ? 1 : -1;
+    assert(rows->n_holds >= 0);
+}
+
+static int write_some(struct rows *rows, struct hai_err *err) {
     int r = db_begin(rows->db, err);
+
     if (r == 0) {
         r = rows_write(rows, err);
         if (r == 0)
-            r = db_meta_set(rows->db, "applied_index", rows->applied, err);
+            r = db_meta_set(rows->db, "applied_index", rows_index(rows), err);
         if (r < 0)
             db_rollback(rows->db);
         else
             r = db_commit(rows->db, err);
     }
     rows_written(rows, r == 0);
+    return r;
+}
+
+int rows_flush_some(struct rows *rows, struct hai_err *err) {
+    if (!rows_outstanding(rows) && rows->applied == rows->written)
+        return 0;
+    if (!others_outstanding(rows) && usage_outstanding(rows) && rows->n_holds)
+        return 0; // nothing that may be written
+    int r = write_some(rows, err);
+    return r < 0 ? r : usage_outstanding(rows) > 0 && !rows->n_holds;
+}
+
+int rows_flush(struct rows *rows, struct hai_err *err) {
+    int r;
+
+    assert(!rows->n_holds);
+    while ((r = rows_flush_some(rows, err)) > 0)
+        continue;
     return r;
 }
 
@@ -370,10 +426,10 @@ const struct rows_job *rows_outstanding_job(const struct rows *rows, int64_t id)
 void rows_outstanding_usage(const struct rows *rows, int64_t first, int64_t last,
                             void (*on_usage)(void *data, const struct usage_row *usage),
                             void (*on_day)(void *data, const struct ledger_day *day), void *data) {
-    for (size_t i = 0; i < rows->usage.n; i++)
+    for (size_t i = rows->written_usage.usage; i < rows->usage.n; i++)
         if (rows->usage.items[i].day >= first && rows->usage.items[i].day <= last)
             on_usage(data, &rows->usage.items[i]);
-    for (size_t i = 0; i < rows->days.n; i++)
+    for (size_t i = rows->written_usage.days; i < rows->days.n; i++)
         if (rows->days.items[i].day >= first && rows->days.items[i].day <= last)
             on_day(data, &rows->days.items[i]);
 }
@@ -449,6 +505,7 @@ int rows_new(struct store *store, struct rows **ret, struct hai_err *err) {
         return r;
     struct rows *rows = hai_new(struct rows);
     rows->db = store_db(store);
+    rows->daysum = daysum_new();
     rows->applied = rows->written = applied;
     *ret = rows;
     return 0;
@@ -465,5 +522,6 @@ void rows_free(struct rows *rows) {
     free(rows->audits.items);
     free(rows->usage.items);
     free(rows->days.items);
+    daysum_free(rows->daysum);
     free(rows);
 }

@@ -89,15 +89,23 @@ int64_t rows_written_index(const struct rows *rows);
 /* How many rows are outstanding. */
 size_t rows_outstanding(const struct rows *rows);
 
-/* Write what is outstanding in a transaction of its own. Nothing to do: 0. */
+/* Write what is outstanding in transactions of their own. Nothing to do: 0. */
 int rows_flush(struct rows *rows, struct hai_err *err);
+
+/* The same in one transaction: of GPU time only a part, when a day has ended. 1: there is more. */
+int rows_flush_some(struct rows *rows, struct hai_err *err);
+
+/* Write no rows of GPU time until the hold is let go: somebody reads the tables who knows those
+ * that were outstanding. Holds are counted. */
+void rows_hold(struct rows *rows, bool hold);
 
 /* For the log's transactions: should this one write the outstanding rows (rows of tail and audit
  * wait for nobody)? Then write them inside it, and learn how it ended. The log keeps the index of
- * the rows with its entries: a transaction touches as few pages as it can. */
+ * the rows, as it will be once they are committed, with its entries: a transaction touches as few
+ * pages as it can. */
 bool rows_due(const struct rows *rows);
 int rows_write(struct rows *rows, struct hai_err *err);
-int64_t rows_applied(const struct rows *rows);
+int64_t rows_index(const struct rows *rows);
 void rows_written(struct rows *rows, bool committed);
 
 /* Give fn the outstanding events with an index above since, oldest first, of one job or (0) all. */
