@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 static const struct option options[] = {
-    {0,                                                             "by", "WHAT", "stage (the default), user, team, group, day, or job (31 days at most)"},
+    {0,                                                             "by", "WHAT", "stage (the default), user, team, group, day, or job"},
     {0,                                                       "since", "AGO", "UTC days from then on, e.g. 7d or 2026-11-01; default: 30d"},
     {0,                                                             "until", "T", "up to then, e.g. 1d (ago) or 2026-11-20; default: now"},
     {'g',"group", "GROUP", "only this group of nodes"},

@@ -150,6 +150,10 @@ static void respond_json(struct api_call *call, int status, struct buf *text) {
     respond_unmasked(call, &err);
 }
 
+void api_call_reply_json(struct api_call *call, int status, struct buf *text) {
+    respond_json(call, status, text);
+}
+
 void api_call_reply_text(struct api_call *call, int status, const char *type, struct buf *text) {
     respond(call, status, type, text);
 }

@@ -47,6 +47,7 @@ void api_call_finish(struct api_call *call);
 /* Answers. */
 void api_call_reply(struct api_call *call, int status, const struct schema *schema,
                     const void *value);
+void api_call_reply_json(struct api_call *call, int status, struct buf *text); // takes it over
 void api_call_reply_text(struct api_call *call, int status, const char *type, struct buf *text);
 void api_call_error(struct api_call *call, int r, const struct hai_err *err);
 void api_call_fail(struct api_call *call, int status, const char *code, const char *format, ...)

@@ -14,6 +14,7 @@ struct fleet;
 struct live;
 struct outlook;
 struct relay;
+struct usage_children;
 struct watch;
 struct upkeep;
 
@@ -31,6 +32,7 @@ struct schedd {
     struct relay *relay;
     struct upkeep *upkeep;
     struct outlook *outlook;
+    struct usage_children *usage;
     struct cluster_file cluster;
     char *state_dir;
     uint8_t secret[DIGEST_BYTES]; // key from which the attempts' secrets are derived

@@ -3,6 +3,7 @@
 #include "scheduler/cluster.h"
 #include "scheduler/schedd.h"
 #include "scheduler/setup.h"
+#include "scheduler/usage_child.h"
 #include <getopt.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -154,6 +155,8 @@ int main(int argc, char **argv) {
     struct hai_err err = {0};
 
     log_open("hai-schedd", LOG_LEVEL_INFO);
+    if (argc == 3 && !strcmp(argv[1], "usage")) // the daemon's child
+        return usage_child_main(argv[2]);
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
         int r = take_option(option == 'h' ? OPTION_HELP : option, &a);
         if (r)

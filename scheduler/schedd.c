@@ -15,6 +15,7 @@
 #include "scheduler/relay.h"
 #include "scheduler/setup.h"
 #include "scheduler/upkeep.h"
+#include "scheduler/usage_child.h"
 #include "scheduler/watch.h"
 #include <signal.h>
 #include <stdio.h>
@@ -180,6 +181,7 @@ static void open_parts(struct daemon *d) {
     s->relay = relay_new(s);
     s->upkeep = upkeep_new(s);
     s->outlook = outlook_new(s);
+    s->usage = usage_children_new(s);
     s->server = http_server_new(s->loop, &server_config);
     d->due = loop_timer_new(s->loop, LOOP_BOOTTIME, nothing, NULL);
     d->sigterm = loop_signal_new(s->loop, SIGTERM, on_signal, d);
@@ -204,6 +206,7 @@ static void close_parts(struct daemon *d) {
     fence_free(s->fence);
     fleet_free(s->fleet);
     outlook_free(s->outlook);
+    usage_children_free(s->usage);
     upkeep_free(s->upkeep);
     watch_free(s->watch);
     turn_close(s->turn);

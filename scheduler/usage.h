@@ -28,7 +28,16 @@ struct usage {
     struct usage_cluster cluster; // if neither user nor group was asked for
 };
 
-/* Up to now_us, if that is before the end of query->last. The caller frees. */
-int usage_collect(const struct schedd *s, const struct query_usage *query, int64_t now_us,
-                  struct usage *ret, struct hai_err *err);
+/* What the store does not have yet, up to now_us if that is before the end of query->last, with
+ * what else the sums are made from: whoever has it and a view of the store at the same moment
+ * (rows_hold) needs nothing of the scheduler. The limit is left to the caller, who frees. */
+void usage_gather(const struct schedd *s, const struct query_usage *query, int64_t now_us,
+                  struct usage_task *ret);
+
+/* All of it added up; the caller frees. */
+int usage_collect(struct store *store, const struct usage_task *task, struct usage *ret,
+                  struct hai_err *err);
 void usage_free(struct usage *usage);
+
+/* As people get it; release with schema_free. */
+void usage_fill(const struct usage_task *task, const struct usage *usage, struct usage_view *ret);

@@ -12,6 +12,14 @@ static const char *column_text(sqlite3_stmt *s, int column) {
     return (const char *)sqlite3_column_text(s, column);
 }
 
+/* SQLite takes the view with the first read. */
+int query_view(struct store *store, struct hai_err *err) {
+    int64_t version;
+    int r = db_exec(store_db(store), "BEGIN", err);
+
+    return r < 0 ? r : db_meta_get(store_db(store), "schema_version", 0, &version, err);
+}
+
 static int give_jobs(struct db *db, sqlite3_stmt *s, query_job_fn fn, void *data,
                      struct hai_err *err) {
     int n = 0, r;

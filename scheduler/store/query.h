@@ -18,6 +18,9 @@ struct query_jobs {
     int64_t limit;    // 1 ... QUERY_ROWS_MAX
 };
 
+/* All queries until the store is closed see the tables as they are now. */
+int query_view(struct store *store, struct hai_err *err);
+
 /* Rows are valid during the call. */
 typedef void (*query_job_fn)(void *data, const struct rows_job *job);
 typedef void (*query_event_fn)(void *data, const struct rows_event *event);

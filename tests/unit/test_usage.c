@@ -1,4 +1,5 @@
 #include "lib/fileio.h"
+#include "lib/json_schema.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/usage.h"
 #include "tests/unit/test.h"
@@ -62,13 +63,22 @@ static void add_day(struct fixture *f, int64_t day, int64_t productive_us, int64
     rows_add_day(turn_rows(f->s.turn), &row);
 }
 
+/* As the daemon and its child do it: the task goes from one to the other as JSON. */
 static struct usage collect(struct fixture *f, enum query_by by, int64_t ago, const char *user,
                             const char *group) {
     struct query_usage query = {f->today - ago, f->today, user, group, by};
+    _cleanup_(buf_free) struct buf text = {0};
+    struct usage_task task;
     struct hai_err err = {0};
-    struct usage usage;
+    struct usage usage = {0};
 
-    CHECK_EQ(usage_collect(&f->s, &query, turn_now_us(f->s.turn), &usage, &err), 0, "%s", err.text);
+    usage_gather(&f->s, &query, turn_now_us(f->s.turn), &task);
+    json_schema_dump(usage_task_schema(), &task, &text);
+    schema_free(usage_task_schema(), &task);
+    CHECK_EQ(json_schema_parse(usage_task_schema(), text.data, text.n_bytes, 0, &task, &err), 0,
+             "%s", err.text);
+    CHECK_EQ(usage_collect(f->s.store, &task, &usage, &err), 0, "%s", err.text);
+    schema_free(usage_task_schema(), &task);
     return usage;
 }
 
