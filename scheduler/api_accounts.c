@@ -164,10 +164,12 @@ static void find_account(const char *name, struct entry_user_set *entry) {
     entry->gid = pw->pw_gid;
 }
 
-static int merge_user(struct api_call *call, const struct user_change *change,
-                      struct entry_user_set *entry) {
-    bool external = entry->external == 1;
+/* What the request says, and with `only` that it is no more than that: others may change other
+ * parts of the account meanwhile. */
+static int fill_user(struct api_call *call, const struct user_change *change,
+                     struct entry_user_set *entry) {
     int scope = change->scope ? scope_of(change->scope) : (int)entry->scope;
+    bool external = false;
 
     if (scope < 0) {
         api_call_fail(call, 400, "bad_value",
@@ -183,7 +185,13 @@ static int merge_user(struct api_call *call, const struct user_change *change,
         entry->uid = change->uid;
         entry->gid = change->gid == S_ABSENT ? change->uid : change->gid;
     }
-    if ((change->create || change->uid != S_ABSENT) && cluster_system_uid(entry->uid)) {
+    entry->only = USER_SET_KNOWN | (change->uid != S_ABSENT ? USER_SET_ACCOUNT : 0) |
+                  (change->scope ? USER_SET_SCOPE : 0) |
+                  (change->disabled ? USER_SET_DISABLED : 0) |
+                  (change->external ? USER_SET_EXTERNAL : 0);
+    if (change->create)
+        entry->only = USER_SET_FIELDS | USER_SET_NEW;
+    if ((entry->only & USER_SET_ACCOUNT) && cluster_system_uid(entry->uid)) {
         api_call_fail(call, 400, "system_account",
                       "user %s would run as uid %lld, which is a system account", entry->name,
                       (long long)entry->uid);
@@ -192,49 +200,24 @@ static int merge_user(struct api_call *call, const struct user_change *change,
     return 0;
 }
 
-/* Nobody locks himself out: the last admin could not be let in again. */
-static int check_own(struct api_call *call, const struct state_user *known,
-                     const struct entry_user_set *entry) {
-    if (!known || !hai_streq(known->name, call->caller.user))
-        return 0;
-    if (entry->scope >= known->scope && (known->disabled || !entry->disabled))
-        return 0;
-    api_call_fail(call, 409, "conflict", "you are %s: another admin may %s you", known->name,
-                  entry->scope < known->scope ? "lower" : "disable");
-    return -EINVAL;
-}
-
 void api_accounts_set_user(struct api_call *call) {
     const struct user_change *change = call->body;
-    const struct state_user *known = state_user_find(schedd_state(call->s), call->params[0]);
     struct entry_user_set entry;
 
-    if (!known && !change->create) {
-        api_call_fail(call, 404, "not_found", "there is no user %.63s; --create makes one",
-                      call->params[0]);
-        return;
-    }
-    if (known && change->create) {
-        api_call_fail(call, 409, "conflict", "there is a user %s", known->name);
-        return;
-    }
-    if (!known && !jobfile_name_valid(call->params[0])) {
+    if (change->create && !jobfile_name_valid(call->params[0])) {
         api_call_fail(call, 400, "invalid", "name is '%.80s'; expected a letter, then [a-z0-9._-]",
                       call->params[0]);
         return;
     }
+    if (strlen(call->params[0]) > USER_NAME_MAX) {
+        api_call_fail(call, 404, "not_found", "there is no user %.63s", call->params[0]);
+        return;
+    }
     schema_init(entry_user_set_schema(), &entry);
     entry.name = call->params[0];
-    if (known) {
-        entry.uid = known->uid;
-        entry.gid = known->gid;
-        entry.scope = known->scope;
-        entry.disabled = known->disabled;
-        entry.external = known->external;
-    } else {
+    if (change->create)
         find_account(entry.name, &entry);
-    }
-    if (merge_user(call, change, &entry) == 0 && check_own(call, known, &entry) == 0)
+    if (fill_user(call, change, &entry) == 0)
         api_call_append(call, ENTRY_USER_SET, &entry, api_call_on_changed);
 }
 

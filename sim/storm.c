@@ -303,6 +303,7 @@ static void change_quota(struct storm *s) {
     append(s, "operate:root", ENTRY_QUOTA_SET, &set);
     if (!chance(s, 10))
         return;
+    user.only = chance(s, 2) ? 0 : USER_SET_KNOWN | rng_below(&s->rng, USER_SET_FIELDS + 1);
     append(s, "admin:root", ENTRY_USER_SET, &user);
     add_passing_token(s);
 }

@@ -199,35 +199,78 @@ int apply_cluster_start(struct mutate *c, const struct entry_sched_start *in) {
 
 /* ---- accounts ---- */
 
-int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
-    struct state *state = c->state;
+static bool counts(const struct entry_user_set *in, int64_t bit) {
+    return !in->only || (in->only & bit);
+}
 
-    int r = mutate_need(c, SCOPE_ADMIN, "changing accounts");
-    if (r < 0)
-        return r;
-    if (in->scope < SCOPE_READ || in->scope > SCOPE_ADMIN)
+/* Nobody locks himself out: the last admin could not be let in again. */
+static int check_own(struct mutate *c, const struct state_user *known,
+                     const struct entry_user_set *in) {
+    bool lowers = counts(in, USER_SET_SCOPE) && in->scope < known->scope;
+    bool disables = counts(in, USER_SET_DISABLED) && in->disabled && !known->disabled;
+
+    if ((!lowers && !disables) || !hai_streq(known->name, c->name))
+        return 0;
+    return hai_fail_at(&c->reply->err, -EINVAL, "conflict", NULL, NULL,
+                       "you are %s: another admin may %s you", known->name,
+                       lowers ? "lower" : "disable");
+}
+
+static int check_user(struct mutate *c, const struct state_user *known,
+                      const struct entry_user_set *in) {
+    if (counts(in, USER_SET_SCOPE) && (in->scope < SCOPE_READ || in->scope > SCOPE_ADMIN))
         return hai_fail(&c->reply->err, -EINVAL, "scope is %s; expected read to admin",
                         scope_text(in->scope));
-    intptr_t number = (intptr_t)map_get_text(&state->user_by_name, in->name);
-    if (!number) {
-        if (state->n_users >= USERS_MAX)
-            return hai_fail(&c->reply->err, -E2BIG, "more than %d users", USERS_MAX);
-        state->users = hai_realloc_array(state->users, state->n_users + 1, sizeof *state->users);
-        state->users[state->n_users] =
-            (struct state_user){.name = TAKE_PTR(in->name), .external = S_ABSENT};
-        number = (intptr_t)++state->n_users;
-        map_put_text(&state->user_by_name, state->users[number - 1].name, (void *)number);
+    if (!known && c->state->n_users >= USERS_MAX)
+        return hai_fail(&c->reply->err, -E2BIG, "more than %d users", USERS_MAX);
+    if (known && (in->only & USER_SET_NEW))
+        return hai_fail_at(&c->reply->err, -EEXIST, "conflict", NULL, NULL, "there is a user %s",
+                           in->name);
+    if (!known && (in->only & USER_SET_KNOWN))
+        return hai_fail_at(&c->reply->err, -ENOENT, "not_found", NULL, NULL,
+                           "there is no user %s; --create makes one", in->name);
+    return known && (in->only & USER_SET_KNOWN) ? check_own(c, known, in) : 0;
+}
+
+static struct state_user *user_find(struct state *state, const char *name) {
+    intptr_t number = (intptr_t)map_get_text(&state->user_by_name, name);
+
+    return number ? &state->users[number - 1] : NULL;
+}
+
+static struct state_user *user_add(struct state *state, struct entry_user_set *in) {
+    state->users = hai_realloc_array(state->users, state->n_users + 1, sizeof *state->users);
+    struct state_user *user = &state->users[state->n_users++];
+    schema_init(state_user_schema(), user);
+    user->name = TAKE_PTR(in->name);
+    map_put_text(&state->user_by_name, user->name, (void *)(intptr_t)state->n_users);
+    return user;
+}
+
+int apply_cluster_user(struct mutate *c, struct entry_user_set *in) {
+    struct state_user *user = user_find(c->state, in->name);
+    int r = mutate_need(c, SCOPE_ADMIN, "changing accounts");
+
+    if (r == 0)
+        r = check_user(c, user, in);
+    if (r < 0)
+        return r;
+    if (!user)
+        user = user_add(c->state, in);
+    if (counts(in, USER_SET_ACCOUNT)) {
+        user->uid = in->uid;
+        user->gid = in->gid;
     }
-    struct state_user *user = &state->users[number - 1];
-    user->uid = in->uid;
-    user->gid = in->gid;
-    user->scope = in->scope;
-    user->disabled = in->disabled;
+    if (counts(in, USER_SET_SCOPE))
+        user->scope = in->scope;
+    if (counts(in, USER_SET_DISABLED))
+        user->disabled = in->disabled;
     int64_t external = in->external == 1 ? 1 : S_ABSENT;
-    bool moved = user->external != external;
-    user->external = external;
-    if (moved)
+    bool moved = counts(in, USER_SET_EXTERNAL) && user->external != external;
+    if (moved) {
+        user->external = external;
         apply_quota_user(c, user->name);
+    }
     if (c->fx)
         c->fx->accounts = true;
     effects_event(c->fx, c->entry, EVENT_ACCOUNT, NULL, -1, -1, "user %s: %s%s%s", user->name,

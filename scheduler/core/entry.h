@@ -26,6 +26,18 @@
     X(P, SYSTEM, "system")   /* the scheduler itself: ticks, proposals, conclusions */
 DECLARE_ENUM(scope, SCOPE, SCOPES);
 
+/* Bits of entry_user_set.only: several people may change an account at once. */
+enum {
+    USER_SET_ACCOUNT = 1, // uid and gid
+    USER_SET_SCOPE = 2,
+    USER_SET_DISABLED = 4,
+    USER_SET_EXTERNAL = 8,
+    USER_SET_FIELDS = 15,
+    USER_SET_NEW = 16,   // refused if the user is there
+    USER_SET_KNOWN = 32, // refused if not
+    USER_SET_ALL = 63,
+};
+
 /* Bits of restart_when: which causes restart a job (RESTART_FAULTS by default). */
 enum {
     RESTART_NODE = 1,

@@ -183,6 +183,46 @@ TEST(users_are_set_by_admins)
     world_free(&w);
 }
 
+static int set_user(struct world *w, const char *principal, struct entry_user_set in,
+                    int64_t only) {
+    in.name = (char *)"alice";
+    in.only = only;
+    return world_append(w, principal, ENTRY_USER_SET, &in);
+}
+
+/* Two people change other parts of an account at once: neither knows of the other. */
+TEST(a_change_of_a_user_carries_what_changes)
+{
+    struct entry_user_set all = {NULL, 1000, 1000, SCOPE_ADMIN, false, S_ABSENT};
+    struct entry_user_set off = {.disabled = true}, low = {.scope = SCOPE_READ};
+    struct world w;
+
+    world_init(&w);
+    CHECK_EQ(set_user(&w, "admin:root", low, USER_SET_KNOWN | USER_SET_SCOPE), -ENOENT);
+    CHECK_EQ(set_user(&w, "admin:root", all, USER_SET_NEW | USER_SET_FIELDS), 0);
+    CHECK_EQ(set_user(&w, "admin:root", all, USER_SET_NEW | USER_SET_FIELDS), -EEXIST);
+    CHECK_EQ(set_user(&w, "operate:root", off, USER_SET_KNOWN | USER_SET_DISABLED), -EACCES);
+    CHECK_EQ(set_user(&w, "admin:alice", off, USER_SET_KNOWN | USER_SET_DISABLED), -EINVAL);
+    CHECK_EQ(set_user(&w, "admin:alice", low, USER_SET_KNOWN | USER_SET_SCOPE), -EINVAL);
+    CHECK_EQ(set_user(&w, "admin:root", off, USER_SET_KNOWN | USER_SET_DISABLED), 0);
+    CHECK_EQ(set_user(&w, "admin:root", low, USER_SET_KNOWN | USER_SET_SCOPE), 0);
+    const struct state_user *alice = state_user_find(w.state, "alice");
+    CHECK(alice->disabled);
+    CHECK_EQ(alice->scope, SCOPE_READ);
+    CHECK_EQ(alice->uid, 1000);
+    low.external = 1;
+    CHECK_EQ(set_user(&w, "admin:root", low, USER_SET_KNOWN | USER_SET_EXTERNAL), 0);
+    CHECK_EQ(set_user(&w, "admin:root", low, USER_SET_KNOWN), 0);
+    CHECK(alice->disabled && alice->external == 1);
+    low.uid = low.gid = 2000;
+    CHECK_EQ(set_user(&w, "admin:root", low, USER_SET_KNOWN | USER_SET_ACCOUNT), 0);
+    CHECK_EQ(alice->gid, 2000);
+    CHECK_EQ(set_user(&w, "admin:root", all, 0), 0);
+    CHECK(!alice->disabled && alice->external == S_ABSENT && alice->scope == SCOPE_ADMIN);
+    check_same(&w);
+    world_free(&w);
+}
+
 TEST(damaged_snapshots_and_entries_are_refused)
 {
     _cleanup_(buf_free) struct buf bytes = {0};
