@@ -85,23 +85,6 @@ static int account_of(const struct cluster_user *user, int64_t *ret_uid, int64_t
     return 0;
 }
 
-/* What became of many entries: the first failure. */
-struct outcomes {
-    size_t n_left;
-    int r;
-    struct hai_err err;
-};
-
-static void note_one(void *data, int64_t index, int r, const struct apply_reply *reply) {
-    struct outcomes *outcomes = data;
-
-    outcomes->n_left--;
-    if (r >= 0 || outcomes->r < 0)
-        return;
-    outcomes->r = r;
-    outcomes->err = reply->err;
-}
-
 static char *quota_key(const struct entry_quota_set *entry) {
     return hai_asprintf("%d\n%lld\n%s\n%s", (int)entry->holder, (long long)entry->priority,
                         entry->group, entry->name ? entry->name : "");
@@ -114,14 +97,23 @@ static bool is_set(const struct state *state, const struct entry_quota_set *entr
     return known && known->gpus == entry->gpus;
 }
 
+static void add_quota(struct entry_quota_set *set, size_t *n, const struct entry_quota_set *one) {
+    if ((*n)++)
+        *LIST_ADD(&set->more) =
+            (struct entry_quota){one->holder, one->name, one->group, one->priority, one->gpus};
+    else
+        *set = *one;
+}
+
 /* What the file says of a quota counts from every start on, if more than once the last; others stay
- * as they were set. All together: with a commit for each, many would take minutes, before anybody
- * is served. */
+ * as they were set. All in one entry: each changed limit has all jobs charged anew, and a thousand
+ * of that would take minutes, before anybody is served. */
 static int set_quotas(struct turn *turn, const struct cluster_file *cluster, struct hai_err *err) {
     const size_t n = cluster->quotas.n;
     _cleanup_free_ struct entry_quota_set *entries = hai_new_array(struct entry_quota_set, n + 1);
-    struct outcomes outcomes = {0};
+    struct entry_quota_set set = {0};
     struct map last = {0}; // quota_key -> its last entry
+    size_t n_set = 0;
 
     for (size_t i = 0; i < n; i++) {
         cluster_quota_entry(&cluster->quotas.items[i], &entries[i]);
@@ -130,17 +122,13 @@ static int set_quotas(struct turn *turn, const struct cluster_file *cluster, str
     }
     for (size_t i = 0; i < n; i++) {
         _cleanup_free_ char *key = quota_key(&entries[i]);
-        if (map_get_text(&last, key) != &entries[i] || is_set(turn_state(turn), &entries[i]))
-            continue;
-        outcomes.n_left++;
-        turn_append(turn, ENTRY_QUOTA_SET, &entries[i], "system:hai", note_one, &outcomes);
+        if (map_get_text(&last, key) == &entries[i] && !is_set(turn_state(turn), &entries[i]))
+            add_quota(&set, &n_set, &entries[i]);
     }
     map_free(&last);
-    while (outcomes.n_left) // a turn takes so many at a time
-        turn_run(turn);
-    if (outcomes.r < 0 && err)
-        *err = outcomes.err;
-    return outcomes.r;
+    int r = n_set ? change(turn, ENTRY_QUOTA_SET, &set, err) : 0;
+    free(set.more.items); // the texts are the file's
+    return r;
 }
 
 int setup_describe(struct turn *turn, const struct cluster_file *cluster, struct hai_err *err) {

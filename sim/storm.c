@@ -285,21 +285,36 @@ static void add_passing_token(struct storm *s) {
     append(s, "admin:root", ENTRY_TOKEN_CREATE, &token);
 }
 
-/* A quota is given, changed or taken away; now and then a user becomes external or internal. */
-static void change_quota(struct storm *s) {
+static struct entry_quota some_quota(struct storm *s) {
     static char *const names[] = {(char *)"alice", (char *)"bob", (char *)"carol", (char *)"nlp",
                                   (char *)"vision"};
     static const int64_t given[] = {50, 30, 10, 5, 0};
     int64_t n = rng_below(&s->rng, ARRAY_SIZE(names) + 1);
-    struct entry_quota_set set = {.group = (char *)"default"};
-    struct entry_user_set user = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, chance(s, 2)};
+    struct entry_quota quota = {.group = (char *)"default"};
 
-    set.holder = n < 3                        ? QUOTA_HOLDER_USER
-                 : n < (int)ARRAY_SIZE(names) ? QUOTA_HOLDER_TEAM
-                                              : QUOTA_HOLDER_EVERY;
-    set.name = set.holder == QUOTA_HOLDER_EVERY ? NULL : names[n];
-    set.priority = given[rng_below(&s->rng, ARRAY_SIZE(given))];
-    set.gpus = chance(s, 4) ? S_ABSENT : rng_below(&s->rng, 24);
+    quota.holder = n < 3                        ? QUOTA_HOLDER_USER
+                   : n < (int)ARRAY_SIZE(names) ? QUOTA_HOLDER_TEAM
+                                                : QUOTA_HOLDER_EVERY;
+    quota.name = quota.holder == QUOTA_HOLDER_EVERY ? NULL : names[n];
+    quota.priority = given[rng_below(&s->rng, ARRAY_SIZE(given))];
+    quota.gpus = chance(s, 4) ? S_ABSENT : rng_below(&s->rng, 24);
+    return quota;
+}
+
+/* Quotas are given, changed or taken away, now and then several at once; or a user becomes external
+ * or internal. */
+static void change_quota(struct storm *s) {
+    struct entry_user_set user = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, chance(s, 2)};
+    struct entry_quota quota = some_quota(s), more[4];
+    struct entry_quota_set set = {quota.holder, quota.name, quota.group, quota.priority,
+                                  quota.gpus};
+
+    if (chance(s, 4)) {
+        set.more.n = (size_t)rng_below(&s->rng, ARRAY_SIZE(more)) + 1;
+        set.more.items = more;
+        for (size_t i = 0; i < set.more.n; i++)
+            more[i] = some_quota(s);
+    }
     append(s, "operate:root", ENTRY_QUOTA_SET, &set);
     if (!chance(s, 10))
         return;

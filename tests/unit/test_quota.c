@@ -107,6 +107,43 @@ TEST(jobs_are_charged_in_the_order_of_ids)
     world_free(&w);
 }
 
+/* One entry, and each job is charged by all that it says. */
+TEST(quotas_that_are_set_together_take_effect_together)
+{
+    char *group = (char *)"default";
+    struct entry_quota more[] = {
+        {QUOTA_HOLDER_USER,  (char *)"bob", group, 30, 4},
+        {QUOTA_HOLDER_TEAM,  (char *)"nlp", group, 10, 2},
+        {QUOTA_HOLDER_EVERY, NULL,          group, 30, 0},
+    };
+    struct entry_quota_set set = {QUOTA_HOLDER_USER, (char *)"alice", group, 30, 4};
+    struct world w;
+
+    begin(&w, true);
+    int64_t alice = ask(&w, "alice", NULL, 4, 30), second = ask(&w, "alice", NULL, 4, 30),
+            bob = ask(&w, "bob", NULL, 4, 30), team = ask(&w, "bob", "nlp", 4, 10),
+            carol = ask(&w, "carol", NULL, 2, 30), picks = ask(&w, "carol", NULL, 2, -1);
+    set.more.items = more;
+    set.more.n = ARRAY_SIZE(more);
+    more[1].group = (char *)"nowhere";
+    CHECK_EQ(world_append(&w, "operate:root", ENTRY_QUOTA_SET, &set), -EINVAL);
+    CHECK_EQ(w.state->n_quotas, 0, "all or none");
+    more[1].group = group;
+    CHECK_EQ(world_append(&w, "operate:root", ENTRY_QUOTA_SET, &set), 0);
+    CHECK_EQ(w.state->n_quotas, 4);
+    CHECK(!is_over(&w, alice) && !is_over(&w, bob));
+    CHECK(is_over(&w, second) && is_over(&w, team) && is_over(&w, carol));
+    CHECK(level_of(&w, picks) < 30, "%d", (int)level_of(&w, picks));
+    check_rules(&w);
+    more[0].gpus = more[2].gpus = set.gpus = S_ABSENT;
+    more[1].gpus = 8;
+    CHECK_EQ(world_append(&w, "operate:root", ENTRY_QUOTA_SET, &set), 0);
+    CHECK_EQ(w.state->n_quotas, 1);
+    CHECK(!is_over(&w, second) && !is_over(&w, team) && !is_over(&w, carol));
+    check_rules(&w);
+    world_free(&w);
+}
+
 static int move(struct world *w, int64_t id, enum job_move how, int64_t before) {
     struct entry_job_set set = {id, S_ABSENT, S_ABSENT, NULL, how, before, S_ABSENT};
 
