@@ -100,11 +100,11 @@ void view_note(const struct cli *cli, const struct json *job, struct buf *ret) {
         view_progress(progress, "/", false, ret);
     if (ret->n_bytes == before && start_at && !view_ended(state)) {
         char at[VIEW_TEXT_BYTES];
-        int64_t after = json_get_int(job, "start_after", 0);
+        const char *after = json_get_string(job, "start_after_label", NULL);
         view_time(cli, start_at, at);
         buf_printf(ret, "starts about %s", at);
         if (after)
-            buf_printf(ret, ", after job %lld", (long long)after);
+            buf_printf(ret, ", after job %s", after);
     }
     if (ret->n_bytes == before && message[0])
         view_sentence(cli, message, ret);

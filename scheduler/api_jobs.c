@@ -269,7 +269,8 @@ static const struct job *job_to_change(struct api_call *call, int64_t *ret_unmad
         return NULL;
     }
     if (!job && !unmade) {
-        api_call_fail(call, 409, "ended", "job %lld has ended", (long long)id);
+        api_call_fail(call, 409, "ended", "job %s has ended",
+                      array_label_of(schedd_state(call->s), id).text);
         return NULL;
     }
     if (ret_unmade)

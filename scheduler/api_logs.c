@@ -2,6 +2,7 @@
 
 #include "lib/json.h"
 #include "scheduler/api_find.h"
+#include "scheduler/core/array.h"
 #include "scheduler/relay.h"
 #include "scheduler/store/query.h"
 #include <stdio.h>
@@ -220,8 +221,8 @@ void api_logs_join(struct api_call *call) {
     if (!go_on)
         return;
     if (want.node < 0 || want.over)
-        api_call_fail(call, 409, "not_running", "rank %lld of job %lld does not run now",
-                      (long long)want.rank, (long long)id);
+        api_call_fail(call, 409, "not_running", "rank %lld of job %s does not run now",
+                      (long long)want.rank, array_label_of(schedd_state(call->s), id).text);
     else
         relay_open(call->s->relay, call, want.node, &request, on_join_failed);
     schema_free(stream_request_schema(), &request);

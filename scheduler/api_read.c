@@ -289,7 +289,8 @@ static void fill_why(struct api_call *call, const struct job *job, struct why_vi
     } else if (ret->start_at != S_ABSENT) {
         ret->starts = starts_about(call, ret, after);
     } else if (why.ahead) {
-        ret->starts = hai_asprintf("after job %lld", (long long)why.ahead);
+        ret->starts =
+            hai_asprintf("after job %s", array_label_of(schedd_state(call->s), why.ahead).text);
     }
 }
 

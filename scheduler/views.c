@@ -230,6 +230,8 @@ void views_start(const struct schedd *s, const struct job *job, struct job_view 
     ret->start_at = start->p50_us;
     ret->start_late_at = start->p90_us;
     ret->start_after = start->after ? start->after : S_ABSENT;
+    if (start->after)
+        hai_strset(&ret->start_after_label, array_label_of(schedd_state(s), start->after).text);
     ret->start_index = index;
 }
 

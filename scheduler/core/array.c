@@ -13,6 +13,16 @@ struct array_label array_label(const struct state_job *job) {
     return label;
 }
 
+struct array_label array_label_of(const struct state *state, int64_t id) {
+    const struct job *job = state_job_find(state, id);
+    struct array_label label;
+
+    if (job)
+        return array_label(&job->r);
+    (void)snprintf(label.text, sizeof label.text, "%lld", (long long)id);
+    return label;
+}
+
 /* ---- indices ---- */
 
 static int64_t range_count(const struct entry_range *range) {

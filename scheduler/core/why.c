@@ -260,7 +260,8 @@ static bool is_too_large(const struct job *job, const struct quota_limit *limits
 
 /* "user bob holds 6 of 8 GPUs in group default at priority 30 within quota, and job 12 comes first"
  */
-static void say_quota(struct text *t, const struct job *job, const struct quota_limit *limit) {
+static void say_quota(struct text *t, const struct state *state, const struct job *job,
+                      const struct quota_limit *limit) {
     const struct state_quota *record = limit->record;
 
     say(t, "%s %s ", record->holder == QUOTA_HOLDER_TEAM ? "team" : "user", holder_of(job, record));
@@ -270,7 +271,7 @@ static void say_quota(struct text *t, const struct job *job, const struct quota_
         say(t, "has taken %lld of %lld GPUs", (long long)limit->used, (long long)record->gpus);
     say(t, " in group %s at priority %lld", job->r.spec.group, (long long)record->priority);
     if (limit->ahead && order_gpus(job) <= record->gpus)
-        say(t, ", and job %lld comes first", (long long)limit->ahead);
+        say(t, ", and job %s comes first", array_label_of(state, limit->ahead).text);
 }
 
 /* A level at which the job would be within quota at once; -1: none. */
@@ -307,7 +308,7 @@ static void why_over(const struct state *state, const struct job *job, struct wh
         if (!binds)
             continue;
         say(&t, "%s", n_said++ ? "; " : "");
-        say_quota(&t, job, &limits[i]);
+        say_quota(&t, state, job, &limits[i]);
         ret->ahead = never ? 0 : limits[i].ahead;
     }
     if (order_shares(state))
