@@ -131,23 +131,55 @@ int fileio_replace(const char *path, const void *data, size_t n_bytes, mode_t mo
     return fileio_sync_dir(parent, err);
 }
 
-int fileio_mkdir_p(const char *path, mode_t mode, struct hai_err *err) {
+/* 1: made, 0: it was there. */
+static int make_dir(const char *path, mode_t mode, bool durable, struct hai_err *err) {
+    if (mkdir(path, mode) == 0) {
+        _cleanup_free_ char *parent = parent_of(path);
+        int r = durable ? fileio_sync_dir(parent, err) : 0;
+        return r < 0 ? r : 1;
+    }
+    return errno == EEXIST ? 0 : hai_fail(err, -errno, "%s: %m", path);
+}
+
+/* Perhaps its maker was killed before he synced. What we may not read, we could not have made. */
+static int sync_parent(const char *path, struct hai_err *err) {
+    _cleanup_free_ char *parent = parent_of(path);
+    int r = fileio_sync_dir(parent, err);
+
+    return r == -EACCES ? 0 : r;
+}
+
+static int make_dirs(const char *path, mode_t mode, bool durable, struct hai_err *err) {
     _cleanup_free_ char *part = hai_strdup(path);
     struct stat st;
+    int r = 0;
 
-    for (char *at = part; *at; at++) {
+    for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
+        part[n - 1] = 0; // parent_of would take the text behind the last slash for a name
+    for (char *at = part; *at && r >= 0; at++) {
         if (at == part || *at != '/' || at[-1] == '/')
             continue;
         *at = 0;
-        if (mkdir(part, mode) < 0 && errno != EEXIST)
-            return hai_fail(err, -errno, "%s: %m", part);
+        r = make_dir(part, mode, durable, err);
         *at = '/';
     }
-    if (mkdir(path, mode) < 0 && errno != EEXIST)
-        return hai_fail(err, -errno, "%s: %m", path);
+    if (r >= 0)
+        r = make_dir(part, mode, durable, err);
+    if (r < 0)
+        return r;
     if (stat(path, &st) < 0)
         return hai_fail(err, -errno, "%s: %m", path);
-    return S_ISDIR(st.st_mode) ? 0 : hai_fail(err, -ENOTDIR, "%s: not a directory", path);
+    if (!S_ISDIR(st.st_mode))
+        return hai_fail(err, -ENOTDIR, "%s: not a directory", path);
+    return durable && r == 0 ? sync_parent(part, err) : 0;
+}
+
+int fileio_mkdir_p(const char *path, mode_t mode, struct hai_err *err) {
+    return make_dirs(path, mode, false, err);
+}
+
+int fileio_mkdir_durable(const char *path, mode_t mode, struct hai_err *err) {
+    return make_dirs(path, mode, true, err);
 }
 
 static void closedirp(DIR **dir) {

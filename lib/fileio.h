@@ -40,6 +40,9 @@ int fileio_replace(const char *path, const void *data, size_t n_bytes, mode_t mo
  * is in the way. */
 int fileio_mkdir_p(const char *path, mode_t mode, struct hai_err *err);
 
+/* The same, and they are there after a power loss: the parent of each that was made is synced. */
+int fileio_mkdir_durable(const char *path, mode_t mode, struct hai_err *err);
+
 /* fsync of a directory, so that names made or removed in it are durable. */
 int fileio_sync_dir(const char *path, struct hai_err *err);
 

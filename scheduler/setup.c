@@ -207,7 +207,7 @@ static int make_tokens(struct turn *turn, const struct setup_options *options,
     _cleanup_free_ char *dir = hai_asprintf("%s/tokens", options->state_dir);
     const struct state *state = turn_state(turn);
 
-    int r = fileio_mkdir_p(dir, 0700, err);
+    int r = fileio_mkdir_durable(dir, 0700, err);
     if (r == 0)
         r = make_token(turn, options->state_dir, "admin", options->user, SCOPE_ADMIN, err);
     for (int i = 0; r == 0 && i < state->n_nodes; i++) {

@@ -130,7 +130,7 @@ static int folder_write(const char *folder, const struct buf *manifest,
                         const struct ckpt_part *parts, size_t n_parts, struct hai_err *err) {
     _cleanup_free_ char *part = hai_asprintf("%s/" PART_FILE, folder);
     _cleanup_free_ char *path = hai_asprintf("%s/" MANIFEST, folder);
-    int r = fileio_mkdir_p(folder, 0777, err);
+    int r = fileio_mkdir_durable(folder, 0777, err);
 
     if (r == 0)
         r = parts_write(part, parts, n_parts, err);

@@ -460,7 +460,7 @@ int trainer_export(struct trainer *t, const char *dir, struct hai_err *err) {
 
     if (coll_rank(t->place.coll))
         return 0;
-    int r = fileio_mkdir_p(dir, 0777, err);
+    int r = fileio_mkdir_durable(dir, 0777, err);
     if (r == 0)
         r = fileio_replace(config, t->config_text.data, t->config_text.n_bytes, 0644, err);
     if (r == 0)

@@ -31,7 +31,7 @@ int snapshot_write(const struct store *store, int64_t index, const void *data, s
     if (n_bytes > SNAPSHOT_BYTES_MAX - HEAD_BYTES)
         return hai_fail(err, -EFBIG, "%s: the state has %zu bytes; a snapshot holds at most %d",
                         path, n_bytes, SNAPSHOT_BYTES_MAX - HEAD_BYTES);
-    int r = fileio_mkdir_p(dir, 0700, err);
+    int r = fileio_mkdir_durable(dir, 0700, err);
     if (r < 0)
         return r;
     digest_sha256(data, n_bytes, sha);

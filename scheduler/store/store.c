@@ -97,7 +97,7 @@ static int open_db(struct store *store, const struct store_options *options, str
 
 static int lock_dir(struct store *store, const struct store_options *options, struct hai_err *err) {
     _cleanup_free_ char *lock = hai_asprintf("%s/schedd.lock", options->dir);
-    int r = options->create ? fileio_mkdir_p(options->dir, 0700, err) : 0;
+    int r = options->create ? fileio_mkdir_durable(options->dir, 0700, err) : 0;
 
     if (r < 0)
         return r;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static char *tmp_dir(void) {
@@ -45,6 +46,44 @@ TEST(failed_replace_leaves_nothing)
     CHECK(strstr(err.text, path) != NULL);
     CHECK_EQ(fileio_remove_tree(path, NULL), 0);
     CHECK_EQ(rmdir(dir), 0, "no temporary file is left");
+}
+
+/* In place of libc's: which directories are synced. */
+static char synced[1024];
+
+int fsync(int fd) {
+    _cleanup_free_ char *link = hai_asprintf("/proc/self/fd/%d", fd);
+    char path[256];
+    ssize_t n = readlink(link, path, sizeof path - 1);
+
+    if (n > 0 && strlen(synced) + (size_t)n + 2 < sizeof synced) {
+        path[n] = 0;
+        strcat(strcat(synced, path), ";");
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+/* A power loss takes a name whose directory was not synced. */
+TEST(made_directories_are_synced_where_they_must_last)
+{
+    char dir[] = "/tmp/hai-test-mkdir-XXXXXX";
+    CHECK(mkdtemp(dir) != NULL);
+    _cleanup_free_ char *deep = hai_asprintf("%s/a//b/c/", dir);
+    _cleanup_free_ char *other = hai_asprintf("%s/other/x", dir);
+    _cleanup_free_ char *all = hai_asprintf("%s;%s/a;%s/a/b;", dir, dir, dir);
+    _cleanup_free_ char *last = hai_asprintf("%s/a/b;", dir);
+    struct hai_err err = {0};
+
+    synced[0] = 0;
+    CHECK_EQ(fileio_mkdir_durable(deep, 0755, &err), 0, "%s", err.text);
+    CHECK_STR(synced, all);
+    synced[0] = 0;
+    CHECK_EQ(fileio_mkdir_durable(deep, 0755, &err), 0, "%s", err.text);
+    CHECK_STR(synced, last, "whoever made it may have been killed");
+    synced[0] = 0;
+    CHECK_EQ(fileio_mkdir_p(other, 0755, &err), 0, "%s", err.text);
+    CHECK_STR(synced, "");
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
 }
 
 TEST(mkdir_p)
