@@ -145,7 +145,7 @@ void coll_set_group_ranks(struct coll *c, int n) {
 
 /* Connections between the first ranks of the nodes: each calls the nodes before it. */
 static int link_nodes(struct coll *c, const struct address *addresses,
-                      const struct rendezvous *meet, const struct peerlink_listener *listener,
+                      const struct rendezvous *meet, struct peerlink_listener *listener,
                       int64_t deadline_us, struct hai_err *err) {
     for (int k = 0; k < c->my_node; k++) {
         int to = c->nodes[k].ranks[0];
@@ -172,8 +172,7 @@ static int link_nodes(struct coll *c, const struct address *addresses,
 }
 
 static int join_node(struct coll *c, const struct address *addresses, const struct rendezvous *meet,
-                     const struct peerlink_listener *listener, int64_t deadline_us,
-                     struct hai_err *err) {
+                     struct peerlink_listener *listener, int64_t deadline_us, struct hai_err *err) {
     struct shmgroup_member members[SHMGROUP_RANKS_MAX];
     const struct node *node = &c->nodes[c->my_node];
 
@@ -187,9 +186,8 @@ static int join_node(struct coll *c, const struct address *addresses, const stru
                          2 * (size_t)(2 * node->n + 1) * c->chunk_bytes, deadline_us, &c->shm, err);
 }
 
-static int join(struct coll *c, const struct rendezvous *meet,
-                const struct peerlink_listener *local, const struct peerlink_listener *tcp,
-                struct hai_err *err) {
+static int join(struct coll *c, const struct rendezvous *meet, struct peerlink_listener *local,
+                struct peerlink_listener *tcp, struct hai_err *err) {
     size_t n = (size_t)c->world;
     _cleanup_free_ struct address *addresses = hai_new_array(struct address, n);
     _cleanup_free_ char(*values)[RENDEZVOUS_VALUE_BYTES] =

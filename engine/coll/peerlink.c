@@ -211,9 +211,13 @@ int peerlink_listen(const char *host, struct peerlink_listener *ret, struct hai_
     return 0;
 }
 
+static void strangers_free(struct peerlink_strangers *all);
+
 void peerlink_listener_close(struct peerlink_listener *listener) {
     closep(&listener->fd);
     listener->fd = -1;
+    strangers_free(listener->strangers);
+    listener->strangers = NULL;
 }
 
 /* One attempt to connect; -errno without a text. */
@@ -320,40 +324,132 @@ int peerlink_connect(const char *address, int from, int to, const uint8_t *nonce
     return TAKE_FD(fd);
 }
 
-/* Hear one caller out. -EACCES for whoever is not one of ours. */
-static int admit(int fd, const struct peerlink_listener *listener, int to,
-                 const struct peerlink_secret *secret, int64_t deadline_us, int *ret_from) {
-    struct hello hello;
-    uint8_t wanted[DIGEST_SHA256_BYTES], answer[DIGEST_SHA256_BYTES];
-    int64_t until_us = MIN(deadline_us, peerlink_now_us() + HELLO_WAIT_US);
+/* ---- who connects ---- */
 
-    if (peerlink_receive(fd, &hello, sizeof hello, until_us, NULL) < 0 ||
-        hello.magic != HELLO_MAGIC || hello.to != (uint32_t)to || hello.from > INT32_MAX)
-        return -EACCES;
-    prove(secret, 'c', &hello, listener->nonce, wanted);
-    if (!digest_equal(hello.proof, wanted, sizeof wanted))
-        return -EACCES;
-    prove(secret, 's', &hello, listener->nonce, answer);
-    if (peerlink_send(fd, answer, sizeof answer, until_us, NULL) < 0)
-        return -EACCES;
-    *ret_from = (int)hello.from;
-    return 0;
+enum { STRANGERS_MAX = 128 };
+
+struct stranger {
+    int fd;
+    int64_t until_us;
+    size_t n_bytes; // of hello that have come
+    struct hello hello;
+};
+
+struct peerlink_strangers {
+    int n;
+    struct stranger items[STRANGERS_MAX]; // in the order in which they came
+};
+
+/* Returns its descriptor. */
+static int take_out(struct peerlink_strangers *all, int at) {
+    int fd = all->items[at].fd;
+
+    memmove(all->items + at, all->items + at + 1, (size_t)(--all->n - at) * sizeof all->items[0]);
+    return fd;
 }
 
-int peerlink_accept(const struct peerlink_listener *listener, int to,
+static void turn_away(struct peerlink_strangers *all, int at) {
+    close(take_out(all, at));
+}
+
+static void strangers_free(struct peerlink_strangers *all) {
+    while (all && all->n)
+        turn_away(all, 0);
+    free(all);
+}
+
+/* One of ours speaks at once: where there is no room, whoever was silent for longest goes. */
+static void let_in(const struct peerlink_listener *listener) {
+    struct peerlink_strangers *all = listener->strangers;
+    int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0)
+        return;
+    set_tcp_options(fd);
+    if (all->n == STRANGERS_MAX)
+        turn_away(all, 0);
+    all->items[all->n++] =
+        (struct stranger){.fd = fd, .until_us = peerlink_now_us() + HELLO_WAIT_US};
+}
+
+/* 1: has proved itself, 0: there is more to come, -EACCES: is not one of ours. */
+static int hear(struct stranger *s, const struct peerlink_listener *listener, int to,
+                const struct peerlink_secret *secret) {
+    uint8_t wanted[DIGEST_SHA256_BYTES], answer[DIGEST_SHA256_BYTES];
+    ssize_t n =
+        recv(s->fd, (uint8_t *)&s->hello + s->n_bytes, sizeof s->hello - s->n_bytes, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    if (n <= 0)
+        return -EACCES;
+    s->n_bytes += (size_t)n;
+    if (s->n_bytes < sizeof s->hello)
+        return 0;
+    if (s->hello.magic != HELLO_MAGIC || s->hello.to != (uint32_t)to || s->hello.from > INT32_MAX)
+        return -EACCES;
+    prove(secret, 'c', &s->hello, listener->nonce, wanted);
+    if (!digest_equal(s->hello.proof, wanted, sizeof wanted))
+        return -EACCES;
+    prove(secret, 's', &s->hello, listener->nonce, answer);
+    return peerlink_send(s->fd, answer, sizeof answer, s->until_us, NULL) < 0 ? -EACCES : 1;
+}
+
+/* Wait until somebody connects or says something: 1, or 0 when it is time to look again. */
+static int wait_for_any(const struct peerlink_listener *listener, struct pollfd *polls,
+                        int64_t until_us) {
+    struct peerlink_strangers *all = listener->strangers;
+
+    polls[all->n] = (struct pollfd){listener->fd, POLLIN, 0};
+    for (int i = 0; i < all->n; i++) {
+        polls[i] = (struct pollfd){all->items[i].fd, POLLIN, 0};
+        until_us = MIN(until_us, all->items[i].until_us);
+    }
+    int64_t left_us = MAX(until_us - peerlink_now_us(), INT64_C(0));
+    int r = poll(polls, (nfds_t)all->n + 1, (int)MIN(left_us / 1000 + 1, INT64_C(1000)));
+    return r < 0 && errno != EINTR ? -errno : r > 0;
+}
+
+/* The descriptor of the first that proves itself, or -EAGAIN. */
+static int hear_all(const struct peerlink_listener *listener, int to,
+                    const struct peerlink_secret *secret, const struct pollfd *polls,
+                    int *ret_from) {
+    struct peerlink_strangers *all = listener->strangers;
+
+    for (int i = all->n; i-- > 0;) {
+        struct stranger *s = &all->items[i];
+        int r = polls[i].revents                   ? hear(s, listener, to, secret)
+                : s->until_us <= peerlink_now_us() ? -EACCES
+                                                   : 0;
+        if (r > 0) {
+            *ret_from = (int)s->hello.from;
+            return take_out(all, i);
+        }
+        if (r < 0)
+            turn_away(all, i);
+    }
+    return -EAGAIN;
+}
+
+int peerlink_accept(struct peerlink_listener *listener, int to,
                     const struct peerlink_secret *secret, int64_t deadline_us, int *ret_from,
                     struct hai_err *err) {
-    for (;;) {
-        int r = wait_ready(listener->fd, POLLIN, deadline_us);
+    struct pollfd polls[STRANGERS_MAX + 1];
+
+    if (!listener->strangers)
+        listener->strangers = hai_new(struct peerlink_strangers);
+    while (peerlink_now_us() < deadline_us) {
+        int n = listener->strangers->n, r = wait_for_any(listener, polls, deadline_us);
         if (r < 0)
             return hai_fail(err, r, "waiting for ranks to connect: %s", strerror(-r));
-        _cleanup_(closep) int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
-            continue;
-        set_tcp_options(fd);
-        if (admit(fd, listener, to, secret, deadline_us, ret_from) == 0)
-            return TAKE_FD(fd);
+        int fd = r ? hear_all(listener, to, secret, polls, ret_from)
+                   : hear_all(listener, to, secret, memset(polls, 0, sizeof polls), ret_from);
+        if (fd >= 0)
+            return fd;
+        if (r && polls[n].revents)
+            let_in(listener);
     }
+    return hai_fail(err, -ETIMEDOUT, "waiting for ranks to connect: %s", strerror(ETIMEDOUT));
 }
 
 int peerlink_local_address(const char *host, char ret[PEERLINK_ADDRESS_BYTES],

@@ -21,8 +21,10 @@ struct peerlink_secret {
 };
 
 /* Where a rank can be reached: made by peerlink_listen, published by rendezvous. */
+struct peerlink_strangers;
 struct peerlink_listener {
     int fd;
+    struct peerlink_strangers *strangers; // connections that prove themselves; NULL: none yet
     char address[PEERLINK_ADDRESS_BYTES];
     uint8_t nonce[PEERLINK_NONCE_BYTES]; // fresh; part of every proof, so none can be replayed
 };
@@ -38,8 +40,10 @@ int peerlink_connect(const char *address, int from, int to, const uint8_t *nonce
                      const struct peerlink_secret *secret, int64_t deadline_us,
                      struct hai_err *err);
 
-/* Wait for the next rank that proves itself; *ret_from is its number. Others are turned away. */
-int peerlink_accept(const struct peerlink_listener *listener, int to,
+/* Wait for the next rank that proves itself; *ret_from is its number. All that connect are heard at
+ * once, so that who is silent keeps nobody waiting; others are turned away. Those that are half
+ * done stay with the listener. */
+int peerlink_accept(struct peerlink_listener *listener, int to,
                     const struct peerlink_secret *secret, int64_t deadline_us, int *ret_from,
                     struct hai_err *err);
 

@@ -58,11 +58,11 @@ static int serve(const struct rendezvous *meet, char (*ret)[RENDEZVOUS_VALUE_BYT
                  int64_t deadline_us, struct hai_err *err) {
     struct peerlink_listener listener = {.fd = -1};
     _cleanup_free_ int *fds = hai_new_array(int, (size_t)meet->world);
-    _cleanup_(closep) int fd = peerlink_serve(meet->master_host, meet->master_port, err);
-    int r = MIN(fd, 0), from, n_come = 1;
+    int r, from, n_come = 1;
 
     first_nonce(&listener);
-    listener.fd = fd;
+    listener.fd = peerlink_serve(meet->master_host, meet->master_port, err);
+    r = MIN(listener.fd, 0);
     for (int i = 0; i < meet->world; i++)
         fds[i] = -1;
     while (r == 0 && n_come < meet->world) {
@@ -86,6 +86,7 @@ static int serve(const struct rendezvous *meet, char (*ret)[RENDEZVOUS_VALUE_BYT
                           err);
     for (int i = 1; i < meet->world; i++)
         closep(&fds[i]);
+    peerlink_listener_close(&listener);
     return r;
 }
 

@@ -88,7 +88,7 @@ static int take_fd(int socket, int64_t deadline_us, struct hai_err *err) {
 }
 
 /* Leader: make the memory and hand it to everyone. */
-static int memory_make(struct shmgroup *g, const struct peerlink_listener *listener,
+static int memory_make(struct shmgroup *g, struct peerlink_listener *listener,
                        const struct peerlink_secret *secret, int64_t deadline_us,
                        struct hai_err *err) {
     bool served[SHMGROUP_RANKS_MAX] = {true};
@@ -139,7 +139,7 @@ static int wait_for_locks(const struct shmgroup *g, int64_t deadline_us, struct 
 }
 
 int shmgroup_open(const struct shmgroup_member *members, int n, int me,
-                  const struct peerlink_listener *listener, const struct peerlink_secret *secret,
+                  struct peerlink_listener *listener, const struct peerlink_secret *secret,
                   size_t payload_bytes, int64_t deadline_us, struct shmgroup **ret,
                   struct hai_err *err) {
     _cleanup_(shmgroup_closep) struct shmgroup *g = hai_new(struct shmgroup);

@@ -21,7 +21,7 @@ struct shmgroup_member {
 
 /* Join members 0 to n-1 as number `me`; payload_bytes are shared. listener is my own. */
 int shmgroup_open(const struct shmgroup_member *members, int n, int me,
-                  const struct peerlink_listener *listener, const struct peerlink_secret *secret,
+                  struct peerlink_listener *listener, const struct peerlink_secret *secret,
                   size_t payload_bytes, int64_t deadline_us, struct shmgroup **ret,
                   struct hai_err *err);
 void shmgroup_close(struct shmgroup *group);

@@ -224,6 +224,34 @@ static void body_stranger(const char *layout, int rank, const char *port) {
 TEST(strangers_are_turned_away)
 { CHECK_EQ(run_world("012", body_stranger), 0); }
 
+/* Connections that say nothing keep nobody waiting, however many there are. */
+static void body_silent(const char *layout, int rank, const char *port) {
+    enum { SILENT = 200 };
+    int64_t begin_us = peerlink_now_us();
+    struct hai_err err = {0};
+    int fds[SILENT];
+
+    if (rank == 2) { // rank 1 waits for it, below
+        for (int i = 0; i < SILENT; i++) {
+            fds[i] = peerlink_dial("127.0.0.1", port, begin_us + 60 * INT64_C(1000000), &err);
+            CHECK(fds[i] >= 0, "%s", err.text);
+        }
+        sleep(5);
+        for (int i = 0; i < SILENT; i++)
+            close(fds[i]);
+        return;
+    }
+    if (rank == 1)
+        sleep(1);
+    _cleanup_(coll_closep) struct coll *c = join("01", rank, port, "s3cret");
+    CHECK_EQ(coll_barrier(c, &err), 0, "%s", err.text);
+    CHECK(peerlink_now_us() - begin_us < 4 * INT64_C(1000000), "%d ms",
+          (int)((peerlink_now_us() - begin_us) / 1000));
+}
+
+TEST(who_is_silent_keeps_nobody_waiting)
+{ CHECK_EQ(run_world("012", body_silent), 0); }
+
 TEST(environment)
 {
     static const struct {
