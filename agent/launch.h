@@ -1,5 +1,5 @@
-/* launch.h - what an attempt's ranks are started with: arguments, environment (UX.md, "Rules for
- * scripts"), directories; as the start message of a shim.
+/* launch.h - what an attempt's ranks are started with: arguments, environment, directories;
+ * as the start message of a shim.
  *
  * Makes texts from texts; starting the shim is holder.h's business.
  */

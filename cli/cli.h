@@ -2,7 +2,7 @@
  * messages and requests to the scheduler.
  *
  * A verb is one file cli/verb_NAME.c with one `struct verb`; cli/hai.c lists them. Results go to
- * stdout, everything else to stderr (UX.md, "Rules for scripts").
+ * stdout, everything else to stderr (docs/scripts.md).
  */
 #pragma once
 #include "lib/json.h"

@@ -1,5 +1,5 @@
 /* each.h - requests that change jobs or nodes, one after another, with the question before more
- * than one (UX.md: verbs that change something take several and ask).
+ * than one.
  */
 #pragma once
 #include "cli/cli.h"

@@ -1,4 +1,5 @@
-/* jobexit.h - how the programs that run on nodes end: one line on stderr, a status as UX.md says.
+/* jobexit.h - how the programs that run on nodes end: one line on stderr, a status as
+ * docs/scripts.md says.
  */
 #pragma once
 #include "lib/base.h"

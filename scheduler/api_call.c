@@ -74,7 +74,7 @@ int api_call_status(int r, const struct hai_err *err) {
 }
 
 /* A denied request leaves a row. One that changes something is in the log and among the events,
- * with who asked (DESIGN.md section 8). */
+ * with who asked. */
 static void audit(struct api_call *call, int status, const char *detail) {
     if (status != 401 && status != 403)
         return;

@@ -19,9 +19,9 @@ int spec_to_entry(const struct job_spec *spec, const struct state_user *user, co
                   const char *key, struct entry_job_submit *ret, struct hai_err *err);
 
 /* A priority in words. `auto` (and NULL): ret_auto is 1 and ret where it begins, else ret_auto is
- * absent. -ERANGE for what is none of UX.md's numbers. */
+ * absent. -ERANGE for what is none of PRIORITIES. */
 int spec_priority(const char *text, int64_t *ret, int64_t *ret_auto, struct hai_err *err);
 
-/* A body that names a kind of UX.md which there will be later is not wrong but early: make the
+/* A body that names a kind which there will be later is not wrong but early: make the
  * error of the decoder say so. Other errors stay as they are. */
 void spec_name_unsupported(struct hai_err *err);

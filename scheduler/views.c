@@ -27,7 +27,8 @@ char *views_cut(const char *text, size_t n_bytes_max) {
     return text ? hai_strndup(text, n) : NULL;
 }
 
-/* Exit code by UX.md: the job's own, 128 + signal, 124 for the time limit, 143 when stopped. */
+/* Exit code (docs/scripts.md): the job's own, 128 + signal, 124 for the time limit, 143 when
+ * stopped. */
 static int64_t exit_code(const struct state_job *job) {
     switch (job->state) {
     case JOB_STATE_SUCCEEDED:

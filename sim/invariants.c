@@ -84,7 +84,7 @@ static bool as_wanted(const struct entry_after *after) {
            (after->want == AFTER_FAILED && after->ended != JOB_STATE_STOPPED);
 }
 
-/* Has come true what the job waits for? In the words of UX.md, from the records alone. */
+/* Has come true what the job waits for? In the words of job files, from the records alone. */
 static int conditions(const struct state *state, const struct job *job, bool *ret,
                       struct hai_err *err) {
     const struct entry_job_spec *spec = &job->r.spec;

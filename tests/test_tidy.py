@@ -57,6 +57,7 @@ PLANTED = [
     ("check_developer", "lib/text.c", "// see /" + "Users/someone\n", "developer"),
     ("check_developer", "docs/a.md", "cd /home/" + "someone/hai\n", "developer"),
     ("check_developer", "lib/text.c", "// TO" + "DO\n", "unfinished"),
+    ("check_citations", "lib/text.c", "// as DESIGN" + ".md says\n", "not in the repository"),
     ("check_unit_lists", "tests/unit/test_words.c", "\n", "not in tests/unit/meson.build"),
     ("check_map", "docs/ARCHITECTURE.md", "| `lib/gone.c` | |\n", "is not there"),
     ("check_map", "docs/ARCHITECTURE.md", "| `text_get` `text_lost` |\n", "called text_lost"),

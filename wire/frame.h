@@ -12,7 +12,7 @@ enum frame_channel {
     FRAME_STDOUT, // from the node
     FRAME_STDERR,
     FRAME_SIZE,  // to the node: rows, columns of the terminal, two bytes each, little-endian
-    FRAME_EXIT,  // from the node, the last: one byte exit code by UX.md
+    FRAME_EXIT,  // from the node, the last: one byte exit code (docs/scripts.md)
     FRAME_ERROR, // from the node: text; why there is nothing to see
     FRAME_CHANNEL_COUNT,
 };

@@ -16,7 +16,7 @@ enum {
 
 static const char *const restart_words[] = {"fault", "node", "signal", "memory", "hang", "exit"};
 
-/* Words of UX.md that later versions will know; refused by name rather than as unknown. */
+/* Words that later versions will know; refused by name rather than as unknown. */
 static const char *const later_kinds[] = {"serve", "generate", "validate"};
 static const char *const later_fields[] = {"serve", "generate", "validate", "secrets"};
 

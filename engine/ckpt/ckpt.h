@@ -1,7 +1,7 @@
 /* ckpt.h - checkpoints of training: written whole or not at all, found again, verified.
  *
  * A checkpoint is the folder DIR/step-N.E<epoch>/: safetensors files of parts, and manifest.json,
- * which says what every part is (ENGINE.md, section 7), with an XXH3-64 of each tensor and of
+ * which says what every part is, with an XXH3-64 of each tensor and of
  * itself. It is made under another name, synchronised, and renamed without replacing anything, so
  * that a folder of that name is complete; its SHA-256 of the manifest is what the scheduler
  * records. A save waits for the disk and for nobody else. What is trained, and when, is

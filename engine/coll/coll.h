@@ -3,8 +3,8 @@
  *
  * Inside a node through shared memory, between nodes over TCP. The order of additions is the run's
  * reduction shape alone: ranks of a group in ascending order, then a binary tree over the groups
- * (ENGINE.md, section 4). How ranks lie on nodes decides only who computes which slice and what
- * travels: a group that lies on one node is added up there and travels once.
+ * (docs/ARCHITECTURE.md, "Bits"). How ranks lie on nodes decides only who computes which slice and
+ * what travels: a group that lies on one node is added up there and travels once.
  *
  * Every rank calls the same functions in the same order with the same sizes. After an error the
  * only thing left is coll_close: a dead peer is -ECONNRESET on every rank within a moment.

@@ -1,6 +1,6 @@
 /* terms.h - the words that the scheduler's core, the agent's core and the wire share.
  *
- * Pure. Each list is an enum and its text forms (UX.md, "Rules for scripts"). Values are written to
+ * Pure. Each list is an enum and its text forms (docs/scripts.md). Values are written to
  * the log: lists only grow at the end.
  */
 #pragma once

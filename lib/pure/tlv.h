@@ -1,4 +1,4 @@
-/* tlv.h - the one binary encoding: log payloads and canonical state (DESIGN.md section 3).
+/* tlv.h - the one binary encoding: log payloads and canonical state.
  *
  * Pure. A struct is its fields in ascending tag order, each `varint tag, varint length, bytes`.
  * Numbers are zigzag varints, texts their bytes, structs nest, a list is `varint n` and then each

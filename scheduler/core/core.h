@@ -1,6 +1,6 @@
 /* core.h - the scheduler's core in one include: the shell and the simulator start here.
  *
- * One turn of the shell (DESIGN.md section 3):
+ * One turn of the shell (docs/ARCHITECTURE.md, "One path for every change"):
  *
  *     append the inputs and the proposals of the last turn; commit
  *     for each entry in order:  apply_entry(state, entry, fx, &reply)     answer the caller

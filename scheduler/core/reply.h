@@ -10,7 +10,7 @@
  * id        job_submit, token_create: the id; else the job that the entry was about
  * repeated  job_submit: the same key and body came before, id is the first's; nothing new
  * changed   the entry changed something (a second stop does not)
- * err       why it was refused; code is a word of UX.md's errors: not_found, denied, ended,
+ * err       why it was refused; code is the word of the API's errors: not_found, denied, ended,
  *           conflict, stale, impossible, unknown_group, unknown_zone, out_of_range, too_many, ...
  */
 struct apply_reply {

@@ -1,6 +1,6 @@
 /* restart.h - what follows the end of an attempt: success, failure, another attempt.
  *
- * Pure. Only apply*.c and attempt.c include it. The policy of DESIGN.md section 4: causes listed in
+ * Pure. Only apply*.c and attempt.c include it. The policy: causes listed in
  * restart_when restart; at most restart_max times; the first at once, then after 1 s, doubling to
  * 5 min; an attempt that ran for an hour clears the count.
  */

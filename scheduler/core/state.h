@@ -45,7 +45,7 @@ DECLARE_ENUM(job_wanted, WANTED, WANTED_LIST);
     X(P, NODE, "node")     /* its node was lost, or lost sight of it */
 DECLARE_ENUM(fault, FAULT, FAULTS);
 
-/* Why a job is in its state: UX.md's `reason`. */
+/* Why a job is in its state: `reason` in what people and scripts see. */
 #define REASONS(P, X)                                                                              \
     X(P, NONE, "none")                                                                             \
     X(P, HELD, "held")                   /* submitted to wait */                                   \
@@ -64,7 +64,7 @@ DECLARE_ENUM(fault, FAULT, FAULTS);
     X(P, MAINTENANCE, "maintenance") /* the same, for one that nobody may use */
 DECLARE_ENUM(reason, REASON, REASONS);
 
-/* Levels of UX.md, highest first. */
+/* The levels that people may ask for, highest first. */
 #define PRIORITIES(X) X(50) X(40) X(30) X(20) X(10) X(8) X(5) X(0)
 enum { PRIORITY_COUNT = 8 };
 

@@ -3,8 +3,6 @@
  * The scheduler sees only this. Back end now: a table in SQLite (log_sqlite.h). Later: Raft over
  * the same tables, where an append is committed when a majority has it; so appends are
  * asynchronous even where SQLite answers before entry_log_append returns.
- *
- * (DESIGN.md calls this file log.h; lib/log.h has that name, and names are unique in the tree.)
  */
 #pragma once
 #include "scheduler/core/entry.h"

@@ -1,7 +1,6 @@
 /* bench-coll - time of coll_sum_f32 between processes of this machine.
  *
- *   bench-coll RANKS [NODES]      one line a size: one buffer / median time, in GB/s as PEERS.md
- * has it
+ *   bench-coll RANKS [NODES]      one line a size: one buffer / median time, in GB/s
  *
  * Ranks are forked here; NODES > 1 puts TCP over the loopback between them.
  */

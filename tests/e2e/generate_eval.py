@@ -268,7 +268,7 @@ BAD_TRAINING = [
     (("steps: 1", "steps: [1"), ":"),
     (("tokenizer: tests/fixtures/tokenizer/tiny", "max: 8"), "a size with its unit"),
     (("tokenizer/tiny", "tokenizer/none"), "tokenizer/none/tokenizer.json"),
-    (("README.md", "NOTHING.md"), "NOTHING.md"),
+    (("README.md", "nothing.md"), "nothing.md"),
     (("models/llama_mha", "models/none"), "models/none"),
     (("batch: 2", "batch: 3"), "batch is 3; expected a multiple of the 2 ranks"),
     (("batch: 2\nseq: 32", "batch: 16777216\nmicro_batch: 1\nseq: 1024"), "tokens a step on each"),
