@@ -1,321 +1,580 @@
 #include "sim/agents.h"
+#include "lib/pure/plant.h"
 
 #include <stdio.h>
 
-enum { DELAY_MAX_US = 300 * 1000, LATE_MAX_US = 30 * 1000 * 1000 };
+enum {
+    POLL_TIMEOUT_US = 10 * 1000 * 1000,
+    REPORT_TIMEOUT_US = 30 * 1000 * 1000,
+    AGAIN_MIN_US = 100 * 1000,
+    AGAIN_MAX_US = 2 * 1000 * 1000,
+    GRACE_UNTOLD_US = 30 * 1000 * 1000,
+    END_AGAIN_US = 200 * 1000,
+    LEASE_STEPS = 200,
+    LOCAL_US = 3 * 1000,          // between a shim and its agent
+    RESTART_US = 4 * 1000 * 1000, // until a supervisor has the agent back
+};
 
-#define ADD(array, n, n_max)                                                                       \
-    ({                                                                                             \
-        if ((n) == (n_max)) {                                                                      \
-            (n_max) = MAX(2 * (n_max), (size_t)16);                                                \
-            (array) = hai_realloc_array((array), (n_max), sizeof *(array));                        \
-        }                                                                                          \
-        &(array)[(n)++];                                                                           \
-    })
-
-void agents_init(struct agents *agents, struct world *world, struct rng *rng) {
-    *agents = (struct agents){
-        .world = world,
-        .rng = rng,
-        .n_nodes = world->state->n_nodes,
-        .nodes = hai_new_array(struct agents_node, (size_t)world->state->n_nodes),
-        .lease_us = world->state->r.lease_us,
-        .drift_us = world->state->r.drift_us,
-    };
-    for (int i = 0; i < agents->n_nodes; i++) {
-        agents->nodes[i].boot = 1;
-        agents->nodes[i].instance = 1;
-    }
+static int64_t boot_us(const struct agents *agents, int number) {
+    return shims_boot_us(&agents->shims, number);
 }
 
-static void held_free(struct agents_held *held) {
-    free(held->running);
-    free(held->ends);
+static void after(struct agents *agents, int64_t us, enum agenda_kind kind, int number,
+                  int64_t what) {
+    agenda_add(agents->agenda, agents->agenda->now_us + us, kind, number, what, NULL);
 }
 
-static void order_free(struct agents_order *order) {
-    for (size_t i = 0; i < order->n_parts; i++)
-        held_free(&order->parts[i]);
-    free(order->parts);
+void agents_boot_id(int node, int boot, char ret[static 32]) {
+    (void)snprintf(ret, 32, "boot-%d-%d", node, boot);
 }
 
-static void node_clear(struct agents_node *node) {
-    for (size_t i = 0; i < node->n_held; i++)
-        held_free(&node->held[i]);
-    free(node->held);
-    node->held = NULL;
-    node->n_held = 0;
+/* Struck, now or just before: then whatever it was about to do is not done. */
+static bool is_struck(struct agents *agents, int number, enum agents_point point) {
+    struct agents_node *node = &agents->nodes[number];
+
+    if (!node->blow && agents->strike)
+        node->blow = agents->strike(agents->userdata, number, point);
+    return node->blow != AGENTS_LIVES;
 }
 
-void agents_free(struct agents *agents) {
-    for (int i = 0; i < agents->n_nodes; i++)
-        node_clear(&agents->nodes[i]);
-    for (size_t i = 0; i < agents->n_orders; i++)
-        order_free(&agents->orders[i]);
-    free(agents->nodes);
-    free(agents->orders);
-    free(agents->reports);
-    *agents = (struct agents){0};
-}
+/* ---- what shims say ---- */
 
-void agents_boot_id(const struct agents *agents, int node, char ret[static 32]) {
-    (void)snprintf(ret, 32, "boot-%d-%d", node, agents->nodes[node].boot);
-}
-
-/* Mostly soon; now and then very late. */
-static int64_t arrival(struct agents *agents) {
-    int64_t delay = rng_once_in(agents->rng, 10) ? LATE_MAX_US : DELAY_MAX_US;
-
-    return agents->world->now_us + 1000 + rng_below(agents->rng, delay);
-}
-
-static void report(struct agents *agents, int node, enum entry_kind kind,
-                   const struct entry_rank_exited *body) {
-    int copies = rng_once_in(agents->rng, 4) ? 2 : 1;
-
-    for (int i = 0; i < copies; i++)
-        *ADD(agents->reports, agents->n_reports, agents->n_reports_max) = (struct agents_report){
-            .at_us = arrival(agents), .node = node, .kind = kind, .body = *body};
-}
-
-static bool any_running(const struct agents_held *held) {
-    for (int64_t i = 0; i < held->n_ranks; i++)
-        if (held->running[i])
-            return true;
-    return false;
-}
-
-static void end_rank(struct agents *agents, int node, struct agents_held *held, int64_t rank,
-                     int64_t code, int64_t signal, enum exit_cause cause) {
-    if (!held->running[rank])
+static void tell_later(struct agents *agents, struct shim *shim) {
+    if (shim->news)
         return;
-    held->running[rank] = false;
-    held->ends[rank] = (struct entry_rank_exited){
-        held->job, held->epoch, held->first_rank + rank, code, signal, cause, NULL};
-    report(agents, node, ENTRY_RANK_EXITED, &held->ends[rank]);
+    shim->news = true;
+    after(agents, 1 + rng_below(agents->rng, LOCAL_US), AGENDA_NEWS, shim->node, shim->id);
 }
 
-void agents_end_rank(struct agents *agents, int node, size_t held, int64_t rank, int64_t code,
-                     int64_t signal, enum exit_cause cause) {
-    end_rank(agents, node, &agents->nodes[node].held[held], rank, code, signal, cause);
+static void adopted(struct agents *agents, struct shim *shim) {
+    struct agents_node *node = &agents->nodes[shim->node];
+
+    if (!shim->adopting)
+        return;
+    shim->adopting = false;
+    if (--node->n_adopting == 0)
+        reconcile_scanned(node->core);
 }
 
-static void end_all(struct agents *agents, int node, struct agents_held *held, int64_t signal,
-                    enum exit_cause cause) {
-    for (int64_t rank = 0; rank < held->n_ranks; rank++)
-        end_rank(agents, node, held, rank, 0, signal, cause);
-}
-
-/* ---- to the agents ---- */
-
-static void send_copy(struct agents *agents, int node) {
-    struct desired_part *parts;
-    size_t n = desired_node(agents->world->state, node, &parts);
-    struct agents_order *order = ADD(agents->orders, agents->n_orders, agents->n_orders_max);
-
-    *order = (struct agents_order){
-        .at_us = arrival(agents),
-        .sent_us = agents->world->now_us,
-        .node = node,
-        .instance = agents->nodes[node].instance,
-        .revision = agents->world->state->nodes[node]->r.revision,
-        .parts = hai_new_array(struct agents_held, n),
-        .n_parts = n,
-    };
-    for (size_t i = 0; i < n; i++) {
-        struct agents_held *to = &order->parts[i];
-        *to = (struct agents_held){
-            .job = parts[i].job->r.id,
-            .epoch = parts[i].job->r.epoch,
-            .first_rank = parts[i].first_rank,
-            .n_ranks = parts[i].n_ranks,
-            .gpus = parts[i].gpus,
-            .phase = parts[i].phase,
-            .kill_at_us = parts[i].kill_at_us,
-            .running = hai_new_array(bool, (size_t)parts[i].n_ranks),
-            .ends = hai_new_array(struct entry_rank_exited, (size_t)parts[i].n_ranks),
-        };
-        for (int64_t rank = 0; rank < to->n_ranks; rank++)
-            to->running[rank] = parts[i].ranks[rank].state != RANK_STATE_EXITED;
+static void tell_exits(struct agents_node *node, struct shim *shim) {
+    for (size_t i = 0; i < shim->n_ranks; i++) {
+        struct shims_rank *rank = &shim->ranks[i];
+        if (rank->running || rank->told)
+            continue;
+        rank->told = true;
+        reconcile_exited(node->core, &shim->key, &rank->exit);
     }
-    free(parts);
 }
 
-void agents_send(struct agents *agents, int node) {
-    send_copy(agents, node);
-    if (rng_once_in(agents->rng, 10)) // the network brings it twice, at another time
-        send_copy(agents, node);
+static void tell_state(struct agents *agents, struct shim *shim) {
+    int64_t *numbers = hai_new_array(int64_t, shim->n_ranks);
+
+    for (size_t i = 0; i < shim->n_ranks; i++)
+        numbers[i] = shim->first_rank + (int64_t)i;
+    shim->stated = true;
+    reconcile_found(agents->nodes[shim->node].core, &shim->key, numbers, shim->n_ranks,
+                    MAX(shim->started_us, 1));
+    free(numbers);
 }
 
-void agents_mend(struct agents *agents, int node) {
-    agents->nodes[node].cut = agents->nodes[node].deaf = agents->nodes[node].mute = false;
+/* End what a dead shim held, and look again until nothing is left. */
+static void end_lost(struct agents *agents, struct shim *shim) {
+    struct agents_node *node = &agents->nodes[shim->node];
+
+    if (shim->left) {
+        shims_clear(&agents->shims, shim);
+        after(agents, END_AGAIN_US, AGENDA_LEFT, shim->node, shim->id);
+        return;
+    }
+    bool found_dead = shim->adopting;
+    shim->told_gone = true;
+    reconcile_lost(node->core, &shim->key, agents->agenda->now_us);
+    adopted(agents, shim);
+    if (found_dead) // only its mark tells of it
+        shims_remove(&agents->shims, shim);
 }
 
-static struct agents_held *held_find(struct agents_node *node, const struct agents_held *like) {
-    for (size_t i = 0; i < node->n_held; i++)
-        if (node->held[i].job == like->job && node->held[i].epoch == like->epoch)
-            return &node->held[i];
+static void take_news(struct agents *agents, struct shim *shim) {
+    struct agents_node *node = &agents->nodes[shim->node];
+
+    shim->news = false;
+    if (!shim->lives) {
+        if (shim->told_gone)
+            adopted(agents, shim);
+        else
+            end_lost(agents, shim);
+        return;
+    }
+    if (!shim->stated)
+        tell_state(agents, shim);
+    tell_exits(node, shim);
+    if (shim->gone && !shim->told_gone) {
+        shim->told_gone = true;
+        reconcile_gone(node->core, &shim->key);
+    }
+    adopted(agents, shim);
+}
+
+/* ---- what the core wants ---- */
+
+static const struct net_part *desired_of(const struct agents_node *node,
+                                         const struct reconcile_key *key) {
+    for (size_t i = 0; node->desired && i < node->desired->n_parts; i++)
+        if (!memcmp(&node->desired->parts[i].key, key, sizeof *key))
+            return &node->desired->parts[i];
     return NULL;
 }
 
-static bool wanted(const struct agents_order *order, const struct agents_held *held) {
-    for (size_t i = 0; i < order->n_parts; i++)
-        if (order->parts[i].job == held->job && order->parts[i].epoch == held->epoch)
-            return true;
-    return false;
-}
-
-/* What is not in the set must not run, and needs no report. */
-static void forget_unwanted(struct agents_node *node, const struct agents_order *order) {
-    size_t n = 0;
-
-    for (size_t i = 0; i < node->n_held; i++) {
-        if (wanted(order, &node->held[i]))
-            node->held[n++] = node->held[i];
-        else
-            held_free(&node->held[i]);
-    }
-    node->n_held = n;
-}
-
-/* Start an attempt, or confirm that one that is told to end was never started. */
-static void take_new(struct agents *agents, int number, struct agents_held *part) {
+static void start(struct agents *agents, int number, const struct reconcile_key *key) {
     struct agents_node *node = &agents->nodes[number];
-    struct entry_rank_exited body = {.job = part->job, .epoch = part->epoch};
+    const struct net_part *part = desired_of(node, key);
+    enum exit_cause cause;
 
-    if (part->phase != DESIRED_PHASE_RUN || !any_running(part)) {
-        report(agents, number, ENTRY_RANKS_GONE, &body);
+    if (!part) // another set has come meanwhile, and the core has dealt with it
+        return;
+    if (agents->fails && agents->fails(agents->userdata, number, &cause)) {
+        reconcile_failed(node->core, key, cause, agents->agenda->now_us, "it cannot be started");
         return;
     }
-    node->held = hai_realloc_array(node->held, node->n_held + 1, sizeof *node->held);
-    node->held[node->n_held++] = *part;
-    part->running = NULL;
-    part->ends = NULL;
-    report(agents, number, ENTRY_RANKS_STARTED, &body);
+    struct shim *shim = shims_start(&agents->shims, number, key, part->first_rank, part->n_ranks,
+                                    part->gpus, node->lease_until_us);
+    shim->lease_sent_us = node->lease_until_us;
+    tell_later(agents, shim);
 }
 
-static void take_phase(struct agents *agents, int number, struct agents_held *held,
-                       const struct agents_held *part) {
-    held->phase = MAX(held->phase, part->phase);
-    held->kill_at_us = part->kill_at_us;
-    if (held->phase == DESIRED_PHASE_KILL)
-        end_all(agents, number, held, 9, EXIT_CAUSE_ORDER);
-    else if (held->phase == DESIRED_PHASE_TERM && rng_once_in(agents->rng, 2))
-        end_all(agents, number, held, 15, EXIT_CAUSE_ORDER);
+/* A time by the scheduler's clock on that of the shims' deadlines. */
+static int64_t boottime_of(const struct agents *agents, int number, int64_t at_us) {
+    if (at_us == S_ABSENT)
+        return boot_us(agents, number) + GRACE_UNTOLD_US;
+    return at_us - agents->nodes[number].log_offset_us;
 }
 
-static void take_order(struct agents *agents, struct agents_order *order) {
-    struct agents_node *node = &agents->nodes[order->node];
+static void act(struct agents *agents, int number, const struct reconcile_action *action) {
+    struct agents_node *node = &agents->nodes[number];
+    struct shim *shim = shims_of(&agents->shims, number, &action->key);
 
-    if (node->down || node->cut || node->deaf || order->instance != node->instance ||
-        order->revision < node->revision)
+    switch (action->kind) {
+    case RECONCILE_TERM:
+        if (shim)
+            shims_term(&agents->shims, shim, boottime_of(agents, number, action->kill_at_us));
+        break;
+    case RECONCILE_KILL:
+        if (shim)
+            shims_kill(&agents->shims, shim, EXIT_CAUSE_ORDER);
+        break;
+    case RECONCILE_RELEASE:
+        journal_remove(&node->marks, &action->key);
+        if (shim && !shim->left)
+            shims_remove(&agents->shims, shim);
+        is_struck(agents, number, AGENTS_RELEASED);
+        break;
+    default:
+        break;
+    }
+}
+
+/* The marks reach the disk; only then is anything started. */
+static bool sync_marks(struct agents *agents, int number) {
+    struct journal *marks = &agents->nodes[number].marks;
+
+    if (is_struck(agents, number, AGENTS_UNWRITTEN))
+        return false;
+    journal_write(marks);
+    if (is_struck(agents, number, AGENTS_WRITTEN))
+        return false;
+    journal_sync(marks);
+    return !is_struck(agents, number, AGENTS_MARKED);
+}
+
+static void act_all(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+    struct reconcile_action action;
+    struct reconcile_key *starts = NULL;
+    size_t n;
+
+    do {
+        n = 0;
+        while (!node->blow && reconcile_next(node->core, &action)) {
+            if (action.kind != RECONCILE_START) {
+                act(agents, number, &action);
+                continue;
+            }
+            starts = hai_realloc_array(starts, n + 1, sizeof *starts);
+            starts[n++] = action.key;
+            if (!HAI_PLANT(PLANT_MARK_FORGOTTEN))
+                journal_add(&node->marks, &action.key);
+        }
+        if (n && !sync_marks(agents, number))
+            break;
+        for (size_t i = 0; i < n && !node->blow; i++) {
+            start(agents, number, &starts[i]);
+            is_struck(agents, number, AGENTS_STARTED);
+        }
+    } while (n && !node->blow);
+    free(starts);
+}
+
+/* ---- polls ---- */
+
+static int64_t call(struct agents *agents, int number, struct net_message *message,
+                    int64_t timeout_us) {
+    const struct agents_node *node = &agents->nodes[number];
+
+    message->call = ++agents->n_calls;
+    message->instance = node->instance;
+    message->boot = node->boot;
+    net_send(agents->net, message);
+    after(agents, timeout_us, AGENDA_CALL, number, agents->n_calls);
+    return agents->n_calls;
+}
+
+static void poll_now(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+    struct net_message *poll = net_message_new(NET_POLL, number);
+
+    poll->revision = node->revision;
+    poll->synced = reconcile_synced(node->core);
+    for (const struct reconcile_hold *hold = NULL; (hold = reconcile_walk(node->core, hold));)
+        if (!hold->has_gone && (hold->found || hold->starting || hold->gone))
+            net_message_add(poll, &hold->key);
+    node->polled_us = boot_us(agents, number);
+    node->poll = call(agents, number, poll, POLL_TIMEOUT_US);
+}
+
+static void poll_later(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+
+    node->poll = 0;
+    after(agents, node->poll_again_us, AGENDA_POLL, number, node->instance);
+    node->poll_again_us = MIN(node->poll_again_us * 2, (int64_t)AGAIN_MAX_US);
+}
+
+static void send_leases(struct agents *agents, int number, int64_t lease_us) {
+    const struct agents_node *node = &agents->nodes[number];
+
+    for (struct shim *shim = agents->shims.first[number]; shim; shim = shim->next) {
+        if (!shim->lives || shim->told_gone ||
+            node->lease_until_us - shim->lease_sent_us < lease_us / LEASE_STEPS)
+            continue;
+        shim->lease_sent_us = node->lease_until_us;
+        shims_lease(&agents->shims, shim, node->lease_until_us);
+    }
+}
+
+static void take_set(struct agents *agents, int number, const struct net_message *answer) {
+    struct agents_node *node = &agents->nodes[number];
+    struct net_message *set = net_message_new(NET_ANSWER, number);
+    struct reconcile_want *old_wants = node->wants;
+    int64_t *old_ranks = node->ranks, n_ranks = 0;
+
+    for (size_t i = 0; i < answer->n_parts; i++) {
+        *net_message_add(set, &answer->parts[i].key) = answer->parts[i];
+        n_ranks += answer->parts[i].n_ranks;
+    }
+    net_message_free(node->desired);
+    node->desired = set;
+    node->wants = hai_new_array(struct reconcile_want, set->n_parts + 1);
+    node->ranks = hai_new_array(int64_t, (size_t)n_ranks + 1);
+    n_ranks = 0;
+    for (size_t i = 0; i < set->n_parts; i++) {
+        const struct net_part *part = &set->parts[i];
+        node->wants[i] = (struct reconcile_want){part->key, part->phase, part->kill_at_us,
+                                                 node->ranks + n_ranks, (size_t)part->n_ranks};
+        for (int64_t k = 0; k < part->n_ranks; k++)
+            node->ranks[n_ranks++] = part->first_rank + k;
+    }
+    reconcile_desired(node->core, node->wants, set->n_parts);
+    free(old_wants);
+    free(old_ranks);
+}
+
+static void take_answer(struct agents *agents, int number, const struct net_message *answer) {
+    struct agents_node *node = &agents->nodes[number];
+
+    node->poll_again_us = AGAIN_MIN_US;
+    node->lease_until_us = node->polled_us + answer->lease_us;
+    node->log_offset_us = answer->now_us - boot_us(agents, number);
+    send_leases(agents, number, answer->lease_us);
+    node->revision = answer->revision;
+    if (answer->changed)
+        take_set(agents, number, answer);
+    act_all(agents, number); // starts come before the next poll says what is held
+    if (!node->blow)
+        poll_now(agents, number);
+}
+
+/* ---- reports ---- */
+
+static void add_attempt(const struct reconcile_hold *hold, struct net_message *report) {
+    bool started = hold->sent_started && !hold->has_started;
+    bool gone = hold->sent_gone && !hold->has_gone;
+
+    if (!started && !gone && hold->n_exits_sent <= hold->n_exits_had)
         return;
-    node->revision = order->revision;
-    node->lease_until_us = MAX(node->lease_until_us, order->sent_us + agents->lease_us +
-                                                         rng_below(agents->rng, agents->drift_us));
-    forget_unwanted(node, order);
-    for (size_t i = 0; i < order->n_parts; i++) {
-        struct agents_held *held = held_find(node, &order->parts[i]);
-        if (held)
-            take_phase(agents, order->node, held, &order->parts[i]);
+    struct net_part *part = net_message_add(report, &hold->key);
+    part->started = started;
+    part->gone = gone;
+    if (hold->n_exits_sent <= hold->n_exits_had)
+        return;
+    part->n_exits = hold->n_exits_sent - hold->n_exits_had;
+    part->exits = hai_new_array(struct reconcile_exit, part->n_exits);
+    memcpy(part->exits, hold->exits + hold->n_exits_had, part->n_exits * sizeof *part->exits);
+    for (size_t i = 0; i < part->n_exits; i++)
+        part->exits[i].message = NULL; // the text is the hold's
+}
+
+static void report_if_due(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+
+    if (node->report || node->report_waits ||
+        (!reconcile_unreported(node->core) && !node->n_saved) ||
+        is_struck(agents, number, AGENTS_REPORTING))
+        return;
+    struct net_message *report = net_message_new(NET_REPORT, number);
+    reconcile_report(node->core);
+    for (const struct reconcile_hold *hold = NULL; (hold = reconcile_walk(node->core, hold));)
+        add_attempt(hold, report);
+    for (int i = 0; i < node->n_saved; i++)
+        net_message_add(report, &node->saved[i].key)->saved = node->saved[i].saved;
+    node->n_saved_sent = node->n_saved;
+    node->report = call(agents, number, report, REPORT_TIMEOUT_US);
+}
+
+static void on_report(struct agents *agents, int number, bool ok) {
+    struct agents_node *node = &agents->nodes[number];
+
+    node->report = 0;
+    reconcile_reported(node->core, ok);
+    if (ok) {
+        node->report_again_us = AGAIN_MIN_US;
+        node->n_saved -= node->n_saved_sent;
+        memmove(node->saved, node->saved + node->n_saved_sent,
+                (size_t)node->n_saved * sizeof *node->saved);
+    } else {
+        node->report_waits = true;
+        after(agents, node->report_again_us, AGENDA_REPORT, number, node->instance);
+        node->report_again_us = MIN(node->report_again_us * 2, (int64_t)AGAIN_MAX_US);
+    }
+    node->n_saved_sent = 0;
+}
+
+void agents_saved(struct agents *agents, const struct shim *shim, int64_t step) {
+    struct agents_node *node = &agents->nodes[shim->node];
+
+    if (node->runs && node->n_saved < AGENTS_SAVED_MAX)
+        node->saved[node->n_saved++] = (struct net_part){.key = shim->key, .saved = step};
+}
+
+/* ---- the process ---- */
+
+static void mark(const struct reconcile_key *key, void *data) {
+    reconcile_marked(data, key);
+}
+
+/* The agent comes up: it reads its marks and looks for shims. */
+static void come_up(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+    struct journal marks = node->marks;
+
+    *node = (struct agents_node){
+        .boot = node->boot,
+        .runs = true,
+        .instance = ++agents->n_instances,
+        .core = reconcile_new(),
+        .lease_until_us = boot_us(agents, number),
+        .poll_again_us = AGAIN_MIN_US,
+        .report_again_us = AGAIN_MIN_US,
+        .n_adopting = 1, // ourselves, until all are found
+    };
+    node->marks = marks;
+    journal_open(&node->marks, mark, node->core);
+    for (struct shim *shim = agents->shims.first[number]; shim; shim = shim->next) {
+        shim->stated = shim->told_gone = shim->news = false;
+        shim->lease_sent_us = 0;
+        shim->adopting = true;
+        node->n_adopting++;
+        for (size_t i = 0; i < shim->n_ranks; i++)
+            shim->ranks[i].told = false;
+    }
+    for (struct shim *shim = agents->shims.first[number], *next; shim; shim = next) {
+        next = shim->next;
+        if (shim->lives)
+            tell_later(agents, shim);
         else
-            take_new(agents, order->node, &order->parts[i]);
+            end_lost(agents, shim);
     }
+    if (--node->n_adopting == 0)
+        reconcile_scanned(node->core);
+    poll_now(agents, number);
 }
 
-/* ---- time ---- */
-
-static void take_orders(struct agents *agents) {
-    size_t n = 0;
-
-    for (size_t i = 0; i < agents->n_orders; i++) {
-        struct agents_order order = agents->orders[i];
-        if (order.at_us > agents->world->now_us) {
-            agents->orders[n++] = order;
-            continue;
-        }
-        take_order(agents, &order);
-        order_free(&order);
-    }
-    agents->n_orders = n;
-}
-
-static void run_clocks(struct agents *agents, int number) {
-    struct agents_node *node = &agents->nodes[number];
-    int64_t now_us = agents->world->now_us;
-
-    for (size_t i = 0; i < node->n_held; i++) {
-        struct agents_held *held = &node->held[i];
-        if (now_us >= node->lease_until_us)
-            end_all(agents, number, held, 9, EXIT_CAUSE_LEASE);
-        if (held->phase == DESIRED_PHASE_TERM && now_us >= held->kill_at_us)
-            end_all(agents, number, held, 9, EXIT_CAUSE_ORDER);
-    }
-}
-
-void agents_step(struct agents *agents, void (*take)(void *, const struct agents_report *),
-                 void *userdata) {
-    take_orders(agents);
-    for (int i = 0; i < agents->n_nodes; i++)
-        run_clocks(agents, i);
-    size_t i = 0;
-    while (i < agents->n_reports) {
-        struct agents_report one = agents->reports[i];
-        const struct agents_node *node = &agents->nodes[one.node];
-        if (one.at_us > agents->world->now_us || node->cut || node->mute || node->down) {
-            i++;
-            continue;
-        }
-        agents->reports[i] = agents->reports[--agents->n_reports];
-        take(userdata, &one);
-    }
-}
-
-/* ---- faults ---- */
-
-void agents_restart_agent(struct agents *agents, int number) {
+static void forget(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
 
-    node->instance++;
-    node->revision = 0;
-    for (size_t i = 0; i < node->n_held; i++) {
-        struct agents_held *held = &node->held[i];
-        struct entry_rank_exited body = {.job = held->job, .epoch = held->epoch};
-        report(agents, number, ENTRY_RANKS_STARTED, &body);
-        for (int64_t rank = 0; rank < held->n_ranks; rank++)
-            if (!held->running[rank] && held->ends[rank].job)
-                report(agents, number, ENTRY_RANK_EXITED, &held->ends[rank]);
-    }
+    reconcile_free(node->core);
+    net_message_free(node->desired);
+    free(node->wants);
+    free(node->ranks);
+    node->core = NULL;
+    node->desired = NULL;
+    node->wants = NULL;
+    node->ranks = NULL;
+    node->runs = false;
+    node->blow = AGENTS_LIVES;
+    node->poll = node->report = 0;
+    for (struct shim *shim = agents->shims.first[number]; shim; shim = shim->next)
+        shim->adopting = shim->news = false;
+    journal_killed(&node->marks);
 }
 
-void agents_clock_step(struct agents *agents, int64_t us) {
-    for (int i = 0; i < agents->n_nodes; i++)
-        agents->nodes[i].lease_until_us += us;
-    for (size_t i = 0; i < agents->n_orders; i++) {
-        agents->orders[i].at_us += us;
-        agents->orders[i].sent_us += us;
-    }
-    for (size_t i = 0; i < agents->n_reports; i++)
-        agents->reports[i].at_us += us;
-}
-
-void agents_crash(struct agents *agents, int number) {
+void agents_strike(struct agents *agents, int number, enum agents_blow blow) {
     struct agents_node *node = &agents->nodes[number];
 
-    node_clear(node);
-    node->down = true;
+    if (node->down || blow == AGENTS_LIVES)
+        return;
+    bool ran = node->runs;
+    forget(agents, number);
+    if (blow == AGENTS_POWER_OFF) {
+        node->down = true;
+        journal_power_off(&node->marks, agents->rng);
+        shims_remove_all(&agents->shims, number);
+        return;
+    }
+    for (struct shim *shim = agents->shims.first[number]; shim && blow == AGENTS_WIPED;
+         shim = shim->next)
+        shims_lose(&agents->shims, shim);
+    if (ran)
+        after(agents, 1 + rng_below(agents->rng, RESTART_US), AGENDA_AGENT, number, node->boot);
+}
+
+void agents_lose_shim(struct agents *agents, struct shim *shim) {
+    shims_lose(&agents->shims, shim);
+    if (agents->nodes[shim->node].runs)
+        tell_later(agents, shim);
 }
 
 void agents_boot(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
-    size_t n = 0;
 
     node->down = false;
     node->boot++;
-    node->instance++;
-    node->revision = 0;
-    for (size_t i = 0; i < agents->n_reports; i++) // what was not sent died with the node
-        if (agents->reports[i].node != number)
-            agents->reports[n++] = agents->reports[i];
-    agents->n_reports = n;
+    after(agents, 1 + rng_below(agents->rng, RESTART_US), AGENDA_AGENT, number, node->boot);
+}
+
+/* The end of a turn of its loop, as far as it has lived to see it. */
+static void turn_end(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+
+    if (!node->blow)
+        act_all(agents, number);
+    if (!node->blow)
+        report_if_due(agents, number);
+    if (node->blow)
+        agents_strike(agents, number, node->blow);
+}
+
+static void on_failed(struct agents *agents, int number, int64_t call_number) {
+    if (call_number == agents->nodes[number].poll)
+        poll_later(agents, number);
+    else
+        on_report(agents, number, false);
+}
+
+void agents_message(struct agents *agents, const struct net_message *message) {
+    int number = message->node;
+    struct agents_node *node = &agents->nodes[number];
+    bool old = message->kind == NET_ANSWER && message->changed && HAI_PLANT(PLANT_OLD_REVISION);
+
+    if (!node->runs || message->boot != node->boot || message->instance != node->instance ||
+        (message->call != node->poll && message->call != node->report && !old))
+        return;
+    if (!is_struck(agents, number, AGENTS_MESSAGE)) {
+        if (message->kind == NET_REFUSED) {
+            on_failed(agents, number, message->call);
+        } else if (message->kind == NET_REPLY) {
+            on_report(agents, number, true);
+        } else if (message->call != node->poll) { // planted
+            take_set(agents, number, message);
+        } else {
+            node->poll = 0;
+            take_answer(agents, number, message);
+        }
+    }
+    turn_end(agents, number);
+}
+
+static void on_shim(struct agents *agents, const struct agenda_event *event) {
+    const struct agents_node *node = &agents->nodes[event->node];
+    struct shim *shim = shims_find(&agents->shims, event->node, event->what);
+
+    if (!shim)
+        return;
+    if (event->kind == AGENDA_SHIM) {
+        if (shims_step(&agents->shims, shim) && node->runs)
+            tell_later(agents, shim);
+        return;
+    }
+    if (!node->runs)
+        return;
+    if (event->kind == AGENDA_NEWS && shim->news)
+        take_news(agents, shim);
+    else if (event->kind == AGENDA_LEFT && !shim->told_gone && !shim->lives)
+        end_lost(agents, shim);
+    turn_end(agents, event->node);
+}
+
+void agents_event(struct agents *agents, const struct agenda_event *event) {
+    struct agents_node *node = &agents->nodes[event->node];
+
+    switch (event->kind) {
+    case AGENDA_AGENT:
+        if (!node->down && !node->runs && event->what == node->boot)
+            come_up(agents, event->node);
+        break;
+    case AGENDA_POLL:
+        if (node->runs && event->what == node->instance && !node->poll)
+            poll_now(agents, event->node);
+        break;
+    case AGENDA_REPORT:
+        if (node->runs && event->what == node->instance) {
+            node->report_waits = false;
+            turn_end(agents, event->node);
+        }
+        break;
+    case AGENDA_CALL:
+        if (node->runs && (event->what == node->poll || event->what == node->report)) {
+            on_failed(agents, event->node, event->what);
+            turn_end(agents, event->node);
+        }
+        break;
+    default:
+        on_shim(agents, event);
+    }
+}
+
+void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct net *net,
+                 struct rng *rng) {
+    assert(n_nodes <= SHIMS_NODES_MAX);
+    *agents = (struct agents){
+        .agenda = agenda,
+        .rng = rng,
+        .net = net,
+        .n_nodes = n_nodes,
+        .nodes = hai_new_array(struct agents_node, (size_t)n_nodes),
+    };
+    agents->shims.agenda = agenda;
+    agents->shims.rng = rng;
+    agents->shims.n_nodes = n_nodes;
+    for (int i = 0; i < n_nodes; i++)
+        agents_boot(agents, i);
+}
+
+void agents_free(struct agents *agents) {
+    for (int i = 0; i < agents->n_nodes; i++) {
+        forget(agents, i);
+        journal_free(&agents->nodes[i].marks);
+    }
+    shims_free(&agents->shims);
+    free(agents->nodes);
+    *agents = (struct agents){0};
 }

@@ -1,100 +1,94 @@
-/* agents.h - simulated nodes: what really runs on them, whatever the scheduler believes.
+/* agents.h - the agents of the simulated nodes: the real core (agent/core/reconcile.h) inside a
+ * daemon that does with it what agent/attempts.c, uplink.c and holder.c do.
  *
- * An agent follows the desired sets that reach it, reports what happened in messages that may be
- * late, repeated and out of order, and loses its memory when it is killed. The holder of the ranks
- * (the shim) survives the agent and kills them when the lease runs out. Time is the caller's.
+ * A poll and a report are under way at a time, each a call with a number: an answer to another call
+ * than that is dropped, and so no desired set is followed that is older than the last. A start is
+ * marked durably first. An agent that is killed forgets all but its marks and the shims; the next
+ * one reads and adopts them. What is about the network is in net.h, about ranks in shims.h.
  */
 #pragma once
-#include "sim/rng.h"
-#include "sim/world.h"
+#include "sim/journal.h"
+#include "sim/net.h"
+#include "sim/shims.h"
 
-/* The ranks of one attempt on one node, as they really are. */
-struct agents_held {
-    int64_t job;
-    int64_t epoch;
-    int64_t first_rank;
-    int64_t n_ranks;
-    uint32_t gpus;
-    enum desired_phase phase;
-    int64_t kill_at_us;
-    bool *running;                  // [n_ranks]
-    struct entry_rank_exited *ends; // [n_ranks], valid where not running
+/* Where an agent may be struck: at each message that reaches it, and around all that it makes
+ * durable or irreversible. */
+#define AGENTS_POINTS(X)                                                                           \
+    X(MESSAGE, "as a message reaches it")                                                          \
+    X(UNWRITTEN, "before its marks are written")                                                   \
+    X(WRITTEN, "before its marks are durable")                                                     \
+    X(MARKED, "before it starts what it has marked")                                               \
+    X(STARTED, "as it has started a shim")                                                         \
+    X(RELEASED, "as it has released an attempt")                                                   \
+    X(REPORTING, "before it reports")
+enum agents_point {
+#define AGENTS_POINT_(name, text) AGENTS_##name,
+    AGENTS_POINTS(AGENTS_POINT_)
+#undef AGENTS_POINT_
 };
+
+enum agents_blow {
+    AGENTS_LIVES,
+    AGENTS_KILLED,    // kill -9 of the agent
+    AGENTS_WIPED,     // of it and of all shims; the system stays up
+    AGENTS_POWER_OFF, // of the machine
+};
+
+enum { AGENTS_SAVED_MAX = 8 };
 
 struct agents_node {
-    struct agents_held *held;
-    size_t n_held;
-    int64_t revision; // newest desired set that the agent took
-    int64_t lease_until_us;
-    int64_t instance; // of the agent; messages to an earlier one are lost
-    int boot;         // life of the node; a new one starts empty
-    bool down;        // no power
-    bool cut;         // no network
-    bool deaf;        // nothing reaches it; what it says arrives
-    bool mute;        // nothing that it says arrives; it hears
-};
-
-/* A report on its way to the scheduler. */
-struct agents_report {
-    int64_t at_us;
-    int node;
-    enum entry_kind kind;          // ENTRY_RANKS_STARTED, ENTRY_RANK_EXITED or ENTRY_RANKS_GONE
-    struct entry_rank_exited body; // job, epoch and, for an exit, the rest
-};
-
-/* A desired set on its way to an agent. */
-struct agents_order {
-    int64_t at_us;
-    int64_t sent_us;
-    int node;
+    int boot; // life of the machine; a new one starts empty
+    bool down;
+    struct journal marks;
+    /* the agent; all of it is lost with the process */
+    bool runs;
+    enum agents_blow blow; // it was struck, and does nothing more
     int64_t instance;
-    int64_t revision;
-    struct agents_held *parts;
-    size_t n_parts;
+    struct reconcile *core;
+    struct net_message *desired; // the newest answer with a set
+    struct reconcile_want *wants;
+    int64_t *ranks; // of wants
+    int64_t revision, lease_until_us, log_offset_us;
+    int64_t poll, polled_us, poll_again_us; // call under way, 0: none
+    int64_t report, report_again_us;
+    bool report_waits;
+    int n_adopting;
+    struct net_part saved[AGENTS_SAVED_MAX]; // for the next report
+    int n_saved, n_saved_sent;
 };
 
 struct agents {
-    struct world *world;
+    struct agenda *agenda;
     struct rng *rng;
+    struct net *net;
+    struct shims shims;
     struct agents_node *nodes;
     int n_nodes;
-    struct agents_report *reports;
-    size_t n_reports, n_reports_max;
-    struct agents_order *orders;
-    size_t n_orders, n_orders_max;
-    int64_t lease_us, drift_us;
+    int64_t n_calls, n_instances;
+    /* Is a node struck here? */
+    enum agents_blow (*strike)(void *userdata, int node, enum agents_point point);
+    /* Does the start of an attempt fail? cause: whose doing. */
+    bool (*fails)(void *userdata, int node, enum exit_cause *cause);
+    void *userdata;
 };
 
-void agents_init(struct agents *agents, struct world *world, struct rng *rng);
+void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct net *net,
+                 struct rng *rng);
 void agents_free(struct agents *agents);
 
-/* Send a node its desired set; takes at least 1 ms. Whoever sends it grants a lease. */
-void agents_send(struct agents *agents, int node);
+/* An event of the agenda for a node: AGENDA_AGENT to AGENDA_LEFT. */
+void agents_event(struct agents *agents, const struct agenda_event *event);
 
-/* Let messages arrive, graces and leases end, up to the world's time. Reports that arrive are
- * handed to take(). */
-void agents_step(struct agents *agents, void (*take)(void *, const struct agents_report *),
-                 void *userdata);
+/* A message reaches the node. */
+void agents_message(struct agents *agents, const struct net_message *message);
 
-/* Ranks of a held attempt end by themselves. */
-void agents_end_rank(struct agents *agents, int node, size_t held, int64_t rank, int64_t code,
-                     int64_t signal, enum exit_cause cause);
+/* A rank of a running attempt says that a checkpoint is durable. */
+void agents_saved(struct agents *agents, const struct shim *shim, int64_t step);
 
-/* kill -9 of the agent: it forgets, starts again and reports everything that it holds. */
-void agents_restart_agent(struct agents *agents, int node);
-
-/* The network is whole again. */
-void agents_mend(struct agents *agents, int node);
-
-/* The log's clock is set forward: what is on its way and the leases of the nodes, which have clocks
- * of their own, end no earlier for that. */
-void agents_clock_step(struct agents *agents, int64_t us);
-
-/* The node loses power: all it runs is gone. */
-void agents_crash(struct agents *agents, int node);
-
-/* It is given back, empty. */
+/* What happens to a node. A killed agent is started again after a while, by itself. */
+void agents_strike(struct agents *agents, int node, enum agents_blow blow);
 void agents_boot(struct agents *agents, int node);
+void agents_lose_shim(struct agents *agents, struct shim *shim);
 
 /* The text of its boot_id. */
-void agents_boot_id(const struct agents *agents, int node, char ret[static 32]);
+void agents_boot_id(int node, int boot, char ret[static 32]);

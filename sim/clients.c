@@ -191,7 +191,7 @@ void clients_retry(struct clients *c) {
             c->n_retries++;
             ask(c, i);
         }
-    if (c->n && rng_once_in(c->rng, 10))
+    if (c->n && rng_once_in(c->rng, 60))
         repeat_old(c);
 }
 

@@ -9,6 +9,7 @@
 #include "scheduler/core/whyplan.h"
 #include "sim/audit.h"
 #include "sim/quota_rules.h"
+#include "sim/touched.h"
 
 #define FAIL(...) return hai_fail(err, -EINVAL, __VA_ARGS__)
 
@@ -359,68 +360,16 @@ int invariants_state(const struct state *state, struct hai_err *err) {
     return r < 0 ? r : check_queues(state, err);
 }
 
-/* Is a rank of one held attempt running that runs in the other, too? */
-static bool same_rank(const struct agents_held *a, const struct agents_held *b) {
-    if (a->job != b->job)
-        return false;
-    for (int64_t i = 0; i < a->n_ranks; i++) {
-        int64_t k = a->first_rank + i - b->first_rank;
-        if (a->running[i] && k >= 0 && k < b->n_ranks && b->running[k])
-            return true;
-    }
-    return false;
-}
-
-static bool runs(const struct agents_held *held) {
-    for (int64_t i = 0; i < held->n_ranks; i++)
-        if (held->running[i])
-            return true;
-    return false;
-}
-
-static int check_pair(const struct agents *agents, int na, const struct agents_held *a, int nb,
-                      const struct agents_held *b, struct hai_err *err) {
-    const char *name = agents->world->state->nodes[nb]->r.name;
-
-    if (a == b)
-        return 0;
-    if (same_rank(a, b))
-        FAIL("a rank of job %lld runs twice, once on %s", (long long)a->job, name);
-    if (a->job == b->job && a->epoch != b->epoch && runs(a) && runs(b))
-        FAIL("two attempts of job %lld run, one on %s", (long long)a->job, name);
-    if (na == nb && (a->gpus & b->gpus) && runs(a) && runs(b))
-        FAIL("a GPU of %s runs jobs %lld and %lld", name, (long long)a->job, (long long)b->job);
-    return 0;
-}
-
-/* No rank runs that the scheduler takes for ended. */
-static int check_belief(const struct agents *agents, int number, const struct agents_held *held,
-                        struct hai_err *err) {
-    const struct job *job = state_job_find(agents->world->state, held->job);
-
-    if (!job || job->r.epoch != held->epoch)
-        return 0;
-    for (int64_t i = 0; i < held->n_ranks; i++)
-        if (held->running[i] && job->r.ranks.items[held->first_rank + i].state == RANK_STATE_EXITED)
-            FAIL("rank %lld of job %lld runs on %s and is taken for ended",
-                 (long long)(held->first_rank + i), (long long)held->job,
-                 agents->world->state->nodes[number]->r.name);
-    return 0;
-}
-
-int invariants_nodes(const struct agents *agents, struct hai_err *err) {
-    for (int na = 0; na < agents->n_nodes; na++)
-        for (size_t i = 0; i < agents->nodes[na].n_held; i++) {
-            int believed = check_belief(agents, na, &agents->nodes[na].held[i], err);
-            if (believed < 0)
-                return believed;
-            for (int nb = na; nb < agents->n_nodes; nb++)
-                for (size_t k = 0; k < agents->nodes[nb].n_held; k++) {
-                    int r = check_pair(agents, na, &agents->nodes[na].held[i], nb,
-                                       &agents->nodes[nb].held[k], err);
-                    if (r < 0)
-                        return r;
-                }
+int invariants_nodes(const struct state *state, const struct shims *shims, struct hai_err *err) {
+    for (int i = 0; i < shims->n_nodes; i++)
+        for (const struct shim *shim = shims->first[i]; shim; shim = shim->next) {
+            int r = touched_belief(state, shim, err);
+            for (const struct shim *other = shim->next; other && r == 0; other = other->next)
+                if (shim->left && other->left && (shim->gpus & other->gpus))
+                    FAIL("a GPU of %s runs jobs %lld and %lld", state->nodes[i]->r.name,
+                         (long long)shim->key.job, (long long)other->key.job);
+            if (r < 0)
+                return r;
         }
     return 0;
 }

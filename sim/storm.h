@@ -13,11 +13,12 @@ struct storm_result {
     int64_t entries;
     int64_t jobs;
     int64_t placements;
-    int64_t rooms;   // times that jobs were suspended for another
-    int64_t faults;  // of nodes, agents, ranks and the scheduler
-    int64_t retries; // requests that were made again for want of an answer
-    int64_t n_met;   // faults whose time came, those that were left out included
-    uint64_t digest; // of the final state
+    int64_t rooms;    // times that jobs were suspended for another
+    int64_t faults;   // of nodes, agents, ranks and the scheduler
+    int64_t retries;  // requests that were made again for want of an answer
+    int64_t messages; // between scheduler and agents
+    int64_t n_met;    // faults whose time came, those that were left out included
+    uint64_t digest;  // of the final state
 };
 
 /* Faults are numbered as they come. skip: leave these out, and all that

@@ -23,6 +23,7 @@ void world_log_free(struct world_entry *log, size_t n) {
 void world_free(struct world *w) {
     world_log_free(w->log, w->n_log);
     buf_free(&w->scratch);
+    buf_free(&w->snapshot);
     decide_list_free(&w->proposals);
     decide_free(w->decide);
     naive_free(w->naive);
@@ -131,40 +132,65 @@ struct state *world_replay(const struct world_entry *log, size_t n) {
     return state;
 }
 
-static void append_start(struct world *w) {
+void world_start(struct world *w) {
     struct entry_sched_start start = {.version = (char *)HAI_VERSION};
 
     int r = world_append(w, "system:hai", ENTRY_SCHED_START, &start);
     assert(r == 0);
 }
 
-void world_restart(struct world *w, bool snapshot) {
+void world_snapshot(struct world *w) {
+    buf_clear(&w->snapshot);
+    state_encode(w->state, &w->snapshot);
+    w->n_snapshot = w->n_log;
+}
+
+static struct state *decode(const struct buf *bytes) {
     struct state *state;
 
-    assert(snapshot || !w->forget);
-    if (snapshot) {
-        _cleanup_(buf_free) struct buf bytes = {0};
-        state_encode(w->state, &bytes);
-        int r = state_decode(bytes.data, bytes.n_bytes, &state, NULL);
-        assert(r == 0);
-    } else {
-        state = world_replay(w->log, w->n_log);
-    }
+    int r = state_decode(bytes->data, bytes->n_bytes, &state, NULL);
+    assert(r == 0);
+    return state;
+}
+
+/* From the newest snapshot, if there is one, and what came after it. */
+static struct state *recover(const struct world *w) {
+    if (!w->snapshot.n_bytes)
+        return world_replay(w->log, w->n_log);
+    struct state *state = decode(&w->snapshot);
+    for (size_t i = w->n_snapshot; i < w->n_log; i++)
+        world_apply(state, &w->log[i], i + 1, NULL);
+    return state;
+}
+
+static void take_state(struct world *w, struct state *state) {
     effects_free(w->fx);
     w->fx = effects_new();
     state_free(w->state);
     w->state = state;
     decide_free(w->decide);
     w->decide = decide_new();
-    append_start(w);
+}
+
+void world_restart(struct world *w, bool snapshot) {
+    assert(snapshot || !w->forget);
+    if (snapshot) {
+        _cleanup_(buf_free) struct buf bytes = {0};
+        state_encode(w->state, &bytes);
+        take_state(w, decode(&bytes));
+    } else {
+        take_state(w, world_replay(w->log, w->n_log));
+    }
+    world_start(w);
 }
 
 void world_crash(struct world *w, size_t n_kept) {
+    assert(n_kept >= w->n_snapshot);
     while (w->n_log > n_kept) {
         free(w->log[--w->n_log].principal);
         buf_free(&w->log[w->n_log].payload);
     }
-    world_restart(w, false);
+    take_state(w, recover(w));
 }
 
 static void describe(const struct world_cluster *cluster, struct entry_cluster_set *set) {
@@ -218,7 +244,7 @@ void world_cluster(struct world *w, const struct world_cluster *cluster) {
         assert(r == 0);
     }
     if (w->state->r.remembers != 1)
-        append_start(w);
+        world_start(w);
 }
 
 struct entry_job_spec world_spec(void) {

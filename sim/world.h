@@ -25,7 +25,9 @@ struct world {
     size_t n_log, n_log_max;
     struct naive *naive; // what is decided is compared with it, NULL: not
     bool forget;         // keep no log: long replays of traces, which never restart
-    struct buf scratch;  // payload of the entry that is being applied, when there is no log
+    struct buf snapshot; // of the state after the first n_snapshot entries; empty: none
+    size_t n_snapshot;
+    struct buf scratch; // payload of the entry that is being applied, when there is no log
     int64_t now_us;
 };
 
@@ -47,8 +49,13 @@ void world_pass(struct world *w, int64_t us);
  */
 void world_restart(struct world *w, bool snapshot);
 
-/* Kill it before it committed what it applied: of the log the first n_kept entries are left. */
+/* Kill it before it committed what it applied: of the log the first n_kept entries are left. What
+ * it will know when it starts again, which _start says, is made from the newest snapshot. */
 void world_crash(struct world *w, size_t n_kept);
+void world_start(struct world *w);
+
+/* Keep an encoding of the state; what is in the log until now is not taken back any more. */
+void world_snapshot(struct world *w);
 
 /* Apply one entry of a log. */
 void world_apply(struct state *state, const struct world_entry *entry, size_t index,

@@ -1,5 +1,6 @@
 #include "agent/core/reconcile.h"
 #include "lib/pure/map.h"
+#include "lib/pure/plant.h"
 #include <stdio.h>
 
 DEFINE_ENUM(reconcile_action_kind, RECONCILE, RECONCILE_ACTIONS);
@@ -149,7 +150,7 @@ static void release_if_done(struct reconcile *core, struct reconcile_hold *hold)
 static bool older_is_here(const struct reconcile *core, const struct reconcile_key *key) {
     for (const struct reconcile_hold *hold = map_get(&core->jobs, key->job); hold;
          hold = hold->next_of_job)
-        if (!key_equal(&hold->key, key) && !hold->gone)
+        if (!key_equal(&hold->key, key) && !hold->gone && !HAI_PLANT(PLANT_OLDER_IS_HERE))
             return true;
     return false;
 }
@@ -317,7 +318,7 @@ bool reconcile_next(struct reconcile *core, struct reconcile_action *ret) {
 static size_t tellable(const struct reconcile_hold *hold) {
     bool last = hold->n_exits && hold->n_exits >= hold->n_ranks;
 
-    return hold->n_exits - (last && !hold->gone);
+    return hold->n_exits - (last && !hold->gone && !HAI_PLANT(PLANT_GONE_EARLY));
 }
 
 static bool unreported(const struct reconcile_hold *hold) {

@@ -23,7 +23,12 @@
     X(CLOCK_STEP, "a start with a clock set forward ends the leases of lost nodes")                \
     X(GPU_IN_TWO_CLASSES, "free GPUs of a drained node count as idle, too")                        \
     X(BOOKED_LATE, "GPU time is booked as what the job does next")                                 \
-    X(QUOTA_OFF, "a quota is off by one")
+    X(QUOTA_OFF, "a quota is off by one")                                                          \
+    X(MARK_FORGOTTEN, "an agent starts an attempt without a mark")                                 \
+    X(GONE_EARLY, "the last exit of an attempt is told while something of it is left")             \
+    X(OLD_REVISION, "an agent follows a desired set that is no answer to its poll")                \
+    X(REPLACED_AGENT, "a late poll of a killed agent is believed")                                 \
+    X(OLDER_IS_HERE, "an attempt starts where an older one of its job still is")
 
 enum plant {
     PLANT_NONE,

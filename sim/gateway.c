@@ -1,0 +1,315 @@
+#include "sim/gateway.h"
+#include "lib/pure/plant.h"
+#include "sim/agents.h"
+
+#include <stdio.h>
+
+enum { POLL_WAIT_US = 2 * 1000 * 1000 };
+
+void gateway_init(struct gateway *g, struct world *world, struct net *net, struct agenda *agenda) {
+    *g = (struct gateway){
+        .world = world,
+        .net = net,
+        .agenda = agenda,
+        .agents = hai_new_array(struct gateway_agent, (size_t)world->state->n_nodes),
+    };
+    gateway_started(g);
+}
+
+void gateway_started(struct gateway *g) {
+    for (int i = 0; i < g->world->state->n_nodes; i++)
+        g->agents[i] = (struct gateway_agent){.heard_us = g->world->now_us, .grant_us = S_ABSENT};
+}
+
+static struct node *node_of(const struct gateway *g, int number) {
+    return g->world->state->nodes[number];
+}
+
+/* ---- answers ---- */
+
+static void send_answer(struct gateway *g, int number) {
+    struct gateway_agent *agent = &g->agents[number];
+    struct net_message *poll = TAKE_PTR(agent->poll);
+    struct net_message *answer = net_message_new(NET_ANSWER, number);
+    struct desired_part *parts = NULL;
+
+    answer->call = poll->call;
+    answer->instance = poll->instance;
+    answer->boot = poll->boot;
+    answer->revision = node_of(g, number)->r.revision;
+    answer->lease_us = g->world->state->r.lease_us;
+    answer->now_us = g->world->now_us;
+    answer->changed = agent->fresh || poll->revision != answer->revision;
+    size_t n = answer->changed ? desired_node(g->world->state, number, &parts) : 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct state_job *job = &parts[i].job->r;
+        struct reconcile_key key = {job->id, job->attempt, job->epoch};
+        struct net_part *part = net_message_add(answer, &key);
+        part->phase = parts[i].phase;
+        part->kill_at_us = parts[i].kill_at_us;
+        part->first_rank = parts[i].first_rank;
+        part->n_ranks = parts[i].n_ranks;
+        part->gpus = parts[i].gpus;
+    }
+    free(parts);
+    agent->grant_us = agent->heard_us;
+    agent->fresh = false;
+    net_message_free(poll);
+    net_send(g->net, answer);
+}
+
+static bool worth_answering(const struct gateway *g, int number) {
+    const struct gateway_agent *agent = &g->agents[number];
+
+    return agent->poll && (agent->fresh || agent->poll->revision != node_of(g, number)->r.revision);
+}
+
+void gateway_commit(struct gateway *g) {
+    for (size_t i = 0; i < g->n_outbox; i++) {
+        struct net_message *report = g->outbox[i];
+        struct net_message *reply = net_message_new(NET_REPLY, report->node);
+        reply->call = report->call;
+        reply->instance = report->instance;
+        reply->boot = report->boot;
+        net_message_free(report);
+        net_send(g->net, reply);
+    }
+    g->n_outbox = 0;
+    for (int i = 0; i < g->world->state->n_nodes; i++)
+        if (worth_answering(g, i))
+            send_answer(g, i);
+}
+
+void gateway_held(struct gateway *g, int node, int64_t seq) {
+    if (g->agents[node].poll && g->agents[node].poll_seq == seq)
+        send_answer(g, node);
+}
+
+/* ---- polls ---- */
+
+static void principal_of(const struct gateway *g, int number, char ret[static PRINCIPAL_MAX + 1]) {
+    (void)snprintf(ret, PRINCIPAL_MAX + 1, "node:%s", node_of(g, number)->r.name);
+}
+
+static bool holds_part(const struct net_message *poll, const struct desired_part *part) {
+    for (size_t i = 0; i < poll->n_parts; i++)
+        if (poll->parts[i].key.job == part->job->r.id &&
+            poll->parts[i].key.epoch == part->job->r.epoch)
+            return true;
+    return false;
+}
+
+static bool was_started(const struct desired_part *part) {
+    for (int64_t i = 0; i < part->n_ranks; i++)
+        if (part->ranks[i].state != RANK_STATE_ASSIGNED)
+            return true;
+    return false;
+}
+
+/* What a complete account of the node does not name is gone from there: fleet.c. */
+static void conclude_gone(struct gateway *g, const struct net_message *poll, bool fresh) {
+    struct desired_part *parts = NULL;
+    char principal[PRINCIPAL_MAX + 1];
+
+    if (!poll->synced || (!fresh && poll->revision != node_of(g, poll->node)->r.revision))
+        return;
+    principal_of(g, poll->node, principal);
+    size_t n = desired_node(g->world->state, poll->node, &parts);
+    struct entry_ranks_gone *gone = hai_new_array(struct entry_ranks_gone, n + 1);
+    size_t n_gone = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!holds_part(poll, &parts[i]) && was_started(&parts[i]))
+            gone[n_gone++] = (struct entry_ranks_gone){parts[i].job->r.id, parts[i].job->r.epoch,
+                                                       node_of(g, poll->node)->r.name,
+                                                       (char *)"the agent does not hold it"};
+    for (size_t i = 0; i < n_gone; i++)
+        g->append(g->userdata, principal, ENTRY_RANKS_GONE, &gone[i]);
+    free(gone);
+    free(parts);
+}
+
+static void announce(struct gateway *g, const struct net_message *poll) {
+    struct state_node *node = &node_of(g, poll->node)->r;
+    char principal[PRINCIPAL_MAX + 1], boot_id[32];
+
+    agents_boot_id(poll->node, poll->boot, boot_id);
+    if (node->state == NODE_STATE_UP && hai_streq(node->boot_id, boot_id))
+        return;
+    struct entry_node_up up = {.node = node->name, .boot_id = boot_id};
+    principal_of(g, poll->node, principal);
+    g->append(g->userdata, principal, ENTRY_NODE_UP, &up);
+}
+
+/* A poll of an agent that was killed: what it held was overtaken by what the next one did. */
+static bool is_replaced(const struct gateway_agent *agent, int64_t instance) {
+    for (int i = 0; i < GATEWAY_REPLACED && !HAI_PLANT(PLANT_REPLACED_AGENT); i++)
+        if (agent->replaced[i] == instance)
+            return true;
+    return false;
+}
+
+static void take_poll(struct gateway *g, struct net_message *poll) {
+    struct gateway_agent *agent = &g->agents[poll->node];
+    bool fresh;
+
+    if (is_replaced(agent, poll->instance)) {
+        net_refuse(g->net, poll);
+        net_message_free(poll);
+        return;
+    }
+    agent->heard_us = g->world->now_us;
+    announce(g, poll);
+    fresh = agent->instance != poll->instance;
+    if (fresh && agent->instance)
+        agent->replaced[agent->n_replaced++ % GATEWAY_REPLACED] = agent->instance;
+    if (agent->poll) // a newer one: the older is nobody's any more
+        send_answer(g, poll->node);
+    agent->poll = poll;
+    agent->poll_seq = ++g->n_polls;
+    agent->fresh |= fresh;
+    agent->instance = poll->instance;
+    conclude_gone(g, poll, fresh);
+    agenda_add(g->agenda, g->agenda->now_us + POLL_WAIT_US, AGENDA_HELD, poll->node,
+               agent->poll_seq, NULL);
+}
+
+/* ---- reports ---- */
+
+static bool exit_is_new(const struct state *state, const struct net_part *part, int64_t rank) {
+    const struct job *job = state_job_find(state, part->key.job);
+
+    return job && job->r.epoch == part->key.epoch && (size_t)rank < job->r.ranks.n &&
+           job->r.ranks.items[rank].state != RANK_STATE_EXITED;
+}
+
+static void add_exit(struct gateway *g, const char *principal, const struct net_part *part,
+                     const struct reconcile_exit *exit) {
+    struct entry_rank_exited entry = {
+        .job = part->key.job,
+        .epoch = part->key.epoch,
+        .rank = exit->rank,
+        .code = exit->signal ? 0 : exit->exit_code & 0xff,
+        .signal = exit->signal,
+        .cause = exit->cause,
+    };
+
+    if (exit_is_new(g->world->state, part, exit->rank))
+        g->append(g->userdata, principal, ENTRY_RANK_EXITED, &entry);
+}
+
+static void add_saved(struct gateway *g, const char *principal, const struct net_part *part) {
+    uint8_t digest[DIGEST_BYTES] = {(uint8_t)part->key.epoch};
+    struct entry_ckpt_committed commit = {
+        .job = part->key.job,
+        .epoch = part->key.epoch,
+        .step = part->saved,
+        .dir = (char *)"/ckpt/step",
+        .digest = {digest, sizeof digest},
+        .stall_us = part->saved % 3 ? S_ABSENT : part->saved * 1000,
+    };
+
+    g->append(g->userdata, principal, ENTRY_CKPT_COMMITTED, &commit);
+}
+
+static void take_report(struct gateway *g, const struct net_message *report) {
+    char principal[PRINCIPAL_MAX + 1];
+    char *name = node_of(g, report->node)->r.name;
+
+    g->agents[report->node].heard_us = g->world->now_us;
+    principal_of(g, report->node, principal);
+    for (size_t i = 0; i < report->n_parts; i++) {
+        const struct net_part *part = &report->parts[i];
+        struct entry_ranks_started started = {part->key.job, part->key.epoch, name};
+        struct entry_ranks_gone gone = {part->key.job, part->key.epoch, name, NULL};
+        if (part->started)
+            g->append(g->userdata, principal, ENTRY_RANKS_STARTED, &started);
+        for (size_t k = 0; k < part->n_exits; k++)
+            add_exit(g, principal, part, &part->exits[k]);
+        if (part->gone)
+            g->append(g->userdata, principal, ENTRY_RANKS_GONE, &gone);
+        if (part->saved)
+            add_saved(g, principal, part);
+    }
+}
+
+/* ---- turns ---- */
+
+static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net_message *message) {
+    if (*n == *n_max) {
+        *n_max = MAX(2 * *n_max, (size_t)16);
+        *list = hai_realloc_array(*list, *n_max, sizeof **list);
+    }
+    (*list)[(*n)++] = message;
+}
+
+void gateway_receive(struct gateway *g, struct net_message *message) {
+    put(&g->inbox, &g->n_inbox, &g->n_inbox_max, message);
+}
+
+void gateway_turn(struct gateway *g) {
+    for (size_t i = 0; i < g->n_inbox; i++) {
+        struct net_message *message = g->inbox[i];
+        if (message->kind == NET_POLL) {
+            take_poll(g, message);
+            continue;
+        }
+        take_report(g, message);
+        put(&g->outbox, &g->n_outbox, &g->n_outbox_max, message);
+    }
+    g->n_inbox = 0;
+}
+
+static bool is_silent(const struct gateway *g, int number) {
+    return node_of(g, number)->r.state == NODE_STATE_UP &&
+           g->world->now_us - g->agents[number].heard_us > g->silence_us;
+}
+
+bool gateway_is_silent(const struct gateway *g) {
+    for (int i = 0; i < g->world->state->n_nodes; i++)
+        if (is_silent(g, i))
+            return true;
+    return false;
+}
+
+void gateway_silence(struct gateway *g) {
+    for (int i = 0; i < g->world->state->n_nodes; i++) {
+        struct gateway_agent *agent = &g->agents[i];
+        if (!is_silent(g, i))
+            continue;
+        if (agent->poll) // before the newest grant is written down
+            send_answer(g, i);
+        struct entry_node_lost lost = {node_of(g, i)->r.name, agent->grant_us, NULL};
+        g->append(g->userdata, "system:hai", ENTRY_NODE_LOST, &lost);
+    }
+}
+
+/* Of who waited for an answer most see the connection break. */
+static void drop(struct gateway *g, struct net_message *message) {
+    if (!rng_once_in(g->net->rng, 8))
+        net_refuse(g->net, message);
+    net_message_free(message);
+}
+
+void gateway_killed(struct gateway *g) {
+    for (size_t i = 0; i < g->n_inbox; i++)
+        drop(g, g->inbox[i]);
+    for (size_t i = 0; i < g->n_outbox; i++)
+        drop(g, g->outbox[i]);
+    g->n_inbox = g->n_outbox = 0;
+    for (int i = 0; i < g->world->state->n_nodes; i++)
+        if (g->agents[i].poll)
+            drop(g, TAKE_PTR(g->agents[i].poll));
+}
+
+void gateway_free(struct gateway *g) {
+    for (size_t i = 0; i < g->n_inbox; i++)
+        net_message_free(g->inbox[i]);
+    for (size_t i = 0; i < g->n_outbox; i++)
+        net_message_free(g->outbox[i]);
+    for (int i = 0; g->agents && i < g->world->state->n_nodes; i++)
+        net_message_free(g->agents[i].poll);
+    free(g->inbox);
+    free(g->outbox);
+    free(g->agents);
+    *g = (struct gateway){0};
+}

@@ -1,0 +1,59 @@
+/* gateway.h - the scheduler's side of the agents: what scheduler/fleet.c and api_agent.c make of
+ * polls and reports, with their entries appended to a world.
+ *
+ * A poll is held until its node's desired set changes or it has waited for long enough; a lease is
+ * granted from the moment it came in. Answers leave with a commit and not before.
+ */
+#pragma once
+#include "sim/net.h"
+#include "sim/world.h"
+
+enum { GATEWAY_REPLACED = 8 };
+
+struct gateway_agent {
+    int64_t instance;
+    int64_t replaced[GATEWAY_REPLACED]; // instances before it, in a ring
+    int n_replaced;
+    int64_t heard_us;         // log time
+    int64_t grant_us;         // of the newest lease; S_ABSENT: none since the start
+    struct net_message *poll; // held
+    int64_t poll_seq;         // of the held one, of all polls
+    bool fresh;               // it is this instance's first
+};
+
+struct gateway {
+    struct world *world;
+    struct net *net;
+    struct agenda *agenda;
+    struct gateway_agent *agents; // by node
+    int64_t silence_us;
+    struct net_message **inbox; // came in since the last turn
+    size_t n_inbox, n_inbox_max;
+    struct net_message **outbox; // replies that wait for the commit
+    size_t n_outbox, n_outbox_max;
+    int64_t n_polls;
+    int (*append)(void *userdata, const char *principal, enum entry_kind kind, const void *payload);
+    void *userdata;
+};
+
+void gateway_init(struct gateway *g, struct world *world, struct net *net, struct agenda *agenda);
+void gateway_free(struct gateway *g);
+
+/* A request came in; a copy of it belongs to the gateway until it is answered. */
+void gateway_receive(struct gateway *g, struct net_message *message);
+
+/* A turn: requests that came in become entries. */
+void gateway_turn(struct gateway *g);
+
+/* What was appended is committed: answers go out, and new sets to the nodes of fx. */
+void gateway_commit(struct gateway *g);
+
+/* AGENDA_HELD: a poll has waited for long enough. AGENDA_SILENCE: who was not heard of is lost. */
+void gateway_held(struct gateway *g, int node, int64_t seq);
+bool gateway_is_silent(const struct gateway *g);
+void gateway_silence(struct gateway *g);
+
+/* The scheduler is killed: who waits for an answer will not get one. Started anew: nobody has been
+ * silent yet. */
+void gateway_killed(struct gateway *g);
+void gateway_started(struct gateway *g);

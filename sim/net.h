@@ -1,0 +1,80 @@
+/* net.h - what agents and scheduler say to each other, and the network that brings it, or not.
+ *
+ * Pure. A message may be late, lost, repeated, and overtaken by later ones, each by itself; a link
+ * may be cut in one direction or both. The four kinds are those of wire/messages.def as far as
+ * decisions follow from them: polls and their answers, reports and their replies. A call that a
+ * dead process or a broken connection cannot answer fails at once or, where nothing comes back, by
+ * its caller's patience.
+ *
+ * Messages of a machine's earlier life do not outlive its reset, nor calls the scheduler that they
+ * were made to: their connections end with it.
+ */
+#pragma once
+#include "agent/core/reconcile.h"
+#include "sim/agenda.h"
+#include "sim/rng.h"
+
+enum net_kind {
+    NET_POLL,
+    NET_ANSWER,
+    NET_REPORT,
+    NET_REPLY,
+    NET_REFUSED, // the call has failed
+};
+
+/* What a node has or shall have of an attempt. */
+struct net_part {
+    struct reconcile_key key;
+    /* answer */
+    enum desired_phase phase;
+    int64_t kill_at_us;
+    int64_t first_rank, n_ranks;
+    uint32_t gpus;
+    /* report */
+    bool started, gone;
+    struct reconcile_exit *exits;
+    size_t n_exits;
+    int64_t saved; // a checkpoint of this step is durable; 0: none
+};
+
+struct net_message {
+    enum net_kind kind;
+    int node;
+    int n_copies;   // on their way
+    int boot;       // life of the machine
+    int64_t server; // life of the scheduler
+    int64_t call, instance;
+    int64_t revision;
+    bool synced;  // poll
+    bool changed; // answer
+    int64_t lease_us, now_us;
+    struct net_part *parts;
+    size_t n_parts, n_parts_max;
+};
+
+struct net_link {
+    bool deaf;   // nothing reaches the node
+    bool mute;   // nothing that it says arrives
+    int64_t bad; // one message in so many is lost, and of as many is late or comes twice; 0: few
+};
+
+struct net {
+    struct agenda *agenda;
+    struct rng *rng;
+    struct net_link *links; // by node
+    int64_t server;         // life of the scheduler
+    int64_t n_sent, n_lost, n_repeated;
+};
+
+struct net_message *net_message_new(enum net_kind kind, int node);
+struct net_part *net_message_add(struct net_message *message, const struct reconcile_key *key);
+void net_message_free(struct net_message *message); // one copy
+
+/* Send it; it belongs to the network then. */
+void net_send(struct net *net, struct net_message *message);
+
+/* The call that a message was, or the answer to it, is over. */
+void net_refuse(struct net *net, const struct net_message *message);
+
+/* A copy has come to its end: does it get through? */
+bool net_arrives(struct net *net, const struct net_message *message);

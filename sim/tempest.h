@@ -1,0 +1,42 @@
+/* tempest.h - the parts of one storm, for storm.c, which runs it, and faults.c, which breaks it. */
+#pragma once
+#include "sim/agents.h"
+#include "sim/clients.h"
+#include "sim/gateway.h"
+#include "sim/people.h"
+#include "sim/quota_rules.h"
+#include "sim/storm.h"
+
+#define TEMPEST_SECOND INT64_C(1000000)
+
+struct tempest {
+    uint64_t seed;
+    const struct storm_options *options;
+    struct world world;
+    struct rng rng;
+    struct agenda agenda;
+    struct net net;
+    struct agents agents;
+    struct gateway gateway;
+    struct clients clients;
+    struct people people;
+    struct quota_rules_seen quotas;
+    struct drift wall;  // the clock of the scheduler's host
+    struct drift clock; // log time, from the last start on
+    bool down;          // no scheduler runs
+    bool calm;          // no more faults and requests
+    int64_t turn_us;    // its next turn, by true time; INT64_MAX: none
+    size_t n_committed; // entries
+    int64_t n_turns;
+    int64_t n_met; // faults whose time came, skipped ones included
+    struct storm_result result;
+    struct hai_err *err;
+    int r;
+};
+
+static inline bool tempest_chance(struct tempest *t, int64_t n) {
+    return rng_once_in(&t->rng, n);
+}
+
+/* Append an entry and check what it touched. */
+int tempest_append(void *tempest, const char *principal, enum entry_kind kind, const void *payload);
