@@ -15,16 +15,6 @@ static uint64_t wanted_groups(const struct state *state) {
     return wanted;
 }
 
-static uint64_t groups_of(const struct state *state, int64_t node) {
-    uint64_t groups = 0;
-
-    for (int g = 0; g < state->n_groups; g++)
-        for (size_t i = 0; i < state->groups[g].r.nodes.n; i++)
-            if (state->groups[g].r.nodes.items[i] == node)
-                groups |= UINT64_C(1) << g;
-    return groups;
-}
-
 static enum ledger_class held_class(const struct job *job) {
     bool fresh = job->r.running_us == S_ABSENT;
 
@@ -47,30 +37,41 @@ static enum ledger_class held_class(const struct job *job) {
     return job->r.reloads == 1 ? LEDGER_SUSPENDED : LEDGER_START_UP;
 }
 
-static bool is_reserved(const struct state *state, int number) {
+/* What a node's free GPUs are counted as, by what is described and asked for: its groups, and
+ * whether a reservation is active there. */
+struct place {
+    uint64_t groups;
+    bool reserved;
+};
+
+static struct place *places_of(const struct state *state) {
+    struct place *places = hai_new_array(struct place, (size_t)state->n_nodes);
+
+    for (int g = 0; g < state->n_groups; g++)
+        for (size_t i = 0; i < state->groups[g].r.nodes.n; i++)
+            places[state->groups[g].r.nodes.items[i]].groups |= UINT64_C(1) << g;
     for (size_t i = 0; i < state->n_reserves; i++) {
         const struct state_reserve *reserve = &state->reserves[i];
         for (size_t k = 0; k < reserve->nodes.n && reserve->from_us <= state->r.time_us; k++)
-            if (reserve->nodes.items[k] == number)
-                return true;
+            places[reserve->nodes.items[k]].reserved = true;
     }
-    return false;
+    return places;
 }
 
-static enum ledger_class free_class(const struct state *state, int number, uint64_t wanted) {
-    const struct state_node *node = &state->nodes[number]->r;
-
+static enum ledger_class free_class(const struct state_node *node, const struct place *place,
+                                    uint64_t wanted) {
     if (node->state != NODE_STATE_UP)
         return LEDGER_UNHEALTHY;
     if (node->drained)
         return LEDGER_DRAINED;
-    if (is_reserved(state, number))
+    if (place->reserved)
         return LEDGER_RESERVED;
-    return groups_of(state, number) & wanted ? LEDGER_IDLE_DEMAND : LEDGER_IDLE;
+    return place->groups & wanted ? LEDGER_IDLE_DEMAND : LEDGER_IDLE;
 }
 
 int64_t audit_count(const struct state *state, int64_t ret[static LEDGER_COUNT]) {
     _cleanup_free_ uint32_t *held = hai_new_array(uint32_t, (size_t)state->n_nodes);
+    _cleanup_free_ struct place *places = places_of(state);
     uint64_t wanted = wanted_groups(state);
     int64_t capacity = 0;
 
@@ -86,13 +87,11 @@ int64_t audit_count(const struct state *state, int64_t ret[static LEDGER_COUNT])
         }
     for (int n = 0; n < state->n_nodes; n++) {
         const struct state_node *node = &state->nodes[n]->r;
-        enum ledger_class class = free_class(state, n, wanted);
-        for (int64_t gpu = 0; gpu < 32; gpu++) {
-            bool is_held = held[n] >> gpu & 1, is_there = !node->removed && gpu < node->gpus;
-            capacity += is_held || is_there;
-            if (is_held ? class == LEDGER_UNHEALTHY : is_there)
-                ret[class]++;
-        }
+        enum ledger_class class = free_class(node, &places[n], wanted);
+        uint32_t there = node->removed ? 0 : (uint32_t)((UINT64_C(1) << node->gpus) - 1);
+        capacity += __builtin_popcount(held[n] | there);
+        ret[class] +=
+            __builtin_popcount(class == LEDGER_UNHEALTHY ? held[n] | there : there & ~held[n]);
     }
     return capacity;
 }
@@ -206,6 +205,12 @@ static int compare_open(const struct audit *a, const struct state *state, struct
 
 int audit_log(const struct world_entry *log, size_t n, int64_t *ret_days, struct hai_err *err) {
     _cleanup_(state_freep) struct state *state = state_new();
+
+    return audit_replay(log, n, state, ret_days, err);
+}
+
+int audit_replay(const struct world_entry *log, size_t n, struct state *state, int64_t *ret_days,
+                 struct hai_err *err) {
     struct effects *fx = effects_new();
     struct audit a = {0};
     int r = 0;

@@ -237,10 +237,11 @@ bool faults_kill(struct tempest *t, int64_t once_in, size_t n_committed) {
         return false;
     if (n_log > n_committed && chance(t, 2))
         n_kept = n_committed + (size_t)below(t, (int64_t)(n_log - n_committed));
-    else
+    bool compares = n_kept == n_log && chance(t, 3);
+    if (compares)
         state_encode(t->world.state, &before);
     world_crash(&t->world, n_kept);
-    if (n_kept == n_log)
+    if (compares)
         check_recovered(t, &before);
     clients_crash(&t->clients);
     quota_rules_forget(&t->quotas);

@@ -378,7 +378,7 @@ static bool same(const struct buf *a, const struct buf *b) {
     return a->n_bytes == b->n_bytes && !memcmp(a->data, b->data, a->n_bytes);
 }
 
-int invariants_replay(const struct world *w, struct hai_err *err) {
+int invariants_replay(const struct world *w, bool audit, struct hai_err *err) {
     _cleanup_(buf_free) struct buf live = {0};
     _cleanup_(buf_free) struct buf read = {0};
     _cleanup_(buf_free) struct buf replayed = {0};
@@ -398,7 +398,13 @@ int invariants_replay(const struct world *w, struct hai_err *err) {
         FAIL("a snapshot read back charges jobs that were over quota");
     if (state_next_wakeup(copy) != state_next_wakeup(w->state))
         FAIL("a snapshot read back wakes at another time");
-    _cleanup_(state_freep) struct state *other = world_replay(w->log, w->n_log);
+    _cleanup_(state_freep) struct state *other = state_new();
+    if (audit)
+        r = audit_replay(w->log, w->n_log, other, NULL, err);
+    for (size_t i = 0; i < w->n_log && !audit; i++)
+        world_apply(other, &w->log[i], i + 1, NULL);
+    if (r < 0)
+        return r;
     state_encode(other, &replayed);
     if (!same(&live, &replayed))
         FAIL("a replay of the log has other bytes");

@@ -16,5 +16,6 @@ int invariants_explained(const struct state *state, struct hai_err *err);
  * no rank runs in two places is looked at as it starts (shims.h). */
 int invariants_nodes(const struct state *state, const struct shims *shims, struct hai_err *err);
 
-/* The state's bytes are those of its snapshot read back, and of a replay of the log. */
-int invariants_replay(const struct world *w, struct hai_err *err);
+/* The state's bytes are those of its snapshot read back, and of a replay of the log; and, audit,
+ * the ledger of the log is right (audit.h). */
+int invariants_replay(const struct world *w, bool audit, struct hai_err *err);

@@ -21,14 +21,14 @@ struct tempest {
     struct clients clients;
     struct people people;
     struct quota_rules_seen quotas;
-    struct drift wall;  // the clock of the scheduler's host
-    struct drift clock; // log time, from the last start on
-    bool down;          // no scheduler runs
-    bool calm;          // no more faults and requests
-    int64_t turn_us;    // its next turn, by true time; INT64_MAX: none
-    size_t n_committed; // entries
-    int64_t n_turns;
-    int64_t n_met; // faults whose time came, skipped ones included
+    struct drift wall;             // the clock of the scheduler's host
+    struct drift clock;            // log time, from the last start on
+    bool down;                     // no scheduler runs
+    bool calm;                     // no more faults and requests
+    int64_t turn_us;               // its next turn, by true time; INT64_MAX: none
+    size_t n_committed;            // entries
+    int64_t n_turns, n_full_turns; // those with entries
+    int64_t n_met;                 // faults whose time came, skipped ones included
     struct storm_result result;
     struct hai_err *err;
     int r;
