@@ -9,6 +9,7 @@ enum {
     PROTO = 1,
     CHECK_US = 250 * 1000,
     DEAF_US = 1000 * 1000, // a look at silence that comes so late tells nothing
+    REPLACED_KEPT = 8,
     STREAMS_WAITING_MAX = 256,
 };
 
@@ -16,6 +17,8 @@ struct agent {
     struct fleet *fleet;
     int node;
     char instance[65];
+    char replaced[REPLACED_KEPT][65]; // instances before it, in a ring
+    unsigned n_replaced;
     char *health;
     int64_t heard_us; // log time
     int64_t grant_us; // of the newest lease; S_ABSENT: none since the start
@@ -159,6 +162,25 @@ static void conclude_gone(struct agent *agent, const struct agent_poll *poll, bo
     }
 }
 
+/* The network may bring what an agent said before it was killed after the next one has begun: such
+ * an account is complete, and names nothing of what was started since. */
+static bool is_replaced(const struct agent *agent, const char *instance) {
+    for (int i = 0; i < REPLACED_KEPT; i++)
+        if (!strcmp(agent->replaced[i], instance))
+            return true;
+    return false;
+}
+
+static void set_instance(struct agent *agent, const char *instance) {
+    unsigned at = agent->n_replaced % REPLACED_KEPT;
+
+    if (agent->instance[0]) {
+        memcpy(agent->replaced[at], agent->instance, sizeof agent->instance);
+        agent->n_replaced++;
+    }
+    snprintf(agent->instance, sizeof agent->instance, "%s", instance);
+}
+
 /* The poll is accepted: hold it, and answer at once if there is news. */
 static void take_poll(struct agent *agent, struct api_call *call) {
     const struct agent_poll *poll = call->body;
@@ -172,7 +194,8 @@ static void take_poll(struct agent *agent, struct api_call *call) {
     agent->poll = call;
     agent->fleet->n_polling++;
     agent->fresh = agent->fresh || fresh;
-    snprintf(agent->instance, sizeof agent->instance, "%s", poll->hello.instance);
+    if (fresh)
+        set_instance(agent, poll->hello.instance);
     conclude_gone(agent, poll, fresh);
     if (worth_answering(agent))
         answer(agent);
@@ -256,6 +279,11 @@ void fleet_poll(struct api_call *call) {
         return;
     }
     struct agent *agent = agent_of(call->s->fleet, node);
+    if (is_replaced(agent, poll->hello.instance)) {
+        api_call_fail(call, 409, "replaced", "a newer agent of node %s has polled since",
+                      call->caller.node);
+        return;
+    }
     fleet_heard(call->s->fleet, node);
     hai_strset(&agent->health, poll->hello.health);
     if (!announce(agent, call))

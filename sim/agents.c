@@ -292,7 +292,9 @@ static void take_answer(struct agents *agents, int number, const struct net_mess
     struct agents_node *node = &agents->nodes[number];
 
     node->poll_again_us = AGAIN_MIN_US;
-    node->lease_until_us = node->polled_us + answer->lease_us;
+    int64_t from_us =
+        HAI_PLANT(PLANT_LEASE_FROM_ANSWER) ? boot_us(agents, number) : node->polled_us;
+    node->lease_until_us = from_us + answer->lease_us;
     node->log_offset_us = answer->now_us - boot_us(agents, number);
     send_leases(agents, number, answer->lease_us);
     node->revision = answer->revision;

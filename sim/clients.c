@@ -24,23 +24,36 @@ static void name_of(const struct clients_op *op, char ret[static KEY_NAME_BYTES]
 
 /* ---- promises ---- */
 
-/* Of all jobs only the told one has the key's name. */
 static int check_submitted(const struct clients *c, const struct clients_op *op,
                            struct hai_err *err) {
+    const struct job *job = state_job_find(c->world->state, op->job);
     char name[KEY_NAME_BYTES];
-    bool found = false;
 
     name_of(op, name);
-    for (const struct job *job = c->world->state->jobs_first; job; job = job->next) {
-        if (!hai_streq(job->r.spec.name, name))
-            continue;
-        if (job->r.id != op->job)
-            FAIL("key %s made job %lld, and its caller was told %lld", name, (long long)job->r.id,
-                 (long long)op->job);
-        found = true;
-    }
-    if (!found)
+    if (!job && c->world->state->n_ended < JOBS_ENDED_KEPT)
         FAIL("job %lld was acknowledged and is not there", (long long)op->job);
+    if (job && !hai_streq(job->r.spec.name, name))
+        FAIL("job %lld is not that of key %s, whose caller was told so", (long long)op->job, name);
+    return 0;
+}
+
+/* Of the jobs of one key there is one, and if its caller was told an id it has that. */
+static int check_keys(const struct clients *c, struct hai_err *err) {
+    _cleanup_free_ int64_t *ids = hai_new_array(int64_t, c->n + 1);
+
+    for (const struct job *job = c->world->state->jobs_first; job; job = job->next) {
+        int64_t key = job->r.spec.name[0] == 'k' ? strtoll(job->r.spec.name + 1, NULL, 10) : 0;
+        if (key < 1 || key > (int64_t)c->n)
+            continue;
+        const struct clients_op *op = &c->ops[key - 1];
+        if (ids[key])
+            FAIL("key k%lld made jobs %lld and %lld", (long long)key, (long long)ids[key],
+                 (long long)job->r.id);
+        if (op->done && op->r >= 0 && op->job != job->r.id)
+            FAIL("key k%lld made job %lld, and its caller was told %lld", (long long)key,
+                 (long long)job->r.id, (long long)op->job);
+        ids[key] = job->r.id;
+    }
     return 0;
 }
 
@@ -86,6 +99,8 @@ int clients_check(const struct clients *c, struct hai_err *err) {
 
     if (r < 0)
         *err = c->err;
+    if (r == 0)
+        r = check_keys(c, err);
     for (size_t i = 0; i < c->n && r == 0; i++)
         r = check_op(c, &c->ops[i], err);
     return r;

@@ -133,7 +133,7 @@ static const char *break_node(struct tempest *t, int *node) {
     struct entry_node_drain drain = {t->world.state->nodes[*node]->r.name, NULL};
     int lost = any_lost(t);
 
-    switch (below(t, 6)) {
+    switch (below(t, 7)) {
     case 0:
         agents_strike(&t->agents, *node, AGENTS_POWER_OFF);
         mend_later(t, *node);
@@ -146,6 +146,7 @@ static const char *break_node(struct tempest *t, int *node) {
         agents_strike(&t->agents, *node, AGENTS_WIPED);
         return "an agent and its shims are killed";
     case 4:
+    case 5:
         *node = lost >= 0 ? lost : *node;
         fence(t, *node);
         return "a node is fenced";

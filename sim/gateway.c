@@ -193,8 +193,7 @@ static void add_exit(struct gateway *g, const char *principal, const struct net_
         .cause = exit->cause,
     };
 
-    if (exit_is_new(g->world->state, part, exit->rank))
-        g->append(g->userdata, principal, ENTRY_RANK_EXITED, &entry);
+    g->append(g->userdata, principal, ENTRY_RANK_EXITED, &entry);
 }
 
 static void add_saved(struct gateway *g, const char *principal, const struct net_part *part) {
@@ -224,7 +223,8 @@ static void take_report(struct gateway *g, const struct net_message *report) {
         if (part->started)
             g->append(g->userdata, principal, ENTRY_RANKS_STARTED, &started);
         for (size_t k = 0; k < part->n_exits; k++)
-            add_exit(g, principal, part, &part->exits[k]);
+            if (part->news >> k & 1)
+                add_exit(g, principal, part, &part->exits[k]);
         if (part->gone)
             g->append(g->userdata, principal, ENTRY_RANKS_GONE, &gone);
         if (part->saved)
@@ -243,6 +243,14 @@ static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net
 }
 
 void gateway_receive(struct gateway *g, struct net_message *message) {
+    /* By the state as it is committed: what else is in the batch is not applied yet. */
+    for (size_t i = 0; i < message->n_parts; i++) {
+        struct net_part *part = &message->parts[i];
+        part->news = 0;
+        for (size_t k = 0; k < part->n_exits; k++)
+            if (exit_is_new(g->world->state, part, part->exits[k].rank))
+                part->news |= UINT64_C(1) << k;
+    }
     put(&g->inbox, &g->n_inbox, &g->n_inbox_max, message);
 }
 

@@ -5,7 +5,7 @@ enum {
     DELAY_US = 500 * 1000,
     LATE_US = 25 * 1000 * 1000,
     RESET_US = 1000 * 1000,
-    FEW = 200, // one message in so many has bad luck in fair weather
+    FEW = 600, // one message in so many has bad luck in fair weather
 };
 
 struct net_message *net_message_new(enum net_kind kind, int node) {
@@ -41,9 +41,9 @@ static bool is_request(const struct net_message *message) {
 
 /* Mostly soon; now and then late, or so late that nobody waits any more. */
 static int64_t delay_us(struct net *net, int64_t bad) {
-    if (rng_once_in(net->rng, bad ? 2 * bad : 5 * FEW))
+    if (rng_once_in(net->rng, bad ? 2 * bad : 2 * FEW))
         return rng_below(net->rng, LATE_US);
-    if (bad || rng_once_in(net->rng, FEW / 2))
+    if (bad || rng_once_in(net->rng, FEW / 6))
         return rng_below(net->rng, DELAY_US);
     return 200 + rng_below(net->rng, SOON_US);
 }
@@ -80,7 +80,7 @@ void net_send(struct net *net, struct net_message *message) {
         return;
     }
     post(net, message, bad);
-    if (rng_once_in(net->rng, luck / 2)) {
+    if (rng_once_in(net->rng, MAX(luck / 6, (int64_t)2))) {
         net->n_repeated++;
         post(net, message, MAX(bad, 4));
     }

@@ -34,6 +34,7 @@ struct net_part {
     bool started, gone;
     struct reconcile_exit *exits;
     size_t n_exits;
+    uint64_t news; // of exits, those that were news when the report came in
     int64_t saved; // a checkpoint of this step is durable; 0: none
 };
 

@@ -298,6 +298,7 @@ void shims_remove_all(struct shims *shims, int node) {
 
 void shims_calm(struct shims *shims) {
     shims->calm = true;
+    shims->run_us = MIN(shims->run_us, (int64_t)TERM_US);
     for (int node = 0; node < shims->n_nodes; node++)
         for (struct shim *shim = shims->first[node]; shim; shim = shim->next) {
             for (size_t i = 0; i < shim->n_ranks; i++)

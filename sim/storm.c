@@ -24,7 +24,8 @@ enum {
     EXPLAIN_TURNS = 128,
     DECIDE_TURNS = 16,
     DONE_TURNS = 16,
-    KILL_TURNS = 5000, // each of three moments of a turn, once in so many
+    KILL_TURNS = 1200,       // at each of three moments of a turn with entries, once in so many
+    KILL_IDLE_TURNS = 50000, // and without
     AUDIT_SEEDS = 4,
     NAIVE_SEEDS = 16,
     NAIVE_RUNS = 16,
@@ -51,6 +52,8 @@ int tempest_append(void *tempest, const char *principal, enum entry_kind kind,
     struct tempest *t = tempest;
     int r = world_append(&t->world, principal, kind, payload);
 
+    if (kind == ENTRY_QUOTA_SET) // one that was taken away and comes back is another one
+        quota_rules_forget(&t->quotas);
     check_entry(t);
     return r;
 }
@@ -171,7 +174,8 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
         happen(t, event);
     clients_retry(&t->clients);
     check_entry(t);
-    if (faults_kill(t, KILL_TURNS, n_committed))
+    int64_t kill = t->world.n_log > n_committed ? KILL_TURNS : KILL_IDLE_TURNS;
+    if (faults_kill(t, kill, n_committed))
         return;
     t->n_turns++;
     if (t->world.n_log > n_committed) {
@@ -179,7 +183,7 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
         t->result.placements += (int64_t)world_decide(&t->world);
         check_turn(t);
     }
-    if (faults_kill(t, KILL_TURNS, n_committed) || faults_kill(t, KILL_TURNS, t->world.n_log))
+    if (faults_kill(t, kill, n_committed) || faults_kill(t, kill, t->world.n_log))
         return;
     clients_commit(&t->clients);
     gateway_commit(&t->gateway);
@@ -398,7 +402,7 @@ static void connect(struct tempest *t) {
     t->agents.fails = faults_start_fails;
     t->agents.userdata = t;
     t->agents.shims.seed = t->seed;
-    t->agents.shims.run_us = t->world.state->n_nodes * SECOND;
+    t->agents.shims.run_us = t->world.state->n_nodes * 3 * SECOND / 2;
     gateway_init(&t->gateway, &t->world, &t->net, &t->agenda);
     t->gateway.append = tempest_append;
     t->gateway.userdata = t;

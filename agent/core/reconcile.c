@@ -150,7 +150,7 @@ static void release_if_done(struct reconcile *core, struct reconcile_hold *hold)
 static bool older_is_here(const struct reconcile *core, const struct reconcile_key *key) {
     for (const struct reconcile_hold *hold = map_get(&core->jobs, key->job); hold;
          hold = hold->next_of_job)
-        if (!key_equal(&hold->key, key) && !hold->gone && !HAI_PLANT(PLANT_OLDER_IS_HERE))
+        if (!key_equal(&hold->key, key) && !hold->gone)
             return true;
     return false;
 }
@@ -240,6 +240,7 @@ void reconcile_found(struct reconcile *core, const struct reconcile_key *key, co
         hold = hold_new(core, key);
     if (hold->gone)
         return;
+    hold->adopted = !hold->starting;
     hold->starting = false;
     hold->found = hold->started = true;
     hold->started_us = started_us;
@@ -257,7 +258,7 @@ bool reconcile_synced(const struct reconcile *core) {
     for (size_t i = 0; core->scanned && i < core->n_wants; i++)
         if (core->wants[i].phase == DESIRED_PHASE_RUN && !find(core, &core->wants[i].key))
             return false;
-    return core->scanned;
+    return core->scanned || HAI_PLANT(PLANT_SYNCED_EARLY);
 }
 
 void reconcile_desired(struct reconcile *core, const struct reconcile_want *wants, size_t n_wants) {
@@ -313,12 +314,18 @@ bool reconcile_next(struct reconcile *core, struct reconcile_action *ret) {
     return true;
 }
 
-/* How many exits may be told. With its last exit an attempt gives its GPUs back, so that one waits
- * until nothing that a rank has left behind still uses them. */
+/* How many exits may be told. With its last exit an attempt gives its GPUs back, so one is kept
+ * back until nothing that a rank has left behind still uses them. Where an agent before us may have
+ * told some, and told us not which, that one may be any of those that we have not told ourselves.
+ */
 static size_t tellable(const struct reconcile_hold *hold) {
     bool last = hold->n_exits && hold->n_exits >= hold->n_ranks;
 
-    return hold->n_exits - (last && !hold->gone && !HAI_PLANT(PLANT_GONE_EARLY));
+    if (!last || hold->gone || HAI_PLANT(PLANT_GONE_EARLY))
+        return hold->n_exits;
+    if (hold->adopted && !hold->n_exits_had && !HAI_PLANT(PLANT_ADOPTED_TOLD))
+        return 0;
+    return hold->n_exits - 1;
 }
 
 static bool unreported(const struct reconcile_hold *hold) {

@@ -42,6 +42,7 @@ struct reconcile_hold {
     struct reconcile_key key;
     bool starting; // asked for, not yet confirmed
     bool found;    // its shim lives, or did
+    bool adopted;  // an agent before this one started it
     bool gone;     // nothing of it is left
     bool started;  // its ranks were started
     int64_t started_us;

@@ -28,7 +28,9 @@
     X(GONE_EARLY, "the last exit of an attempt is told while something of it is left")             \
     X(OLD_REVISION, "an agent follows a desired set that is no answer to its poll")                \
     X(REPLACED_AGENT, "a late poll of a killed agent is believed")                                 \
-    X(OLDER_IS_HERE, "an attempt starts where an older one of its job still is")
+    X(ADOPTED_TOLD, "an agent tells all exits but one that an agent before it may have told")      \
+    X(SYNCED_EARLY, "an agent says that its account is complete before it has looked for shims")   \
+    X(LEASE_FROM_ANSWER, "an agent counts a lease from the answer to its poll, not from the poll")
 
 enum plant {
     PLANT_NONE,

@@ -139,6 +139,56 @@ TEST(an_earlier_kill_time_counts)
     CHECK_STR(actions(core), "term 1.1 ");
 }
 
+/* Both ranks have ended and something that they left is still there. One of the exits was told by
+ * an agent that was killed, and the new one does not know which: telling the other would give the
+ * GPUs back. */
+TEST(an_adopted_attempt_tells_no_exit_until_it_is_gone)
+{
+    _cleanup_(reconcile_freep) struct reconcile *core = reconcile_new();
+    struct reconcile_want wants[] = {want(1, 1, DESIRED_PHASE_RUN)};
+    struct reconcile_key k = key(1, 1);
+
+    reconcile_marked(core, &k);
+    found(core, 1, 1);
+    for (size_t i = 0; i < ARRAY_SIZE(ranks); i++)
+        reconcile_exited(core, &k, &(struct reconcile_exit){.rank = ranks[i]});
+    reconcile_scanned(core);
+    reconcile_desired(core, wants, 1);
+    reconcile_report(core);
+    CHECK(reconcile_find(core, &k)->sent_started);
+    CHECK_EQ(reconcile_find(core, &k)->n_exits_sent, 0);
+    reconcile_reported(core, true);
+    CHECK(!reconcile_unreported(core));
+    reconcile_gone(core, &k);
+    reconcile_report(core);
+    CHECK_EQ(reconcile_find(core, &k)->n_exits_sent, 2);
+    CHECK(reconcile_find(core, &k)->sent_gone);
+    reconcile_reported(core, true);
+}
+
+/* One rank ran on when the attempt was adopted: its exit no agent has told before. */
+TEST(an_adopted_attempt_keeps_its_last_exit_back)
+{
+    _cleanup_(reconcile_freep) struct reconcile *core = reconcile_new();
+    struct reconcile_want wants[] = {want(1, 1, DESIRED_PHASE_RUN)};
+    struct reconcile_key k = key(1, 1);
+
+    reconcile_marked(core, &k);
+    found(core, 1, 1);
+    reconcile_exited(core, &k, &(struct reconcile_exit){.rank = ranks[1]});
+    reconcile_scanned(core);
+    reconcile_desired(core, wants, 1);
+    reconcile_report(core);
+    CHECK_EQ(reconcile_find(core, &k)->n_exits_sent, 1);
+    reconcile_reported(core, true);
+    reconcile_exited(core, &k, &(struct reconcile_exit){.rank = ranks[0]});
+    CHECK(!reconcile_unreported(core));
+    reconcile_gone(core, &k);
+    reconcile_report(core);
+    CHECK_EQ(reconcile_find(core, &k)->n_exits_sent, 2);
+    reconcile_reported(core, true);
+}
+
 TEST(unwanted_is_killed)
 {
     _cleanup_(reconcile_freep) struct reconcile *core = reconcile_new();
