@@ -20,15 +20,15 @@ enum {
     NODES_MOST = 40,
     SNAPSHOT_ENTRIES = 1000,
     /* So many turns with entries apart, or seeds: docs/testing.md. */
-    WHOLE_TURNS = 16,
+    WHOLE_TURNS = 24,
     EXPLAIN_TURNS = 128,
-    DECIDE_TURNS = 16,
+    DECIDE_TURNS = 24,
     DONE_TURNS = 16,
-    KILL_TURNS = 1200,       // at each of three moments of a turn with entries, once in so many
+    KILL_TURNS = 1800,       // at each of three moments of a turn with entries, once in so many
     KILL_IDLE_TURNS = 50000, // and without
     AUDIT_SEEDS = 4,
     NAIVE_SEEDS = 16,
-    NAIVE_RUNS = 16,
+    NAIVE_RUNS = 32,
 };
 
 /* ---- entries ---- */
