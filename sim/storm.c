@@ -5,7 +5,6 @@
 #include "scheduler/core/order.h"
 #include "sim/faults.h"
 #include "sim/invariants.h"
-#include "sim/touched.h"
 
 #define SECOND TEMPEST_SECOND
 #define STORM_US (86400 * SECOND) // at most
@@ -31,33 +30,6 @@ enum {
     NAIVE_RUNS = 32,
 };
 
-/* ---- entries ---- */
-
-static void note(struct tempest *t, int r) {
-    if (t->r == 0)
-        t->r = r;
-}
-
-static void check_entry(void *tempest) {
-    struct tempest *t = tempest;
-
-    if (t->r == 0)
-        note(t, touched_check(&t->world, &t->agents.shims, t->err));
-    if (t->r == 0)
-        note(t, quota_rules_watch(&t->quotas, t->world.state, t->err));
-}
-
-int tempest_append(void *tempest, const char *principal, enum entry_kind kind,
-                   const void *payload) {
-    struct tempest *t = tempest;
-    int r = world_append(&t->world, principal, kind, payload);
-
-    if (kind == ENTRY_QUOTA_SET) // one that was taken away and comes back is another one
-        quota_rules_forget(&t->quotas);
-    check_entry(t);
-    return r;
-}
-
 /* ---- checks now and then ---- */
 
 /* What decide remembers must not hide what one without a memory sees. */
@@ -75,27 +47,27 @@ static void check_decided(struct tempest *t) {
 /* Of everything. */
 static void check_whole(struct tempest *t) {
     if (t->r == 0)
-        note(t, invariants_state(t->world.state, t->err));
+        tempest_note(t, invariants_state(t->world.state, t->err));
     if (t->r == 0)
-        note(t, invariants_nodes(t->world.state, &t->agents.shims, t->err));
+        tempest_note(t, invariants_nodes(t->world.state, &t->agents.shims, t->err));
 }
 
 static void check_turn(struct tempest *t) {
-    check_entry(t);
+    tempest_check(t);
     if (t->r == 0 && t->agents.shims.err.r < 0) {
         *t->err = t->agents.shims.err;
-        note(t, t->err->r);
+        tempest_note(t, t->err->r);
     }
     if (t->r == 0 && naive_error(t->world.naive)->r < 0) {
         *t->err = *naive_error(t->world.naive);
-        note(t, t->err->r);
+        tempest_note(t, t->err->r);
     }
     if (t->n_full_turns % DECIDE_TURNS == 0)
         check_decided(t);
     if (t->n_full_turns % WHOLE_TURNS == 0)
         check_whole(t);
     if (t->r == 0 && t->n_full_turns % EXPLAIN_TURNS == 0)
-        note(t, invariants_explained(t->world.state, t->err));
+        tempest_note(t, invariants_explained(t->world.state, t->err));
 }
 
 /* ---- turns of the scheduler ---- */
@@ -173,7 +145,7 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
     if (event)
         happen(t, event);
     clients_retry(&t->clients);
-    check_entry(t);
+    tempest_check(t);
     int64_t kill = t->world.n_log > n_committed ? KILL_TURNS : KILL_IDLE_TURNS;
     if (faults_kill(t, kill, n_committed))
         return;
@@ -330,8 +302,8 @@ static void come_to_rest(struct tempest *t, int64_t until_us) {
     if (!job)
         return;
     why_job(t->world.state, job, &why);
-    note(t, hai_fail(t->err, -EINVAL, "job %lld is still %s at the end: %s", (long long)job->r.id,
-                     job_state_text(job->r.state), why.message));
+    tempest_note(t, hai_fail(t->err, -EINVAL, "job %lld is still %s at the end: %s",
+                             (long long)job->r.id, job_state_text(job->r.state), why.message));
 }
 
 static uint64_t digest(const struct state *state) {
@@ -412,7 +384,7 @@ static void connect(struct tempest *t) {
                                 .rng = &t->rng,
                                 .clients = &t->clients,
                                 .append = tempest_append,
-                                .checked = check_entry,
+                                .checked = tempest_check,
                                 .userdata = t};
 }
 
@@ -478,9 +450,9 @@ int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options
         come_to_rest(&t, t.agenda.now_us + 3 * 3600 * SECOND);
     check_whole(&t);
     if (t.r == 0)
-        note(&t, invariants_replay(&t.world, seed % AUDIT_SEEDS == 0, err));
+        tempest_note(&t, invariants_replay(&t.world, seed % AUDIT_SEEDS == 0, err));
     if (t.r == 0)
-        note(&t, clients_check(&t.clients, err));
+        tempest_note(&t, clients_check(&t.clients, err));
     if (ret_log)
         world_save(&t.world, ret_log);
     if (t.r < 0)

@@ -1,11 +1,13 @@
-/* tempest.h - the parts of one storm, for storm.c, which runs it, and faults.c, which breaks it. */
+/* tempest.h - the parts of one storm, for storm.c, which runs it, and faults.c, which breaks it;
+ * and its entries, each with a look at what it touched.
+ */
 #pragma once
 #include "sim/agents.h"
 #include "sim/clients.h"
 #include "sim/gateway.h"
 #include "sim/people.h"
 #include "sim/quota_rules.h"
-#include "sim/storm.h"
+#include "sim/storm_result.h"
 
 #define TEMPEST_SECOND INT64_C(1000000)
 
@@ -38,5 +40,12 @@ static inline bool tempest_chance(struct tempest *t, int64_t n) {
     return rng_once_in(&t->rng, n);
 }
 
-/* Append an entry and check what it touched. */
+/* Remember the first thing that is wrong. */
+static inline void tempest_note(struct tempest *t, int r) {
+    if (t->r == 0)
+        t->r = r;
+}
+
+/* Append an entry and check what it touched; or only that, after what was appended otherwise. */
 int tempest_append(void *tempest, const char *principal, enum entry_kind kind, const void *payload);
+void tempest_check(void *tempest);
