@@ -170,14 +170,14 @@ static void hold_output(const struct shim *s) {
         fprintf(stderr, "hai-shim: %s: %m\n", path);
 }
 
-static void not_started(struct shim *s, int index, const char *message) {
+static void not_started(struct shim *s, int index, enum shim_cause cause, const char *message) {
     snprintf(s->ranks[index].state.message, SHIM_MESSAGE_BYTES, "%s", message);
-    s->ranks[index].state.cause = SHIM_CAUSE_UNKNOWN; // not the job's doing
+    s->ranks[index].state.cause = cause;
 }
 
-static void none_started(struct shim *s, const char *message) {
+static void none_started(struct shim *s, enum shim_cause cause, const char *message) {
     for (uint32_t i = 0; i < s->spec->n_ranks; i++)
-        not_started(s, (int)i, message);
+        not_started(s, (int)i, cause, message);
 }
 
 /* In a child: whoever holds or reaches these sockets is taken for the shim. */
@@ -261,7 +261,7 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
     int exits[2];
 
     if (pipe2(exits, O_CLOEXEC) < 0) {
-        none_started(s, "cannot make a pipe");
+        none_started(s, SHIM_CAUSE_UNKNOWN, "cannot make a pipe");
         return;
     }
     s->init_pid = shim_box_fork(s);
@@ -275,7 +275,7 @@ static void start_namespace(struct shim *s, const int *stdins, const int *output
     close(exits[1]);
     if (s->init_pid < 0) {
         close(exits[0]);
-        none_started(s, "cannot make a PID namespace");
+        none_started(s, SHIM_CAUSE_UNKNOWN, "cannot make a PID namespace");
         return;
     }
     s->init_fd = exits[0];
@@ -290,7 +290,7 @@ static void start_directly(struct shim *s, const int *stdins, const int *outputs
             shim_start_become(s, (int)i, stdins[i], outputs[i]);
         }
         if (pid < 0)
-            not_started(s, (int)i, strerror(errno));
+            not_started(s, (int)i, SHIM_CAUSE_UNKNOWN, strerror(errno));
         else
             s->ranks[i].state.pid = pid;
     }
@@ -323,8 +323,12 @@ void shim_start_ranks(struct shim *s) {
     s->error_fd = memfd_create("hai-shim-errors", MFD_CLOEXEC);
     if (s->error_fd >= 0)
         fcntl(s->error_fd, F_SETFL, O_APPEND);
+    /* Whoever started us may have been held up since the scheduler granted the lease, by a disk
+     * that stood still: then the ranks may run elsewhere by now. */
     if (shim_box_make(s, message) < 0)
-        none_started(s, message);
+        none_started(s, SHIM_CAUSE_UNKNOWN, message); // not the job's doing
+    else if (timefmt_boottime_us() >= s->lease_until_us)
+        none_started(s, SHIM_CAUSE_LEASE, "the lease had run out before the start");
     else if (s->spec->box == SHIM_BOX_PIDNS)
         start_namespace(s, stdins, outputs);
     else

@@ -16,6 +16,7 @@ enum agenda_kind {
     AGENDA_SHIM,    // ranks end, or a deadline passes; what: shim
     AGENDA_NEWS,    // a shim tells its agent; what: shim
     AGENDA_LEFT,    // the agent looks at what a dead shim left; what: shim
+    AGENDA_RESUME,  // its disk works again; what: instance
     AGENDA_HELD,    // its held poll has waited for long enough; what: call
     AGENDA_FENCED,  // somebody says that it was fenced; what: life of the machine
     AGENDA_MEND,    // its network, power or service is given back

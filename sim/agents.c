@@ -173,17 +173,35 @@ static void act(struct agents *agents, int number, const struct reconcile_action
     }
 }
 
-/* The marks reach the disk; only then is anything started. */
-static bool sync_marks(struct agents *agents, int number) {
-    struct journal *marks = &agents->nodes[number].marks;
+/* The marks reach the disk; only then is anything started. The agent waits for that, however long
+ * it takes: then n starts are put off. */
+static bool sync_marks(struct agents *agents, int number, struct reconcile_key *starts, size_t n) {
+    struct agents_node *node = &agents->nodes[number];
 
     if (is_struck(agents, number, AGENTS_UNWRITTEN))
         return false;
-    journal_write(marks);
+    journal_write(&node->marks);
     if (is_struck(agents, number, AGENTS_WRITTEN))
         return false;
-    journal_sync(marks);
+    int64_t us = agents->stall ? agents->stall(agents->userdata, number) : 0;
+    if (us) {
+        node->stalled_until_us = agents->agenda->now_us + us;
+        node->stalled = hai_new_array(struct reconcile_key, n);
+        memcpy(node->stalled, starts, n * sizeof *starts);
+        node->n_stalled = n;
+        after(agents, us, AGENDA_RESUME, number, node->instance);
+        return false;
+    }
+    journal_sync(&node->marks);
     return !is_struck(agents, number, AGENTS_MARKED);
+}
+
+static void start_all(struct agents *agents, int number, const struct reconcile_key *starts,
+                      size_t n) {
+    for (size_t i = 0; i < n && !agents->nodes[number].blow; i++) {
+        start(agents, number, &starts[i]);
+        is_struck(agents, number, AGENTS_STARTED);
+    }
 }
 
 static void act_all(struct agents *agents, int number) {
@@ -204,12 +222,9 @@ static void act_all(struct agents *agents, int number) {
             if (!HAI_PLANT(PLANT_MARK_FORGOTTEN))
                 journal_add(&node->marks, &action.key);
         }
-        if (n && !sync_marks(agents, number))
+        if (n && !sync_marks(agents, number, starts, n))
             break;
-        for (size_t i = 0; i < n && !node->blow; i++) {
-            start(agents, number, &starts[i]);
-            is_struck(agents, number, AGENTS_STARTED);
-        }
+        start_all(agents, number, starts, n);
     } while (n && !node->blow);
     free(starts);
 }
@@ -301,7 +316,8 @@ static void take_answer(struct agents *agents, int number, const struct net_mess
     if (answer->changed)
         take_set(agents, number, answer);
     act_all(agents, number); // starts come before the next poll says what is held
-    if (!node->blow)
+    node->poll_waits = node->stalled_until_us > 0;
+    if (!node->blow && !node->poll_waits)
         poll_now(agents, number);
 }
 
@@ -417,6 +433,9 @@ static void forget(struct agents *agents, int number) {
     net_message_free(node->desired);
     free(node->wants);
     free(node->ranks);
+    free(node->stalled);
+    node->stalled = NULL;
+    node->stalled_until_us = 0;
     node->core = NULL;
     node->desired = NULL;
     node->wants = NULL;
@@ -467,12 +486,31 @@ void agents_boot(struct agents *agents, int number) {
 static void turn_end(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
 
-    if (!node->blow)
+    if (!node->blow && !node->stalled_until_us)
         act_all(agents, number);
-    if (!node->blow)
+    if (!node->blow && !node->stalled_until_us)
         report_if_due(agents, number);
     if (node->blow)
         agents_strike(agents, number, node->blow);
+}
+
+/* The disk works again: on from where it stood still. */
+static void resume(struct agents *agents, int number) {
+    struct agents_node *node = &agents->nodes[number];
+    struct reconcile_key *starts = TAKE_PTR(node->stalled);
+
+    node->stalled_until_us = 0;
+    journal_sync(&node->marks);
+    if (!is_struck(agents, number, AGENTS_MARKED))
+        start_all(agents, number, starts, node->n_stalled);
+    free(starts);
+    if (!node->blow)
+        act_all(agents, number);
+    if (!node->blow && !node->stalled_until_us && node->poll_waits) {
+        node->poll_waits = false;
+        poll_now(agents, number);
+    }
+    turn_end(agents, number);
 }
 
 static void on_failed(struct agents *agents, int number, int64_t call_number) {
@@ -482,9 +520,15 @@ static void on_failed(struct agents *agents, int number, int64_t call_number) {
         on_report(agents, number, false);
 }
 
-void agents_message(struct agents *agents, const struct net_message *message) {
+void agents_message(struct agents *agents, struct net_message *message) {
     int number = message->node;
     struct agents_node *node = &agents->nodes[number];
+
+    if (node->stalled_until_us) {
+        message->n_copies++;
+        agenda_add(agents->agenda, node->stalled_until_us, AGENDA_MESSAGE, number, 0, message);
+        return;
+    }
     bool old = message->kind == NET_ANSWER && message->changed && HAI_PLANT(PLANT_OLD_REVISION);
 
     if (!node->runs || message->boot != node->boot || message->instance != node->instance ||
@@ -511,7 +555,7 @@ static void on_shim(struct agents *agents, const struct agenda_event *event) {
 
     if (!shim)
         return;
-    if (event->kind == AGENDA_SHIM) {
+    if (event->kind == AGENDA_SHIM) { // its own process
         if (shims_step(&agents->shims, shim) && node->runs)
             tell_later(agents, shim);
         return;
@@ -528,7 +572,16 @@ static void on_shim(struct agents *agents, const struct agenda_event *event) {
 void agents_event(struct agents *agents, const struct agenda_event *event) {
     struct agents_node *node = &agents->nodes[event->node];
 
+    if (node->stalled_until_us && event->kind != AGENDA_SHIM && event->kind != AGENDA_RESUME) {
+        agenda_add(agents->agenda, node->stalled_until_us, event->kind, event->node, event->what,
+                   NULL);
+        return;
+    }
     switch (event->kind) {
+    case AGENDA_RESUME:
+        if (node->runs && event->what == node->instance && node->stalled_until_us)
+            resume(agents, event->node);
+        break;
     case AGENDA_AGENT:
         if (!node->down && !node->runs && event->what == node->boot)
             come_up(agents, event->node);

@@ -53,6 +53,10 @@ struct agents_node {
     int64_t report, report_again_us;
     bool report_waits;
     int n_adopting;
+    int64_t stalled_until_us;      // its disk stands still, and it with it; 0: no
+    struct reconcile_key *stalled; // marked, not yet started
+    size_t n_stalled;
+    bool poll_waits;                         // it polls after that
     struct net_part saved[AGENTS_SAVED_MAX]; // for the next report
     int n_saved, n_saved_sent;
 };
@@ -67,6 +71,8 @@ struct agents {
     int64_t n_calls, n_instances;
     /* Is a node struck here? */
     enum agents_blow (*strike)(void *userdata, int node, enum agents_point point);
+    /* For how long does its disk stand still now? 0: not at all. */
+    int64_t (*stall)(void *userdata, int node);
     /* Does the start of an attempt fail? cause: whose doing. */
     bool (*fails)(void *userdata, int node, enum exit_cause *cause);
     void *userdata;
@@ -76,11 +82,11 @@ void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, stru
                  struct rng *rng);
 void agents_free(struct agents *agents);
 
-/* An event of the agenda for a node: AGENDA_AGENT to AGENDA_LEFT. */
+/* An event of the agenda for a node: AGENDA_AGENT to AGENDA_RESUME. */
 void agents_event(struct agents *agents, const struct agenda_event *event);
 
 /* A message reaches the node. */
-void agents_message(struct agents *agents, const struct net_message *message);
+void agents_message(struct agents *agents, struct net_message *message);
 
 /* A rank of a running attempt says that a checkpoint is durable. */
 void agents_saved(struct agents *agents, const struct shim *shim, int64_t step);

@@ -206,6 +206,17 @@ enum agents_blow faults_strike(void *tempest, int node, enum agents_point point)
     return blow;
 }
 
+int64_t faults_stall(void *tempest, int node) {
+    struct tempest *t = tempest;
+    struct rng saved;
+
+    if (t->calm || !chance(t, 200) || !begin(t, &saved))
+        return 0;
+    int64_t us = below(t, chance(t, 2) ? SECOND : 20 * SECOND);
+    end(t, &saved, "a disk stands still", node);
+    return us;
+}
+
 bool faults_start_fails(void *tempest, int node, enum exit_cause *ret_cause) {
     struct tempest *t = tempest;
     struct rng saved;

@@ -23,4 +23,5 @@ void faults_start(struct tempest *t);
 
 /* For agents.h. */
 enum agents_blow faults_strike(void *tempest, int node, enum agents_point point);
+int64_t faults_stall(void *tempest, int node);
 bool faults_start_fails(void *tempest, int node, enum exit_cause *ret_cause);

@@ -1,4 +1,5 @@
 #include "sim/shims.h"
+#include "lib/pure/plant.h"
 
 enum {
     LEFT_US = 20 * 1000,
@@ -125,6 +126,20 @@ static void choose_ends(struct shims *shims, struct shim *shim) {
     }
 }
 
+/* Its agent was held up since the lease was granted: nothing may run any more. */
+static void start_none(struct shims *shims, struct shim *shim) {
+    for (size_t i = 0; i < shim->n_ranks; i++) {
+        struct shims_rank *rank = &shim->ranks[i];
+        rank->running = false;
+        rank->exit.exit_code = 127;
+        rank->exit.cause = EXIT_CAUSE_LEASE;
+        rank->exit.at_us = now(shims);
+    }
+    shim->n_running = 0;
+    shim->left = false;
+    shim->gone = true;
+}
+
 struct shim *shims_start(struct shims *shims, int node, const struct reconcile_key *key,
                          int64_t first_rank, int64_t n_ranks, uint32_t gpus,
                          int64_t lease_until_us) {
@@ -146,7 +161,10 @@ struct shim *shims_start(struct shims *shims, int node, const struct reconcile_k
         .next = shims->first[node],
     };
     choose_ends(shims, shim);
-    check_start(shims, shim);
+    if (shims_boot_us(shims, node) >= lease_until_us && !HAI_PLANT(PLANT_LATE_START))
+        start_none(shims, shim);
+    else
+        check_start(shims, shim);
     shims->first[node] = shim;
     shim->next_of_job = map_put(&shims->by_job, key->job, shim);
     plan(shims, shim);

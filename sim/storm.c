@@ -371,6 +371,7 @@ static void connect(struct tempest *t) {
     t->net.links = hai_new_array(struct net_link, (size_t)t->world.state->n_nodes);
     agents_init(&t->agents, t->world.state->n_nodes, &t->agenda, &t->net, &t->rng);
     t->agents.strike = faults_strike;
+    t->agents.stall = faults_stall;
     t->agents.fails = faults_start_fails;
     t->agents.userdata = t;
     t->agents.shims.seed = t->seed;

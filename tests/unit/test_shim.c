@@ -34,6 +34,7 @@ static void setup(struct fixture *f, uint32_t n_ranks) {
         f->numbers[i] = i;
     f->s = (struct shim){
         .pid = getpid(),
+        .lease_until_us = INT64_MAX,
         .spec = &f->spec,
         .ranks_global = f->numbers,
         .log_dir = f->dir,
@@ -92,6 +93,25 @@ TEST(every_rank_that_cannot_start_says_why)
     }
     CHECK_EQ(f.s.n_alive, 0);
     setrlimit(RLIMIT_NOFILE, &limit);
+    teardown(&f);
+}
+
+/* The agent was held up for longer than its lease: the ranks may run elsewhere by now. */
+TEST(nothing_starts_after_the_end_of_the_lease)
+{
+    struct fixture f;
+
+    setup(&f, 2);
+    f.s.lease_until_us = 1;
+    shim_start_ranks(&f.s);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(f.s.ranks[i].state.pid, 0);
+        CHECK_EQ(f.s.ranks[i].state.cause, SHIM_CAUSE_LEASE);
+        CHECK(f.s.ranks[i].state.message[0]);
+        shim_life_ended(&f.s, i, CLD_EXITED, 127); // as main does with whom it finds so
+        CHECK_EQ(f.s.ranks[i].state.cause, SHIM_CAUSE_LEASE);
+    }
+    CHECK_EQ(f.s.n_alive, 0);
     teardown(&f);
 }
 
