@@ -52,6 +52,7 @@ struct agentd {
     char *scratch_dir;
     char *ckpt_dir;
     char instance[65];
+    int64_t started_us; // the instance; CLOCK_BOOTTIME
     char boot_id[65];
     struct http_client *client;
     struct reconcile *core;

@@ -195,6 +195,7 @@ static int setup(struct agentd *a, struct hai_err *err) {
         return hai_fail(err, -ENOENT, "hai-shim is not beside hai-agentd, nor in PATH");
     a->hai_train = programs_find("hai-train");
     random_token(a->instance);
+    a->started_us = timefmt_boottime_us();
     read_boot_id(a);
     _cleanup_free_ char *name =
         hai_asprintf("%s.%08x", a->config.node,

@@ -63,6 +63,7 @@ static void fill_hello(struct agentd *a, struct agent_hello *hello) {
     hello->node = hai_strdup(a->config.node);
     hello->boot_id = hai_strdup(a->boot_id);
     hello->instance = hai_strdup(a->instance);
+    hello->started = a->started_us;
     hello->version = hai_strdup(HAI_VERSION);
     hello->address = hai_strdup(a->config.address);
     hello->data_port = meeting_port(a->meeting);
@@ -112,6 +113,7 @@ static void take_answer(struct uplink *u, struct agent_desired *desired) {
     }
     if (was_foreign) { // the old is gone: begin anew
         random_token(u->a->instance);
+        u->a->started_us = timefmt_boottime_us();
         u->revision = 0;
         return;
     }

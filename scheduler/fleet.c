@@ -9,7 +9,6 @@ enum {
     PROTO = 1,
     CHECK_US = 250 * 1000,
     DEAF_US = 1000 * 1000, // a look at silence that comes so late tells nothing
-    REPLACED_KEPT = 8,
     STREAMS_WAITING_MAX = 256,
 };
 
@@ -17,8 +16,7 @@ struct agent {
     struct fleet *fleet;
     int node;
     char instance[65];
-    char replaced[REPLACED_KEPT][65]; // instances before it, in a ring
-    unsigned n_replaced;
+    int64_t started_us; // the instance, by the clock of its boot; S_ABSENT: it did not say
     char *health;
     int64_t heard_us; // log time
     int64_t grant_us; // of the newest lease; S_ABSENT: none since the start
@@ -55,7 +53,7 @@ static struct agent *agent_of(struct fleet *fleet, int node) {
         agent->fleet = fleet;
         agent->node = node;
         agent->heard_us = agent->silent_us = turn_now_us(fleet->s->turn);
-        agent->grant_us = S_ABSENT;
+        agent->grant_us = agent->started_us = S_ABSENT;
         agent->timer = loop_timer_new(fleet->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
         schema_init(agent_desired_schema(), &agent->streams);
         fleet->items[node] = agent;
@@ -162,25 +160,6 @@ static void conclude_gone(struct agent *agent, const struct agent_poll *poll, bo
     }
 }
 
-/* The network may bring what an agent said before it was killed after the next one has begun: such
- * an account is complete, and names nothing of what was started since. */
-static bool is_replaced(const struct agent *agent, const char *instance) {
-    for (int i = 0; i < REPLACED_KEPT; i++)
-        if (!strcmp(agent->replaced[i], instance))
-            return true;
-    return false;
-}
-
-static void set_instance(struct agent *agent, const char *instance) {
-    unsigned at = agent->n_replaced % REPLACED_KEPT;
-
-    if (agent->instance[0]) {
-        memcpy(agent->replaced[at], agent->instance, sizeof agent->instance);
-        agent->n_replaced++;
-    }
-    snprintf(agent->instance, sizeof agent->instance, "%s", instance);
-}
-
 /* The poll is accepted: hold it, and answer at once if there is news. */
 static void take_poll(struct agent *agent, struct api_call *call) {
     const struct agent_poll *poll = call->body;
@@ -194,8 +173,8 @@ static void take_poll(struct agent *agent, struct api_call *call) {
     agent->poll = call;
     agent->fleet->n_polling++;
     agent->fresh = agent->fresh || fresh;
-    if (fresh)
-        set_instance(agent, poll->hello.instance);
+    snprintf(agent->instance, sizeof agent->instance, "%s", poll->hello.instance);
+    agent->started_us = poll->hello.started;
     conclude_gone(agent, poll, fresh);
     if (worth_answering(agent))
         answer(agent);
@@ -247,6 +226,14 @@ static bool announce(struct agent *agent, struct api_call *call) {
     return true;
 }
 
+/* The network may bring what an agent said before it was killed after the next one has polled: such
+ * an account is complete, and names nothing of what was started since. */
+static bool is_replaced(const struct agent *agent, const struct agent_hello *hello) {
+    return agent->started_us != S_ABSENT && hello->started != S_ABSENT &&
+           hello->started < agent->started_us &&
+           hai_streq(node_of(agent)->r.boot_id, hello->boot_id);
+}
+
 void fleet_heard(struct fleet *fleet, int node) {
     struct agent *agent = agent_of(fleet, node);
 
@@ -279,7 +266,7 @@ void fleet_poll(struct api_call *call) {
         return;
     }
     struct agent *agent = agent_of(call->s->fleet, node);
-    if (is_replaced(agent, poll->hello.instance)) {
+    if (is_replaced(agent, &poll->hello)) {
         api_call_fail(call, 409, "replaced", "a newer agent of node %s has polled since",
                       call->caller.node);
         return;

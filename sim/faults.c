@@ -182,6 +182,21 @@ void faults_break(struct tempest *t) {
     end(t, &saved, what, node);
 }
 
+bool faults_mishap(void *tempest, int node, enum net_mishap mishap) {
+    static const char *const texts[] = {
+        [NET_LOST] = "a message is lost",
+        [NET_TWICE] = "a message comes twice",
+        [NET_LATE] = "a message is late",
+    };
+    struct tempest *t = tempest;
+    struct rng saved;
+
+    if (t->calm || !begin(t, &saved))
+        return false;
+    end(t, &saved, texts[mishap], node);
+    return true;
+}
+
 /* ---- agents, where they are touchy ---- */
 
 enum agents_blow faults_strike(void *tempest, int node, enum agents_point point) {

@@ -140,19 +140,12 @@ static void announce(struct gateway *g, const struct net_message *poll) {
     g->append(g->userdata, principal, ENTRY_NODE_UP, &up);
 }
 
-/* A poll of an agent that was killed: what it held was overtaken by what the next one did. */
-static bool is_replaced(const struct gateway_agent *agent, int64_t instance) {
-    for (int i = 0; i < GATEWAY_REPLACED && !HAI_PLANT(PLANT_REPLACED_AGENT); i++)
-        if (agent->replaced[i] == instance)
-            return true;
-    return false;
-}
-
 static void take_poll(struct gateway *g, struct net_message *poll) {
     struct gateway_agent *agent = &g->agents[poll->node];
     bool fresh;
 
-    if (is_replaced(agent, poll->instance)) {
+    /* An agent that was killed: what it held was overtaken by what the next one did. */
+    if (poll->instance < agent->instance && !HAI_PLANT(PLANT_REPLACED_AGENT)) {
         net_refuse(g->net, poll);
         net_message_free(poll);
         return;
@@ -160,8 +153,6 @@ static void take_poll(struct gateway *g, struct net_message *poll) {
     agent->heard_us = g->world->now_us;
     announce(g, poll);
     fresh = agent->instance != poll->instance;
-    if (fresh && agent->instance)
-        agent->replaced[agent->n_replaced++ % GATEWAY_REPLACED] = agent->instance;
     if (agent->poll) // a newer one: the older is nobody's any more
         send_answer(g, poll->node);
     agent->poll = poll;

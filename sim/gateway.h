@@ -8,12 +8,8 @@
 #include "sim/net.h"
 #include "sim/world.h"
 
-enum { GATEWAY_REPLACED = 8 };
-
 struct gateway_agent {
-    int64_t instance;
-    int64_t replaced[GATEWAY_REPLACED]; // instances before it, in a ring
-    int n_replaced;
+    int64_t instance;         // later ones have higher numbers, as they have later starts
     int64_t heard_us;         // log time
     int64_t grant_us;         // of the newest lease; S_ABSENT: none since the start
     struct net_message *poll; // held

@@ -5,7 +5,9 @@ enum {
     DELAY_US = 500 * 1000,
     LATE_US = 25 * 1000 * 1000,
     RESET_US = 1000 * 1000,
-    FEW = 600, // one message in so many has bad luck in fair weather
+    TWICE_US = 5 * 1000 * 1000, // until the second copy comes
+    FEW = 600,                  // of a mishap: one message in so many
+    DELAYED = 100,
 };
 
 struct net_message *net_message_new(enum net_kind kind, int node) {
@@ -39,19 +41,28 @@ static bool is_request(const struct net_message *message) {
     return message->kind == NET_POLL || message->kind == NET_REPORT;
 }
 
+/* In bad weather once in n times; in fair weather seldom, and then somebody else has a say. */
+static bool goes_wrong(struct net *net, int node, int64_t n, enum net_mishap mishap) {
+    if (net->links[node].bad)
+        return rng_once_in(net->rng, n);
+    return rng_once_in(net->rng, FEW) && net->mishap && net->mishap(net->userdata, node, mishap);
+}
+
 /* Mostly soon; now and then late, or so late that nobody waits any more. */
-static int64_t delay_us(struct net *net, int64_t bad) {
-    if (rng_once_in(net->rng, bad ? 2 * bad : 2 * FEW))
+static int64_t delay_us(struct net *net, int node) {
+    int64_t bad = net->links[node].bad;
+
+    if (goes_wrong(net, node, 2 * bad, NET_LATE))
         return rng_below(net->rng, LATE_US);
-    if (bad || rng_once_in(net->rng, FEW / 6))
+    if (bad || rng_once_in(net->rng, DELAYED))
         return rng_below(net->rng, DELAY_US);
     return 200 + rng_below(net->rng, SOON_US);
 }
 
-static void post(struct net *net, struct net_message *message, int64_t bad) {
+static void post(struct net *net, struct net_message *message) {
     message->n_copies++;
-    agenda_add(net->agenda, net->agenda->now_us + delay_us(net, bad), AGENDA_MESSAGE, message->node,
-               0, message);
+    agenda_add(net->agenda, net->agenda->now_us + delay_us(net, message->node), AGENDA_MESSAGE,
+               message->node, 0, message);
 }
 
 void net_refuse(struct net *net, const struct net_message *message) {
@@ -66,30 +77,28 @@ void net_refuse(struct net *net, const struct net_message *message) {
 }
 
 void net_send(struct net *net, struct net_message *message) {
-    int64_t bad = net->links[message->node].bad, luck = bad ? bad : FEW;
+    int64_t bad = net->links[message->node].bad;
 
     net->n_sent++;
     if (is_request(message))
         message->server = net->server;
-    if (rng_once_in(net->rng, luck)) {
-        net->n_lost++;
+    if (goes_wrong(net, message->node, bad, NET_LOST)) {
         if (rng_once_in(net->rng, 2)) // the connection breaks, and the caller sees it
             net_refuse(net, message);
         message->n_copies = 1;
         net_message_free(message);
         return;
     }
-    post(net, message, bad);
-    if (rng_once_in(net->rng, MAX(luck / 6, (int64_t)2))) {
-        net->n_repeated++;
-        post(net, message, MAX(bad, 4));
+    post(net, message);
+    if (goes_wrong(net, message->node, bad, NET_TWICE)) {
+        message->n_copies++;
+        agenda_add(net->agenda, net->agenda->now_us + rng_below(net->rng, TWICE_US), AGENDA_MESSAGE,
+                   message->node, 0, message);
     }
 }
 
-bool net_arrives(struct net *net, const struct net_message *message) {
+bool net_arrives(const struct net *net, const struct net_message *message) {
     const struct net_link *link = &net->links[message->node];
-    bool arrives = is_request(message) ? !link->mute : !link->deaf;
 
-    net->n_lost += !arrives;
-    return arrives;
+    return is_request(message) ? !link->mute : !link->deaf;
 }

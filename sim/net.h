@@ -53,10 +53,13 @@ struct net_message {
     size_t n_parts, n_parts_max;
 };
 
+/* What goes wrong with one message in fair weather. */
+enum net_mishap { NET_LOST, NET_TWICE, NET_LATE };
+
 struct net_link {
     bool deaf;   // nothing reaches the node
     bool mute;   // nothing that it says arrives
-    int64_t bad; // one message in so many is lost, and of as many is late or comes twice; 0: few
+    int64_t bad; // one message in so many is lost, and about as many are late or come twice; 0: few
 };
 
 struct net {
@@ -64,7 +67,10 @@ struct net {
     struct rng *rng;
     struct net_link *links; // by node
     int64_t server;         // life of the scheduler
-    int64_t n_sent, n_lost, n_repeated;
+    int64_t n_sent;
+    /* Does it happen? Its time has come. */
+    bool (*mishap)(void *userdata, int node, enum net_mishap mishap);
+    void *userdata;
 };
 
 struct net_message *net_message_new(enum net_kind kind, int node);
@@ -78,4 +84,4 @@ void net_send(struct net *net, struct net_message *message);
 void net_refuse(struct net *net, const struct net_message *message);
 
 /* A copy has come to its end: does it get through? */
-bool net_arrives(struct net *net, const struct net_message *message);
+bool net_arrives(const struct net *net, const struct net_message *message);

@@ -56,12 +56,14 @@ int seeds_run(uint64_t first, uint64_t last, int n_steps) {
         total.rooms += one.rooms;
         total.faults += one.faults;
         total.retries += one.retries;
+        total.messages += one.messages;
         total.digest = total.digest * 31 + one.digest;
     }
     printf("%llu seeds, %lld entries, %lld jobs, %lld placements, %lld faults, digest %016llx: "
-           "%d failed; room made %lld times, %lld requests made again\n",
+           "%d failed; room made %lld times, %lld requests made again, %lld messages to and from "
+           "agents\n",
            (unsigned long long)(last - first + 1), (long long)total.entries, (long long)total.jobs,
            (long long)total.placements, (long long)total.faults, (unsigned long long)total.digest,
-           n_failed, (long long)total.rooms, (long long)total.retries);
+           n_failed, (long long)total.rooms, (long long)total.retries, (long long)total.messages);
     return n_failed;
 }

@@ -367,7 +367,8 @@ static void set_clocks(struct tempest *t) {
 }
 
 static void connect(struct tempest *t) {
-    t->net = (struct net){.agenda = &t->agenda, .rng = &t->rng, .server = 1};
+    t->net = (struct net){
+        .agenda = &t->agenda, .rng = &t->rng, .server = 1, .mishap = faults_mishap, .userdata = t};
     t->net.links = hai_new_array(struct net_link, (size_t)t->world.state->n_nodes);
     agents_init(&t->agents, t->world.state->n_nodes, &t->agenda, &t->net, &t->rng);
     t->agents.strike = faults_strike;

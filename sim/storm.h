@@ -1,17 +1,21 @@
-/* storm.h - one seeded run of the scheduler's core among simulated nodes and everything that can
- * go wrong, with the invariants checked all along.
+/* storm.h - one seeded run of the whole control plane: the scheduler's core, the agents' core on 10
+ * to 40 nodes, callers, and everything that can go wrong between and in them.
  *
- * Submissions, stops, suspensions; ranks that end well and badly; nodes cut off, crashed, fenced,
- * drained; agents killed, and the scheduler between commits and before one; callers without an
- * answer, who ask again; messages late, repeated and out of order. At the end
- * the faults cease, and every job must end or wait for a person.
+ * Events by true time (agenda.h); nobody in it knows that. Messages are late, lost, repeated and
+ * overtaken one by one (net.h); the clocks of nodes and scheduler are wrong up to the cluster's
+ * bound, and the scheduler's is set by an hour now and then (drift.h); agents lose what they had
+ * not synced (journal.h); nodes, agents, shims, ranks and the scheduler break at all moments that
+ * matter (faults.h). What must hold is checked as touched.h, shims.h, clients.h, invariants.h and
+ * naive.h say, how often docs/testing.md. At the end the faults cease, and every job must end or
+ * wait for a person.
  */
 #pragma once
 #include "lib/pure/buf.h"
 #include "sim/storm_result.h"
 
-/* Run a seed. ret_log: receives the log as world_save writes it, NULL: not wanted. Returns 0, or
- * -EINVAL with what was violated, the seed and the number of entries until then. */
+/* Run a seed, until the log has 5 entries a step and then to the end. ret_log: receives the log as
+ * world_save writes it, NULL: not wanted. Returns 0, or -EINVAL with what was violated, the seed
+ * and the number of entries until then. */
 int storm_run(uint64_t seed, int n_steps, struct storm_result *ret, struct buf *ret_log,
               struct hai_err *err);
 int storm_run_as(uint64_t seed, int n_steps, const struct storm_options *options,

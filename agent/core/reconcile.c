@@ -201,12 +201,27 @@ static void want_present(struct reconcile *core, const struct reconcile_want *wa
     }
 }
 
+/* Which holds are asked for. A mark alone that is not stands for nothing any more: it must not make
+ * a newer attempt of its job wait. */
+static void note_wanted(struct reconcile *core) {
+    for (struct reconcile_hold *hold = core->first; hold; hold = hold->next)
+        hold->wanted = false;
+    for (size_t i = 0; i < core->n_wants; i++) {
+        struct reconcile_hold *hold = find(core, &core->wants[i].key);
+        if (hold)
+            hold->wanted = true;
+    }
+    for (struct reconcile_hold *hold = core->first; hold; hold = hold->next)
+        if (!hold->wanted && !hold->gone && !hold->found && !hold->starting &&
+            !HAI_PLANT(PLANT_MARK_BLOCKS))
+            hold->gone = hold->has_gone = true;
+}
+
 /* Compare the two sets and queue what follows. */
 static void compare(struct reconcile *core) {
     if (!core->scanned || !core->desired)
         return;
-    for (struct reconcile_hold *hold = core->first; hold; hold = hold->next)
-        hold->wanted = false;
+    note_wanted(core);
     for (size_t i = 0; i < core->n_wants; i++) {
         struct reconcile_hold *hold = find(core, &core->wants[i].key);
         if (hold && (hold->found || hold->starting || hold->gone))
@@ -216,9 +231,7 @@ static void compare(struct reconcile *core) {
     }
     for (struct reconcile_hold *hold = core->first, *next; hold; hold = next) {
         next = hold->next;
-        if (!hold->wanted && !hold->gone && !hold->found && !hold->starting) {
-            hold->gone = hold->has_gone = true; // a mark alone that nobody asks for
-        } else if (!hold->wanted && !hold->gone && !hold->killed) {
+        if (!hold->wanted && !hold->gone && !hold->killed) {
             hold->killed = true;
             act(core, RECONCILE_KILL, &hold->key, 0, 0);
         }

@@ -30,6 +30,7 @@
     X(REPLACED_AGENT, "a late poll of a killed agent is believed")                                 \
     X(ADOPTED_TOLD, "an agent tells all exits but one that an agent before it may have told")      \
     X(SYNCED_EARLY, "an agent says that its account is complete before it has looked for shims")   \
+    X(MARK_BLOCKS, "a mark that nobody asks for makes a newer attempt of its job wait")            \
     X(LATE_START, "ranks start although the lease has run out meanwhile")                          \
     X(LEASE_FROM_ANSWER, "an agent counts a lease from the answer to its poll, not from the poll")
 

@@ -139,6 +139,19 @@ TEST(an_earlier_kill_time_counts)
     CHECK_STR(actions(core), "term 1.1 ");
 }
 
+/* The removal of the old mark had not reached the disk when the agent was killed. */
+TEST(an_old_mark_does_not_hold_up_a_newer_attempt)
+{
+    _cleanup_(reconcile_freep) struct reconcile *core = reconcile_new();
+    struct reconcile_want wants[] = {want(1, 2, DESIRED_PHASE_RUN)};
+    struct reconcile_key k = key(1, 1);
+
+    reconcile_marked(core, &k);
+    reconcile_scanned(core);
+    reconcile_desired(core, wants, 1);
+    CHECK_STR(actions(core), "start 1.2 release 1.1 ");
+}
+
 /* Both ranks have ended and something that they left is still there. One of the exits was told by
  * an agent that was killed, and the new one does not know which: telling the other would give the
  * GPUs back. */
