@@ -276,7 +276,7 @@ bool faults_kill(struct tempest *t, int64_t once_in, size_t n_committed) {
     t->net.server++;
     t->down = true;
     t->turn_us = INT64_MAX;
-    if (chance(t, 4)) // its host's clock is set meanwhile
+    if (chance(t, 2)) // its host's clock is set meanwhile
         t->wall.offset_us += chance(t, 2) ? CLOCK_STEP_US : -CLOCK_STEP_US;
     agenda_add(&t->agenda, t->agenda.now_us + below(t, chance(t, 4) ? 20 * SECOND : 2 * SECOND),
                AGENDA_SCHEDULER, 0, 0, NULL);

@@ -23,7 +23,7 @@ enum {
     EXPLAIN_TURNS = 128,
     DECIDE_TURNS = 24,
     DONE_TURNS = 16,
-    KILL_TURNS = 1800,       // at each of three moments of a turn with entries, once in so many
+    KILL_TURNS = 1400,       // at each of three moments of a turn with entries, once in so many
     KILL_IDLE_TURNS = 50000, // and without
     AUDIT_SEEDS = 4,
     NAIVE_SEEDS = 16,
