@@ -91,9 +91,10 @@ void net_send(struct net *net, struct net_message *message) {
     }
     post(net, message);
     if (goes_wrong(net, message->node, bad, NET_TWICE)) {
+        int64_t us = rng_below(net->rng, rng_once_in(net->rng, 2) ? SOON_US : TWICE_US);
         message->n_copies++;
-        agenda_add(net->agenda, net->agenda->now_us + rng_below(net->rng, TWICE_US), AGENDA_MESSAGE,
-                   message->node, 0, message);
+        agenda_add(net->agenda, net->agenda->now_us + us, AGENDA_MESSAGE, message->node, 0,
+                   message);
     }
 }
 
