@@ -374,6 +374,8 @@ static void on_report(struct agents *agents, int number, bool ok) {
         node->report_again_us = MIN(node->report_again_us * 2, (int64_t)AGAIN_MAX_US);
     }
     node->n_saved_sent = 0;
+    if (ok)
+        is_struck(agents, number, AGENTS_REPORTED);
 }
 
 void agents_saved(struct agents *agents, const struct shim *shim, int64_t step) {

@@ -20,7 +20,8 @@
     X(MARKED, "before it starts what it has marked")                                               \
     X(STARTED, "as it has started a shim")                                                         \
     X(RELEASED, "as it has released an attempt")                                                   \
-    X(REPORTING, "before it reports")
+    X(REPORTING, "before it reports")                                                              \
+    X(REPORTED, "as its report is answered")
 enum agents_point {
 #define AGENTS_POINT_(name, text) AGENTS_##name,
     AGENTS_POINTS(AGENTS_POINT_)

@@ -209,7 +209,8 @@ enum agents_blow faults_strike(void *tempest, int node, enum agents_point point)
     enum agents_blow blow = AGENTS_KILLED;
     struct rng saved;
 
-    if (t->calm || !chance(t, point == AGENTS_MESSAGE ? 3000 : 500) || !begin(t, &saved))
+    int64_t once_in = point == AGENTS_MESSAGE ? 3000 : point == AGENTS_REPORTED ? 150 : 500;
+    if (t->calm || !chance(t, once_in) || !begin(t, &saved))
         return AGENTS_LIVES;
     if (chance(t, 3))
         blow = AGENTS_WIPED;

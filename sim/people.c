@@ -72,7 +72,7 @@ void people_submit(struct people *p) {
     choose_holder(p, &spec);
     spec.nodes = chance(p, 2) ? 1 : 1 + rng_below(p->rng, 5);
     spec.gpus_per_node = rng_below(p->rng, 5);
-    spec.ranks_per_node = 1 + rng_below(p->rng, 2);
+    spec.ranks_per_node = 1 + rng_below(p->rng, chance(p, 3) ? 4 : 2);
     spec.priority = levels[rng_below(p->rng, ARRAY_SIZE(levels))];
     spec.cross_zones = chance(p, 3);
     spec.held = chance(p, 20);

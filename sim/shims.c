@@ -7,6 +7,7 @@ enum {
     HANG_US = 8 * 1000 * 1000,
     RUN_LONG = 10,
     TERM_US = 800 * 1000,
+    SPREAD_US = 3 * 1000 * 1000, // between the ends of a gang's ranks
 };
 
 /* What was started of a job: its newest epoch, and on which nodes. */
@@ -121,7 +122,7 @@ static void choose_ends(struct shims *shims, struct shim *shim) {
     for (size_t i = 0; i < shim->n_ranks; i++) {
         struct shims_rank *rank = &shim->ranks[i];
         *rank = (struct shims_rank){.running = true};
-        rank->ends_us = now(shims) + run_us + rng_below(shims->rng, TERM_US);
+        rank->ends_us = now(shims) + run_us + rng_below(shims->rng, SPREAD_US);
         rank->exit.rank = shim->first_rank + (int64_t)i;
     }
 }
@@ -180,7 +181,7 @@ static void end_rank(struct shims *shims, struct shim *shim, struct shims_rank *
         rank->exit.cause = shim->order;
     if (--shim->n_running)
         return;
-    bool lingers = rng_once_in(shims->rng, 30) && shim->lives && !shim->expired;
+    bool lingers = rng_once_in(shims->rng, 10) && shim->lives && !shim->expired;
     shim->left_until_us = now(shims) + rng_below(shims->rng, lingers ? LEFT_LONG_US : LEFT_US);
 }
 
