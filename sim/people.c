@@ -120,24 +120,40 @@ static void add_passing_token(struct people *p) {
     append(p, "admin:root", ENTRY_TOKEN_CREATE, &token);
 }
 
-/* A quota is given, changed or taken away; now and then a user becomes external or internal. */
-static void change_quota(struct people *p) {
+static struct entry_quota some_quota(struct people *p) {
     static char *const names[] = {(char *)"alice", (char *)"bob", (char *)"carol", (char *)"nlp",
                                   (char *)"vision"};
     static const int64_t given[] = {50, 30, 10, 5, 0};
     int64_t n = rng_below(p->rng, ARRAY_SIZE(names) + 1);
-    struct entry_quota_set set = {.group = (char *)"default"};
-    struct entry_user_set user = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, chance(p, 2)};
+    struct entry_quota quota = {.group = (char *)"default"};
 
-    set.holder = n < 3                        ? QUOTA_HOLDER_USER
-                 : n < (int)ARRAY_SIZE(names) ? QUOTA_HOLDER_TEAM
-                                              : QUOTA_HOLDER_EVERY;
-    set.name = set.holder == QUOTA_HOLDER_EVERY ? NULL : names[n];
-    set.priority = given[rng_below(p->rng, ARRAY_SIZE(given))];
-    set.gpus = chance(p, 4) ? S_ABSENT : rng_below(p->rng, 24);
+    quota.holder = n < 3                        ? QUOTA_HOLDER_USER
+                   : n < (int)ARRAY_SIZE(names) ? QUOTA_HOLDER_TEAM
+                                                : QUOTA_HOLDER_EVERY;
+    quota.name = quota.holder == QUOTA_HOLDER_EVERY ? NULL : names[n];
+    quota.priority = given[rng_below(p->rng, ARRAY_SIZE(given))];
+    quota.gpus = chance(p, 4) ? S_ABSENT : rng_below(p->rng, 24);
+    return quota;
+}
+
+/* Quotas are given, changed or taken away, now and then several at once; or a user becomes external
+ * or internal. */
+static void change_quota(struct people *p) {
+    struct entry_user_set user = {(char *)"bob", 1001, 1001, SCOPE_SUBMIT, false, chance(p, 2)};
+    struct entry_quota quota = some_quota(p), more[4];
+    struct entry_quota_set set = {quota.holder, quota.name, quota.group, quota.priority,
+                                  quota.gpus};
+
+    if (chance(p, 4)) {
+        set.more.n = (size_t)rng_below(p->rng, ARRAY_SIZE(more)) + 1;
+        set.more.items = more;
+        for (size_t i = 0; i < set.more.n; i++)
+            more[i] = some_quota(p);
+    }
     append(p, "operate:root", ENTRY_QUOTA_SET, &set);
     if (!chance(p, 10))
         return;
+    user.only = chance(p, 2) ? 0 : USER_SET_KNOWN | rng_below(p->rng, USER_SET_FIELDS + 1);
     append(p, "admin:root", ENTRY_USER_SET, &user);
     add_passing_token(p);
 }
