@@ -25,10 +25,13 @@ struct predict_lost {
 void predict_learn(struct state *state, const struct job *job, struct predict_lost *ret);
 void predict_lost_free(struct predict_lost *lost);
 
-/* The run time still to come, at two quantiles (50 and 90 %), of a job that has run for had_us:
- * from the first of its histories that knows two jobs that ran for longer. Never more than its time
- * limit leaves. Without history: the limit, or as long again as it has had, at least 10 min, in
- * half the cases, and four times as long at most in 8 of 10. */
+/* The run time still to come, at two quantiles (50 and 90 %), of a job that has run for had_us.
+ * Never more than its time limit leaves. A product over the half octaves of the chance to end in
+ * each; a history weighs against what is less specific (of all, of the user, of user and name; in
+ * the end: as long again in half the cases) as the number of its jobs that came so far against
+ * four. So the tail of a history that few outlived is not that of those few. Without any history:
+ * the limit, or as long again as it has had, at least 10 min, in half the cases, and four times as
+ * long at most in 8 of 10. */
 struct predict_rest {
     int64_t p50_us, p90_us;
 };
