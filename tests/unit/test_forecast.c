@@ -431,3 +431,23 @@ TEST(who_gave_way_comes_back)
           (long long)(of(all, n, behind)->start_us - w.now_us) / 1000000);
     world_free(&w);
 }
+
+/* A burst fills an hour: what is expected comes from more than that. */
+TEST(a_burst_is_not_all_that_comes)
+{
+    enum { BEFORE = 40, BURST = 600 };
+    struct arrivals arrivals;
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < BEFORE; i++)
+        run_once(&w, "train", S(900));
+    for (int i = 0; i < BURST; i++) {
+        run_once(&w, "burst", S(2));
+        world_clear(&w);
+    }
+    arrivals_of(w.state, w.now_us, &arrivals);
+    CHECK_EQ(arrivals.n, BEFORE + BURST);
+    CHECK(arrivals.window_us > S(BEFORE * 800), "%lld s", (long long)arrivals.window_us / 1000000);
+    world_free(&w);
+}
