@@ -7,6 +7,7 @@
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
 #include "scheduler/core/room.h"
+#include "scheduler/core/waits.h"
 
 #define SECOND INT64_C(1000000)
 #define HORIZON_US (INT64_C(60) * 24 * 3600 * SECOND)
@@ -700,13 +701,29 @@ static int sooner(const void *pa, const void *pb) {
     return a->start_us < b->start_us ? -1 : a->start_us > b->start_us;
 }
 
+/* What the draws say of one job, and one more from how long those like it waited: a draw of five
+ * knows nothing of what was off in all that came before. own: in any order, with room for it. */
+static struct forecast_job sum_up(struct forecast_job own[static FORECAST_DRAWS + 1],
+                                  int64_t waits_us) {
+    size_t n = FORECAST_DRAWS;
+
+    qsort(own, n, sizeof *own, sooner);
+    if (waits_us != INT64_MAX) {
+        own[n] = own[(n - 1) / 2];
+        own[n++].start_us = waits_us;
+        qsort(own, n, sizeof *own, sooner);
+    }
+    struct forecast_job sum = own[(n - 1) / 2];
+    sum.late_us = own[(n * 9 + 9) / 10 - 1].start_us;
+    return sum;
+}
+
 size_t forecast_run(const struct state *state, int64_t now_us, int64_t only,
                     const struct job *extra, struct forecast_job **ret) {
-    enum { HALF = (FORECAST_DRAWS - 1) / 2, MOST = (FORECAST_DRAWS * 9 + 9) / 10 - 1 };
     size_t n_max = (size_t)state->queue.n + 1, n = 0;
     _cleanup_free_ struct forecast_job *draws =
         hai_new_array(struct forecast_job, n_max * FORECAST_DRAWS);
-    struct forecast_job own[FORECAST_DRAWS];
+    struct forecast_job own[FORECAST_DRAWS + 1];
     struct arrivals arrivals;
 
     if (extra && quota_bars(state, extra)) // nobody knows when it would be within quota
@@ -716,12 +733,13 @@ size_t forecast_run(const struct state *state, int64_t now_us, int64_t only,
     for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
         n = run_draw(state, now_us, (int)draw, only, extra, &arrivals, draws + draw * n_max);
     *ret = hai_new_array(struct forecast_job, n_max);
+    struct waits *waits = waits_new(state);
     for (size_t i = 0; i < n; i++) {
         for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
             own[draw] = draws[draw * n_max + i];
-        qsort(own, FORECAST_DRAWS, sizeof *own, sooner);
-        (*ret)[i] = own[HALF];
-        (*ret)[i].late_us = own[MOST].start_us;
+        const struct job *job = state_job_find(state, own[0].id);
+        (*ret)[i] = sum_up(own, waits_start_us(waits, state, job ? job : extra, now_us));
     }
+    waits_free(waits);
     return n;
 }
