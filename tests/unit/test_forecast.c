@@ -4,6 +4,7 @@
 #include "scheduler/core/forecast.h"
 #include "scheduler/core/hold.h"
 #include "scheduler/core/predict.h"
+#include "scheduler/core/waits.h"
 #include "sim/invariants.h"
 #include "sim/rng.h"
 #include "tests/unit/core_steps.h"
@@ -449,5 +450,35 @@ TEST(a_burst_is_not_all_that_comes)
     arrivals_of(w.state, w.now_us, &arrivals);
     CHECK_EQ(arrivals.n, BEFORE + BURST);
     CHECK(arrivals.window_us > S(BEFORE * 800), "%lld s", (long long)arrivals.window_us / 1000000);
+    world_free(&w);
+}
+
+/* How long those like a job waited, as long as it has not waited for longer itself. */
+TEST(who_waits_waits_like_others)
+{
+    enum { STARTS = 9, WAIT_S = 300 };
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    for (int i = 0; i < STARTS; i++) {
+        int64_t id = submit_limited(&w, "train", 1, 1, 0);
+        w.now_us += S(WAIT_S + i);
+        CHECK_EQ(world_decide(&w), 1);
+        all_started(&w, id);
+        all_succeed(&w, id);
+    }
+    int64_t id = submit_limited(&w, "train", 1, 1, 0), gang = submit_limited(&w, "train", 2, 2, 0);
+    int64_t at_us = job_at(&w, id)->r.submitted_us;
+    struct waits *waits = waits_new(w.state);
+    CHECK_BETWEEN(waits_start_us(waits, w.state, job_at(&w, id), at_us) - at_us,
+                  S(WAIT_S + STARTS / 2), S(WAIT_S + STARTS / 2 + 1));
+    CHECK_EQ(waits_start_us(waits, w.state, job_at(&w, gang), at_us), INT64_MAX);
+    CHECK_EQ(waits_start_us(waits, w.state, job_at(&w, id), at_us + S(2 * WAIT_S)), INT64_MAX);
+    waits_free(waits);
+    /* Where all draws agree the others' waits only make the late end later. */
+    size_t n = forecast_run(w.state, w.now_us, 0, NULL, &all);
+    CHECK_BETWEEN(of(all, n, id)->start_us - w.now_us, 0, S(1));
+    CHECK_BETWEEN(of(all, n, id)->late_us - at_us, S(WAIT_S), S(WAIT_S + STARTS));
     world_free(&w);
 }
