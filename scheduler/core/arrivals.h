@@ -3,8 +3,8 @@
  * Pure and reading only. A forecast that knows only who waits is too early wherever newer jobs go
  * first. Nothing is fitted: bursts, users, sizes and priorities come as they came in the last day,
  * or for as long of it as all submissions are still known (JOBS_ENDED_KEPT), or as the last
- * ARRIVALS_KEPT did. That many are kept since the last few hours alone make too much of a burst that
- * is just over: 512 were tried.
+ * ARRIVALS_KEPT did. That many are kept since the last few hours alone make too much of a burst
+ * that is just over: 512 were tried.
  */
 #pragma once
 #include "scheduler/core/state.h"

@@ -7,11 +7,10 @@
  * it its nodes and waits again. Reservations begin and end: their jobs start there, others leave
  * their nodes and wait again. Fair share and aging stay as they are now. Faults are not foreseen.
  * How long those like a job waited of late (waits.h) counts as one more draw: where all draws agree
- * it moves the median by nothing. Medians in place of draws were tried first: of many jobs the first
- * ends long before the median of any, so all waits came out too long.
- * Time goes on in steps that grow with its distance, up to a part of the mean run time: a draw
- * costs about as much as some hundred walks over the queue, more where more waits than the cluster
- * does in a few rounds.
+ * it moves the median by nothing. Medians in place of draws were tried first: of many jobs the
+ * first ends long before the median of any, so all waits came out too long. Time goes on in steps
+ * that grow with its distance, up to a part of the mean run time: a draw costs about as much as
+ * some hundred walks over the queue, more where more waits than the cluster does in a few rounds.
  */
 #pragma once
 #include "scheduler/core/state.h"

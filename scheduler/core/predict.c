@@ -241,8 +241,8 @@ static int64_t drawn_us(const int64_t chances[static PAST_BUCKETS], int64_t had_
         int64_t came = CHANCE_ONE - chances[bucket] + ends;
         int64_t leave = left / PART_ONE * ends / MAX(came, 1) * PART_ONE;
         if (left - leave <= until)
-            return from_us + (high_us - from_us) / PART_ONE *
-                                 ((left - until) / MAX(leave / PART_ONE, 1));
+            return from_us +
+                   (high_us - from_us) / PART_ONE * ((left - until) / MAX(leave / PART_ONE, 1));
         left -= leave;
     }
     return bucket_low_us(PAST_BUCKETS);

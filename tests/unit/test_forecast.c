@@ -82,7 +82,7 @@ TEST(few_long_ones_say_little)
     run_once(&w, "train", S(5000));
     run_once(&w, "train", S(5000));
     struct predict_rest rest = rest_of(&w, "train", S(200), 0);
-    CHECK_BETWEEN(rest.p50_us, S(400), S(4096 - 200)); // it may end sooner
+    CHECK_BETWEEN(rest.p50_us, S(400), S(4096 - 200));   // it may end sooner
     CHECK_BETWEEN(rest.p90_us, S(4096 - 200), S(40000)); // and run on for longer
     world_free(&w);
 }
