@@ -41,16 +41,17 @@
  * admitted last. Within a user, first come, first served. Prefill among residents is shared by the
  * same rule, at the grain of 128 tokens, with counters that grow as tokens are computed. Nobody who
  * waits is passed by on account of his size: if the first does not fit, the others wait too.
- * If the first does not fit and residents of lower levels are in the way, they are preempted,
- * lowest level first, then youngest. Without that, residents are preempted only for pages, in the
- * same order, so the oldest of the highest level always goes on.
+ * If the first does not fit and residents whose level is below its priority are in the way, they
+ * are preempted, lowest level first, then youngest; having gone up by waiting does not count for
+ * that, or equals would take turns at throwing each other out. Otherwise residents are preempted
+ * only for pages, in the same order, so the oldest of the highest level always goes on.
  *
  * No user starves: with age_us, a request is on the highest level after LEVELS * age_us at the
  * latest (at most PROMOTIONS_MAX go up in one plan). While two users both wait on a level, the
  * tokens that each is served there, by cost over weight, stay within
- *     2 * (COST_PROMPT * longest prompt + COST_NEW * tokens of the whole cache) / smaller weight
- * of each other (the bound of virtual token counters). Source: Sheng et al., Fairness in Serving
- * Large Language Models, 2024; Goyal et al., Start-time Fair Queuing, 1996.
+ *     2 * (COST_PROMPT * longest prompt + (COST_PROMPT + COST_NEW) * tokens of the cache) / weight
+ * of each other, of the smaller weight (the bound of virtual token counters). Source: Sheng et al.,
+ * Fairness in Serving Large Language Models, 2024; Goyal et al., Start-time Fair Queuing, 1996.
  */
 #pragma once
 #include "engine/infer/pages.h"
@@ -183,8 +184,9 @@ DEFINE_CLEANUP(struct batcher *, batcher_free)
 int batcher_submit(struct batcher *b, const struct batcher_request *request, int64_t now_us,
                    int64_t *ret_id, struct hai_err *err);
 
-/* End a request, waiting or resident, between any two calls. Between plan and done its pages stay
- * until batcher_done. -ENOENT: it has ended already, or never was. */
+/* End a request, waiting or resident, between any two calls. Its pages are given to nobody before
+ * the next plan, so a step that is under way may go on writing them. -ENOENT: it has ended already,
+ * or never was. */
 int batcher_cancel(struct batcher *b, int64_t id, int64_t now_us);
 
 /* Propose the tokens that may follow the last known id of a sequence that decodes. For the next

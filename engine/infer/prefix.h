@@ -33,6 +33,7 @@ struct prefix *prefix_new(struct pages *p, uint64_t hash_seed);
 void prefix_free(struct prefix *t); // lets go of all pages
 DEFINE_CLEANUP(struct prefix *, prefix_free)
 
+struct pages *prefix_pages(const struct prefix *t);
 int32_t prefix_n_nodes(const struct prefix *t);
 int32_t prefix_n_pinned(const struct prefix *t); // in the path of some pin
 /* Nodes that prefix_evict can remove, sooner or later: all that are not pinned. */
