@@ -9,11 +9,11 @@ static void expire(struct batcher *b) {
         batcher_end_request(b, batcher_at(b, top->item), BATCHER_END_TIMED_OUT);
 }
 
-/* The latency budget less what predictions have been off by of late. */
+/* The latency budget less twice what predictions have been off by of late. */
 static double budget_us(const struct batcher *b) {
     double latency_us = (double)b->config.latency_us;
 
-    return latency_us - MIN(b->cost.error_us, latency_us / 4);
+    return latency_us - MIN(2 * b->cost.error_us, latency_us / 4);
 }
 
 static double planned_us(const struct batcher *b) {
