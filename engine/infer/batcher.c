@@ -112,6 +112,7 @@ int batcher_new(const struct batcher_config *config, struct pages *pages, struct
     b->pages = pages;
     b->prefix = prefix;
     b->page_tokens = (int32_t)page_tokens;
+    b->page_shift = __builtin_ctz((uint32_t)page_tokens);
     b->n_table = (int32_t)pages_needed(config->n_seq_tokens_max, page_tokens);
     b->n_ids_given = 1;
     b->blocked_id = NONE;
@@ -175,17 +176,17 @@ static int check_request(const struct batcher *b, const struct batcher_request *
     if (n > b->config.n_seq_tokens_max)
         return hai_fail(err, -E2BIG, "%lld tokens with the prompt's: a sequence has at most %d",
                         (long long)n, b->config.n_seq_tokens_max);
-    if (pages_needed(n, b->page_tokens) > pages_count(b->pages))
+    if (batcher_pages(b, n) > pages_count(b->pages))
         return hai_fail(err, -E2BIG, "%lld tokens with the prompt's: the cache holds %lld",
                         (long long)n, (long long)pages_count(b->pages) * b->page_tokens);
-    if (pages_needed(n, b->page_tokens) > pages_count(b->blocks))
+    if (batcher_pages(b, n) > pages_count(b->blocks))
         return hai_fail(err, -E2BIG, "%lld tokens with the prompt's: all requests have %lld",
                         (long long)n, (long long)b->config.n_ids_max);
     if (b->free_first == NONE)
         return hai_fail(err, -EAGAIN,
                         "%d requests are waiting or running: there is no room for more",
                         b->config.n_requests_max);
-    if (b->n_blocks_reserved + pages_needed(n, b->page_tokens) > pages_count(b->blocks))
+    if (b->n_blocks_reserved + batcher_pages(b, n) > pages_count(b->blocks))
         return hai_fail(err, -EAGAIN, "requests have the %lld tokens that there is room for",
                         (long long)b->config.n_ids_max);
     return 0;
@@ -193,13 +194,13 @@ static int check_request(const struct batcher *b, const struct batcher_request *
 
 static void append(struct batcher *b, struct request *r, int32_t id) {
     assert(id >= 0);
-    if (r->n_ids % b->page_tokens == 0) {
+    if (batcher_offset(b, r->n_ids) == 0) {
         int32_t block = pages_take(b->blocks);
         assert(block >= 0);
         *(r->n_ids == 0 ? &r->first_block : &b->block_next[r->last_block]) = block;
         r->last_block = block;
     }
-    b->block_ids[(int64_t)r->last_block * b->page_tokens + r->n_ids % b->page_tokens] = id;
+    b->block_ids[(int64_t)r->last_block * b->page_tokens + batcher_offset(b, r->n_ids)] = id;
     r->n_ids++;
 }
 
@@ -228,8 +229,7 @@ int batcher_submit(struct batcher *b, const struct batcher_request *q, int64_t n
         .key = q->cache_key,
         .n_prompt = q->n_ids,
         .n_new_max = q->n_new_max,
-        .n_blocks_reserved =
-            (int32_t)pages_needed((int64_t)q->n_ids + q->n_new_max, b->page_tokens),
+        .n_blocks_reserved = batcher_pages(b, (int64_t)q->n_ids + q->n_new_max),
         .node = PREFIX_NONE,
         .tree_block = NONE,
         .swap_first = NONE,
@@ -270,8 +270,7 @@ void batcher_end_request(struct batcher *b, struct request *r, enum batcher_end 
     batcher_cache_release_swap(b, r);
     batcher_lines_leave(b, r);
     heap_remove(&b->deadlines, i);
-    for (int32_t block = r->first_block, n = (int32_t)pages_needed(r->n_ids, b->page_tokens); n > 0;
-         n--) {
+    for (int32_t block = r->first_block, n = batcher_pages(b, r->n_ids); n > 0; n--) {
         int32_t next = b->block_next[block];
         (void)pages_drop(b->blocks, block);
         block = next;
@@ -316,6 +315,7 @@ int batcher_drafts(struct batcher *b, int64_t id, const int32_t *ids, int32_t n_
     // The last token that it may have needs no draft: it is what the row before it gives.
     int32_t n_max = MIN(b->config.n_drafts_max, r->n_new_max - r->n_new - 1);
     r->n_drafts = MIN(n_ids, n_max);
+    b->n_offered++;
     for (int32_t i = 0; i < r->n_drafts; i++)
         assert(ids[i] >= 0);
     if (r->n_drafts > 0)
@@ -361,6 +361,7 @@ void batcher_done(struct batcher *b, const struct batcher_result *results, int64
     if (step_us > 0)
         stepcost_observe(&b->cost, (double)b->n_rows, b->n_keys_planned, (double)step_us);
     for (int32_t i = 0; i < b->n_seqs; i++) {
+        batcher_fetch_ahead(b, b->seqs[i].slot);
         const struct batcher_seq *seq = &b->seqs[i];
         int32_t n_rows = b->seq_start[i + 1] - b->seq_start[i];
         struct request *r = find(b, seq->id);
@@ -430,11 +431,12 @@ int64_t batcher_served(const struct batcher *b, uint64_t user, int32_t level) {
 }
 
 static void check_resident(const struct batcher *b, const struct request *r, int32_t *held) {
-    int32_t *table = batcher_table(b, r), n_whole = r->n_cached / b->page_tokens;
+    int32_t *table = batcher_table(b, r), n_whole = batcher_page_of(b, r->n_cached);
 
     assert(r->n_cached < r->n_ids);
     assert((int64_t)r->n_pages * b->page_tokens >= r->n_cached);
     assert(r->n_pages <= b->n_table);
+    assert(!batcher_decoding(r) || r->n_pages == batcher_pages(b, r->n_cached));
     assert(r->n_in_tree <= n_whole);
     for (int32_t i = 0; i < r->n_pages; i++)
         held[table[i]]++;
@@ -453,10 +455,10 @@ void batcher_check(const struct batcher *b) {
         const struct request *r = batcher_at(b, i);
         if (r->state != REQUEST_WAITING && r->state != REQUEST_RESIDENT)
             continue;
-        n_blocks += pages_needed(r->n_ids, b->page_tokens);
+        n_blocks += batcher_pages(b, r->n_ids);
         n_swapped += r->n_swap;
         n_waiting += r->state == REQUEST_WAITING;
-        assert(r->n_swap == pages_needed(r->n_swap_tokens, b->page_tokens));
+        assert(r->n_swap == batcher_pages(b, r->n_swap_tokens));
         assert((r->state == REQUEST_RESIDENT) == (r->slot != NONE));
         if (r->state == REQUEST_WAITING)
             continue;

@@ -34,9 +34,9 @@ static void table_set(struct batcher *b, struct request *r, int32_t at, int32_t 
 
 /* The page that the next token goes into is the request's own. False: no page for the copy. */
 static bool own_next(struct batcher *b, struct request *r) {
-    int32_t at = r->n_cached / b->page_tokens, old;
+    int32_t at = batcher_page_of(b, r->n_cached), old;
 
-    if (at >= r->n_pages)
+    if (!r->borrowed)
         return true;
     old = batcher_table(b, r)[at];
     while (pages_holders(b->pages, old) > 1) {
@@ -46,7 +46,7 @@ static bool own_next(struct batcher *b, struct request *r) {
             return false;
         if (page < 0)
             break;
-        move_add(b, BATCHER_COPY, old, page, r->n_cached % b->page_tokens);
+        move_add(b, BATCHER_COPY, old, page, batcher_offset(b, r->n_cached));
         r->preempted_in = b->n_plans;
         (void)pages_drop(b->pages, old);
         table_set(b, r, at, page);
@@ -139,7 +139,7 @@ static void swap_in(struct batcher *b, struct request *r) {
 }
 
 static void find_cached_block(struct batcher *b, struct request *r) {
-    int32_t at = r->n_cached / b->page_tokens;
+    int32_t at = batcher_page_of(b, r->n_cached);
 
     r->cached_block = r->tree_block == NONE ? r->first_block : r->tree_block;
     at -= MAX(r->n_in_tree - 1, 0);
@@ -148,7 +148,7 @@ static void find_cached_block(struct batcher *b, struct request *r) {
 }
 
 bool batcher_cache_admit(struct batcher *b, struct request *r, bool alone, int64_t *ret_lacking) {
-    int32_t goal = (int32_t)pages_needed(r->n_ids, b->page_tokens);
+    int32_t goal = batcher_pages(b, r->n_ids);
     struct found f = find_prefix(b, r);
 
     if (b->prefix)
@@ -211,7 +211,7 @@ void batcher_cache_release_swap(struct batcher *b, struct request *r) {
 }
 
 void batcher_cache_swap_out(struct batcher *b, struct request *r) {
-    int32_t n = (int32_t)pages_needed(r->n_cached, b->page_tokens), *link = &r->swap_first;
+    int32_t n = batcher_pages(b, r->n_cached), *link = &r->swap_first;
     double again_us = b->cost.us[1] * r->n_cached + b->cost.us[2] * stepcost_keys(0, r->n_cached);
 
     if (n == 0 || r->borrowed || n > pages_n_unused(b->swap))
@@ -248,18 +248,18 @@ static void add_to_tree(struct batcher *b, struct request *r) {
 }
 
 void batcher_cache_advance(struct batcher *b, struct request *r, int32_t n) {
-    int32_t at = r->n_cached / b->page_tokens;
+    int32_t at = batcher_page_of(b, r->n_cached);
 
     r->n_cached += n;
     assert(r->n_cached <= r->n_ids);
-    for (; at < r->n_cached / b->page_tokens && r->n_cached < r->n_ids; at++)
+    for (; at < batcher_page_of(b, r->n_cached) && r->n_cached < r->n_ids; at++)
         r->cached_block = b->block_next[r->cached_block];
     if (b->prefix && !r->no_cache)
         add_to_tree(b, r);
 }
 
 void batcher_cache_cut(struct batcher *b, struct request *r) {
-    int32_t n = (int32_t)pages_needed(r->n_cached, b->page_tokens);
+    int32_t n = batcher_pages(b, r->n_cached);
 
     b->n_promised -= promised_of(r);
     while (r->n_pages > n)

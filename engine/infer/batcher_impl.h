@@ -20,31 +20,29 @@ enum request_state { REQUEST_FREE, REQUEST_WAITING, REQUEST_RESIDENT, REQUEST_EN
 /* ids lie in blocks of page_tokens, so that those of one page of the cache lie together; blocks are
  * counted like pages and linked by block_next. */
 struct request {
+    // What every step looks at: the first two cache lines or so.
     int64_t id;
     enum request_state state;
-    bool no_cache, admitted; // admitted: it was once
-    int32_t user, priority, level, slot;
-    uint64_t key;
-    int32_t n_ids, n_prompt, n_new, n_new_max;
-    int32_t first_block, last_block;
-    int32_t n_blocks_reserved;
-    // The cache, of residents.
-    int32_t n_cached; // ids whose keys it holds
+    int32_t slot, level, user;
+    int32_t n_ids, n_new, n_new_max;
+    int32_t n_cached; // ids whose keys the cache has, of residents
     int32_t n_pages;
-    int32_t pages_goal; // pages of the ids at admission, which are promised to it
-    int32_t n_in_tree;  // leading pages that the prefix cache has, pinned at node
-    int32_t node;
-    int32_t cached_block; // of position n_cached
-    int32_t tree_block;   // of the last page in the tree, NONE: n_in_tree is 0
-    int32_t table_from;
-    bool borrowed; // its last page is another's, to be copied before it is written into
+    int32_t pages_goal;       // pages of the ids at admission, which are promised to it
+    int32_t n_drafts, n_rows; // of the plan
+    int32_t cached_block;     // of position n_cached
+    int32_t last_block;       // of the ids
+    int32_t table_from, node,
+        n_in_tree;           // n_in_tree: leading pages in the prefix cache, pinned at node
+    int32_t tree_block;      // of the last page in the tree, NONE: n_in_tree is 0
+    bool no_cache, admitted; // admitted: it was once
+    bool borrowed;           // its last page is another's, to be copied before it is written into
+    uint64_t key;
     // The swap space, of waiting ones.
     int32_t swap_first, n_swap, n_swap_tokens;
-    // The plan.
-    int32_t n_drafts, n_rows;
-    int64_t preempted_in; // number of the last plan that preempted or moved it
     // Lines: neighbours in its user's line of its level, and in the level by age.
     int32_t line_next, line_before, age_next, age_before;
+    int32_t priority, n_prompt, first_block, n_blocks_reserved;
+    int64_t preempted_in; // number of the last plan that preempted or moved it
     int64_t level_since_us, arrival_us, admitted_us, end_us;
     int32_t n_charged; // prompt tokens, see batcher_plan.c
     int32_t n_hit, n_preempted;
@@ -79,7 +77,7 @@ struct batcher {
     struct batcher_config config;
     struct pages *pages, *blocks, *swap;
     struct prefix *prefix;
-    int32_t page_tokens, n_table;
+    int32_t page_tokens, page_shift, n_table; // page_tokens is 1 << page_shift
     int64_t now_us;
     int64_t n_plans, n_ids_given; // so far
     bool in_step;
@@ -107,6 +105,7 @@ struct batcher {
     int64_t n_promised; // pages that residents will need for the ids they were admitted with
     int32_t n_borrowed;
     int32_t n_resident[BATCHER_LEVELS];
+    int32_t n_offered;                 // streams with drafts for the next plan
     int64_t sum_ids;                   // of residents
     int64_t blocked_id, blocked_pages; // who did not fit last, and what he lacked then
     struct heap prefill;
@@ -127,6 +126,19 @@ static inline struct request *batcher_at(const struct batcher *b, int32_t index)
     return &b->requests[index];
 }
 
+/* The page of a position; pages that hold n tokens. */
+static inline int32_t batcher_page_of(const struct batcher *b, int32_t position) {
+    return position >> b->page_shift;
+}
+
+static inline int32_t batcher_pages(const struct batcher *b, int64_t n_tokens) {
+    return (int32_t)((n_tokens + b->page_tokens - 1) >> b->page_shift);
+}
+
+static inline int32_t batcher_offset(const struct batcher *b, int32_t position) {
+    return position & (b->page_tokens - 1);
+}
+
 static inline int32_t batcher_index(const struct batcher *b, const struct request *r) {
     return (int32_t)(r - b->requests);
 }
@@ -137,6 +149,27 @@ static inline int32_t *batcher_table(const struct batcher *b, const struct reque
 
 static inline const int32_t *batcher_block(const struct batcher *b, int32_t block) {
     return b->block_ids + (int64_t)block * b->page_tokens;
+}
+
+/* Walks over residents know where they will go, and the processor does not: what a slot ahead needs
+ * is fetched, first the request, then what it refers to. */
+static inline void batcher_fetch_ahead(const struct batcher *b, int32_t slot) {
+    enum { AHEAD = 8, LINE = 64 };
+
+    if (slot + 2 * AHEAD >= b->config.n_slots)
+        return;
+    if (b->slots[slot + 2 * AHEAD] != NONE) {
+        const char *r = (const char *)batcher_at(b, b->slots[slot + 2 * AHEAD]);
+        __builtin_prefetch(r);
+        __builtin_prefetch(r + LINE);
+    }
+    if (b->slots[slot + AHEAD] == NONE)
+        return;
+    const struct request *r = batcher_at(b, b->slots[slot + AHEAD]);
+    __builtin_prefetch(&b->users[r->user]);
+    __builtin_prefetch(&b->users[r->user].levels[r->level]);
+    __builtin_prefetch(batcher_block(b, r->last_block) + batcher_offset(b, r->n_ids));
+    __builtin_prefetch(batcher_table(b, r) + batcher_page_of(b, r->n_cached));
 }
 
 /* A stream: its pending id is the only one that is not cached. */
@@ -163,7 +196,8 @@ void batcher_lines_leave(struct batcher *b, struct request *r);
 void batcher_lines_push(struct batcher *b, struct request *r, bool from_front);
 void batcher_lines_remove(struct batcher *b, struct request *r);
 
-/* Who is next, NULL: nobody waits. */
+/* The highest level on which anybody waits, NONE; and who is next, if there is somebody. */
+int32_t batcher_lines_level(const struct batcher *b);
 struct request *batcher_lines_first(struct batcher *b);
 
 /* It is being admitted: newcomers start where its user is. */

@@ -134,17 +134,24 @@ void batcher_lines_remove(struct batcher *b, struct request *r) {
     line_changed(b, r->user, r->level);
 }
 
+int32_t batcher_lines_level(const struct batcher *b) {
+    int32_t l = BATCHER_LEVELS - 1;
+
+    while (l >= 0 && !heap_top(&b->levels[l].users))
+        l--;
+    return l;
+}
+
 struct request *batcher_lines_first(struct batcher *b) {
-    for (int32_t l = BATCHER_LEVELS - 1; l >= 0; l--) {
-        const struct heap_entry *top;
-        while ((top = heap_top(&b->levels[l].users)) != NULL) {
-            const struct user_level *ul = &b->users[top->item].levels[l];
-            if (top->key == ul->admitted)
-                return batcher_at(b, ul->first);
-            line_changed(b, top->item, l);
-        }
+    int32_t l = batcher_lines_level(b);
+
+    for (;;) {
+        const struct heap_entry *top = heap_top(&b->levels[l].users);
+        const struct user_level *ul = &b->users[top->item].levels[l];
+        if (top->key == ul->admitted)
+            return batcher_at(b, ul->first);
+        line_changed(b, top->item, l);
     }
-    return NULL;
 }
 
 void batcher_lines_admitted(struct batcher *b, const struct request *r) {

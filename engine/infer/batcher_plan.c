@@ -65,6 +65,7 @@ static void plan_stream(struct batcher *b, struct request *r) {
 
 static void plan_streams(struct batcher *b) {
     for (int32_t i = 0; i < b->config.n_slots; i++) {
+        batcher_fetch_ahead(b, i);
         if (b->slots[i] == NONE)
             continue;
         struct request *r = batcher_at(b, b->slots[i]);
@@ -135,10 +136,15 @@ static void count_admission(struct batcher *b, struct request *r) {
 /* Admit the first of the waiting if there is room, or if there would be without those of lower
  * levels, who give way then. */
 static bool admit_first(struct batcher *b) {
-    struct request *r = batcher_lines_first(b);
+    int32_t level = batcher_lines_level(b);
     int64_t lacking;
 
-    if (!r || r->preempted_in == b->n_plans)
+    // Finding out who is first takes time; most steps there is no place for him anyway.
+    if (level == NONE || (b->n_free_slots == 0 && !any_below(b, level)))
+        return false;
+    struct request *r = batcher_lines_first(b);
+
+    if (r->preempted_in == b->n_plans)
         return false;
     while (!fits(b, r, &lacking)) {
         // Whoever went up by waiting takes no place from those who have one already.
@@ -170,7 +176,7 @@ static void plan_drafts(struct batcher *b, bool prefill) {
         int32_t from = r->n_cached + 1, n = (int32_t)MIN(r->n_drafts, rows_left);
         n = (int32_t)stepcost_rows_within(&b->cost, from, n, us_left);
         // Nobody gives way for drafts, and they leave to others what was promised to them.
-        if (pages_needed(from + n, b->page_tokens) - r->n_pages <= batcher_cache_available(b))
+        if (batcher_pages(b, from + n) - r->n_pages <= batcher_cache_available(b))
             n = batcher_cache_reach(b, r, from + n) - from;
         else
             n = (int32_t)MIN((int64_t)r->n_pages * b->page_tokens - from, n);
@@ -300,11 +306,12 @@ static void emit_rows(struct batcher *b, const struct request *r) {
     int32_t end = r->n_cached + r->n_rows;
 
     for (int32_t p = r->n_cached; p < end;) {
-        int32_t page_end = MIN((p / n + 1) * n, end), row = table[p / n] * n + p % n;
+        int32_t page = batcher_page_of(b, p), page_end = MIN((page + 1) * n, end);
+        int32_t row = table[page] * n + batcher_offset(b, p);
         if (p < r->n_ids)
             from = batcher_block(b, block);
         for (; p < page_end; p++, at++, row++) {
-            b->ids[at] = p < r->n_ids ? from[p % n] : drafts[p - r->n_ids];
+            b->ids[at] = p < r->n_ids ? from[batcher_offset(b, p)] : drafts[p - r->n_ids];
             b->position[at] = p;
             b->row[at] = row;
         }
@@ -347,7 +354,9 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
         ;
     double streams_us = planned_us(b);
     bool streams = b->n_rows_planned > 0, prefill = find_prefill(b);
-    plan_drafts(b, prefill);
+    if (b->n_offered > 0)
+        plan_drafts(b, prefill);
+    b->n_offered = 0;
     if (prefill)
         plan_prefill(b, streams_us, streams);
     b->seq_start[0] = 0;
@@ -382,7 +391,7 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
 
 void batcher_tables(const struct batcher *b, int32_t *ret) {
     for (int32_t i = 0; i < b->n_seqs; i++, ret += b->n_table) {
-        int32_t n = (int32_t)pages_needed(b->kv_length[i], b->page_tokens);
+        int32_t n = batcher_pages(b, b->kv_length[i]);
         memcpy(ret, b->table + (int64_t)b->seqs[i].slot * b->n_table, (size_t)n * sizeof *ret);
         memset(ret + n, 0xff, (size_t)(b->n_table - n) * sizeof *ret);
     }

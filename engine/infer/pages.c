@@ -8,9 +8,9 @@ struct pages {
 
 int pages_new(int64_t n_pages, int64_t page_tokens, struct pages **ret, struct hai_err *err) {
     assert(ret);
-    if (page_tokens < 1 || page_tokens > PAGES_TOKENS_MAX)
-        return hai_fail(err, -EINVAL, "%lld tokens a page: from 1 to %d", (long long)page_tokens,
-                        PAGES_TOKENS_MAX);
+    if (page_tokens < 1 || page_tokens > PAGES_TOKENS_MAX || (page_tokens & (page_tokens - 1)) != 0)
+        return hai_fail(err, -EINVAL, "%lld tokens a page: a power of two, from 1 to %d",
+                        (long long)page_tokens, PAGES_TOKENS_MAX);
     if (n_pages < 0 || n_pages > PAGES_ROWS_MAX / page_tokens)
         return hai_fail(err, -EINVAL, "%lld pages of %lld tokens: at most %d tokens together",
                         (long long)n_pages, (long long)page_tokens, PAGES_ROWS_MAX);

@@ -14,7 +14,7 @@
 #include "lib/base.h"
 
 enum {
-    PAGES_TOKENS_MAX = 1024,      // tokens of one page
+    PAGES_TOKENS_MAX = 1024,      // tokens of one page, a power of two
     PAGES_ROWS_MAX = INT32_MAX,   // pages times tokens: rows are 32-bit
     PAGES_HOLDERS_MAX = INT32_MAX // of one page
 };
@@ -22,7 +22,7 @@ enum {
 struct pages;
 
 /* n_pages   at least 1; 0 is allowed too and gives an allocator that is always empty
- * Returns 0, or -EINVAL: a size out of bounds, more than PAGES_ROWS_MAX rows. */
+ * Returns 0, or -EINVAL: a size out of bounds or no power of two, more than PAGES_ROWS_MAX rows. */
 int pages_new(int64_t n_pages, int64_t page_tokens, struct pages **ret, struct hai_err *err);
 void pages_free(struct pages *p);
 DEFINE_CLEANUP(struct pages *, pages_free)

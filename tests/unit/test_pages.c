@@ -10,6 +10,8 @@ static const struct {
     {1,                0,    -EINVAL},
     {1,                1024, 0      },
     {1,                1025, -EINVAL},
+    {1,                48,   -EINVAL},
+    {1,                2048, -EINVAL},
     {-1,               64,   -EINVAL},
     {INT64_C(1) << 25, 64,   -EINVAL}, // one row too many
     {INT64_C(1) << 40, 64,   -EINVAL},

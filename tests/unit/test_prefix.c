@@ -149,6 +149,25 @@ TEST(least_recently_used_goes_first)
     bench_end(&b);
 }
 
+/* First pages of more keys than there are places for: each key finds its own only. */
+TEST(keys_do_not_meet)
+{
+    struct bench b;
+
+    bench_start(&b, PAGES);
+    for (uint64_t key = 0; key < PAGES; key++)
+        add(&b, key, (char[]){'a', 'b', (char)key + 1, 'c', 0});
+    for (uint64_t key = 0; key < PAGES; key++)
+        for (uint64_t other = 0; other < PAGES; other++) {
+            char text[] = {'a', 'b', (char)other + 1, 'c', 0};
+            struct prefix_hit hit = find(&b, key, text);
+            CHECK_EQ(hit.n_pages, key == other);
+            CHECK_EQ(hit.n_part, key == other ? 0 : 2);
+            CHECK(hit.n_part == 0 || prefix_key(b.tree, hit.part_page) == key);
+        }
+    bench_end(&b);
+}
+
 /* Random texts over a small alphabet, beside a list of what was added; evicted ones may be gone,
  * but what is found must be right. */
 TEST(random_trees)
