@@ -19,7 +19,8 @@
  * cache. If more than one id is not cached, the next of them run as a chunk of prefill, as many as
  * there is room for; if exactly one is not, this id and its draft tokens run in every step (it is
  * decoding, a stream). The row of the last known id gives the next one. Full pages go to the prefix
- * cache at once, so that others can use them. Preemption puts a resident back to the head of its
+ * cache at once, so that others can use them, also those who have begun to compute the same.
+ * Preemption puts a resident back to the head of its
  * line: its pages are copied to the swap space if that is faster and there is room, otherwise let
  * go of (to the prefix cache, as far as nobody needs them) and computed again.
  *

@@ -72,6 +72,11 @@ int32_t batcher_cache_reach(struct batcher *b, struct request *r, int32_t n_toke
     return (int32_t)MIN((int64_t)r->n_pages * b->page_tokens, (int64_t)n_tokens);
 }
 
+/* The first page that is not in the prefix cache. */
+static int32_t next_block(const struct batcher *b, const struct request *r) {
+    return r->tree_block == NONE ? r->first_block : b->block_next[r->tree_block];
+}
+
 /* What the prefix cache has of a request's ids, the last one apart, which must run for its logits.
  * Blocks are kept so that the walk need not begin again. */
 struct found {
@@ -179,6 +184,46 @@ bool batcher_cache_admit(struct batcher *b, struct request *r, bool alone, int64
     return true;
 }
 
+bool batcher_cache_same_next(const struct batcher *b, const struct request *r,
+                             const struct request *q) {
+    int64_t end = (int64_t)(r->n_in_tree + 1) * b->page_tokens;
+
+    if (r->key != q->key || r->node != q->node || end >= r->n_ids || end >= q->n_ids)
+        return false;
+    if (r->n_in_tree != batcher_page_of(b, r->n_cached))
+        return false;
+    return memcmp(batcher_block(b, next_block(b, r)), batcher_block(b, next_block(b, q)),
+                  (size_t)b->page_tokens * sizeof(int32_t)) == 0;
+}
+
+void batcher_cache_catch_up(struct batcher *b, struct request *r) {
+    int32_t before = r->n_cached;
+
+    // What came from the swap space lies beyond its pages in the tree.
+    if (!b->prefix || r->no_cache || r->n_in_tree != batcher_page_of(b, r->n_cached))
+        return;
+    while ((int64_t)(r->n_in_tree + 1) * b->page_tokens < r->n_ids) {
+        int32_t block = next_block(b, r);
+        int32_t node = prefix_child(b->prefix, r->key, r->node, batcher_block(b, block));
+        if (node == PREFIX_NONE)
+            break;
+        b->n_promised -= promised_of(r);
+        b->n_borrowed -= r->borrowed;
+        r->borrowed = false;
+        while (r->n_pages > r->n_in_tree)
+            (void)pages_drop(b->pages, batcher_table(b, r)[--r->n_pages]);
+        pages_hold(b->pages, node);
+        table_set(b, r, r->n_pages++, node);
+        b->n_promised += promised_of(r);
+        prefix_pin_child(b->prefix, node);
+        r->node = node;
+        r->tree_block = block;
+        r->cached_block = b->block_next[block];
+        r->n_cached = ++r->n_in_tree * b->page_tokens;
+    }
+    b->counts.n_hit_tokens += r->n_cached - before;
+}
+
 void batcher_cache_release(struct batcher *b, struct request *r) {
     const int32_t *table = batcher_table(b, r);
 
@@ -232,7 +277,7 @@ void batcher_cache_swap_out(struct batcher *b, struct request *r) {
 static void add_to_tree(struct batcher *b, struct request *r) {
     while ((int64_t)(r->n_in_tree + 1) * b->page_tokens <= r->n_cached) {
         int32_t *page = &batcher_table(b, r)[r->n_in_tree];
-        int32_t block = r->tree_block == NONE ? r->first_block : b->block_next[r->tree_block];
+        int32_t block = next_block(b, r);
         int32_t node = prefix_add(b->prefix, r->key, r->node, batcher_block(b, block), *page);
         if (node != *page) {
             // Somebody computed the same meanwhile: one page is enough.

@@ -9,6 +9,7 @@
 enum {
     NONE = -1,
     ID_INDEX_BITS = 20, // of a request's number, its place in the table; the rest counts
+    LEADERS_MAX = 64,
     QUANTUM = 128,      // rows of prefill before another user's turn
     TAG_UNIT = 1 << 16, // of a counter: one token of cost 1 at weight 1
 };
@@ -109,8 +110,9 @@ struct batcher {
     int64_t sum_ids;                   // of residents
     int64_t blocked_id, blocked_pages; // who did not fit last, and what he lacked then
     struct heap prefill;
-    int32_t *prefill_next;                 // [n_slots]
-    int32_t prefill_first[BATCHER_LEVELS]; // slots
+    int32_t *prefill_next;                   // [n_slots]
+    int32_t prefill_first[BATCHER_LEVELS];   // slots
+    int32_t leaders[LEADERS_MAX], n_leaders; // slots whose next page others could want, too
     // The plan.
     struct stepcost cost;
     struct batcher_seq *seqs;
@@ -225,6 +227,14 @@ int32_t batcher_cache_reach(struct batcher *b, struct request *r, int32_t n_toke
  * pinned and listed, swapped pages are moved in. False: pages are lacking, nothing has changed;
  * more may be had by preemption, `*ret_lacking` of them. alone: nobody is resident. */
 bool batcher_cache_admit(struct batcher *b, struct request *r, bool alone, int64_t *ret_lacking);
+
+/* Take over the pages that the prefix cache has got since r came to where it is: others compute the
+ * same. Its own page of the first of them is given back. */
+void batcher_cache_catch_up(struct batcher *b, struct request *r);
+
+/* Is the page that q computes next the same as r's, and worth waiting for? */
+bool batcher_cache_same_next(const struct batcher *b, const struct request *r,
+                             const struct request *q);
 
 /* A resident gives its pages and slot back; its state is the caller's. */
 void batcher_cache_release(struct batcher *b, struct request *r);

@@ -121,8 +121,13 @@ static bool fits(struct batcher *b, struct request *r, int64_t *ret_lacking) {
     return false;
 }
 
+/* Of n ids, how many are of the prompt. */
+static int32_t of_prompt(const struct request *r, int32_t n) {
+    return MIN(n, r->n_prompt);
+}
+
 static void count_admission(struct batcher *b, struct request *r) {
-    int32_t n_hit = MIN(r->n_cached, r->n_prompt);
+    int32_t n_hit = of_prompt(r, r->n_cached);
 
     if (!r->admitted) {
         r->n_hit = r->n_charged = n_hit;
@@ -235,6 +240,45 @@ static int32_t chunk_of(struct batcher *b, struct request *r, const struct room 
     return 0;
 }
 
+/* Somebody computes the very page that r needs next in this step: r waits for it. */
+static bool follows(const struct batcher *b, const struct request *r) {
+    if (!b->prefix || r->no_cache)
+        return false;
+    for (int32_t i = 0; i < b->n_leaders; i++) {
+        int32_t q = b->slots[b->leaders[i]];
+        if (q != NONE && batcher_cache_same_next(b, r, batcher_at(b, q)))
+            return true;
+    }
+    return false;
+}
+
+/* r's turn: what others have computed for it, then rows of its own. */
+static int32_t serve(struct batcher *b, struct request *r, struct room *room) {
+    if (r->n_rows == 0) {
+        batcher_cache_catch_up(b, r);
+        r->n_charged = MAX(r->n_charged, of_prompt(r, r->n_cached));
+        if (follows(b, r))
+            return 0;
+    }
+    int32_t n = chunk_of(b, r, room);
+    if (n == 0)
+        return 0;
+    // Only who gets rows is waited for, so that somebody goes on.
+    if (r->n_rows == 0 && b->n_leaders < LEADERS_MAX)
+        b->leaders[b->n_leaders++] = r->slot;
+    int32_t end = r->n_cached + r->n_rows + n, n_new = of_prompt(r, end) - r->n_charged;
+    room->us -= b->cost.us[1] * n + b->cost.us[2] * stepcost_keys(end - n, n);
+    room->rows -= n;
+    room->least = false;
+    add_rows(b, r, n);
+    n_new = MAX(n_new, 0);
+    batcher_lines_charge_served(b, r, n_new, BATCHER_COST_PROMPT);
+    r->n_charged += n_new;
+    b->counts.n_prompt_tokens += n_new;
+    b->counts.n_recomputed_tokens += n - n_new;
+    return n;
+}
+
 /* Users take turns by what they were served; of one user the oldest goes first. */
 static void prefill_level(struct batcher *b, int32_t l, struct room *room) {
     const struct heap_entry *top;
@@ -253,30 +297,15 @@ static void prefill_level(struct batcher *b, int32_t l, struct room *room) {
             heap_set(&b->prefill, slot, ul->served, r->id);
             continue;
         }
-        int32_t n = chunk_of(b, r, room);
         b->levels[l].served = MAX(b->levels[l].served, ul->served);
-        if (n == 0) {
-            // Neither time nor pages left for this one; others may need less of both.
-            heap_remove(&b->prefill, slot);
-            if (room->us < b->cost.us[1])
-                break;
-            continue;
-        }
-        int32_t end = r->n_cached + r->n_rows + n, n_new = MIN(end, r->n_prompt) - r->n_charged;
-        room->us -= b->cost.us[1] * n + b->cost.us[2] * stepcost_keys(end - n, n);
-        room->rows -= n;
-        room->least = false;
-        add_rows(b, r, n);
-        if (n_new > 0) {
-            batcher_lines_charge_served(b, r, n_new, BATCHER_COST_PROMPT);
-            r->n_charged += n_new;
-        }
-        b->counts.n_prompt_tokens += MAX(n_new, 0);
-        b->counts.n_recomputed_tokens += n - MAX(n_new, 0);
-        if (end == r->n_ids || r->n_rows == b->config.n_chunk_max)
-            heap_remove(&b->prefill, slot);
-        else
+        bool served = serve(b, r, room) > 0;
+        if (served && r->n_cached + r->n_rows < r->n_ids && r->n_rows < b->config.n_chunk_max)
             heap_set(&b->prefill, slot, ul->served, r->id);
+        else
+            heap_remove(&b->prefill, slot);
+        // Whoever is left without may still leave time and pages to those who need less.
+        if (!served && room->us < b->cost.us[1] && !room->least)
+            break;
     }
     while ((top = heap_top(&b->prefill)) != NULL)
         heap_remove(&b->prefill, top->item);
@@ -345,7 +374,7 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
     b->now_us = now_us;
     b->n_plans++;
     b->n_seqs = b->n_rows = b->n_decode_rows = b->n_logits = b->n_moves = 0;
-    b->n_rows_planned = 0;
+    b->n_rows_planned = b->n_leaders = 0;
     b->n_keys_planned = 0;
     expire(b);
     batcher_lines_promote(b);
@@ -366,7 +395,7 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
             emit(b, r);
     }
     assert(b->n_rows == b->n_rows_planned);
-    assert(b->n_seqs > 0 || b->n_moves == 0);
+    assert(b->n_seqs > 0 || b->counts.n_resident == 0);
     b->in_step = b->n_seqs > 0;
     *ret = (struct batcher_plan){
         .n_seqs = b->n_seqs,

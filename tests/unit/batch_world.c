@@ -78,6 +78,7 @@ static void do_moves(struct world *w) {
         const uint64_t *from =
             (m->kind == BATCHER_IN ? w->swapped : w->cells) + (size_t)m->from * n;
         uint64_t *to = (m->kind == BATCHER_OUT ? w->swapped : w->cells) + (size_t)m->to * n;
+        w->n_moves[m->kind]++;
         CHECK(m->n_tokens > 0 && m->n_tokens <= (int32_t)n);
         // What is not asked for is spoilt, as whole pages need not be copied.
         memset(to, 0xee, n * sizeof *to);

@@ -46,9 +46,9 @@ struct world {
     int32_t n_requests, n_ended;
     uint64_t random;
     int64_t now_us;
-    int64_t n_steps;
-    struct batcher_plan plan; // the last one
-    int64_t step_us;          // of it
+    int64_t n_steps, n_moves[3]; // of each kind
+    struct batcher_plan plan;    // the last one
+    int64_t step_us;             // of it
     /* Called after every plan, before its step; may be NULL. */
     void (*look)(struct world *w, void *userdata);
     void *userdata;

@@ -115,6 +115,12 @@ TEST(same_tokens_however_they_run)
             CHECK_EQ(c.n_hit_tokens > 0, !ways[i].cold, "%s: hits", ways[i].name);
             CHECK_EQ(c.n_accepted > 0 && c.n_drafted > c.n_accepted, ways[i].draft_bits > 0,
                      "%s: drafts", ways[i].name);
+            CHECK_EQ(w.n_moves[BATCHER_COPY] > 0, !ways[i].cold && ways[i].page_tokens > 1,
+                     "%s: copies", ways[i].name);
+            CHECK_EQ(w.n_moves[BATCHER_OUT] > 0, ways[i].n_swap_pages > 0, "%s: moved out",
+                     ways[i].name);
+            CHECK_EQ(w.n_moves[BATCHER_IN] > 0, ways[i].n_swap_pages > 0, "%s: moved in",
+                     ways[i].name);
             world_end(&w, ways[i].name);
             free_requests(requests, N_REQUESTS);
             if (test_failed()) {
@@ -199,4 +205,43 @@ TEST(same_calls_same_plans)
         free_requests(requests, N_REQUESTS);
     }
     CHECK_EQ(sums[0], sums[1]);
+}
+
+/* The same prompt many times: at once it is computed about once, afterwards not at all, and by
+ * another tenant again. */
+TEST(shared_prompts_are_computed_once)
+{
+    enum { N = 24, N_PROMPT = 320 };
+    struct world_config config = world_of(999, 1);
+    struct world_request *requests = make_requests(1, N, N_PROMPT, 10);
+    struct batcher_counts c;
+    int64_t before = 0;
+    struct world w;
+
+    config.batcher.n_chunk_max = 64;
+    config.batcher.n_step_tokens_max = 128;
+    for (int32_t i = 0; i < N; i++) {
+        requests[i].ask.n_ids = N_PROMPT;
+        requests[i].ask.cache_key = i < 16 ? 5 : 6;
+        requests[i].ask.no_cache = false;
+        requests[i].ask.priority = 0;
+        requests[i].ask.user = 1;
+        requests[i].at_us = i / 8 * 10000000;
+        memcpy(requests[i].ids, requests[0].ids, N_PROMPT * sizeof(int32_t));
+    }
+    world_start(&w, &config, requests, N);
+    static const int64_t computed_max[] = {N_PROMPT + 8 * 16, 8, N_PROMPT + 8 * 16};
+    for (int turn = 0; turn < 3; turn++) {
+        while (w.n_ended < 8 * (turn + 1) && !test_failed())
+            if (!world_step(&w))
+                w.now_us += 1000;
+        batcher_count(w.batcher, &c);
+        CHECK(c.n_prompt_tokens - before <= computed_max[turn], "%d: %lld", turn,
+              (long long)(c.n_prompt_tokens - before));
+        CHECK(c.n_prompt_tokens - before >= (turn == 1 ? 0 : N_PROMPT), "%d: %lld", turn,
+              (long long)(c.n_prompt_tokens - before));
+        before = c.n_prompt_tokens;
+    }
+    world_end(&w, "shared prompts");
+    free_requests(requests, N);
 }
