@@ -18,6 +18,7 @@ static int check_bounds(const struct bound *bounds, size_t n, struct hai_err *er
 
 static int check_config(const struct batcher_config *c, const struct pages *pages,
                         struct hai_err *err) {
+    int64_t n_table = c->n_slots * pages_needed(c->n_seq_tokens_max, pages_tokens(pages));
     const struct bound bounds[] = {
         {"n_slots",           c->n_slots,           1,          BATCHER_SLOTS_MAX      },
         {"n_requests_max",    c->n_requests_max,    1,          BATCHER_REQUESTS_MAX   },
@@ -26,10 +27,11 @@ static int check_config(const struct batcher_config *c, const struct pages *page
         {"n_drafts_max",      c->n_drafts_max,      0,          BATCHER_DRAFTS_MAX     },
         {"n_seq_tokens_max",  c->n_seq_tokens_max,  2,          BATCHER_TOKENS_MAX     },
         {"n_ids_max",         c->n_ids_max,         1,          PAGES_ROWS_MAX         },
-        {"n_swap_pages",      c->n_swap_pages,      0,          INT32_MAX              },
+        {"n_swap_pages",      c->n_swap_pages,      0,          BATCHER_SWAP_PAGES_MAX },
         {"latency_us",        c->latency_us,        1,          INT64_C(3600000000)    },
         {"age_us",            c->age_us,            0,          INT64_MAX              },
         {"pages",             pages_count(pages),   1,          INT32_MAX              },
+        {"page table",        n_table,              1,          BATCHER_TABLE_MAX      },
     };
 
     if (!(c->us_step > 0 && c->us_row > 0 && c->us_key > 0 && c->us_swap_page >= 0))

@@ -71,6 +71,9 @@ enum {
     BATCHER_REQUESTS_MAX = 1 << 20,
     BATCHER_STEP_TOKENS_MAX = 1 << 20,
     BATCHER_TOKENS_MAX = 1 << 24, // of one sequence
+    BATCHER_SWAP_PAGES_MAX = 1 << 28,
+    BATCHER_TABLE_MAX = 1 << 30, // entries of the page tables: slots times pages of a sequence
+
 };
 
 /* Everything that can grow, and how to reckon. Sizes are at least 1 unless noted. */

@@ -9,11 +9,12 @@
  * gives each tenant a key of its own, so that nobody can learn from the time of his first token
  * what others have asked; tenants who agree to share get the same key. What else the cache's
  * contents depend on (an adapter, say) goes into the key too. Keys are compared whole, not by hash.
+ * What remains to be seen across keys is only that the cache is finite: others' use evicts.
  *
  * Eviction: nodes that nobody pins lie in the order in which they were last let go, every node
  * before its parent, so the first one is always a leaf; it goes first.
  *
- * All memory is allocated by prefix_new: about 4 * page_tokens + 48 bytes a page. Calls about one
+ * All memory is allocated by prefix_new: about 4 * page_tokens + 72 bytes a page. Calls about one
  * node take constant time (hashing its ids), those along a path constant time a node. The answers
  * do not depend on hash_seed; it keeps outsiders from choosing prompts that collide. One thread at
  * a time. Saving and loading: prefix_file.h.

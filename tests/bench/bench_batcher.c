@@ -1,8 +1,9 @@
 /* bench_batcher - what planning a step costs, at the sizes that serving is built for.
  *
  * bench-batcher [STEPS]
- * Every case has 1,000 slots and 10,000 requests waiting, of 500 users. One thread; CPU times of single
- * calls: median, 99th percentile and longest of STEPS (2,000) steps after the slots have filled.
+ * Every case has 1,000 slots and 10,000 requests waiting, of 500 users. One thread; CPU times of
+ * single calls: median, 99th percentile and longest of STEPS (2,000) steps after the slots have
+ * filled.
  */
 #include "engine/infer/batcher.h"
 

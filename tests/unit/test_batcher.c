@@ -1,7 +1,10 @@
 /* The batcher under a fake model (batch_world.h): whatever is batched, chunked, found in the cache,
  * preempted or guessed, every request gets the tokens that it gets alone. */
+#include "engine/infer/prefix_file.h"
 #include "tests/unit/batch_world.h"
 #include "tests/unit/test.h"
+
+#include <unistd.h>
 
 static const struct batcher_config base = {
     .n_slots = 16,
@@ -244,4 +247,82 @@ TEST(shared_prompts_are_computed_once)
     }
     world_end(&w, "shared prompts");
     free_requests(requests, N);
+}
+
+static int get_page(void *userdata, int32_t page, void *ret, struct hai_err *err) {
+    struct world *w = userdata;
+    size_t n = (size_t)w->config.page_tokens;
+
+    memcpy(ret, w->cells + (size_t)page * n, n * sizeof *w->cells);
+    return 0;
+}
+
+static int put_page(void *userdata, int32_t page, const void *bytes, struct hai_err *err) {
+    struct world *w = userdata;
+    size_t n = (size_t)w->config.page_tokens;
+
+    memcpy(w->cells + (size_t)page * n, bytes, n * sizeof *w->cells);
+    return 0;
+}
+
+/* Two lives of a server: the second finds what the first has saved, and says the same. */
+TEST(cache_from_disk)
+{
+    struct prefix_file_owner owner = {.kernel_path = "ref", .page_bytes = 16 * sizeof(uint64_t)};
+    const char *dir = getenv("TMPDIR");
+    struct hai_err err = {0};
+    int64_t n_hit[2], n_computed[2];
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/test_batcher.%d", dir ? dir : "/tmp", (int)getpid());
+    for (int life = 0; life < 2; life++) {
+        struct world_config config = world_of(1600, 9);
+        struct batcher_counts c;
+        struct world w;
+        struct prefix_file_bytes bytes = {get_page, put_page, &w};
+        struct world_request *requests = make_requests(9, N_REQUESTS, 370, 50);
+        world_start(&w, &config, requests, N_REQUESTS);
+        if (life == 1)
+            CHECK(prefix_file_load(w.prefix, path, &owner, &bytes, &err) > 100, "%s", err.text);
+        world_run(&w);
+        batcher_count(w.batcher, &c);
+        n_hit[life] = c.n_hit_tokens;
+        n_computed[life] = c.n_prompt_tokens;
+        if (life == 0)
+            CHECK(prefix_file_save(w.prefix, path, &owner, 1600, &bytes, &err) > 100, "%s",
+                  err.text);
+        world_end(&w, "from disk");
+        free_requests(requests, N_REQUESTS);
+    }
+    CHECK(n_hit[1] > 2 * n_hit[0], "%lld, %lld", (long long)n_hit[0], (long long)n_hit[1]);
+    CHECK(n_computed[1] < n_computed[0] / 2);
+    (void)unlink(path);
+}
+
+/* One prompt of a million tokens, and again: all of it but the last token comes from the cache. */
+TEST(a_million_tokens)
+{
+    enum { N = 1000000 };
+    struct world_config config = world_of(16000, 1);
+    struct world_request requests[2] = {0};
+    struct world w;
+
+    config.page_tokens = 64;
+    config.batcher.n_seq_tokens_max = 1 << 20;
+    config.batcher.n_ids_max = 1 << 22;
+    config.batcher.n_step_tokens_max = config.batcher.n_chunk_max = 1 << 17;
+    for (int32_t i = 0; i < 2; i++) {
+        requests[i].ids = hai_new_array(int32_t, N + 8);
+        for (int32_t j = 0; j < N; j++)
+            requests[i].ids[j] = j * 7 % WORLD_VOCABULARY;
+        requests[i].ask = (struct batcher_request){.weight = 1, .n_ids = N, .n_new_max = 3};
+        requests[i].at_us = i * INT64_C(100000000);
+    }
+    world_start(&w, &config, requests, 2);
+    world_run(&w);
+    CHECK_EQ(requests[0].ending.n_hit, 0);
+    CHECK_EQ(requests[1].ending.n_hit, N - 1);
+    world_end(&w, "a million");
+    free(requests[0].ids);
+    free(requests[1].ids);
 }

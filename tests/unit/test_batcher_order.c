@@ -460,6 +460,38 @@ static const struct {
     {{.weight = 1, .n_ids = 10, .n_new_max = 6},                   -EAGAIN}, // three requests at most
 };
 
+static const struct {
+    const char *name;
+    size_t at;
+    int32_t value;
+} settings[] = {
+    {"n_slots",           offsetof(struct batcher_config, n_slots),           0            },
+    {"n_step_tokens_max", offsetof(struct batcher_config, n_step_tokens_max), 31           },
+    {"n_chunk_max",       offsetof(struct batcher_config, n_chunk_max),       0            },
+    {"n_drafts_max",      offsetof(struct batcher_config, n_drafts_max),      33           },
+    {"n_seq_tokens_max",  offsetof(struct batcher_config, n_seq_tokens_max),  1 << 30      },
+    {"n_swap_pages",      offsetof(struct batcher_config, n_swap_pages),      (1 << 28) + 1},
+    {"n_requests_max",    offsetof(struct batcher_config, n_requests_max),    (1 << 20) + 1},
+};
+
+TEST(settings_have_bounds)
+{
+    struct pages *pages = NULL;
+    int r = pages_new(16, 16, &pages, NULL);
+
+    assert(r == 0);
+    for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+        struct batcher_config config = base;
+        struct batcher *b = NULL;
+        struct hai_err err = {0};
+        memcpy((char *)&config + settings[i].at, &settings[i].value, sizeof settings[i].value);
+        CHECK_EQ(batcher_new(&config, pages, NULL, &b, &err), -EINVAL, "%s", settings[i].name);
+        CHECK(strstr(err.text, settings[i].name), "%s", err.text);
+        CHECK(!b);
+    }
+    pages_free(pages);
+}
+
 TEST(refusals_say_why)
 {
     static const int32_t ids[4096];
