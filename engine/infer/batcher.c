@@ -90,6 +90,7 @@ static void new_plan(struct batcher *b) {
     b->seq_start = new_ints(n_slots + 1);
     b->kv_length = new_ints(n_slots);
     b->ids = new_ints(n_rows);
+    b->next_ids = new_ints(n_rows);
     b->position = new_ints(n_rows);
     b->row = new_ints(n_rows);
     b->logit_row = new_ints(n_rows);
@@ -141,7 +142,7 @@ void batcher_free(struct batcher *b) {
     void *owned[] = {b->block_ids,    b->block_next, b->swap_next,  b->requests,  b->users,
                      b->user_buckets, b->slots,      b->free_slots, b->table,     b->drafts,
                      b->prefill_next, b->seqs,       b->seq_start,  b->kv_length, b->ids,
-                     b->position,     b->row,        b->logit_row,  b->moves};
+                     b->position,     b->next_ids,   b->row,        b->logit_row, b->moves};
     for (size_t i = 0; i < ARRAY_SIZE(owned); i++)
         free(owned[i]);
     for (int l = 0; l < BATCHER_LEVELS; l++)

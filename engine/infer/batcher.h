@@ -25,7 +25,9 @@
  * go of (to the prefix cache, as far as nobody needs them) and computed again.
  *
  * What a token gets never depends on any of this (ENGINE contract of row-invariant inference), only
- * when it comes.
+ * when it comes. One thing for the engine to know: what a multi-token module caches of a position
+ * depends on the id after it, so the last one of a page found in the cache may stem from another
+ * continuation. Drafts may be worse by that; tokens are not if accepting does not depend on drafts.
  *
  * Time. The step model (stepcost.h) starts from the configuration and learns from batcher_done.
  * While anybody decodes, prefill gets what decoding leaves of latency_us, but at least 1/8 of it
@@ -154,11 +156,14 @@ struct batcher_plan {
     const int32_t *seq_start;       // [n_seqs + 1], rows
     const int32_t *kv_length;       // [n_seqs] keys of each, the new rows' included
     const int32_t *ids;             // [n_tokens]
-    const int32_t *position;        // [n_tokens] in its sequence
-    const int32_t *row;             // [n_tokens] of the cache: page * page_tokens + offset
-    const int32_t *logit_row;       // [n_logits] rows whose logits are needed, ascending
-    const int32_t *table;           // [n_slots, n_table] page numbers; seqs[i].slot is i's row
-    int32_t n_table;                // pages of the longest sequence
+    const int32_t *next_ids;  // [n_tokens] the id after each in its sequence, drafts included;
+                              // -1: not known yet
+    const int32_t *position;  // [n_tokens] in its sequence
+    const int32_t *row;       // [n_tokens] of the cache: page * page_tokens + offset
+    const int32_t *logit_row; // [n_logits] rows whose logits are needed, ascending
+    const int32_t *table;     // [n_slots, n_table] page numbers; seqs[i].slot is i's row
+    int32_t n_table;          // pages of the longest sequence that there can be
+    int32_t n_pages;          // and of the longest in this plan
     const struct batcher_move *moves;
     int32_t n_decode_rows; // pending ids and drafts of streams; the others are prefill
     double predicted_us;
@@ -202,8 +207,8 @@ int batcher_drafts(struct batcher *b, int64_t id, const int32_t *ids, int32_t n_
  * plan may be made. Returns n_seqs. */
 int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret);
 
-/* Tables in order of the plan's sequences [n_seqs, n_table], for kernels that do not go by slots.
- * Entries beyond a sequence's pages are -1. */
+/* Tables in order of the plan's sequences [n_seqs, n_pages], for kernels that do not go by slots.
+ * Entries beyond a sequence's pages are 0: a page that there is, and nobody reads there. */
 void batcher_tables(const struct batcher *b, int32_t *ret);
 
 /* The step of the last plan was done. results [n_seqs], those without logits are not looked at.

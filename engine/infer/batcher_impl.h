@@ -116,9 +116,9 @@ struct batcher {
     // The plan.
     struct stepcost cost;
     struct batcher_seq *seqs;
-    int32_t *seq_start, *kv_length, *ids, *position, *row, *logit_row;
+    int32_t *seq_start, *kv_length, *ids, *next_ids, *position, *row, *logit_row;
     struct batcher_move *moves;
-    int32_t n_seqs, n_rows, n_decode_rows, n_logits, n_moves, n_moves_max;
+    int32_t n_seqs, n_rows, n_pages_planned, n_decode_rows, n_logits, n_moves, n_moves_max;
     int64_t n_rows_planned;
     double n_keys_planned;
     struct batcher_counts counts;

@@ -347,7 +347,16 @@ static void emit_rows(struct batcher *b, const struct request *r) {
         if (p < r->n_ids)
             block = b->block_next[block];
     }
+    for (int32_t i = b->n_rows + 1; i < at; i++)
+        b->next_ids[i - 1] = b->ids[i];
+    b->next_ids[at - 1] = NONE;
+    // A chunk has moved to the block of its end by now.
+    if (end < r->n_ids && batcher_offset(b, end) == 0)
+        b->next_ids[at - 1] = *batcher_block(b, block);
+    else if (end < r->n_ids)
+        b->next_ids[at - 1] = from[batcher_offset(b, end)];
     b->n_rows = at;
+    b->n_pages_planned = MAX(b->n_pages_planned, batcher_pages(b, end));
 }
 
 static void emit(struct batcher *b, struct request *r) {
@@ -374,7 +383,7 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
     b->now_us = now_us;
     b->n_plans++;
     b->n_seqs = b->n_rows = b->n_decode_rows = b->n_logits = b->n_moves = 0;
-    b->n_rows_planned = b->n_leaders = 0;
+    b->n_rows_planned = b->n_leaders = b->n_pages_planned = 0;
     b->n_keys_planned = 0;
     expire(b);
     batcher_lines_promote(b);
@@ -406,11 +415,15 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
         .seq_start = b->seq_start,
         .kv_length = b->kv_length,
         .ids = b->ids,
+        .next_ids = b->next_ids,
+
         .position = b->position,
         .row = b->row,
         .logit_row = b->logit_row,
         .table = b->table,
         .n_table = b->n_table,
+        .n_pages = b->n_pages_planned,
+
         .moves = b->moves,
         .n_decode_rows = b->n_decode_rows,
         .predicted_us = planned_us(b),
@@ -419,9 +432,9 @@ int batcher_plan(struct batcher *b, int64_t now_us, struct batcher_plan *ret) {
 }
 
 void batcher_tables(const struct batcher *b, int32_t *ret) {
-    for (int32_t i = 0; i < b->n_seqs; i++, ret += b->n_table) {
-        int32_t n = batcher_pages(b, b->kv_length[i]);
-        memcpy(ret, b->table + (int64_t)b->seqs[i].slot * b->n_table, (size_t)n * sizeof *ret);
-        memset(ret + n, 0xff, (size_t)(b->n_table - n) * sizeof *ret);
+    for (int32_t i = 0; i < b->n_seqs; i++, ret += b->n_pages_planned) {
+        size_t n = (size_t)batcher_pages(b, b->kv_length[i]), n_all = (size_t)b->n_pages_planned;
+        memcpy(ret, b->table + (int64_t)b->seqs[i].slot * b->n_table, n * sizeof *ret);
+        memset(ret + n, 0, (n_all - n) * sizeof *ret);
     }
 }

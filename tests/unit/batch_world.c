@@ -112,7 +112,24 @@ static void check_seq(struct world *w, int32_t i, uint8_t *written) {
         CHECK_EQ(written[p->row[from + j]]++, 0);
         if (first + j < r->n_ids)
             CHECK_EQ(p->ids[from + j], r->ids[first + j]);
+        int32_t next = j + 1 < n ? p->ids[from + j + 1] : -1;
+        if (first + j + 1 < r->n_ids)
+            next = r->ids[first + j + 1];
+        CHECK_EQ(p->next_ids[from + j], next);
     }
+}
+
+/* Packed tables say the same as those by slots. */
+static void check_tables(struct world *w) {
+    const struct batcher_plan *p = &w->plan;
+    size_t n = (size_t)p->n_seqs * (size_t)p->n_pages;
+    _cleanup_free_ int32_t *tables = hai_new_array(int32_t, n);
+
+    batcher_tables(w->batcher, tables);
+    for (int32_t i = 0; i < p->n_seqs; i++)
+        for (int32_t j = 0; j * w->config.page_tokens < p->kv_length[i]; j++)
+            CHECK_EQ(tables[i * p->n_pages + j] * w->config.page_tokens,
+                     row_of(w, i, j * w->config.page_tokens));
 }
 
 static void check_plan(struct world *w) {
@@ -130,6 +147,7 @@ static void check_plan(struct world *w) {
             CHECK_EQ(p->logit_row[n_logits++], p->seq_start[i + 1] - j);
     }
     CHECK_EQ(n_logits, p->n_logits);
+    check_tables(w);
 }
 
 /* Write the cells of a sequence's rows. */
