@@ -339,11 +339,14 @@ static void emit_rows(struct batcher *b, const struct request *r) {
         int32_t row = table[page] * n + batcher_offset(b, p);
         if (p < r->n_ids)
             from = batcher_block(b, block);
-        for (; p < page_end; p++, at++, row++) {
-            b->ids[at] = p < r->n_ids ? from[batcher_offset(b, p)] : drafts[p - r->n_ids];
-            b->position[at] = p;
-            b->row[at] = row;
+        for (int32_t i = 0; i < page_end - p; i++) {
+            b->position[at + i] = p + i;
+            b->row[at + i] = row + i;
         }
+        for (; p < MIN(page_end, r->n_ids); p++)
+            b->ids[at++] = from[batcher_offset(b, p)];
+        for (; p < page_end; p++)
+            b->ids[at++] = drafts[p - r->n_ids];
         if (p < r->n_ids)
             block = b->block_next[block];
     }

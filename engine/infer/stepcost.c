@@ -69,10 +69,9 @@ void stepcost_observe(struct stepcost *c, double n_rows, double n_keys, double u
 
 int64_t stepcost_rows_within(const struct stepcost *c, int64_t from, int64_t n_max,
                              double us_left) {
-    int64_t low = 0, high = n_max;
+    int64_t low = 0, high = n_max, n = n_max; // all of them first: mostly they fit
 
-    while (low < high) {
-        int64_t n = high - (high - low) / 2;
+    for (; low < high; n = high - (high - low) / 2) {
         if (c->us[1] * (double)n + c->us[2] * stepcost_keys(from, n) <= us_left)
             low = n;
         else
