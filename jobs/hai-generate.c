@@ -1,6 +1,5 @@
 /* hai-generate - continue a text, or a list of token ids, with a model. */
-#include "engine/data/tokenizer.h"
-#include "engine/data/utf8.h"
+#include "engine/data/textstream.h"
 #include "engine/infer/generate.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
@@ -30,10 +29,9 @@ struct args {
 };
 
 struct printer {
-    const struct tokenizer *tokenizer; // NULL: ids are collected only
+    struct textstream text; // unless ids are printed
     const struct args *args;
     struct token_list ids;
-    struct buf pending; // bytes that may be half a character
 };
 
 static int print_token(void *userdata, int32_t id) {
@@ -41,11 +39,10 @@ static int print_token(void *userdata, int32_t id) {
     _cleanup_(buf_free) struct buf text = {0};
 
     token_list_add(&p->ids, id);
-    if (p->args->print_ids || tokenizer_is_special(p->tokenizer, id))
+    if (p->args->print_ids)
         return 0;
     // A model may have more rows than its tokenizer has tokens; those have no text.
-    tokenizer_add_bytes(p->tokenizer, id, &p->pending);
-    utf8_add_stream(&text, &p->pending);
+    (void)textstream_feed(&p->text, id, &text);
     if (text.n_bytes)
         fwrite(text.data, 1, text.n_bytes, stdout);
     return fflush(stdout) ? -EIO : 0;
@@ -61,7 +58,7 @@ static void print_rest(struct printer *p) {
         puts("]");
         return;
     }
-    utf8_add_lossy(&text, p->pending.data, p->pending.n_bytes);
+    textstream_flush(&p->text, &text);
     puts(buf_cstr(&text));
 }
 
@@ -98,14 +95,14 @@ static int generate(struct args *args, struct hai_err *err) {
         return r;
     args->request.prompt = args->ids.ids;
     args->request.n_prompt = (int64_t)args->ids.n;
-    printer.tokenizer = tokenizer;
+    printer.text = (struct textstream){.tokenizer = tokenizer, .skip_special = true};
     r = generate_run(g, &args->request, print_token, &printer, err);
     if (r == 0)
         print_rest(&printer);
     if ((r == 0 && fflush(stdout)) || ferror(stdout))
         r = hai_fail(err, -EIO, "writing to stdout failed");
     token_list_free(&printer.ids);
-    buf_free(&printer.pending);
+    textstream_free(&printer.text);
     return r;
 }
 

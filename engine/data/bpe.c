@@ -1,18 +1,25 @@
 #include "engine/data/bpe.h"
 
+#include <stdalign.h>
+
 enum {
-    WORD_BYTES_MAX = 24,    // of remembered words
+    WORD_BYTES_MAX = 30,    // of remembered words
     CACHE_WORDS = 1 << 14,  // a newer word takes the place of an older one
-    CACHE_WORD_TOKENS = 12, // words of more tokens are not remembered
+    CACHE_WORD_TOKENS = 8,  // words of more tokens are not remembered
+    SHORT_WORD_BYTES = 48,  // up to here the lowest rank is searched for, beyond it waits in a heap
+    MERGES_FIRST = 1 << 12, // places of the table
 };
 
+#define NO_PAIR UINT64_MAX
+
 struct merge {
-    int32_t left, right; // left -1: free
+    uint64_t pair; // NO_PAIR: free
     int32_t merged, rank;
 };
 
+/* One cache line. */
 struct word {
-    uint8_t n_bytes; // 0: free
+    alignas(64) uint8_t n_bytes; // 0: free
     uint8_t n_tokens;
     uint8_t bytes[WORD_BYTES_MAX];
     int32_t tokens[CACHE_WORD_TOKENS];
@@ -34,6 +41,7 @@ struct bpe {
     int32_t bytes[256];
     struct merge *merges; // hash table, at most half full
     size_t n_merges, n_merges_max;
+    const struct vocab *whole; // NULL: words are merged from bytes
     struct word *words;
     struct symbol *symbols;
     size_t n_symbols_max;
@@ -44,7 +52,10 @@ struct bpe {
 struct bpe *bpe_new(void) {
     struct bpe *bpe = hai_new(struct bpe);
 
-    bpe->words = hai_new_array(struct word, CACHE_WORDS);
+    bpe->words = aligned_alloc(alignof(struct word), CACHE_WORDS * sizeof *bpe->words);
+    if (!bpe->words)
+        abort();
+    memset(bpe->words, 0, CACHE_WORDS * sizeof *bpe->words);
     return bpe;
 }
 
@@ -62,14 +73,21 @@ void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id) {
     bpe->bytes[byte] = id;
 }
 
+void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab) {
+    bpe->whole = vocab;
+}
+
+static uint64_t pair_of(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
 /* The place of a pair: where it is, or the free one where it would go. */
-static struct merge *merge_place(const struct bpe *bpe, int32_t left, int32_t right) {
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    size_t i = (size_t)(key * 0x9E3779B97F4A7C15u >> 20);
+static inline struct merge *merge_place(const struct bpe *bpe, uint64_t pair) {
+    size_t i = (size_t)((pair ^ pair >> 32) * 0x9E3779B97F4A7C15u >> 24);
 
     for (;; i++) {
         struct merge *m = &bpe->merges[i & (bpe->n_merges_max - 1)];
-        if (m->left < 0 || (m->left == left && m->right == right))
+        if (m->pair == NO_PAIR || m->pair == pair)
             return m;
     }
 }
@@ -78,13 +96,13 @@ static void merges_grow(struct bpe *bpe) {
     struct merge *old = bpe->merges;
     size_t n_old = bpe->n_merges_max;
 
-    bpe->n_merges_max = n_old ? 2 * n_old : 1024;
+    bpe->n_merges_max = n_old ? 4 * n_old : MERGES_FIRST;
     bpe->merges = hai_new_array(struct merge, bpe->n_merges_max);
     for (size_t i = 0; i < bpe->n_merges_max; i++)
-        bpe->merges[i].left = -1;
+        bpe->merges[i].pair = NO_PAIR;
     for (size_t i = 0; i < n_old; i++)
-        if (old[i].left >= 0)
-            *merge_place(bpe, old[i].left, old[i].right) = old[i];
+        if (old[i].pair != NO_PAIR)
+            *merge_place(bpe, old[i].pair) = old[i];
     free(old);
 }
 
@@ -93,11 +111,19 @@ void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged,
     assert(right >= 0);
     if (2 * (bpe->n_merges + 1) > bpe->n_merges_max)
         merges_grow(bpe);
-    struct merge *m = merge_place(bpe, left, right);
-    if (m->left >= 0)
+    struct merge *m = merge_place(bpe, pair_of(left, right));
+    if (m->pair != NO_PAIR)
         return;
-    *m = (struct merge){left, right, merged, rank};
+    *m = (struct merge){pair_of(left, right), merged, rank};
     bpe->n_merges++;
+}
+
+/* The merge of two tokens, or one of rank INT32_MAX. */
+static inline struct merge merge_of(const struct bpe *bpe, int32_t left, int32_t right) {
+    static const struct merge none = {NO_PAIR, -1, INT32_MAX};
+    const struct merge *m = merge_place(bpe, pair_of(left, right));
+
+    return m->pair == NO_PAIR ? none : *m;
 }
 
 static bool goes_before(const struct candidate *a, const struct candidate *b) {
@@ -135,15 +161,15 @@ static struct candidate heap_pop(struct bpe *bpe) {
 }
 
 static void consider(struct bpe *bpe, int32_t at) {
-    if (at < 0 || bpe->symbols[at].after < 0 || !bpe->n_merges)
+    if (at < 0 || bpe->symbols[at].after < 0)
         return;
     int32_t left = bpe->symbols[at].id, right = bpe->symbols[bpe->symbols[at].after].id;
-    const struct merge *m = merge_place(bpe, left, right);
-    if (m->left >= 0)
-        heap_push(bpe, (struct candidate){m->rank, at, left, right, m->merged});
+    struct merge m = merge_of(bpe, left, right);
+    if (m.rank < INT32_MAX)
+        heap_push(bpe, (struct candidate){m.rank, at, left, right, m.merged});
 }
 
-static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+static void merge_long(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
                        struct token_list *ret) {
     if (bpe->n_symbols_max < n_bytes) {
         bpe->n_symbols_max = MAX(n_bytes, 2 * bpe->n_symbols_max);
@@ -179,10 +205,68 @@ static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
         token_list_add(ret, s[i].id);
 }
 
-static struct word *word_place(struct bpe *bpe, const uint8_t *word, size_t n_bytes) {
-    uint64_t h = 0xCBF29CE484222325u; // FNV-1a
+/* The same for a few bytes: neighbours in arrays, the lowest rank by looking at all. */
+static void merge_short(const struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+                        struct token_list *ret) {
+    int32_t ids[SHORT_WORD_BYTES], merged[SHORT_WORD_BYTES], ranks[SHORT_WORD_BYTES];
+    size_t n = 0;
+
     for (size_t i = 0; i < n_bytes; i++)
-        h = (h ^ word[i]) * 0x100000001B3u;
+        if (bpe->bytes[word[i]] >= 0)
+            ids[n++] = bpe->bytes[word[i]];
+    for (size_t i = 0; i + 1 < n; i++) {
+        struct merge m = merge_of(bpe, ids[i], ids[i + 1]);
+        merged[i] = m.merged;
+        ranks[i] = m.rank;
+    }
+    while (n > 1) {
+        size_t at = 0;
+        for (size_t i = 1; i + 1 < n; i++)
+            at = ranks[i] < ranks[at] ? i : at;
+        if (ranks[at] == INT32_MAX)
+            break;
+        ids[at] = merged[at];
+        n--;
+        for (size_t i = at + 1; i < n; i++) {
+            ids[i] = ids[i + 1];
+            merged[i - 1] = merged[i];
+            ranks[i - 1] = ranks[i];
+        }
+        for (size_t i = at ? at - 1 : 0; i <= at && i + 1 < n; i++) {
+            struct merge m = merge_of(bpe, ids[i], ids[i + 1]);
+            merged[i] = m.merged;
+            ranks[i] = m.rank;
+        }
+    }
+    token_list_add_n(ret, ids, n);
+}
+
+static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+                       struct token_list *ret) {
+    int32_t id = bpe->whole ? vocab_find(bpe->whole, word, n_bytes) : -1;
+
+    if (!bpe->n_merges_max)
+        merges_grow(bpe);
+    if (id >= 0)
+        token_list_add(ret, id);
+    else if (n_bytes <= SHORT_WORD_BYTES)
+        merge_short(bpe, word, n_bytes, ret);
+    else
+        merge_long(bpe, word, n_bytes, ret);
+}
+
+static struct word *word_place(struct bpe *bpe, const uint8_t *word, size_t n_bytes) {
+    uint64_t h = n_bytes, w;
+
+    for (; n_bytes > sizeof w; word += sizeof w, n_bytes -= sizeof w) {
+        memcpy(&w, word, sizeof w);
+        h = (h ^ w) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 32;
+    }
+    w = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        w = w << 8 | word[i];
+    h = (h ^ w) * 0x9E3779B97F4A7C15u;
     return &bpe->words[(h ^ h >> 32) % CACHE_WORDS];
 }
 

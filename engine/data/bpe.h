@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "engine/data/token_list.h"
+#include "engine/data/vocab.h"
 
 struct bpe;
 
@@ -17,9 +18,13 @@ DEFINE_CLEANUP(struct bpe *, bpe_free)
  * bpe_encode. */
 void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id);
 
+/* A word that is a token of this vocabulary becomes that token, merges or not ("ignore_merges").
+ * The vocabulary must outlive bpe. */
+void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab);
+
 /* left followed by right becomes merged; lower ranks go first. A pair given twice keeps the first.
- */
+ * Ids and ranks are below VOCAB_MAX. */
 void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank);
 
-/* Append the tokens of one word. Time is n log n; words up to 24 bytes are remembered. */
+/* Append the tokens of one word. Time is n log n; short words are remembered. */
 void bpe_encode(struct bpe *bpe, const uint8_t *word, size_t n_bytes, struct token_list *ret);

@@ -25,6 +25,14 @@ size_t utf8_valid(const char *text, size_t n_bytes) {
     size_t at = 0;
 
     while (at < n_bytes) {
+        uint64_t eight;
+        if (n_bytes - at >= sizeof eight) {
+            memcpy(&eight, text + at, sizeof eight);
+            if (!(eight & 0x8080808080808080u)) {
+                at += sizeof eight;
+                continue;
+            }
+        }
         int n = character((const uint8_t *)text + at, n_bytes - at);
         if (n < 0)
             break;

@@ -1,0 +1,24 @@
+/* tokenizer_impl.h - what tokenizer.c and the reader of its files share. */
+#pragma once
+#include "engine/data/added.h"
+#include "engine/data/bpe.h"
+#include "engine/data/nfc.h"
+#include "engine/data/split.h"
+#include "engine/data/tokenizer.h"
+#include "engine/data/vocab.h"
+
+enum { TOKENIZER_STEPS_MAX = 16, TOKENIZER_FILE_BYTES_MAX = 64 << 20 };
+
+struct tokenizer {
+    char *dir; // where the files are; NULL: bytes, or not from a folder
+    struct vocab vocab;
+    uint8_t *special; // by id: left out of decoded text
+    int32_t begin, end;
+    uint64_t digest;
+    struct bpe *bpe; // NULL: bytes
+    struct nfc *nfc; // NULL: text is taken as it is
+    struct split *steps[TOKENIZER_STEPS_MAX]; // each cuts what the one before left into words
+    int n_steps;
+    struct added added;
+    struct buf normal, normal_marks; // scratch of tokenizer_encode
+};
