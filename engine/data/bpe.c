@@ -8,6 +8,7 @@ enum {
     CACHE_WORD_TOKENS = 8,  // words of more tokens are not remembered
     SHORT_WORD_BYTES = 48,  // up to here the lowest rank is searched for, beyond it waits in a heap
     MERGES_FIRST = 1 << 12, // places of the table
+    FILTER_BITS = 1 << 21,
 };
 
 #define NO_PAIR UINT64_MAX
@@ -37,10 +38,20 @@ struct candidate {
     int32_t left, right, merged;
 };
 
+/* What two bytes become; rank INT32_MAX: nothing. */
+struct byte_pair {
+    int32_t merged, rank;
+};
+
+/* Most pairs that occur are no merge, and the table is larger than the caches: a bit for the hash
+ * of each merge turns nearly all of those away. Pairs of bytes, one in three for Chinese, have a
+ * table of their own. */
 struct bpe {
     int32_t bytes[256];
     struct merge *merges; // hash table, at most half full
     size_t n_merges, n_merges_max;
+    uint64_t *filter;
+    struct byte_pair *byte_pairs; // 256 x 256; NULL until the first word
     const struct vocab *whole; // NULL: words are merged from bytes
     struct word *words;
     struct symbol *symbols;
@@ -56,6 +67,7 @@ struct bpe *bpe_new(void) {
     if (!bpe->words)
         abort();
     memset(bpe->words, 0, CACHE_WORDS * sizeof *bpe->words);
+    bpe->filter = hai_new_array(uint64_t, FILTER_BITS / 64);
     return bpe;
 }
 
@@ -63,6 +75,8 @@ void bpe_free(struct bpe *bpe) {
     if (!bpe)
         return;
     free(bpe->merges);
+    free(bpe->filter);
+    free(bpe->byte_pairs);
     free(bpe->words);
     free(bpe->symbols);
     free(bpe->heap);
@@ -81,11 +95,18 @@ static uint64_t pair_of(int32_t left, int32_t right) {
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
+static inline size_t pair_hash(uint64_t pair) {
+    return (size_t)((pair ^ pair >> 32) * 0x9E3779B97F4A7C15u >> 24);
+}
+
+/* The bits above those that the table goes by, at any size it has. */
+static inline size_t filter_bit(size_t hash) {
+    return hash >> 19 & (FILTER_BITS - 1);
+}
+
 /* The place of a pair: where it is, or the free one where it would go. */
 static inline struct merge *merge_place(const struct bpe *bpe, uint64_t pair) {
-    size_t i = (size_t)((pair ^ pair >> 32) * 0x9E3779B97F4A7C15u >> 24);
-
-    for (;; i++) {
+    for (size_t i = pair_hash(pair);; i++) {
         struct merge *m = &bpe->merges[i & (bpe->n_merges_max - 1)];
         if (m->pair == NO_PAIR || m->pair == pair)
             return m;
@@ -106,6 +127,12 @@ static void merges_grow(struct bpe *bpe) {
     free(old);
 }
 
+void bpe_prefetch_merge(const struct bpe *bpe, int32_t left, int32_t right) {
+    if (bpe->n_merges_max)
+        __builtin_prefetch(
+            &bpe->merges[pair_hash(pair_of(left, right)) & (bpe->n_merges_max - 1)], 1);
+}
+
 void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank) {
     assert(left >= 0);
     assert(right >= 0);
@@ -115,15 +142,29 @@ void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged,
     if (m->pair != NO_PAIR)
         return;
     *m = (struct merge){pair_of(left, right), merged, rank};
+    size_t bit = filter_bit(pair_hash(m->pair));
+    bpe->filter[bit / 64] |= UINT64_C(1) << bit % 64;
     bpe->n_merges++;
 }
 
-/* The merge of two tokens, or one of rank INT32_MAX. */
-static inline struct merge merge_of(const struct bpe *bpe, int32_t left, int32_t right) {
-    static const struct merge none = {NO_PAIR, -1, INT32_MAX};
-    const struct merge *m = merge_place(bpe, pair_of(left, right));
+/* What two tokens become. */
+static inline struct byte_pair merge_of(const struct bpe *bpe, int32_t left, int32_t right) {
+    static const struct byte_pair none = {-1, INT32_MAX};
+    uint64_t pair = pair_of(left, right);
+    size_t bit = filter_bit(pair_hash(pair));
 
-    return m->pair == NO_PAIR ? none : *m;
+    if (!(bpe->filter[bit / 64] >> bit % 64 & 1))
+        return none;
+    const struct merge *m = merge_place(bpe, pair);
+    return m->pair == NO_PAIR ? none : (struct byte_pair){m->merged, m->rank};
+}
+
+static void byte_pairs_make(struct bpe *bpe) {
+    if (!bpe->n_merges_max)
+        merges_grow(bpe);
+    bpe->byte_pairs = hai_new_array(struct byte_pair, 1 << 16);
+    for (int i = 0; i < 1 << 16; i++)
+        bpe->byte_pairs[i] = merge_of(bpe, bpe->bytes[i >> 8], bpe->bytes[i & 0xFF]);
 }
 
 static bool goes_before(const struct candidate *a, const struct candidate *b) {
@@ -160,13 +201,18 @@ static struct candidate heap_pop(struct bpe *bpe) {
     return first;
 }
 
+static void push_merge(struct bpe *bpe, int32_t at, struct byte_pair m) {
+    const struct symbol *s = &bpe->symbols[at];
+
+    if (m.rank < INT32_MAX)
+        heap_push(bpe, (struct candidate){m.rank, at, s->id, bpe->symbols[s->after].id, m.merged});
+}
+
 static void consider(struct bpe *bpe, int32_t at) {
     if (at < 0 || bpe->symbols[at].after < 0)
         return;
-    int32_t left = bpe->symbols[at].id, right = bpe->symbols[bpe->symbols[at].after].id;
-    struct merge m = merge_of(bpe, left, right);
-    if (m.rank < INT32_MAX)
-        heap_push(bpe, (struct candidate){m.rank, at, left, right, m.merged});
+    const struct symbol *s = &bpe->symbols[at];
+    push_merge(bpe, at, merge_of(bpe, s->id, bpe->symbols[s->after].id));
 }
 
 static void merge_long(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
@@ -176,18 +222,13 @@ static void merge_long(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
         bpe->symbols = hai_realloc_array(bpe->symbols, bpe->n_symbols_max, sizeof *bpe->symbols);
     }
     struct symbol *s = bpe->symbols;
-    size_t n = 0;
-    for (size_t i = 0; i < n_bytes; i++)
-        if (bpe->bytes[word[i]] >= 0) {
-            s[n] = (struct symbol){bpe->bytes[word[i]], (int32_t)n - 1, (int32_t)n + 1};
-            n++;
-        }
-    if (!n)
-        return;
+    size_t n = n_bytes;
+    for (size_t i = 0; i < n; i++)
+        s[i] = (struct symbol){bpe->bytes[word[i]], (int32_t)i - 1, (int32_t)i + 1};
     s[n - 1].after = -1;
     bpe->n_heap = 0;
     for (size_t i = 0; i + 1 < n; i++)
-        consider(bpe, (int32_t)i);
+        push_merge(bpe, (int32_t)i, bpe->byte_pairs[word[i] << 8 | word[i + 1]]);
     while (bpe->n_heap) {
         struct candidate c = heap_pop(bpe);
         int32_t after = s[c.at].after;
@@ -209,13 +250,12 @@ static void merge_long(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
 static void merge_short(const struct bpe *bpe, const uint8_t *word, size_t n_bytes,
                         struct token_list *ret) {
     int32_t ids[SHORT_WORD_BYTES], merged[SHORT_WORD_BYTES], ranks[SHORT_WORD_BYTES];
-    size_t n = 0;
+    size_t n = n_bytes;
 
-    for (size_t i = 0; i < n_bytes; i++)
-        if (bpe->bytes[word[i]] >= 0)
-            ids[n++] = bpe->bytes[word[i]];
+    for (size_t i = 0; i < n; i++)
+        ids[i] = bpe->bytes[word[i]];
     for (size_t i = 0; i + 1 < n; i++) {
-        struct merge m = merge_of(bpe, ids[i], ids[i + 1]);
+        struct byte_pair m = bpe->byte_pairs[word[i] << 8 | word[i + 1]];
         merged[i] = m.merged;
         ranks[i] = m.rank;
     }
@@ -233,7 +273,7 @@ static void merge_short(const struct bpe *bpe, const uint8_t *word, size_t n_byt
             ranks[i - 1] = ranks[i];
         }
         for (size_t i = at ? at - 1 : 0; i <= at && i + 1 < n; i++) {
-            struct merge m = merge_of(bpe, ids[i], ids[i + 1]);
+            struct byte_pair m = merge_of(bpe, ids[i], ids[i + 1]);
             merged[i] = m.merged;
             ranks[i] = m.rank;
         }
@@ -241,18 +281,39 @@ static void merge_short(const struct bpe *bpe, const uint8_t *word, size_t n_byt
     token_list_add_n(ret, ids, n);
 }
 
-static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
-                       struct token_list *ret) {
-    int32_t id = bpe->whole ? vocab_find(bpe->whole, word, n_bytes) : -1;
-
-    if (!bpe->n_merges_max)
-        merges_grow(bpe);
-    if (id >= 0)
-        token_list_add(ret, id);
-    else if (n_bytes <= SHORT_WORD_BYTES)
+/* A word of bytes that all have a token. */
+static void merge_known(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+                        struct token_list *ret) {
+    if (n_bytes <= SHORT_WORD_BYTES)
         merge_short(bpe, word, n_bytes, ret);
     else
         merge_long(bpe, word, n_bytes, ret);
+}
+
+static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
+                       struct token_list *ret) {
+    int32_t id = bpe->whole ? vocab_find(bpe->whole, word, n_bytes) : -1;
+    size_t n_known = 0;
+
+    if (id >= 0) {
+        token_list_add(ret, id);
+        return;
+    }
+    if (!bpe->byte_pairs)
+        byte_pairs_make(bpe);
+    while (n_known < n_bytes && bpe->bytes[word[n_known]] >= 0)
+        n_known++;
+    if (n_known == n_bytes) {
+        merge_known(bpe, word, n_bytes, ret);
+        return;
+    }
+    // Bytes without a token are dropped; only text that is no UTF-8 has them.
+    _cleanup_free_ uint8_t *known = hai_alloc(n_bytes);
+    n_known = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        if (bpe->bytes[word[i]] >= 0)
+            known[n_known++] = word[i];
+    merge_known(bpe, known, n_known, ret);
 }
 
 static struct word *word_place(struct bpe *bpe, const uint8_t *word, size_t n_bytes) {

@@ -26,5 +26,8 @@ void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab);
  * Ids and ranks are below VOCAB_MAX. */
 void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank);
 
+/* A merge of this pair will soon be added. */
+void bpe_prefetch_merge(const struct bpe *bpe, int32_t left, int32_t right);
+
 /* Append the tokens of one word. Time is n log n; short words are remembered. */
 void bpe_encode(struct bpe *bpe, const uint8_t *word, size_t n_bytes, struct token_list *ret);

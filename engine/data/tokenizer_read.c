@@ -28,7 +28,8 @@ struct reader {
     struct jsonscan scan;
     struct json *small;    // members of the root but the model
     struct json *model;    // members of the model but the long lists
-    size_t vocab, merges;  // where these begin, 0: not there
+    size_t vocab, merges;   // where these begin, 0: not met
+    bool has_model, merges_later;
     int16_t from_char[512]; // the byte that a character stands for, -1: none
 };
 
@@ -205,33 +206,58 @@ static int read_vocab(struct reader *x) {
     return 0;
 }
 
-/* Read "left right" or ["left", "right"] as bytes one after the other; *ret_left receives how many
- * are of the left one. */
-static int read_merge(struct reader *x, struct buf *text, struct buf *ret, size_t *ret_left) {
+/* A merge as read: its bytes lie in the batch's buffer, the right one's after the left one's. */
+struct merge_read {
+    size_t at, n_left, n_bytes;
+    uint32_t left_hash, right_hash;
+    int32_t left, right;
+};
+
+/* Merges looked up together: one after another they would wait for memory each time. */
+struct batch {
+    struct merge_read merges[64];
+    size_t n;
+    struct buf bytes;
+    int32_t rank;   // of the first
+    int32_t merged; // the last token that a merge gave
+};
+
+static void batch_free(struct batch *b) {
+    buf_free(&b->bytes);
+}
+
+/* Read "left right" or ["left", "right"]. */
+static int read_merge(struct reader *x, struct buf *text, struct batch *b) {
+    static const char *const fault = "model.merges: expected \"left right\" or [left, right]";
+    struct merge_read *m = &b->merges[b->n++];
     struct jsonscan *s = &x->scan;
     size_t n = 0;
 
-    buf_clear(ret);
+    m->at = b->bytes.n_bytes;
     if (jsonscan_string(s, text) == 0) {
-        const char *space = memchr(text->data ? text->data : (uint8_t *)"", ' ', text->n_bytes);
+        const char *start = buf_cstr(text), *space = memchr(start, ' ', text->n_bytes);
         if (!space)
-            return malformed(x, "model.merges: expected \"left right\" or [left, right]");
-        size_t left = (size_t)(space - (const char *)text->data);
-        add_token_bytes(x, (const char *)text->data, left, ret);
-        *ret_left = ret->n_bytes;
-        add_token_bytes(x, space + 1, text->n_bytes - left - 1, ret);
-        return 0;
+            return malformed(x, fault);
+        add_token_bytes(x, start, (size_t)(space - start), &b->bytes);
+        m->n_left = b->bytes.n_bytes - m->at;
+        add_token_bytes(x, space + 1, text->n_bytes - (size_t)(space + 1 - start), &b->bytes);
+    } else {
+        if (jsonscan_enter(s, '[') < 0)
+            return malformed(x, fault);
+        for (int i = 0; i < 2; i++) {
+            if (jsonscan_next(s, ']', &n) <= 0 || jsonscan_string(s, text) < 0)
+                return malformed(x, fault);
+            m->n_left = b->bytes.n_bytes - m->at;
+            add_token_bytes(x, buf_cstr(text), text->n_bytes, &b->bytes);
+        }
+        if (jsonscan_next(s, ']', &n) != 0)
+            return malformed(x, fault);
     }
-    if (jsonscan_enter(s, '[') < 0)
-        return malformed(x, "model.merges: expected \"left right\" or [left, right]");
-    for (int i = 0; i < 2; i++) {
-        if (jsonscan_next(s, ']', &n) <= 0 || jsonscan_string(s, text) < 0)
-            return malformed(x, "model.merges: expected \"left right\" or [left, right]");
-        *ret_left = ret->n_bytes;
-        add_token_bytes(x, (const char *)text->data, text->n_bytes, ret);
-    }
-    if (jsonscan_next(s, ']', &n) != 0)
-        return malformed(x, "model.merges: expected \"left right\" or [left, right]");
+    m->n_bytes = b->bytes.n_bytes - m->at;
+    m->left_hash = vocab_hash(b->bytes.data + m->at, m->n_left);
+    m->right_hash = vocab_hash(b->bytes.data + m->at + m->n_left, m->n_bytes - m->n_left);
+    vocab_prefetch(&x->t->vocab, m->left_hash);
+    vocab_prefetch(&x->t->vocab, m->right_hash);
     return 0;
 }
 
@@ -240,38 +266,62 @@ static int not_there(const struct reader *x, int32_t rank, const uint8_t *bytes,
                     rank, (int)MIN(n, (size_t)60), (const char *)bytes);
 }
 
-static int read_merges(struct reader *x) {
-    _cleanup_(buf_free) struct buf text = {0}, both = {0};
+/* The token of a merge's bytes. Files list merges in the order of their tokens, so mostly it is the
+ * one after the last, or the same. */
+static int32_t merged_token(const struct vocab *v, int32_t last, const uint8_t *bytes, size_t n) {
+    if (vocab_is(v, last + 1, bytes, n))
+        return last + 1;
+    return vocab_is(v, last, bytes, n) ? last : vocab_find(v, bytes, n);
+}
+
+static int batch_add(const struct reader *x, struct batch *b) {
     const struct vocab *v = &x->t->vocab;
-    size_t n = 0, left = 0;
-    int32_t rank = 0, merged = -1;
+
+    for (size_t i = 0; i < b->n; i++) {
+        vocab_prefetch_bytes(v, b->merges[i].left_hash);
+        vocab_prefetch_bytes(v, b->merges[i].right_hash);
+    }
+    for (struct merge_read *m = b->merges; m < b->merges + b->n; m++) {
+        const uint8_t *left = b->bytes.data + m->at, *right = left + m->n_left;
+        m->left = vocab_find_hashed(v, m->left_hash, left, m->n_left);
+        m->right = vocab_find_hashed(v, m->right_hash, right, m->n_bytes - m->n_left);
+        if (m->left < 0)
+            return not_there(x, b->rank + (int32_t)(m - b->merges), left, m->n_left);
+        if (m->right < 0)
+            return not_there(x, b->rank + (int32_t)(m - b->merges), right, m->n_bytes - m->n_left);
+        bpe_prefetch_merge(x->t->bpe, m->left, m->right);
+    }
+    for (struct merge_read *m = b->merges; m < b->merges + b->n; m++, b->rank++) {
+        const uint8_t *both = b->bytes.data + m->at;
+        b->merged = merged_token(v, b->merged, both, m->n_bytes);
+        if (b->merged < 0)
+            return not_there(x, b->rank, both, m->n_bytes);
+        bpe_add_merge(x->t->bpe, m->left, m->right, b->merged, b->rank);
+    }
+    b->n = 0;
+    buf_clear(&b->bytes);
+    return 0;
+}
+
+static int read_merges(struct reader *x) {
+    _cleanup_(batch_free) struct batch batch = {.merged = -1};
+    _cleanup_(buf_free) struct buf text = {0};
+    size_t n = 0;
     int r;
 
     x->scan.at = x->merges;
     if (jsonscan_enter(&x->scan, '[') < 0)
         return malformed(x, "model.merges: expected a list");
-    for (; (r = jsonscan_next(&x->scan, ']', &n)) > 0; rank++) {
-        if (rank == VOCAB_MAX)
+    while ((r = jsonscan_next(&x->scan, ']', &n)) > 0) {
+        if (n > VOCAB_MAX)
             return malformed(x, "model.merges: more than 1048576");
-        r = read_merge(x, &text, &both, &left);
+        r = read_merge(x, &text, &batch);
+        if (r == 0 && batch.n == ARRAY_SIZE(batch.merges))
+            r = batch_add(x, &batch);
         if (r < 0)
             return r;
-        int32_t a = vocab_find(v, both.data, left);
-        int32_t b = vocab_find(v, both.data + left, both.n_bytes - left);
-        // Files list merges in the order of their tokens: mostly it is the next or the same one.
-        if (vocab_is(v, merged + 1, both.data, both.n_bytes))
-            merged++;
-        else if (!vocab_is(v, merged, both.data, both.n_bytes))
-            merged = vocab_find(v, both.data, both.n_bytes);
-        if (a < 0)
-            return not_there(x, rank, both.data, left);
-        if (b < 0)
-            return not_there(x, rank, both.data + left, both.n_bytes - left);
-        if (merged < 0)
-            return not_there(x, rank, both.data, both.n_bytes);
-        bpe_add_merge(x->t->bpe, a, b, merged, rank);
     }
-    return r < 0 ? broken(x) : 0;
+    return r < 0 ? broken(x) : batch_add(x, &batch);
 }
 
 /* Add the value that comes next, read by lib/json.h, to an object. */
@@ -290,56 +340,87 @@ static int read_small(struct reader *x, const char *key, size_t key_bytes, struc
     return 0;
 }
 
-/* Step over an object's members: the long lists are left for later, the others read. */
-static int read_members(struct reader *x, bool is_model) {
+/* Is the model, as far as its members are known, one that we do? */
+static int check_model(const struct reader *x) {
+    static const char *const refused[] = {"dropout", "continuing_subword_prefix",
+                                          "end_of_word_suffix", "byte_fallback", "unk_token"};
+
+    if (json_get(x->model, "type") && !hai_streq(json_get_string(x->model, "type", ""), "BPE"))
+        return unsupported(x, "model.type", json_get_string(x->model, "type", "none"));
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
+        if (is_set(x->model, refused[i]))
+            return unsupported(x, refused[i], "set");
+    return 0;
+}
+
+/* The vocabulary at once, the merges too if it has been read; else they are for later. */
+static int read_list(struct reader *x, bool is_vocab) {
+    int r = check_model(x);
+
+    if (r < 0)
+        return r;
+    if (is_vocab ? x->vocab : x->merges)
+        return malformed(x, is_vocab ? "'vocab' is there twice" : "'merges' is there twice");
+    *(is_vocab ? &x->vocab : &x->merges) = x->scan.at;
+    if (is_vocab)
+        return read_vocab(x);
+    if (x->vocab)
+        return read_merges(x);
+    x->merges_later = true;
+    return jsonscan_skip(&x->scan) < 0 ? broken(x) : 0;
+}
+
+static int read_model(struct reader *x) {
+    _cleanup_(buf_free) struct buf key = {0};
+    size_t n = 0;
+    int r;
+
+    if (x->has_model)
+        return malformed(x, "'model' is there twice");
+    x->has_model = true;
+    if (jsonscan_enter(&x->scan, '{') < 0)
+        return malformed(x, "model: expected an object");
+    while ((r = jsonscan_next(&x->scan, '}', &n)) > 0) {
+        if (jsonscan_key(&x->scan, &key) < 0)
+            return broken(x);
+        const char *name = buf_cstr(&key);
+        bool is_vocab = hai_streq(name, "vocab");
+        r = is_vocab || hai_streq(name, "merges") ? read_list(x, is_vocab)
+                                                  : read_small(x, name, key.n_bytes, x->model);
+        if (r < 0)
+            return r;
+    }
+    if (r < 0)
+        return broken(x);
+    if (!x->vocab)
+        return malformed(x, "vocabulary: expected model.vocab");
+    size_t end = x->scan.at;
+    r = x->merges_later ? read_merges(x) : 0;
+    x->scan.at = end;
+    if (is_set(x->model, "ignore_merges"))
+        bpe_set_whole_words(x->t->bpe, &x->t->vocab);
+    return r < 0 ? r : check_model(x);
+}
+
+static int read_members(struct reader *x) {
     _cleanup_(buf_free) struct buf key = {0};
     size_t n = 0;
     int r;
 
     if (jsonscan_enter(&x->scan, '{') < 0)
-        return is_model ? malformed(x, "model: expected an object") : broken(x);
+        return broken(x);
     while ((r = jsonscan_next(&x->scan, '}', &n)) > 0) {
         if (jsonscan_key(&x->scan, &key) < 0)
             return broken(x);
         const char *name = buf_cstr(&key);
-        size_t *list = !is_model                         ? NULL
-                       : hai_streq(name, "vocab")        ? &x->vocab
-                       : hai_streq(name, "merges")       ? &x->merges
-                                                         : NULL;
-        if (list && *list)
-            return hai_fail(x->err, -EBADMSG, "%s: '%s' is there twice", x->path, name);
-        if (list) {
-            *list = x->scan.at;
-            r = jsonscan_skip(&x->scan) < 0 ? broken(x) : 0;
-        } else if (!is_model && hai_streq(name, "model")) {
-            if (json_count(x->model))
-                return malformed(x, "'model' is there twice");
-            r = read_members(x, true);
-        } else
-            r = read_small(x, name, key.n_bytes, is_model ? x->model : x->small);
+        r = hai_streq(name, "model") ? read_model(x)
+                                     : read_small(x, name, key.n_bytes, x->small);
         if (r < 0)
             return r;
     }
-    return r < 0 ? broken(x) : 0;
-}
-
-static int read_model(struct reader *x) {
-    static const char *const refused[] = {"dropout", "continuing_subword_prefix",
-                                          "end_of_word_suffix", "byte_fallback", "unk_token"};
-
-    if (json_count(x->model) && !hai_streq(json_get_string(x->model, "type", ""), "BPE"))
-        return unsupported(x, "model.type", json_get_string(x->model, "type", "none"));
-    for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
-        if (is_set(x->model, refused[i]))
-            return unsupported(x, refused[i], "set");
-    if (!x->vocab)
-        return malformed(x, "vocabulary: expected model.vocab");
-    int r = read_vocab(x);
-    if (r == 0 && x->merges)
-        r = read_merges(x);
-    if (is_set(x->model, "ignore_merges"))
-        bpe_set_whole_words(x->t->bpe, &x->t->vocab);
-    return r;
+    if (r < 0 || jsonscan_end(&x->scan) < 0)
+        return broken(x);
+    return x->has_model ? 0 : malformed(x, "vocabulary: expected model.vocab");
 }
 
 static char *normal_text(const struct reader *x, const char *text, bool normalized) {
@@ -412,12 +493,8 @@ static void read_config(const struct reader *x, const struct json *config) {
 }
 
 static int read_all(struct reader *x, const struct json *config) {
-    int r = read_members(x, false);
+    int r = read_members(x);
 
-    if (r == 0 && jsonscan_end(&x->scan) < 0)
-        r = broken(x);
-    if (r == 0)
-        r = read_model(x);
     if (r == 0)
         r = read_normalizer(x, json_get(x->small, "normalizer"));
     if (r == 0)

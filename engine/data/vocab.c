@@ -11,7 +11,8 @@ void vocab_free(struct vocab *v) {
 
 /* Eight bytes at a time, multiplied and folded. Files that choose colliding tokens make their own
  * reading slow, no more. */
-static uint32_t hash_of(const uint8_t *p, size_t n) {
+uint32_t vocab_hash(const void *bytes, size_t n) {
+    const uint8_t *p = bytes;
     uint64_t h = n * 0x9E3779B97F4A7C15u, w;
 
     for (; n >= sizeof w; p += sizeof w, n -= sizeof w) {
@@ -32,7 +33,8 @@ static struct vocab_slot *slot_of(const struct vocab *v, const void *bytes, size
                                   uint32_t hash) {
     for (uint32_t i = hash;; i++) {
         struct vocab_slot *s = &v->slots[i & (v->n_slots - 1)];
-        if (s->id < 0 || (s->hash == hash && vocab_is(v, s->id, bytes, n_bytes)))
+        if (s->id < 0 || (s->hash == hash && s->token.n_bytes == n_bytes &&
+                          !memcmp(v->bytes.data + s->token.at, bytes, n_bytes)))
             return s;
     }
 }
@@ -71,15 +73,29 @@ int vocab_add(struct vocab *v, int64_t id, const void *bytes, size_t n_bytes) {
     buf_add(&v->bytes, bytes, n_bytes);
     if (2 * (v->n_indexed + 1) > v->n_slots)
         index_grow(v);
-    uint32_t hash = hash_of(bytes, n_bytes);
+    uint32_t hash = vocab_hash(bytes, n_bytes);
     struct vocab_slot *s = slot_of(v, bytes, n_bytes, hash);
     if (s->id < 0) {
-        *s = (struct vocab_slot){hash, (int32_t)id};
+        *s = (struct vocab_slot){hash, (int32_t)id, v->tokens[id]};
         v->n_indexed++;
     }
     return 0;
 }
 
 int32_t vocab_find(const struct vocab *v, const void *bytes, size_t n_bytes) {
-    return v->n_slots ? slot_of(v, bytes, n_bytes, hash_of(bytes, n_bytes))->id : -1;
+    return vocab_find_hashed(v, vocab_hash(bytes, n_bytes), bytes, n_bytes);
+}
+
+void vocab_prefetch(const struct vocab *v, uint32_t hash) {
+    if (v->n_slots)
+        __builtin_prefetch(&v->slots[hash & (v->n_slots - 1)]);
+}
+
+void vocab_prefetch_bytes(const struct vocab *v, uint32_t hash) {
+    if (v->n_slots)
+        __builtin_prefetch(v->bytes.data + v->slots[hash & (v->n_slots - 1)].token.at);
+}
+
+int32_t vocab_find_hashed(const struct vocab *v, uint32_t hash, const void *bytes, size_t n_bytes) {
+    return v->n_slots ? slot_of(v, bytes, n_bytes, hash)->id : -1;
 }

@@ -16,9 +16,11 @@ struct vocab_token {
 
 #define VOCAB_NONE UINT32_MAX
 
+/* With place and length of the bytes, so that a look-up misses the caches twice, not three times. */
 struct vocab_slot {
     uint32_t hash;
     int32_t id; // -1: free
+    struct vocab_token token;
 };
 
 /* Start from {0}. */
@@ -38,6 +40,13 @@ int vocab_add(struct vocab *v, int64_t id, const void *bytes, size_t n_bytes);
 
 /* The id of a token; -1: none. */
 int32_t vocab_find(const struct vocab *v, const void *bytes, size_t n_bytes);
+
+/* The same in steps, for many look-ups at once: the memory of each is on its way while the others
+ * are worked on. */
+uint32_t vocab_hash(const void *bytes, size_t n_bytes);
+void vocab_prefetch(const struct vocab *v, uint32_t hash);
+void vocab_prefetch_bytes(const struct vocab *v, uint32_t hash);
+int32_t vocab_find_hashed(const struct vocab *v, uint32_t hash, const void *bytes, size_t n_bytes);
 
 static inline bool vocab_has(const struct vocab *v, int64_t id) {
     return id >= 0 && id < v->n && v->tokens[id].n_bytes != VOCAB_NONE;
