@@ -1,5 +1,6 @@
-/* hai-tokenize - text to token ids and back, one JSON value a line. */
-#include "engine/data/tokenizer.h"
+/* hai-tokenize - texts and chats to token ids and back, one JSON value a line. */
+#include "engine/data/added.h"
+#include "engine/data/chat.h"
 #include "jobs/jobexit.h"
 #include "lib/json.h"
 #include "storage/jsonscan.h"
@@ -9,23 +10,44 @@
 
 #define NAME "hai-tokenize"
 
-enum { LINE_BYTES_MAX = 256 << 20 };
+enum { LINE_BYTES_MAX = 256 << 20, THINKING_ABSENT = 2 };
 
 static const char usage[] =
     "usage: " NAME " encode|decode (--model DIR | --tokenizer FILE) [--no-special]\n"
+    "       " NAME " chat (--model DIR | --tokenizer FILE) [--ids] [--form NAME]\n"
     "encode: one JSON string a line in, one JSON array of token ids a line out.\n"
     "decode: the way back; bytes that are no UTF-8 become U+FFFD.\n"
+    "chat:   one block a line in, {\"messages\": [...], \"add_generation_prompt\": true,\n"
+    "        \"thinking\": false, \"tools\": [...]}; the text that the model is given out.\n"
     "  --model DIR       folder with tokenizer.json and perhaps tokenizer_config.json\n"
     "  --tokenizer FILE  a tokenizer.json\n"
     "  --no-special      decode: leave special tokens out of the text. encode adds none, with or\n"
     "                    without; those written in the text are recognised\n"
     "  --begin           encode: put the begin token first, where the model's configuration has one\n"
-    "  --plain           encode: special tokens written in the text are nothing but text\n";
+    "  --plain           encode: special tokens written in the text are nothing but text\n"
+    "  --ids             chat: token ids instead of text\n"
+    "  --form NAME       chat: llm, coder, v3, r1 or v31 instead of the model's own template\n";
+
+enum verb { ENCODE, DECODE, CHAT, VERB_COUNT };
+
+static const char *const verbs[VERB_COUNT] = {"encode", "decode", "chat"};
 
 struct args {
-    const char *tokenizer;
-    bool encode, no_special, begin, plain;
+    const char *tokenizer, *form;
+    enum verb verb;
+    bool no_special, begin, plain, ids;
 };
+
+/* What is read once. */
+struct model {
+    struct tokenizer *tokenizer;
+    struct chat *chat; // for CHAT
+};
+
+static void model_free(struct model *m) {
+    chat_free(m->chat);
+    tokenizer_free(m->tokenizer);
+}
 
 struct line {
     struct jsonscan scan;
@@ -74,6 +96,16 @@ static void add_string(const struct buf *text, struct buf *ret) {
     }
 }
 
+static void add_ids(const struct token_list *ids, struct buf *ret) {
+    buf_add_u8(ret, '[');
+    for (size_t i = 0; i < ids->n; i++) {
+        if (i)
+            buf_add_str(ret, ", ");
+        json_dump_int(ids->ids[i], ret);
+    }
+    buf_add_u8(ret, ']');
+}
+
 static int encode_line(const struct args *args, struct tokenizer *t, struct line *line,
                        struct hai_err *err) {
     if (jsonscan_string(&line->scan, &line->text) < 0 || jsonscan_end(&line->scan) < 0)
@@ -82,19 +114,13 @@ static int encode_line(const struct args *args, struct tokenizer *t, struct line
         token_list_add(&line->ids, tokenizer_begin(t));
     buf_clear(&line->marks);
     if (args->plain && line->text.n_bytes)
-        memset(buf_extend(&line->marks, line->text.n_bytes), 1, line->text.n_bytes);
+        memset(buf_extend(&line->marks, line->text.n_bytes), ADDED_BY_PERSON, line->text.n_bytes);
     int r = tokenizer_encode_marked(t, buf_cstr(&line->text),
                                     args->plain ? line->marks.data : NULL, line->text.n_bytes,
                                     &line->ids, err);
     if (r < 0)
         return hai_err_prefix(err, "stdin:%ld: ", line->number);
-    buf_add_u8(&line->out, '[');
-    for (size_t i = 0; i < line->ids.n; i++) {
-        if (i)
-            buf_add_str(&line->out, ", ");
-        json_dump_int(line->ids.ids[i], &line->out);
-    }
-    buf_add_u8(&line->out, ']');
+    add_ids(&line->ids, &line->out);
     return 0;
 }
 
@@ -121,14 +147,84 @@ static int decode_line(const struct args *args, const struct tokenizer *t, struc
     return 0;
 }
 
+/* true, false or absent. */
+static int read_flag(const struct json *block, const char *name, int absent, struct hai_err *err) {
+    const struct json *v = json_get(block, name);
+
+    if (!v)
+        return absent;
+    return json_kind(v) == JSON_KIND_BOOL
+               ? json_as_bool(v)
+               : hai_fail(err, -EINVAL, "%s is %s; expected true or false", name,
+                          json_kind_name(json_kind(v)));
+}
+
+static int chat_block(const struct args *args, const struct model *m, const struct json *block,
+                      struct line *line, struct hai_err *err) {
+    static const char *const known[] = {"messages", "tools", "add_generation_prompt", "thinking"};
+    int prompt = read_flag(block, "add_generation_prompt", true, err);
+    int thinking = prompt < 0 ? prompt : read_flag(block, "thinking", THINKING_ABSENT, err);
+
+    for (const struct json *v = json_first(block); v; v = json_next(v)) {
+        size_t i = 0;
+        while (i < ARRAY_SIZE(known) && !hai_streq(known[i], json_key(v)))
+            i++;
+        if (i == ARRAY_SIZE(known))
+            return hai_fail(err, -EINVAL, "unknown field '%s'", json_key(v));
+    }
+    if (thinking < 0)
+        return thinking;
+    const struct chat_request request = {.messages = json_get(block, "messages"),
+                                         .tools = json_get(block, "tools"),
+                                         .add_generation_prompt = prompt,
+                                         .thinking = thinking == THINKING_ABSENT
+                                                         ? CHAT_THINKING_DEFAULT
+                                                     : thinking ? CHAT_THINKING_ON
+                                                                : CHAT_THINKING_OFF,
+                                         .now_s = -1};
+    if (args->ids)
+        return chat_encode(m->chat, m->tokenizer, &request, &line->ids, err);
+    buf_clear(&line->text);
+    return chat_render(m->chat, &request, &line->text, NULL, err);
+}
+
+static int chat_line(const struct args *args, const struct model *m, struct line *line,
+                     struct hai_err *err) {
+    _cleanup_(json_freep) struct json *block = NULL;
+
+    if (json_parse(line->scan.text, line->scan.n_bytes, NULL, &block, err) < 0)
+        return hai_err_prefix(err, "stdin:%ld: ", line->number);
+    if (json_kind(block) != JSON_KIND_OBJECT)
+        return hai_fail(err, -EBADMSG, "stdin:%ld: expected a block with messages", line->number);
+    if (chat_block(args, m, block, line, err) < 0)
+        return hai_err_prefix(err, "stdin:%ld: ", line->number);
+    if (args->ids)
+        add_ids(&line->ids, &line->out);
+    else
+        add_string(&line->text, &line->out);
+    return 0;
+}
+
+static int do_line(const struct args *args, const struct model *m, struct line *line,
+                   struct hai_err *err) {
+    int r = args->verb == ENCODE   ? encode_line(args, m->tokenizer, line, err)
+            : args->verb == DECODE ? decode_line(args, m->tokenizer, line, err)
+                                   : chat_line(args, m, line, err);
+
+    buf_add_u8(&line->out, '\n');
+    return r;
+}
+
 static int run(const struct args *args, struct hai_err *err) {
-    _cleanup_(tokenizer_freep) struct tokenizer *t = NULL;
+    _cleanup_(model_free) struct model m = {0};
     _cleanup_(line_free) struct line line = {0};
     _cleanup_free_ char *text = NULL;
     size_t text_max = 0;
     ssize_t n;
-    int r = tokenizer_read(args->tokenizer, &t, err);
+    int r = tokenizer_read(args->tokenizer, &m.tokenizer, err);
 
+    if (r == 0 && args->verb == CHAT)
+        r = chat_open(args->tokenizer, m.tokenizer, args->form, &m.chat, err);
     setlinebuf(stdout);
     while (r == 0 && (n = getline(&text, &text_max, stdin)) >= 0) {
         line.number++;
@@ -138,10 +234,9 @@ static int run(const struct args *args, struct hai_err *err) {
         if (n > LINE_BYTES_MAX)
             return hai_fail(err, -EFBIG, "stdin:%ld: longer than %d bytes", line.number,
                             LINE_BYTES_MAX);
-        r = args->encode ? encode_line(args, t, &line, err) : decode_line(args, t, &line, err);
+        r = do_line(args, &m, &line, err);
         if (r < 0)
             return r;
-        buf_add_u8(&line.out, '\n');
         if (fwrite(line.out.data, 1, line.out.n_bytes, stdout) < line.out.n_bytes)
             break;
     }
@@ -152,6 +247,19 @@ static int run(const struct args *args, struct hai_err *err) {
     return r;
 }
 
+/* Do the options belong to the verb? 0, or the exit status after a message. */
+static int check(const struct args *args) {
+    if (!args->tokenizer)
+        return jobexit_usage(NAME, "expected --model or --tokenizer");
+    if (args->verb != ENCODE && (args->begin || args->plain))
+        return jobexit_usage(NAME, "--begin and --plain are for encode");
+    if (args->verb != CHAT && (args->ids || args->form))
+        return jobexit_usage(NAME, "--ids and --form are for chat");
+    if (args->no_special && (args->begin || args->verb == CHAT))
+        return jobexit_usage(NAME, "--no-special does not go with --begin or chat");
+    return 0;
+}
+
 /* 0, or the exit status after a message. */
 static int parse(int argc, char **argv, struct args *ret) {
     static const struct option options[] = {
@@ -160,6 +268,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"no-special", no_argument,       NULL, 's'},
         {"begin",      no_argument,       NULL, 'b'},
         {"plain",      no_argument,       NULL, 'p'},
+        {"ids",        no_argument,       NULL, 'i'},
+        {"form",       required_argument, NULL, 'f'},
         {"help",       no_argument,       NULL, 'h'},
         {0                                         },
     };
@@ -172,6 +282,9 @@ static int parse(int argc, char **argv, struct args *ret) {
                 return jobexit_usage(NAME, "expected one of --model and --tokenizer");
             ret->tokenizer = optarg;
             break;
+        case 'f':
+            ret->form = optarg;
+            break;
         case 's':
             ret->no_special = true;
             break;
@@ -181,6 +294,9 @@ static int parse(int argc, char **argv, struct args *ret) {
         case 'p':
             ret->plain = true;
             break;
+        case 'i':
+            ret->ids = true;
+            break;
         case 'h':
             fputs(usage, stdout);
             exit(JOBEXIT_DONE);
@@ -189,17 +305,11 @@ static int parse(int argc, char **argv, struct args *ret) {
             return JOBEXIT_USAGE;
         }
     if (optind + 1 != argc)
-        return jobexit_usage(NAME, "expected encode or decode");
-    ret->encode = hai_streq(argv[optind], "encode");
-    if (!ret->encode && !hai_streq(argv[optind], "decode"))
-        return jobexit_usage(NAME, "'%s'; expected encode or decode", argv[optind]);
-    if (!ret->tokenizer)
-        return jobexit_usage(NAME, "expected --model or --tokenizer");
-    if (!ret->encode && (ret->begin || ret->plain))
-        return jobexit_usage(NAME, "--begin and --plain are for encode");
-    if (ret->begin && ret->no_special)
-        return jobexit_usage(NAME, "--begin and --no-special exclude each other");
-    return 0;
+        return jobexit_usage(NAME, "expected encode, decode or chat");
+    for (ret->verb = 0; ret->verb < VERB_COUNT; ret->verb++)
+        if (hai_streq(argv[optind], verbs[ret->verb]))
+            return check(ret);
+    return jobexit_usage(NAME, "'%s'; expected encode, decode or chat", argv[optind]);
 }
 
 int main(int argc, char **argv) {

@@ -46,10 +46,15 @@ static bool is_one_character(const struct added_token *t) {
     return true;
 }
 
+static bool is_thought(const struct added_token *t) {
+    return hai_streq(t->text, "<think>") || hai_streq(t->text, "</think>");
+}
+
 static bool is_allowed(const struct added_token *t, const uint8_t *marks) {
     for (size_t i = 0; marks && i < t->n_bytes; i++)
-        if (marks[i])
-            return is_one_character(t);
+        if (marks[i] != ADDED_BY_PROGRAM && !is_one_character(t) &&
+            !(marks[i] == ADDED_BY_MODEL && is_thought(t)))
+            return false;
     return true;
 }
 

@@ -46,8 +46,8 @@ bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 int tokenizer_encode(struct tokenizer *t, const char *text, size_t n_bytes, struct token_list *ret,
                      struct hai_err *err);
 
-/* The same for a text that several wrote. marks has a byte for each of the text: 0 where special
- * tokens are recognised, else text is nothing but text (added.h). */
+/* The same for a text that several wrote. marks has a byte for each of the text, ADDED_BY_... of
+ * added.h: special tokens are recognised where a program wrote them. */
 int tokenizer_encode_marked(struct tokenizer *t, const char *text, const uint8_t *marks,
                             size_t n_bytes, struct token_list *ret, struct hai_err *err);
 
