@@ -563,6 +563,8 @@ static int eval_list(struct renderer *x, const struct jinja_node *node, struct j
 
     *ret = node->type == JINJA_LIST_OF ? jinja_value_list(&x->run)
                                        : jinja_value_dict(&x->run, JINJA_DICT);
+    if (node->type == JINJA_LIST_OF)
+        ret->list->is_tuple = node->flag;
     for (const struct jinja_node *e = node->list; r == 0 && e; e = e->next) {
         r = eval(x, e, &v);
         if (r == 0 && node->type == JINJA_LIST_OF)

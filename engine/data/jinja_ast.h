@@ -6,7 +6,7 @@ enum jinja_type {
     // expressions
     JINJA_CONSTANT,  // value
     JINJA_NAME,      // name
-    JINJA_LIST_OF,   // list: the elements
+    JINJA_LIST_OF,   // list: the elements; flag: a tuple
     JINJA_DICT_OF,   // list: key, value, key, value, ...
     JINJA_ATTRIBUTE, // a.name
     JINJA_ITEM,      // a[b]

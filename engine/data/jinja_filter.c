@@ -220,6 +220,7 @@ static int dict_parts(struct jinja_run *run, const struct jinja_value *v, bool k
     for (size_t i = 0; r == 0 && i < v->dict->n; i++) {
         struct jinja_value pair = jinja_value_list(run);
         if (keys && values) {
+            pair.list->is_tuple = true;
             r = jinja_value_append(run, pair.list, v->dict->members[i].key);
             if (r == 0)
                 r = jinja_value_append(run, pair.list, v->dict->members[i].value);

@@ -192,6 +192,14 @@ static int lex_number(struct lexer *x) {
         for (x->at++; x->at < x->n && x->p[x->at] >= '0' && x->p[x->at] <= '9';)
             x->at++;
     }
+    if (x->at < x->n && (x->p[x->at] | 0x20) == 'e') {
+        real = true;
+        x->at += 1 + (x->at + 1 < x->n && (x->p[x->at + 1] == '-' || x->p[x->at + 1] == '+'));
+        if (x->at == x->n || x->p[x->at] < '0' || x->p[x->at] > '9')
+            return fault(x, "a number without digits");
+        while (x->at < x->n && x->p[x->at] >= '0' && x->p[x->at] <= '9')
+            x->at++;
+    }
     if (x->at < x->n && is_word(x->p[x->at], true))
         return fault(x, "numbers of this form are not built in");
     return add(x, real ? JINJA_TOKEN_REAL : JINJA_TOKEN_INT, x->p + from, x->at - from);

@@ -15,7 +15,6 @@ struct chain {
 };
 
 static int expression(struct parser *x, struct jinja_node **ret);
-static int unary(struct parser *x, struct jinja_node **ret);
 static int statements(struct parser *x, const char *const *ends, struct jinja_node **ret);
 
 static void chain_add(struct chain *c, struct jinja_node *node) {
@@ -224,12 +223,14 @@ static int primary(struct parser *x, struct jinja_node **ret) {
         return expected(x, "a value");
     if (is_op(x, ")")) {
         node->type = JINJA_LIST_OF;
+        node->flag = true;
         x->token++;
         return 0;
     }
     int r = expression(x, ret);
-    if (r == 0 && is_op(x, ",")) { // a tuple: as a list
+    if (r == 0 && is_op(x, ",")) {
         node->type = JINJA_LIST_OF;
+        node->flag = true;
         x->token++;
         r = elements(x, ")", false, node);
         (*ret)->next = node->list;
@@ -294,30 +295,31 @@ static int test(struct parser *x, struct jinja_node *node) {
     return r;
 }
 
-/* What follows a value: .name, [...], (...), |filter, is test. */
-static int postfix(struct parser *x, struct jinja_node **ret) {
+/* What follows a value: .name, [...] and (...), or else |filter, is test and (...), which bind less
+ * than a sign. */
+static int postfix(struct parser *x, bool filters, struct jinja_node **ret) {
     int r = 0;
 
     while (r == 0) {
         struct jinja_node *node = node_new(x, JINJA_ATTRIBUTE);
         node->a = *ret;
-        if (take_op(x, ".")) {
+        if (!filters && take_op(x, ".")) {
             if (x->token->kind == JINJA_TOKEN_INT) {
                 node->type = JINJA_ITEM;
                 r = primary(x, &node->b);
             } else
                 r = need_name(x, &node->name);
-        } else if (take_op(x, "[")) {
+        } else if (!filters && take_op(x, "[")) {
             r = subscript(x, node);
         } else if (take_op(x, "(")) {
             node->type = JINJA_CALL;
             r = arguments(x, node);
-        } else if (take_op(x, "|")) {
+        } else if (filters && take_op(x, "|")) {
             node->type = JINJA_FILTER;
             r = need_name(x, &node->name);
             if (r == 0 && take_op(x, "("))
                 r = arguments(x, node);
-        } else if (take_name(x, "is")) {
+        } else if (filters && take_name(x, "is")) {
             r = test(x, node);
         } else
             return 0;
@@ -326,27 +328,23 @@ static int postfix(struct parser *x, struct jinja_node **ret) {
     return r;
 }
 
-static int power(struct parser *x, struct jinja_node **ret) {
-    int r = primary(x, ret);
-
-    if (r == 0)
-        r = postfix(x, ret);
-    if (r == 0 && is_op(x, "**"))
-        return fail(x, -ENOTSUP, "'**' is not built in");
-    return r;
-}
-
-static int unary(struct parser *x, struct jinja_node **ret) {
+static int unary(struct parser *x, bool filters, struct jinja_node **ret) {
     struct jinja_node *node = node_new(x, is_op(x, "-") ? JINJA_NEGATE : JINJA_PLUS);
     int r = deeper(x);
 
     if (r < 0)
         return r;
     if (take_op(x, "-") || take_op(x, "+")) {
-        r = unary(x, &node->a);
+        r = unary(x, false, &node->a);
         *ret = node;
     } else
-        r = power(x, ret);
+        r = primary(x, ret);
+    if (r == 0)
+        r = postfix(x, false, ret);
+    if (r == 0 && filters)
+        r = postfix(x, true, ret);
+    if (r == 0 && is_op(x, "**"))
+        return fail(x, -ENOTSUP, "'**' is not built in");
     x->depth--;
     return r;
 }
@@ -358,7 +356,7 @@ static int binary(struct parser *x, int level, struct jinja_node **ret) {
         {"~"},
         {"*", "//", "/", "%"}
     };
-    int r = level == ARRAY_SIZE(levels) ? unary(x, ret) : binary(x, level + 1, ret);
+    int r = level == ARRAY_SIZE(levels) ? unary(x, true, ret) : binary(x, level + 1, ret);
 
     while (r == 0 && level < (int)ARRAY_SIZE(levels)) {
         const char *op = NULL;
@@ -584,6 +582,7 @@ static int set_statement(struct parser *x, struct jinja_node *node) {
         struct jinja_node *list = node_new(x, JINJA_LIST_OF);
         struct jinja_node **end = &node->a->next;
         list->list = node->a;
+        list->flag = true;
         node->a = list;
         while (r == 0 && take_op(x, ",")) {
             r = expression(x, end);

@@ -99,10 +99,7 @@ static int split_words(struct jinja_run *run, struct jinja_string s, int64_t mos
             if (is_space(c))
                 break;
         }
-        struct jinja_value piece = jinja_value_part(s, from, at);
-        if (at == s.n_bytes)
-            piece = jinja_text_strip(piece.string, NULL, false, true);
-        r = jinja_value_append(run, ret, piece);
+        r = jinja_value_append(run, ret, jinja_value_part(s, from, at));
     }
     return r;
 }

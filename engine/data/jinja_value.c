@@ -442,9 +442,9 @@ static int by_key(const void *a, const void *b) {
 
 static int add_members(struct jinja_run *run, struct jinja_builder *b, const struct jinja_value *v,
                        const struct layout *l, int level) {
-    bool is_list = v->kind == JINJA_LIST;
+    bool is_list = v->kind == JINJA_LIST, is_tuple = is_list && v->list->is_tuple && !l->json;
     size_t n = is_list ? v->list->n : v->dict->n;
-    int r = jinja_value_add_text(run, b, is_list ? "[" : "{");
+    int r = jinja_value_add_text(run, b, is_tuple ? "(" : is_list ? "[" : "{");
     _cleanup_free_ const struct jinja_member **order = hai_new_array(const struct jinja_member *, n);
 
     for (size_t i = 0; !is_list && i < n; i++)
@@ -466,7 +466,9 @@ static int add_members(struct jinja_run *run, struct jinja_builder *b, const str
     }
     if (r == 0 && n)
         r = add_break(run, b, l, level);
-    return r < 0 ? r : jinja_value_add_text(run, b, is_list ? "]" : "}");
+    if (r < 0)
+        return r;
+    return jinja_value_add_text(run, b, is_tuple ? (n == 1 ? ",)" : ")") : is_list ? "]" : "}");
 }
 
 static int add_value(struct jinja_run *run, struct jinja_builder *b, const struct jinja_value *v,

@@ -47,6 +47,7 @@ struct jinja_value {
 struct jinja_list {
     struct jinja_value *items;
     size_t n, n_max;
+    bool is_tuple; // is written (a, b) instead of [a, b], no more
 };
 
 struct jinja_member {

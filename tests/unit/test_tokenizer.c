@@ -1,7 +1,7 @@
-#include "engine/data/tokenizer.h"
+#include "engine/data/textstream.h"
 #include "engine/data/utf8.h"
 #include "lib/fileio.h"
-#include "lib/json.h"
+#include "storage/jsonscan.h"
 #include "tests/unit/test.h"
 
 #include <stdio.h>
@@ -15,61 +15,290 @@ static struct tokenizer *tiny(void) {
     return t;
 }
 
-static void check_text(const struct tokenizer *t, const struct token_list *ids, bool skip,
-                       const char *expected, const char *category) {
-    _cleanup_(buf_free) struct buf text = {0};
-    struct hai_err err = {0};
+/* One line of the reference. */
+struct line {
+    struct buf category, text, decoded, kept;
+    bool has_text, has_decoded, has_kept;
+    struct token_list ids;
+};
 
-    CHECK_EQ(tokenizer_decode(t, ids->ids, ids->n, skip, &text, &err), 0, "%s", err.text);
-    CHECK_STR(buf_cstr(&text), expected, "%s", category);
+static void line_free(struct line *l) {
+    buf_free(&l->category);
+    buf_free(&l->text);
+    buf_free(&l->decoded);
+    buf_free(&l->kept);
+    token_list_free(&l->ids);
 }
 
-/* One line of the reference: ids both ways. */
-static void check_line(struct tokenizer *t, const struct json *line) {
-    _cleanup_(token_list_free) struct token_list ids = {0}, wanted = {0};
-    const char *category = json_get_string(line, "category", "?");
-    const struct json *text = json_get(line, "text");
+/* Texts may hold zero bytes, which lib/json.h refuses. */
+static int line_read(const char *text, size_t n_bytes, struct line *ret) {
+    struct jsonscan s = {.text = text, .n_bytes = n_bytes, .zeros = true};
+    _cleanup_(buf_free) struct buf key = {0};
+    size_t n = 0, n_ids = 0;
+    uint64_t id;
+    int r = jsonscan_enter(&s, '{');
+
+    while (r == 0 && (r = jsonscan_next(&s, '}', &n)) > 0) {
+        r = jsonscan_key(&s, &key);
+        const char *name = buf_cstr(&key);
+        if (hai_streq(name, "category"))
+            r = jsonscan_string(&s, &ret->category);
+        else if (hai_streq(name, "text"))
+            r = (ret->has_text = true, jsonscan_string(&s, &ret->text));
+        else if (hai_streq(name, "decoded"))
+            r = (ret->has_decoded = true, jsonscan_string(&s, &ret->decoded));
+        else if (hai_streq(name, "decoded_skip_special"))
+            r = (ret->has_kept = true, jsonscan_string(&s, &ret->kept));
+        else if (hai_streq(name, "ids")) {
+            r = jsonscan_enter(&s, '[');
+            while (r == 0 && (r = jsonscan_next(&s, ']', &n_ids)) > 0) {
+                r = jsonscan_u64(&s, &id);
+                token_list_add(&ret->ids, (int32_t)id);
+            }
+        } else
+            r = jsonscan_skip(&s);
+    }
+    return r;
+}
+
+static void check_ids(const struct token_list *got, const struct token_list *wanted,
+                      const char *what) {
+    CHECK_EQ(got->n, wanted->n, "%s", what);
+    for (size_t i = 0; i < MIN(got->n, wanted->n); i++)
+        if (!CHECK_EQ(got->ids[i], wanted->ids[i], "%s %zu", what, i))
+            break;
+}
+
+static void check_bytes(const struct buf *got, const struct buf *wanted, const char *what) {
+    CHECK(got->n_bytes == wanted->n_bytes &&
+              (!got->n_bytes || !memcmp(got->data, wanted->data, got->n_bytes)),
+          "%s", what);
+}
+
+/* Ids both ways, at once and token by token. */
+static void check_line(struct tokenizer *t, struct line *l) {
+    _cleanup_(token_list_free) struct token_list ids = {0};
+    const char *what = buf_cstr(&l->category);
+    const struct buf *decoded = l->has_decoded ? &l->decoded : &l->text;
     struct hai_err err = {0};
 
-    for (const struct json *id = json_first(json_get(line, "ids")); id; id = json_next(id))
-        token_list_add(&wanted, (int32_t)json_as_int(id));
-    if (text) {
-        CHECK_EQ(tokenizer_encode(t, json_as_string(text), json_as_string_bytes(text), &ids, &err),
-                 0, "%s", err.text);
-        CHECK_EQ(ids.n, wanted.n, "%s: %s", category, json_as_string(text));
-        for (size_t i = 0; i < MIN(ids.n, wanted.n); i++)
-            if (!CHECK_EQ(ids.ids[i], wanted.ids[i], "%s %zu: %s", category, i,
-                          json_as_string(text)))
-                break;
+    if (l->has_text) {
+        CHECK_EQ(tokenizer_encode(t, buf_cstr(&l->text), l->text.n_bytes, &ids, &err), 0, "%s",
+                 err.text);
+        check_ids(&ids, &l->ids, what);
     }
-    const char *same = text ? json_as_string(text) : NULL;
-    const char *decoded = json_get_string(line, "decoded", same);
-    check_text(t, &wanted, false, decoded, category);
-    check_text(t, &wanted, true, json_get_string(line, "decoded_skip_special", decoded), category);
+    for (int skip = 0; skip < 2; skip++) {
+        _cleanup_(buf_free) struct buf whole = {0}, parts = {0};
+        struct textstream stream = {.tokenizer = t, .skip_special = skip};
+        const struct buf *wanted = skip && l->has_kept ? &l->kept : decoded;
+        CHECK_EQ(tokenizer_decode(t, l->ids.ids, l->ids.n, skip, &whole, &err), 0, "%s", err.text);
+        check_bytes(&whole, wanted, what);
+        for (size_t i = 0; i < l->ids.n; i++) {
+            CHECK_EQ(textstream_feed(&stream, l->ids.ids[i], &parts), 0);
+            CHECK_EQ(utf8_valid(buf_cstr(&parts), parts.n_bytes), parts.n_bytes, "%s", what);
+        }
+        textstream_flush(&stream, &parts);
+        check_bytes(&parts, wanted, what);
+        textstream_free(&stream);
+    }
 }
 
 TEST(tiny_as_the_reference)
 {
     _cleanup_(tokenizer_freep) struct tokenizer *t = tiny();
     FILE *f = fopen("tests/fixtures/tokenizer/tiny.jsonl", "r");
-    char *line = NULL;
+    char *text = NULL;
     size_t size = 0;
     int n = 0;
 
-    for (ssize_t length; t && f && (length = getline(&line, &size, f)) > 0; n++) {
-        _cleanup_(json_freep) struct json *j = NULL;
-        struct hai_err err = {0};
-        // A zero byte in a text is valid JSON, but not for our reader: those lines are left out.
-        if (strstr(line, "\\u0000"))
-            continue;
-        CHECK_EQ(json_parse(line, (size_t)length, NULL, &j, &err), 0, "%s", err.text);
-        if (j)
-            check_line(t, j);
+    for (ssize_t length; t && f && (length = getline(&text, &size, f)) > 0; n++) {
+        _cleanup_(line_free) struct line line = {0};
+        CHECK_EQ(line_read(text, (size_t)length, &line), 0, "line %d", n + 1);
+        check_line(t, &line);
     }
     CHECK_EQ(n, 829);
-    free(line);
+    free(text);
     if (f)
         fclose(f);
+}
+
+/* A tokenizer of our own: the bytes are tokens 0 to 255 in order, after them come these. */
+struct made_up {
+    const char *normalizer, *pattern, *model; // JSON; model: more members
+    bool pairs;                               // merges are lists of two
+    bool merges_first;                        // before the vocabulary
+};
+
+static const char *const made_up_tokens[] = {"ab", "abc", "\u0120a", "xyz", "12", "123", "\u00c3\u00a9"};
+static const char *const made_up_merges[][2] = {
+    {"a",        "b"       },
+    {"ab",       "c"       },
+    {"\u0120",   "a"       },
+    {"1",        "2"       },
+    {"12",       "3"       },
+    {"\u00c3", "\u00a9"}
+};
+
+static void add_merges(const struct made_up *m, struct buf *ret) {
+    buf_add_str(ret, "\"merges\": [");
+    for (size_t i = 0; i < ARRAY_SIZE(made_up_merges); i++)
+        buf_printf(ret, m->pairs ? "%s[\"%s\", \"%s\"]" : "%s\"%s %s\"", i ? ", " : "",
+                   made_up_merges[i][0], made_up_merges[i][1]);
+    buf_add_str(ret, "]");
+}
+
+static void add_vocab(struct buf *ret) {
+    int next = 256;
+
+    buf_add_str(ret, "\"vocab\": {");
+    for (int i = 0; i < 256; i++) {
+        bool printed = (i >= '!' && i <= '~') || (i >= 0xA1 && i <= 0xAC) || i >= 0xAE;
+        buf_printf(ret, "\"\\u%04x\": %d, ", printed ? i : next++, i);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(made_up_tokens); i++)
+        buf_printf(ret, "%s\"%s\": %zu", i ? ", " : "", made_up_tokens[i], 256 + i);
+    buf_add_str(ret, "}");
+}
+
+static struct tokenizer *make_up(const struct made_up *m) {
+    _cleanup_(buf_free) struct buf text = {0};
+    struct tokenizer *t = NULL;
+    struct hai_err err = {0};
+
+    buf_printf(&text,
+               "{\"added_tokens\": ["
+               "{\"id\": 270, \"content\": \"<a>\", \"special\": true},"
+               "{\"id\": 271, \"content\": \"<a>b\", \"special\": false},"
+               "{\"id\": 272, \"content\": \"<n>e\u0301\", \"normalized\": true},"
+               "{\"id\": 273, \"content\": \"\u00f5\", \"normalized\": true},"
+               "{\"id\": 274, \"content\": \"<think>\", \"normalized\": true}],"
+               "\"normalizer\": %s, \"pre_tokenizer\": {\"type\": \"Sequence\", "
+               "\"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": %s}, "
+               "\"behavior\": \"Isolated\"}, {\"type\": \"ByteLevel\", \"use_regex\": false}]},"
+               "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [{\"type\": "
+               "\"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<a>\"}}]}]},"
+               "\"model\": {\"type\": \"BPE\" %s, ",
+               m->normalizer, m->pattern, m->model);
+    if (m->merges_first) {
+        add_merges(m, &text);
+        buf_add_str(&text, ", ");
+    }
+    add_vocab(&text);
+    if (!m->merges_first) {
+        buf_add_str(&text, ", ");
+        add_merges(m, &text);
+    }
+    buf_add_str(&text, "}}");
+    CHECK_EQ(tokenizer_parse((const char *)text.data, text.n_bytes, &t, &err), 0, "%s", err.text);
+    return t;
+}
+
+#define QWEN                                                                                       \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}|"      \
+    " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\""
+#define DIGITS "\"\\\\p{N}{1,3}\""
+
+static const struct {
+    struct made_up made;
+    const char *text;
+    int ids[8]; // ended by -1
+} made_up_cases[] = {
+    {{"null", QWEN, "", false, false},                          "abc abc", {257, 258, 'b', 'c', -1}   },
+    {{"null", QWEN, "", true, false},                           "abc abc", {257, 258, 'b', 'c', -1}   },
+    {{"null", QWEN, "", true, true},                            "abc abc", {257, 258, 'b', 'c', -1}   },
+    {{"null", QWEN, "", false, false},                          "xyz",     {'x', 'y', 'z', -1}        },
+    {{"null", QWEN, ", \"ignore_merges\": true", false, false}, "xyz",     {259, -1}                  },
+    {{"null", QWEN, ", \"ignore_merges\": true", false, true},  "xyz abx", {259, 258, 'b', 'x', -1}   },
+    {{"null", QWEN, "", false, false},                          "1234",    {'1', '2', '3', '4', -1}   },
+    {{"null", DIGITS, "", false, false},                        "12312",   {261, 260, -1}             },
+    {{"null", QWEN, "", false, false},                          "e\xCC\x81", {'e', 0xCC, 0x81, -1}    },
+    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},           "e\xCC\x81", {262, -1}                },
+    {{"{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}]}", QWEN, "", false, false},
+     "xe\xCC\x81x",                                                       {'x', 262, 'x', -1}        },
+    {{"null", QWEN, "", false, false},                          "a<a><a>b<a", {'a', 270, 271, '<', 'a', -1}},
+    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},           "<n>\xC3\xA9", {272, -1}              },
+    {{"null", QWEN, "", false, false},                          "\xC3\xB5\xFF", {273, 0xFF, -1}       },
+};
+
+TEST(made_up_tokenizers)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(made_up_cases); i++) {
+        _cleanup_(tokenizer_freep) struct tokenizer *t = make_up(&made_up_cases[i].made);
+        _cleanup_(token_list_free) struct token_list ids = {0};
+        const char *text = made_up_cases[i].text;
+        size_t n = 0;
+        if (!t)
+            continue;
+        CHECK_EQ(tokenizer_encode(t, text, strlen(text), &ids, NULL), 0);
+        for (; made_up_cases[i].ids[n] >= 0; n++)
+            CHECK(n < ids.n && ids.ids[n] == made_up_cases[i].ids[n], "%zu: %s: %zu is %d", i, text,
+                  n, n < ids.n ? ids.ids[n] : -1);
+        CHECK_EQ(ids.n, n, "%zu: %s", i, text);
+        CHECK_EQ(tokenizer_begin(t), 270);
+    }
+}
+
+/* What a person wrote holds no special token, part of it neither; what a model wrote holds its
+ * thoughts; a vocabulary's single characters are always found. */
+TEST(marked_text)
+{
+    static const struct {
+        const char *text, *marks;
+        int ids[12];
+    } cases[] = {
+        {"<a>",          "000",           {270, -1}                           },
+        {"<a>",          "111",           {'<', 'a', '>', -1}                 },
+        {"<a>",          "001",           {'<', 'a', '>', -1}                 },
+        {"<a>",          "100",           {'<', 'a', '>', -1}                 },
+        {"<a>b",         "0001",          {270, 'b', -1}                      },
+        {"<a><a>",       "111000",        {'<', 'a', '>', 270, -1}            },
+        {"\xC3\xB5",     "11",            {273, -1}                           },
+        {"<think>",      "0000000",       {274, -1}                           },
+        {"<think>",      "2222222",       {274, -1}                           },
+        {"<a>",          "222",           {'<', 'a', '>', -1}                 },
+        {"e\xCC\x81<a>", "111111",        {262, '<', 'a', '>', -1}            },
+        {"e\xCC\x81<a>", "111000",        {262, 270, -1}                      },
+    };
+    static const struct made_up made = {"{\"type\": \"NFC\"}", QWEN, "", false, false};
+    _cleanup_(tokenizer_freep) struct tokenizer *t = make_up(&made);
+
+    for (size_t i = 0; t && i < ARRAY_SIZE(cases); i++) {
+        _cleanup_(token_list_free) struct token_list ids = {0};
+        uint8_t marks[16];
+        size_t n = 0;
+        for (size_t j = 0; cases[i].marks[j]; j++)
+            marks[j] = (uint8_t)(cases[i].marks[j] - '0');
+        CHECK_EQ(tokenizer_encode_marked(t, cases[i].text, marks, strlen(cases[i].text), &ids, NULL),
+                 0);
+        for (; cases[i].ids[n] >= 0; n++)
+            CHECK(n < ids.n && ids.ids[n] == cases[i].ids[n], "%zu: %s: %zu is %d", i,
+                  cases[i].text, n, n < ids.n ? ids.ids[n] : -1);
+        CHECK_EQ(ids.n, n, "%zu: %s", i, cases[i].text);
+    }
+}
+
+/* Cut at every byte: what is out is whole characters, and nothing is lost or repeated. */
+TEST(text_in_pieces)
+{
+    static const char text[] = "a\xC3\xA9\xE6\xAF\x95\xF0\x9F\x98\x80\xFFz\xE6\xAF\xF0\x9F";
+    _cleanup_(tokenizer_freep) struct tokenizer *t = tokenizer_new_bytes();
+
+    for (size_t cut = 0; cut < sizeof text; cut++) {
+        _cleanup_(buf_free) struct buf got = {0}, wanted = {0};
+        struct textstream s = {.tokenizer = t};
+        for (size_t i = 0; i < sizeof text - 1; i++) {
+            if (i == cut)
+                textstream_flush(&s, &got);
+            CHECK_EQ(textstream_feed(&s, (uint8_t)text[i], &got), 0);
+            CHECK_EQ(utf8_valid(buf_cstr(&got), got.n_bytes), got.n_bytes);
+        }
+        CHECK_EQ(textstream_feed(&s, -1, &got), -EINVAL);
+        textstream_flush(&s, &got);
+        utf8_add_lossy(&wanted, text, cut);
+        utf8_add_lossy(&wanted, text + cut, sizeof text - 1 - cut);
+        check_bytes(&got, &wanted, "cut");
+        textstream_free(&s);
+    }
 }
 
 TEST(special_ids)
@@ -169,6 +398,12 @@ static const struct {
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}",                        -EBADMSG, "a byte has no"},
     {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0}}}", -ENOTSUP,
      "byte_fallback"                                                                                       },
+    {"{\"model\":{\"vocab\":{},\"vocab\":{}}}",                                 -EBADMSG, "vocabulary"   },
+    {"{\"model\":{\"vocab\":[]}}",                                              -EBADMSG, "an object"    },
+    {"{\"a\":1,\"a\":2,\"model\":{}}",                                          -EBADMSG, "twice"        },
+    {"{\"model\":{},\n\"model\" 7}",                                            -EBADMSG, "vocabulary"   },
+    {"{\"version\":\"1\",\n\"model\":7}",                                       -EBADMSG, "an object"    },
+    {"{\"version\":\"1\",\n\"x\":nul}",                                         -EBADMSG, ":2:"          },
 };
 
 TEST(refused_files)
