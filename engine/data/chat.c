@@ -11,6 +11,7 @@ enum { TEMPLATE_BYTES_MAX = 1 << 20, CONFIG_BYTES_MAX = 64 << 20 };
 
 struct chat {
     char *source;
+    bool built_in; // takes plain text only
     struct jinja *usual;
     struct jinja *with_tools; // NULL: the usual one
     struct json *words;       // bos_token and the like
@@ -97,6 +98,7 @@ static int read_templates(struct chat *c, const struct json *templates, struct h
 }
 
 static int read_builtin(struct chat *c, enum chat_form form, struct hai_err *err) {
+    c->built_in = true;
     c->source = hai_asprintf("built in: %s", chat_form_name(form));
     return read_template(c, chat_form_template(form), &c->usual, err);
 }
@@ -173,12 +175,17 @@ static uint8_t mark_of(const struct json *object, uint8_t mark) {
     return hai_streq(json_get_string(object, "role", ""), "assistant") ? ADDED_BY_MODEL : mark;
 }
 
-static int check_messages(const struct json *messages, struct hai_err *err) {
+static int check_messages(const struct chat *c, const struct json *messages, struct hai_err *err) {
+    int number = 1;
+
     if (!messages || json_kind(messages) != JSON_KIND_ARRAY)
         return hai_fail(err, -EINVAL, "messages: expected a list");
-    for (const struct json *m = json_first(messages); m; m = json_next(m))
+    for (const struct json *m = json_first(messages); m; m = json_next(m), number++) {
         if (!json_get_string(m, "role", NULL))
-            return hai_fail(err, -EINVAL, "messages: expected blocks with a role");
+            return hai_fail(err, -EINVAL, "message %d: expected a block with a role", number);
+        if (c->built_in && !json_get_string(m, "content", NULL))
+            return hai_fail(err, -EINVAL, "message %d: expected text as its content", number);
+    }
     return 0;
 }
 
@@ -187,7 +194,7 @@ int chat_render(const struct chat *c, const struct chat_request *request, struct
     _cleanup_(json_freep) struct json *values = json_new_object(), *trusted = copy_of(c->words);
     _cleanup_(buf_free) struct buf marks = {0};
     bool has_tools = json_count(request->tools) > 0;
-    int r = check_messages(request->messages, err);
+    int r = check_messages(c, request->messages, err);
 
     if (r < 0)
         return r;

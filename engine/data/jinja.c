@@ -757,7 +757,9 @@ static int execute_for(struct renderer *x, const struct jinja_node *node) {
         x->scope = &scope;
         loop_set(loop.dict, items.list, i);
         variable_set(x, "loop", loop);
-        r = assign(x, node->targets, &items.list->items[i]);
+        r = jinja_value_step(&x->run, 0);
+        if (r == 0)
+            r = assign(x, node->targets, &items.list->items[i]);
         if (r == 0)
             r = execute(x, node->list);
         x->scope = scope.parent;

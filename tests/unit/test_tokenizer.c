@@ -203,12 +203,13 @@ static const struct {
     const char *text;
     int ids[8]; // ended by -1
 } made_up_cases[] = {
-    {{"null", QWEN, "", false, false},                          "abc abc", {257, 258, 'b', 'c', -1}   },
-    {{"null", QWEN, "", true, false},                           "abc abc", {257, 258, 'b', 'c', -1}   },
-    {{"null", QWEN, "", true, true},                            "abc abc", {257, 258, 'b', 'c', -1}   },
+    {{"null", QWEN, "", false, false},                          "abc abc", {257, ' ', 257, -1}        },
+    {{"null", QWEN, "", true, false},                           "abc abc", {257, ' ', 257, -1}        },
+    {{"null", QWEN, "", true, true},                            "abc abc", {257, ' ', 257, -1}        },
     {{"null", QWEN, "", false, false},                          "xyz",     {'x', 'y', 'z', -1}        },
     {{"null", QWEN, ", \"ignore_merges\": true", false, false}, "xyz",     {259, -1}                  },
-    {{"null", QWEN, ", \"ignore_merges\": true", false, true},  "xyz abx", {259, 258, 'b', 'x', -1}   },
+    {{"null", QWEN, ", \"ignore_merges\": true", false, true},  "xyz abx", {259, ' ', 256, 'x', -1}   },
+    {{"null", QWEN, "", false, false},                          " a ax",   {258, 258, 'x', -1}       },
     {{"null", QWEN, "", false, false},                          "1234",    {'1', '2', '3', '4', -1}   },
     {{"null", DIGITS, "", false, false},                        "12312",   {261, 260, -1}             },
     {{"null", QWEN, "", false, false},                          "e\xCC\x81", {'e', 0xCC, 0x81, -1}    },
