@@ -1,9 +1,9 @@
 /* hai-tokenize - texts and chats to token ids and back, one JSON value a line. */
 #include "engine/data/added.h"
 #include "engine/data/chat.h"
+#include "engine/data/tokenline.h"
 #include "jobs/jobexit.h"
 #include "lib/json.h"
-#include "storage/jsonscan.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -23,7 +23,8 @@ static const char usage[] =
     "  --tokenizer FILE  a tokenizer.json\n"
     "  --no-special      decode: leave special tokens out of the text. encode adds none, with or\n"
     "                    without; those written in the text are recognised\n"
-    "  --begin           encode: put the begin token first, where the model's configuration has one\n"
+    "  --begin           encode: put the begin token first, where the model's configuration has "
+    "one\n"
     "  --plain           encode: special tokens written in the text are nothing but text\n"
     "  --ids             chat: token ids instead of text\n"
     "  --form NAME       chat: llm, coder, v3, r1 or v31 instead of the model's own template\n";
@@ -50,7 +51,8 @@ static void model_free(struct model *m) {
 }
 
 struct line {
-    struct jsonscan scan;
+    const char *json;
+    size_t n_bytes;
     long number;
     struct token_list ids;
     struct buf text, marks, out;
@@ -63,88 +65,32 @@ static void line_free(struct line *line) {
     buf_free(&line->out);
 }
 
-static int bad_line(const struct line *line, struct hai_err *err) {
-    return hai_fail(err, -EBADMSG, "stdin:%ld:%zu: expected %s", line->number, line->scan.at + 1,
-                    line->scan.fault);
-}
-
-/* A JSON string on one line for every reader: what some take for the end of a line is escaped. */
-static void add_string(const struct buf *text, struct buf *ret) {
-    static const struct {
-        const char *bytes, *escaped;
-    } ends[] = {
-        {"\xC2\x85",     "\\u0085"},
-        {"\xE2\x80\xA8", "\\u2028"},
-        {"\xE2\x80\xA9", "\\u2029"}
-    };
-    _cleanup_(buf_free) struct buf string = {0};
-
-    json_dump_string((const char *)text->data, text->n_bytes, &string);
-    const char *p = buf_cstr(&string);
-    while (*p) {
-        const char *from = p;
-        size_t i = 0;
-        p += strcspn(p, "\xC2\xE2");
-        buf_add(ret, from, (size_t)(p - from));
-        while (i < ARRAY_SIZE(ends) && strncmp(p, ends[i].bytes, strlen(ends[i].bytes)) != 0)
-            i++;
-        if (i < ARRAY_SIZE(ends)) {
-            buf_add_str(ret, ends[i].escaped);
-            p += strlen(ends[i].bytes);
-        } else if (*p)
-            buf_add_u8(ret, (uint8_t)*p++);
-    }
-}
-
-static void add_ids(const struct token_list *ids, struct buf *ret) {
-    buf_add_u8(ret, '[');
-    for (size_t i = 0; i < ids->n; i++) {
-        if (i)
-            buf_add_str(ret, ", ");
-        json_dump_int(ids->ids[i], ret);
-    }
-    buf_add_u8(ret, ']');
-}
-
 static int encode_line(const struct args *args, struct tokenizer *t, struct line *line,
                        struct hai_err *err) {
-    if (jsonscan_string(&line->scan, &line->text) < 0 || jsonscan_end(&line->scan) < 0)
-        return bad_line(line, err);
+    int r = tokenline_read_text(line->json, line->n_bytes, &line->text, err);
+
+    if (r < 0)
+        return r;
     if (args->begin && tokenizer_begin(t) >= 0)
         token_list_add(&line->ids, tokenizer_begin(t));
     buf_clear(&line->marks);
     if (args->plain && line->text.n_bytes)
         memset(buf_extend(&line->marks, line->text.n_bytes), ADDED_BY_PERSON, line->text.n_bytes);
-    int r = tokenizer_encode_marked(t, buf_cstr(&line->text),
-                                    args->plain ? line->marks.data : NULL, line->text.n_bytes,
-                                    &line->ids, err);
-    if (r < 0)
-        return hai_err_prefix(err, "stdin:%ld: ", line->number);
-    add_ids(&line->ids, &line->out);
-    return 0;
-}
-
-static int read_ids(struct line *line) {
-    size_t n = 0;
-    uint64_t id;
-    int r = jsonscan_enter(&line->scan, '[');
-
-    while (r == 0 && (r = jsonscan_next(&line->scan, ']', &n)) > 0) {
-        r = jsonscan_u64(&line->scan, &id);
-        token_list_add(&line->ids, (int32_t)MIN(id, (uint64_t)INT32_MAX));
-    }
-    return r < 0 ? r : jsonscan_end(&line->scan);
+    r = tokenizer_encode_marked(t, buf_cstr(&line->text), args->plain ? line->marks.data : NULL,
+                                line->text.n_bytes, &line->ids, err);
+    tokenline_add_ids(&line->ids, &line->out);
+    return r;
 }
 
 static int decode_line(const struct args *args, const struct tokenizer *t, struct line *line,
                        struct hai_err *err) {
-    if (read_ids(line) < 0)
-        return bad_line(line, err);
+    int r = tokenline_read_ids(line->json, line->n_bytes, &line->ids, err);
+
     buf_clear(&line->text);
-    if (tokenizer_decode(t, line->ids.ids, line->ids.n, args->no_special, &line->text, err) < 0)
-        return hai_err_prefix(err, "stdin:%ld: ", line->number);
-    add_string(&line->text, &line->out);
-    return 0;
+    if (r == 0)
+        r = tokenizer_decode(t, line->ids.ids, line->ids.n, args->no_special, &line->text, err);
+    tokenline_add_text(&line->text, &line->out);
+    return r;
 }
 
 /* true, false or absent. */
@@ -191,18 +137,18 @@ static int chat_block(const struct args *args, const struct model *m, const stru
 static int chat_line(const struct args *args, const struct model *m, struct line *line,
                      struct hai_err *err) {
     _cleanup_(json_freep) struct json *block = NULL;
+    int r = json_parse(line->json, line->n_bytes, NULL, &block, err);
 
-    if (json_parse(line->scan.text, line->scan.n_bytes, NULL, &block, err) < 0)
-        return hai_err_prefix(err, "stdin:%ld: ", line->number);
+    if (r < 0)
+        return r;
     if (json_kind(block) != JSON_KIND_OBJECT)
-        return hai_fail(err, -EBADMSG, "stdin:%ld: expected a block with messages", line->number);
-    if (chat_block(args, m, block, line, err) < 0)
-        return hai_err_prefix(err, "stdin:%ld: ", line->number);
+        return hai_fail(err, -EBADMSG, "expected a block with messages");
+    r = chat_block(args, m, block, line, err);
     if (args->ids)
-        add_ids(&line->ids, &line->out);
+        tokenline_add_ids(&line->ids, &line->out);
     else
-        add_string(&line->text, &line->out);
-    return 0;
+        tokenline_add_text(&line->text, &line->out);
+    return r;
 }
 
 static int do_line(const struct args *args, const struct model *m, struct line *line,
@@ -212,7 +158,7 @@ static int do_line(const struct args *args, const struct model *m, struct line *
                                    : chat_line(args, m, line, err);
 
     buf_add_u8(&line->out, '\n');
-    return r;
+    return r < 0 ? hai_err_prefix(err, "stdin:%ld: ", line->number) : 0;
 }
 
 static int run(const struct args *args, struct hai_err *err) {
@@ -228,7 +174,8 @@ static int run(const struct args *args, struct hai_err *err) {
     setlinebuf(stdout);
     while (r == 0 && (n = getline(&text, &text_max, stdin)) >= 0) {
         line.number++;
-        line.scan = (struct jsonscan){.text = text, .n_bytes = (size_t)n, .zeros = true};
+        line.json = text;
+        line.n_bytes = (size_t)n;
         line.ids.n = 0;
         buf_clear(&line.out);
         if (n > LINE_BYTES_MAX)
@@ -263,15 +210,15 @@ static int check(const struct args *args) {
 /* 0, or the exit status after a message. */
 static int parse(int argc, char **argv, struct args *ret) {
     static const struct option options[] = {
-        {"model",      required_argument, NULL, 'm'},
-        {"tokenizer",  required_argument, NULL, 'm'},
-        {"no-special", no_argument,       NULL, 's'},
-        {"begin",      no_argument,       NULL, 'b'},
-        {"plain",      no_argument,       NULL, 'p'},
-        {"ids",        no_argument,       NULL, 'i'},
-        {"form",       required_argument, NULL, 'f'},
-        {"help",       no_argument,       NULL, 'h'},
-        {0                                         },
+        {"model",            required_argument, NULL, 'm'},
+        {"tokenizer",              required_argument, NULL, 'm'},
+        {"no-special",                  no_argument, NULL, 's'},
+        {"begin",no_argument, NULL, 'b'},
+        {"plain",               no_argument, NULL, 'p'},
+        {"ids",       no_argument, NULL, 'i'},
+        {"form",              required_argument, NULL, 'f'},
+        {"help",                  no_argument, NULL, 'h'},
+        {0                   },
     };
     int c;
 

@@ -1,9 +1,9 @@
 /* jsonscan.h - read JSON of a known, flat form straight from the bytes, without building a tree.
  *
- * For headers of checkpoint files and the lists of a tokenizer.json: they hold one entry a tensor or
- * a token (megabytes for the big models), come from outside, and need what a general reader loses:
- * whole numbers of 64 bits, refusal of duplicates by the caller, position of the fault, speed.
- * Everything else reads JSON through lib/json.h. Strict RFC 8259; strings come out as UTF-8.
+ * For headers of checkpoint files and the lists of a tokenizer.json: they hold one entry a tensor
+ * or a token (megabytes for the big models), come from outside, and need what a general reader
+ * loses: whole numbers of 64 bits, refusal of duplicates by the caller, position of the fault,
+ * speed. Everything else reads JSON through lib/json.h. Strict RFC 8259; strings come out as UTF-8.
  */
 #pragma once
 #include "lib/base.h"

@@ -52,7 +52,7 @@ struct bpe {
     size_t n_merges, n_merges_max;
     uint64_t *filter;
     struct byte_pair *byte_pairs; // 256 x 256; NULL until the first word
-    const struct vocab *whole; // NULL: words are merged from bytes
+    const struct vocab *whole;    // NULL: words are merged from bytes
     struct word *words;
     struct symbol *symbols;
     size_t n_symbols_max;
@@ -129,8 +129,8 @@ static void merges_grow(struct bpe *bpe) {
 
 void bpe_prefetch_merge(const struct bpe *bpe, int32_t left, int32_t right) {
     if (bpe->n_merges_max)
-        __builtin_prefetch(
-            &bpe->merges[pair_hash(pair_of(left, right)) & (bpe->n_merges_max - 1)], 1);
+        __builtin_prefetch(&bpe->merges[pair_hash(pair_of(left, right)) & (bpe->n_merges_max - 1)],
+                           1);
 }
 
 void bpe_add_merge(struct bpe *bpe, int32_t left, int32_t right, int32_t merged, int32_t rank) {

@@ -84,7 +84,8 @@ static int read_templates(struct chat *c, const struct json *templates, struct h
     if (json_kind(templates) == JSON_KIND_STRING)
         return read_template(c, json_as_string(templates), &c->usual, err);
     for (const struct json *t = json_first(templates); r == 0 && t; t = json_next(t)) {
-        const char *name = json_get_string(t, "name", ""), *text = json_get_string(t, "template", "");
+        const char *name = json_get_string(t, "name", ""),
+                   *text = json_get_string(t, "template", "");
         struct jinja **to = hai_streq(name, "default")    ? &c->usual
                             : hai_streq(name, "tool_use") ? &c->with_tools
                                                           : NULL;

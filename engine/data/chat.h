@@ -31,8 +31,8 @@ struct chat_request {
     int64_t now_s;               // for templates that name the day; negative: they do without
 };
 
-/* Append the text; ret_marks, which may be NULL, as tokenizer_encode_marked wants them. -EINVAL: the
- * template refuses the messages. */
+/* Append the text; ret_marks, which may be NULL, as tokenizer_encode_marked wants them. -EINVAL:
+ * the template refuses the messages. */
 int chat_render(const struct chat *c, const struct chat_request *request, struct buf *ret,
                 struct buf *ret_marks, struct hai_err *err);
 

@@ -1,11 +1,10 @@
 #include "engine/data/jinja.h"
 #include "engine/data/jinja_filter.h"
+#include "engine/data/jinja_operate.h"
 #include "engine/data/jinja_parse.h"
 #include "engine/data/jinja_test.h"
 #include "engine/data/jinja_text.h"
-#include "engine/data/utf8.h"
 
-#include <math.h>
 #include <time.h>
 
 struct jinja {
@@ -280,22 +279,6 @@ static int eval_call(struct renderer *x, const struct jinja_node *node, struct j
     return r < 0 ? r : call_macro(x, self.macro, &args, ret);
 }
 
-/* Byte of a text's character; negative ones count from the end; outside: an end. */
-static size_t character_at(struct jinja_string s, int64_t index) {
-    size_t at = 0;
-    uint32_t c;
-
-    for (; index > 0 && at < s.n_bytes; index--)
-        at += utf8_next(s.text + at, &c);
-    return at;
-}
-
-static int64_t size_of(const struct jinja_value *v) {
-    return v->kind == JINJA_STRING ? (int64_t)jinja_value_length(v->string)
-           : v->kind == JINJA_LIST ? (int64_t)v->list->n
-                                   : 0;
-}
-
 static int eval_item(struct renderer *x, const struct jinja_node *node, struct jinja_value *ret) {
     struct jinja_value whole, key;
     int r = eval(x, node->a, &whole);
@@ -304,28 +287,9 @@ static int eval_item(struct renderer *x, const struct jinja_node *node, struct j
         r = eval(x, node->b, &key);
     if (r < 0)
         return r;
-    *ret = jinja_value_undefined("an element");
     if (whole.kind == JINJA_UNDEFINED)
         return undefined(x, &whole, key.kind == JINJA_STRING ? key.string.text : "element");
-    if (key.kind == JINJA_STRING) {
-        const struct jinja_value *v =
-            jinja_value_get(&whole, key.string.text, key.string.n_bytes);
-        *ret = v ? *v : jinja_value_undefined(arena_strndup(&x->run.arena, key.string.text,
-                                                            MIN(key.string.n_bytes, (size_t)60)));
-        return 0;
-    }
-    int64_t n = size_of(&whole), i = key.kind == JINJA_INT ? key.integer : n;
-    i = i < 0 && i >= -n ? i + n : i;
-    if (i < 0 || i >= n)
-        return 0;
-    if (whole.kind == JINJA_LIST) {
-        *ret = whole.list->items[i];
-        return 0;
-    }
-    size_t from = character_at(whole.string, i);
-    size_t to = from + character_at(jinja_value_part(whole.string, from, whole.string.n_bytes).string, 1);
-    *ret = jinja_value_part(whole.string, from, to);
-    return jinja_value_step(&x->run, whole.string.n_bytes);
+    return jinja_operate_item(&x->run, &whole, &key, ret);
 }
 
 static int eval_bound(struct renderer *x, const struct jinja_node *node, bool *ret_given,
@@ -341,115 +305,19 @@ static int eval_bound(struct renderer *x, const struct jinja_node *node, bool *r
     return r;
 }
 
-/* As Python's slices: bounds from the end where negative, cut to what is there. */
 static int eval_slice(struct renderer *x, const struct jinja_node *node, struct jinja_value *ret) {
-    int64_t from = 0, to = 0, step = 1;
-    bool has_from, has_to, has_step;
-    struct jinja_value whole, items;
+    struct jinja_slice slice = {.step = 1};
+    struct jinja_value whole;
+    bool has_step;
     int r = eval(x, node->a, &whole);
 
     if (r == 0)
-        r = eval_bound(x, node->b, &has_from, &from);
+        r = eval_bound(x, node->b, &slice.has_from, &slice.from);
     if (r == 0)
-        r = eval_bound(x, node->c, &has_to, &to);
+        r = eval_bound(x, node->c, &slice.has_to, &slice.to);
     if (r == 0)
-        r = eval_bound(x, node->d, &has_step, &step);
-    if (r < 0)
-        return r;
-    if (whole.kind != JINJA_STRING && whole.kind != JINJA_LIST)
-        return jinja_value_fail(&x->run, -EINVAL, "a slice of %s", jinja_value_kind_name(&whole));
-    if (!step || step == INT64_MIN)
-        return jinja_value_fail(&x->run, -EINVAL, "a slice with this step");
-    int64_t n = size_of(&whole), low = step > 0 ? 0 : -1, high = step > 0 ? n : n - 1;
-    from = !has_from ? (step > 0 ? low : high) : MIN(MAX(from < 0 ? from + n : from, low), high);
-    to = !has_to ? (step > 0 ? high : low) : MIN(MAX(to < 0 ? to + n : to, low), high);
-    if (whole.kind == JINJA_STRING && step == 1) {
-        size_t start = character_at(whole.string, from);
-        struct jinja_string rest = jinja_value_part(whole.string, start, whole.string.n_bytes).string;
-        *ret = jinja_value_part(rest, 0, character_at(rest, to - from));
-        return jinja_value_step(&x->run, whole.string.n_bytes);
-    }
-    _cleanup_(jinja_value_builder_free) struct jinja_builder b = {0};
-    r = jinja_value_items(&x->run, &whole, &items);
-    *ret = jinja_value_list(&x->run);
-    for (int64_t i = from; r == 0 && (step > 0 ? i < to : i > to); i += step) {
-        r = whole.kind == JINJA_LIST ? jinja_value_append(&x->run, ret->list, items.list->items[i])
-                                     : jinja_value_add(&x->run, &b, items.list->items[i].string);
-        if (step > n || step < -n)
-            break;
-    }
-    if (r == 0 && whole.kind == JINJA_STRING)
-        *ret = jinja_value_built(&x->run, &b);
-    return r;
-}
-
-/* Whole numbers stay whole and within 64 bits; / gives a real one; // and % round down. */
-static int integers(struct renderer *x, char op, int64_t a, int64_t b, struct jinja_value *ret) {
-    int64_t v = 0;
-    bool bad = false;
-
-    if (strchr("/i%", op) && (!b || (b == -1 && a == INT64_MIN)))
-        return jinja_value_fail(&x->run, -EINVAL, "a division that has no result");
-    switch (op) {
-    case '+':
-        bad = __builtin_add_overflow(a, b, &v);
-        break;
-    case '-':
-        bad = __builtin_sub_overflow(a, b, &v);
-        break;
-    case '*':
-        bad = __builtin_mul_overflow(a, b, &v);
-        break;
-    case '/':
-        *ret = (struct jinja_value){.kind = JINJA_REAL, .real = (double)a / (double)b};
-        return 0;
-    case 'i':
-        v = a / b - (a % b != 0 && (a < 0) != (b < 0));
-        break;
-    default:
-        v = a % b;
-        v += v && (v < 0) != (b < 0) ? b : 0;
-    }
-    *ret = jinja_value_int(v);
-    return bad ? jinja_value_fail(&x->run, -EINVAL, "a number that is too large") : 0;
-}
-
-static int reals(struct renderer *x, char op, double a, double b, struct jinja_value *ret) {
-    double v = op == '+'   ? a + b
-               : op == '-' ? a - b
-               : op == '*' ? a * b
-               : op == '/' ? a / b
-               : op == 'i' ? floor(a / b)
-                           : a - b * floor(a / b);
-
-    if (!isfinite(v))
-        return jinja_value_fail(&x->run, -EINVAL, "a division that has no result");
-    *ret = (struct jinja_value){.kind = JINJA_REAL, .real = v};
-    return 0;
-}
-
-static int join_two(struct renderer *x, const struct jinja_value *a, const struct jinja_value *b,
-                    struct jinja_value *ret) {
-    _cleanup_(jinja_value_builder_free) struct jinja_builder text = {0};
-    int r = jinja_value_print(&x->run, &text, a);
-
-    if (r == 0)
-        r = jinja_value_print(&x->run, &text, b);
-    if (r == 0)
-        *ret = jinja_value_built(&x->run, &text);
-    return r;
-}
-
-static int join_lists(struct renderer *x, const struct jinja_list *a, const struct jinja_list *b,
-                      struct jinja_value *ret) {
-    int r = 0;
-
-    *ret = jinja_value_list(&x->run);
-    for (size_t i = 0; r == 0 && i < a->n; i++)
-        r = jinja_value_append(&x->run, ret->list, a->items[i]);
-    for (size_t i = 0; r == 0 && i < b->n; i++)
-        r = jinja_value_append(&x->run, ret->list, b->items[i]);
-    return r;
+        r = eval_bound(x, node->d, &has_step, &slice.step);
+    return r < 0 ? r : jinja_operate_slice(&x->run, &whole, &slice, ret);
 }
 
 static int eval_binary(struct renderer *x, const struct jinja_node *node, struct jinja_value *ret) {
@@ -458,48 +326,7 @@ static int eval_binary(struct renderer *x, const struct jinja_node *node, struct
 
     if (r == 0)
         r = eval(x, node->b, &b);
-    if (r < 0)
-        return r;
-    if (node->op == '~')
-        return join_two(x, &a, &b, ret);
-    if (node->op == '+' && a.kind == JINJA_STRING && b.kind == JINJA_STRING)
-        return join_two(x, &a, &b, ret);
-    if (node->op == '+' && a.kind == JINJA_LIST && b.kind == JINJA_LIST)
-        return join_lists(x, a.list, b.list, ret);
-    if (a.kind == JINJA_INT && b.kind == JINJA_INT)
-        return integers(x, node->op, a.integer, b.integer, ret);
-    if ((a.kind == JINJA_REAL || a.kind == JINJA_INT) &&
-        (b.kind == JINJA_REAL || b.kind == JINJA_INT))
-        return reals(x, node->op, a.kind == JINJA_INT ? (double)a.integer : a.real,
-                     b.kind == JINJA_INT ? (double)b.integer : b.real, ret);
-    if (a.kind == JINJA_UNDEFINED || b.kind == JINJA_UNDEFINED) {
-        const struct jinja_value *v = a.kind == JINJA_UNDEFINED ? &a : &b;
-        return jinja_value_fail(&x->run, -EINVAL, "'%.60s' is undefined",
-                                v->name ? v->name : "a value");
-    }
-    return jinja_value_fail(&x->run, -EINVAL, "'%s' of %s and %s is not built in",
-                            node->op == 'i' ? "//" : (char[]){node->op, 0},
-                            jinja_value_kind_name(&a), jinja_value_kind_name(&b));
-}
-
-static int compare(struct renderer *x, char op, const struct jinja_value *a,
-                   const struct jinja_value *b) {
-    int order = 0, r;
-
-    if (op == '=' || op == '!') {
-        r = jinja_value_equal(&x->run, a, b);
-        return r < 0 ? r : (op == '=') == r;
-    }
-    if (op == 'i' || op == 'n') {
-        r = jinja_value_contains(&x->run, b, a);
-        return r < 0 ? r : (op == 'i') == r;
-    }
-    r = jinja_value_compare(&x->run, a, b, &order);
-    return r < 0       ? r
-           : op == '<' ? order < 0
-           : op == '>' ? order > 0
-           : op == 'l' ? order <= 0
-                       : order >= 0;
+    return r < 0 ? r : jinja_operate(&x->run, node->op, &a, &b, ret);
 }
 
 static int eval_compare(struct renderer *x, const struct jinja_node *node,
@@ -510,7 +337,7 @@ static int eval_compare(struct renderer *x, const struct jinja_node *node,
     for (const struct jinja_node *side = node->list; r == 0 && holds && side; side = side->next) {
         r = eval(x, side->b, &b);
         if (r == 0)
-            r = holds = compare(x, side->op, &a, &b);
+            r = holds = jinja_operate_compare(&x->run, side->op, &a, &b);
         r = MIN(r, 0);
         a = b;
     }
@@ -552,7 +379,7 @@ static int eval_sign(struct renderer *x, const struct jinja_node *node, struct j
     if (node->type == JINJA_PLUS)
         return 0;
     if (v.kind == JINJA_INT)
-        return integers(x, '-', zero.integer, v.integer, ret);
+        return jinja_operate(&x->run, '-', &zero, &v, ret);
     ret->real = -v.real;
     return 0;
 }
@@ -614,9 +441,9 @@ static int eval_piped(struct renderer *x, const struct jinja_node *node, struct 
 static int eval_name(struct renderer *x, const struct jinja_node *node, struct jinja_value *ret) {
     const struct variable *v = variable_find(x, node->name);
 
-    *ret = v                             ? v->value
+    *ret = v                            ? v->value
            : is_function(x, node->name) ? (struct jinja_value){.kind = JINJA_MACRO}
-                                         : jinja_value_undefined(node->name);
+                                        : jinja_value_undefined(node->name);
     return 0;
 }
 
@@ -682,17 +509,28 @@ static int assign(struct renderer *x, const struct jinja_node *targets,
         if (v->kind == JINJA_LIST && n < v->list->n)
             variable_set(x, t->name, v->list->items[n]);
     if (v->kind != JINJA_LIST || n != v->list->n)
-        return jinja_value_fail(&x->run, -EINVAL, "%zu names for a value that is no list of so many",
-                                n);
+        return jinja_value_fail(&x->run, -EINVAL,
+                                "%zu names for a value that is no list of so many", n);
     return 0;
 }
 
-enum { LOOP_INDEX, LOOP_INDEX0, LOOP_FIRST, LOOP_LAST, LOOP_LENGTH, LOOP_REVINDEX, LOOP_REVINDEX0,
-       LOOP_PREVIOUS, LOOP_NEXT, LOOP_COUNT };
+enum {
+    LOOP_INDEX,
+    LOOP_INDEX0,
+    LOOP_FIRST,
+    LOOP_LAST,
+    LOOP_LENGTH,
+    LOOP_REVINDEX,
+    LOOP_REVINDEX0,
+    LOOP_PREVIOUS,
+    LOOP_NEXT,
+    LOOP_COUNT
+};
 
 static int loop_make(struct renderer *x, struct jinja_value *ret) {
-    static const char *const names[LOOP_COUNT] = {"index", "index0", "first", "last", "length",
-                                                  "revindex", "revindex0", "previtem", "nextitem"};
+    static const char *const names[LOOP_COUNT] = {"index",     "index0",   "first",
+                                                  "last",      "length",   "revindex",
+                                                  "revindex0", "previtem", "nextitem"};
     int r = 0;
 
     *ret = jinja_value_dict(&x->run, JINJA_DICT);

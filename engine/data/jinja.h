@@ -18,8 +18,8 @@ void jinja_free(struct jinja *j);
 DEFINE_CLEANUP(struct jinja *, jinja_free)
 
 struct jinja_input {
-    const struct json *values;  // an object: variables from outside
-    uint8_t mark;               // of their texts, not 0
+    const struct json *values; // an object: variables from outside
+    uint8_t mark;              // of their texts, not 0
     uint8_t (*mark_of)(const struct json *object, uint8_t mark); // of those in an object; or NULL
     const struct json *trusted; // the same, as if the template had written them; NULL: none
     int64_t now_s;              // seconds since 1970 for strftime_now, UTC; negative: refused

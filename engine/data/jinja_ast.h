@@ -23,16 +23,16 @@ enum jinja_type {
     JINJA_COMPARE,   // a, then list of JINJA_BINARY with op and b: "<>=!lg", 'i' in, 'n' not in
     JINJA_CONDITION, // b if a else c; c may be NULL
     // statements
-    JINJA_TEXT,      // value
-    JINJA_PRINT,     // a
-    JINJA_IF,        // a, list, other
-    JINJA_FOR,       // targets, a, b: condition or NULL, list, other
-    JINJA_SET,       // targets = a; a NULL: what list prints
+    JINJA_TEXT,       // value
+    JINJA_PRINT,      // a
+    JINJA_IF,         // a, list, other
+    JINJA_FOR,        // targets, a, b: condition or NULL, list, other
+    JINJA_SET,        // targets = a; a NULL: what list prints
     JINJA_SET_MEMBER, // b.name = a
-    JINJA_MACRO_DEF, // name, targets with defaults in a, list
+    JINJA_MACRO_DEF,  // name, targets with defaults in a, list
     JINJA_BREAK,
     JINJA_CONTINUE,
-    JINJA_GROUP,     // list
+    JINJA_GROUP, // list
 };
 
 /* Arguments of calls are nodes in a list whose `keyword` is the name, or NULL. */

@@ -71,12 +71,10 @@ FILTER(filter_tojson) {
 }
 
 FILTER(filter_default) {
-    bool absent = self->kind == JINJA_UNDEFINED ||
-                  (jinja_value_truth(&args[1]) && !jinja_value_truth(self));
+    bool absent =
+        self->kind == JINJA_UNDEFINED || (jinja_value_truth(&args[1]) && !jinja_value_truth(self));
 
-    *ret = !absent                             ? *self
-           : args[0].kind == JINJA_UNDEFINED ? jinja_value_text("")
-                                               : args[0];
+    *ret = !absent ? *self : args[0].kind == JINJA_UNDEFINED ? jinja_value_text("") : args[0];
     return 0;
 }
 
@@ -151,8 +149,9 @@ FILTER(filter_reverse) {
 
     *ret = jinja_value_list(run);
     for (size_t i = r == 0 ? items.list->n : 0; r == 0 && i > 0; i--)
-        r = self->kind == JINJA_STRING ? jinja_value_add(run, &b, items.list->items[i - 1].string)
-                                       : jinja_value_append(run, ret->list, items.list->items[i - 1]);
+        r = self->kind == JINJA_STRING
+                ? jinja_value_add(run, &b, items.list->items[i - 1].string)
+                : jinja_value_append(run, ret->list, items.list->items[i - 1]);
     if (r == 0 && self->kind == JINJA_STRING)
         *ret = jinja_value_built(run, &b);
     return r;
@@ -361,28 +360,28 @@ FILTER(filter_indent) {
 }
 
 static const struct jinja_builtin filters[] = {
-    {"trim",       filter_trim,       {"chars"},                                0},
-    {"length",     filter_length,     {NULL},                                   0},
-    {"count",      filter_length,     {NULL},                                   0},
-    {"tojson",     filter_tojson,     {"indent", "ensure_ascii", "sort_keys"},  0},
-    {"default",    filter_default,    {"default_value", "boolean"},             0},
-    {"d",          filter_default,    {"default_value", "boolean"},             0},
-    {"join",       filter_join,       {"d", "attribute"},                       0},
-    {"list",       filter_list,       {NULL},                                   0},
-    {"first",      filter_first,      {NULL},                                   0},
-    {"last",       filter_last,       {NULL},                                   0},
-    {"reverse",    filter_reverse,    {NULL},                                   0},
-    {"string",     filter_string,     {NULL},                                   0},
-    {"int",        filter_int,        {"default"},                              0},
-    {"abs",        filter_abs,        {NULL},                                   0},
-    {"safe",       filter_safe,       {NULL},                                   0},
-    {"items",      filter_items,      {NULL},                                   0},
-    {"select",     filter_select,     {"test", "value"},                        0},
-    {"reject",     filter_reject,     {"test", "value"},                        0},
-    {"selectattr", filter_selectattr, {"attribute", "test", "value"},           1},
-    {"rejectattr", filter_rejectattr, {"attribute", "test", "value"},           1},
-    {"map",        filter_map,        {"filter", "attribute", "default"},       0},
-    {"indent",     filter_indent,     {"width", "first", "blank"},              0},
+    {"trim",       filter_trim,       {"chars"},                               0},
+    {"length",     filter_length,     {NULL},                                  0},
+    {"count",      filter_length,     {NULL},                                  0},
+    {"tojson",     filter_tojson,     {"indent", "ensure_ascii", "sort_keys"}, 0},
+    {"default",    filter_default,    {"default_value", "boolean"},            0},
+    {"d",          filter_default,    {"default_value", "boolean"},            0},
+    {"join",       filter_join,       {"d", "attribute"},                      0},
+    {"list",       filter_list,       {NULL},                                  0},
+    {"first",      filter_first,      {NULL},                                  0},
+    {"last",       filter_last,       {NULL},                                  0},
+    {"reverse",    filter_reverse,    {NULL},                                  0},
+    {"string",     filter_string,     {NULL},                                  0},
+    {"int",        filter_int,        {"default"},                             0},
+    {"abs",        filter_abs,        {NULL},                                  0},
+    {"safe",       filter_safe,       {NULL},                                  0},
+    {"items",      filter_items,      {NULL},                                  0},
+    {"select",     filter_select,     {"test", "value"},                       0},
+    {"reject",     filter_reject,     {"test", "value"},                       0},
+    {"selectattr", filter_selectattr, {"attribute", "test", "value"},          1},
+    {"rejectattr", filter_rejectattr, {"attribute", "test", "value"},          1},
+    {"map",        filter_map,        {"filter", "attribute", "default"},      0},
+    {"indent",     filter_indent,     {"width", "first", "blank"},             0},
 };
 
 static const struct jinja_builtin dict_methods[] = {

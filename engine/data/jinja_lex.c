@@ -118,8 +118,8 @@ static int add_hex(struct lexer *x, int n_digits, struct buf *ret) {
     for (int i = 0; i < n_digits; i++, x->at++) {
         const char *digits = "0123456789abcdef", *d = NULL;
         if (x->at < x->n && x->p[x->at])
-            d = strchr(digits, x->p[x->at] >= 'A' && x->p[x->at] <= 'F' ? x->p[x->at] + 32
-                                                                       : x->p[x->at]);
+            d = strchr(digits,
+                       x->p[x->at] >= 'A' && x->p[x->at] <= 'F' ? x->p[x->at] + 32 : x->p[x->at]);
         if (!d)
             return fault(x, "bad escape in a string");
         c = c << 4 | (uint32_t)(d - digits);

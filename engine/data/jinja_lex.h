@@ -8,16 +8,16 @@
 #include "lib/pure/arena.h"
 
 enum jinja_token_kind {
-    JINJA_TOKEN_TEXT,        // between tags
-    JINJA_TOKEN_PRINT,       // {{
-    JINJA_TOKEN_PRINT_END,   // }}
-    JINJA_TOKEN_BLOCK,       // {%
-    JINJA_TOKEN_BLOCK_END,   // %}
+    JINJA_TOKEN_TEXT,      // between tags
+    JINJA_TOKEN_PRINT,     // {{
+    JINJA_TOKEN_PRINT_END, // }}
+    JINJA_TOKEN_BLOCK,     // {%
+    JINJA_TOKEN_BLOCK_END, // %}
     JINJA_TOKEN_NAME,
-    JINJA_TOKEN_STRING,      // escapes resolved
+    JINJA_TOKEN_STRING, // escapes resolved
     JINJA_TOKEN_INT,
     JINJA_TOKEN_REAL,
-    JINJA_TOKEN_OPERATOR,    // one or two characters
+    JINJA_TOKEN_OPERATOR, // one or two characters
     JINJA_TOKEN_END,
 };
 

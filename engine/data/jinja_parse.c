@@ -36,8 +36,8 @@ static int fail(const struct parser *x, int r, const char *what) {
 
 static int expected(const struct parser *x, const char *what) {
     bool end = x->token->kind == JINJA_TOKEN_END;
-    bool tag_end = x->token->kind == JINJA_TOKEN_BLOCK_END ||
-                   x->token->kind == JINJA_TOKEN_PRINT_END;
+    bool tag_end =
+        x->token->kind == JINJA_TOKEN_BLOCK_END || x->token->kind == JINJA_TOKEN_PRINT_END;
 
     return hai_fail(x->err, -EBADMSG, "%s:%d: expected %s before %s%.40s%s", x->name,
                     x->token->line, what, end || tag_end ? "" : "'",
@@ -154,7 +154,9 @@ static int string(struct parser *x, struct jinja_node *node) {
     char *copy = arena_alloc(x->arena, text.n_bytes + 1);
     if (text.n_bytes)
         memcpy(copy, text.data, text.n_bytes);
-    node->value = (struct jinja_value){.kind = JINJA_STRING, .string = {copy, NULL, text.n_bytes}};
+    node->value = (struct jinja_value){
+        .kind = JINJA_STRING, .string = {copy, NULL, text.n_bytes}
+    };
     return 0;
 }
 
@@ -352,9 +354,9 @@ static int unary(struct parser *x, bool filters, struct jinja_node **ret) {
 /* Operators of one level each, the tightest last. */
 static int binary(struct parser *x, int level, struct jinja_node **ret) {
     static const char *const levels[][5] = {
-        {"+", "-"},
-        {"~"},
-        {"*", "//", "/", "%"}
+        {"+", "-"    },
+        {    "~" },
+        { "*", "//", "/", "%"}
     };
     int r = level == ARRAY_SIZE(levels) ? unary(x, true, ret) : binary(x, level + 1, ret);
 
@@ -668,7 +670,8 @@ static int one(struct parser *x, struct jinja_node **ret) {
     switch (x->token->kind) {
     case JINJA_TOKEN_TEXT:
         node->value = (struct jinja_value){
-            .kind = JINJA_STRING, .string = {x->token->text, NULL, x->token->n_bytes}};
+            .kind = JINJA_STRING, .string = {x->token->text, NULL, x->token->n_bytes}
+        };
         x->token++;
         return 0;
     case JINJA_TOKEN_PRINT:

@@ -1,4 +1,5 @@
 #include "engine/data/jinja_test.h"
+#include "engine/data/jinja_operate.h"
 
 static int is_defined(const struct jinja_value *v) {
     return v->kind != JINJA_UNDEFINED;
@@ -104,30 +105,11 @@ static const struct {
     {"divisibleby", 'd'},
 };
 
-static int compare(struct jinja_run *run, char op, const struct jinja_value *a,
+static int divides(struct jinja_run *run, const struct jinja_value *a,
                    const struct jinja_value *b) {
-    int order = 0, r;
-
-    switch (op) {
-    case '=':
-        return jinja_value_equal(run, a, b);
-    case '!':
-        r = jinja_value_equal(run, a, b);
-        return r < 0 ? r : !r;
-    case 'i':
-        return jinja_value_contains(run, b, a);
-    case 'd':
-        if (a->kind != JINJA_INT || b->kind != JINJA_INT || !b->integer)
-            return jinja_value_fail(run, -EINVAL, "'divisibleby' of what is no whole number");
-        return b->integer == -1 || a->integer % b->integer == 0;
-    default:
-        r = jinja_value_compare(run, a, b, &order);
-        return r < 0       ? r
-               : op == '<' ? order < 0
-               : op == '>' ? order > 0
-               : op == 'l' ? order <= 0
-                           : order >= 0;
-    }
+    if (a->kind != JINJA_INT || b->kind != JINJA_INT || !b->integer)
+        return jinja_value_fail(run, -EINVAL, "'divisibleby' of what is no whole number");
+    return b->integer == -1 || a->integer % b->integer == 0;
 }
 
 int jinja_test(struct jinja_run *run, const char *name, const struct jinja_value *v,
@@ -142,7 +124,9 @@ int jinja_test(struct jinja_run *run, const char *name, const struct jinja_value
         if (hai_streq(against[i].name, name)) {
             if (args->n != 1)
                 return jinja_value_fail(run, -EINVAL, "test '%s' takes one argument", name);
-            return compare(run, against[i].op, v, &args->values[0]);
+            return against[i].op == 'd'
+                       ? divides(run, v, &args->values[0])
+                       : jinja_operate_compare(run, against[i].op, v, &args->values[0]);
         }
     return jinja_value_fail(run, -ENOTSUP, "test '%s' is not built in", name);
 }

@@ -70,9 +70,8 @@ static int method_rstrip(struct jinja_run *run, const struct jinja_value *self,
 
 /* Where a part lies in a text from a byte on; SIZE_MAX: nowhere. */
 static size_t find(struct jinja_string s, struct jinja_string part, size_t from) {
-    const char *p = part.n_bytes
-                        ? memmem(s.text + from, s.n_bytes - from, part.text, part.n_bytes)
-                        : s.text + from;
+    const char *p = part.n_bytes ? memmem(s.text + from, s.n_bytes - from, part.text, part.n_bytes)
+                                 : s.text + from;
     return p ? (size_t)(p - s.text) : SIZE_MAX;
 }
 
@@ -197,8 +196,7 @@ static int method_removeprefix(struct jinja_run *run, const struct jinja_value *
 
     if (r == -EINVAL)
         return jinja_value_fail(run, r, "'removeprefix' takes a text");
-    *ret = jinja_value_part(self->string, found ? args[0].string.n_bytes : 0,
-                            self->string.n_bytes);
+    *ret = jinja_value_part(self->string, found ? args[0].string.n_bytes : 0, self->string.n_bytes);
     return r;
 }
 
@@ -231,7 +229,9 @@ static int change_case(struct jinja_run *run, struct jinja_string s, enum letter
         text[i] = !is_letter ? c : up ? (char)(low - 0x20) : low;
         inside = to == CASE_TITLE ? is_letter : true;
     }
-    *ret = (struct jinja_value){.kind = JINJA_STRING, .string = {text, s.marks, s.n_bytes}};
+    *ret = (struct jinja_value){
+        .kind = JINJA_STRING, .string = {text, s.marks, s.n_bytes}
+    };
     return jinja_value_step(run, s.n_bytes);
 }
 

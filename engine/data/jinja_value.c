@@ -67,8 +67,8 @@ struct jinja_value jinja_value_built(struct jinja_run *run, const struct jinja_b
         n_zero++;
     return (struct jinja_value){
         .kind = JINJA_STRING,
-        .string = {keep(run, b->text.data, n),
-                   n_zero < n ? keep(run, b->marks.data, n) : NULL, n}};
+        .string = {keep(run, b->text.data, n), n_zero < n ? keep(run, b->marks.data, n) : NULL, n}
+    };
 }
 
 struct jinja_value jinja_value_list(struct jinja_run *run) {
@@ -139,8 +139,9 @@ static struct jinja_value marked(struct jinja_run *run, const char *text, size_t
         marks = arena_alloc(&run->arena, n_bytes);
         memset(marks, mark, n_bytes);
     }
-    return (struct jinja_value){.kind = JINJA_STRING,
-                                .string = {keep(run, text, n_bytes), marks, n_bytes}};
+    return (struct jinja_value){
+        .kind = JINJA_STRING, .string = {keep(run, text, n_bytes), marks, n_bytes}
+    };
 }
 
 static int members_from_json(struct jinja_run *run, const struct json *json, uint8_t mark,
@@ -210,10 +211,10 @@ bool jinja_value_truth(const struct jinja_value *v) {
 
 const char *jinja_value_kind_name(const struct jinja_value *v) {
     static const char *const names[JINJA_KIND_COUNT] = {
-        [JINJA_UNDEFINED] = "undefined", [JINJA_NONE] = "none",
-        [JINJA_BOOL] = "a boolean",      [JINJA_INT] = "a whole number",
-        [JINJA_REAL] = "a number",       [JINJA_STRING] = "text",
-        [JINJA_LIST] = "a list",         [JINJA_DICT] = "a dict",
+        [JINJA_UNDEFINED] = "undefined",   [JINJA_NONE] = "none",
+        [JINJA_BOOL] = "a boolean",        [JINJA_INT] = "a whole number",
+        [JINJA_REAL] = "a number",         [JINJA_STRING] = "text",
+        [JINJA_LIST] = "a list",           [JINJA_DICT] = "a dict",
         [JINJA_NAMESPACE] = "a namespace", [JINJA_MACRO] = "a macro",
     };
     return names[v->kind];
@@ -229,9 +230,7 @@ static bool is_number(const struct jinja_value *v) {
 }
 
 static double number_of(const struct jinja_value *v) {
-    return v->kind == JINJA_BOOL ? v->boolean
-           : v->kind == JINJA_INT ? (double)v->integer
-                                  : v->real;
+    return v->kind == JINJA_BOOL ? v->boolean : v->kind == JINJA_INT ? (double)v->integer : v->real;
 }
 
 static int compare_numbers(const struct jinja_value *a, const struct jinja_value *b) {
@@ -282,9 +281,9 @@ int jinja_value_equal(struct jinja_run *run, const struct jinja_value *a,
     if (a->kind != b->kind)
         return 0;
     run->depth++;
-    r = a->kind == JINJA_STRING ? compare_strings(a->string, b->string) == 0
-        : a->kind == JINJA_LIST ? equal_lists(run, a->list, b->list)
-        : a->kind == JINJA_DICT ? equal_dicts(run, a->dict, b->dict)
+    r = a->kind == JINJA_STRING      ? compare_strings(a->string, b->string) == 0
+        : a->kind == JINJA_LIST      ? equal_lists(run, a->list, b->list)
+        : a->kind == JINJA_DICT      ? equal_dicts(run, a->dict, b->dict)
         : a->kind == JINJA_NAMESPACE ? a->dict == b->dict
         : a->kind == JINJA_MACRO     ? a->macro == b->macro
                                      : 1;
@@ -394,8 +393,8 @@ static int add_number(struct jinja_run *run, struct jinja_builder *b, const stru
 /* A text in quotes, with what must not stand there as it is replaced by `escape`. */
 static int add_quoted(struct jinja_run *run, struct jinja_builder *b, struct jinja_string s,
                       char quote, bool json) {
-    static const char names[] = {['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r',
-                                 ['\t'] = 't', ['"'] = '"', ['\''] = '\'', ['\\'] = '\\'};
+    static const char names[] = {['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n',  ['\r'] = 'r',
+                                 ['\t'] = 't', ['"'] = '"',  ['\''] = '\'', ['\\'] = '\\'};
     char quotes[] = {quote, 0};
     int r = jinja_value_add_text(run, b, quotes);
     size_t done = 0;
@@ -445,7 +444,8 @@ static int add_members(struct jinja_run *run, struct jinja_builder *b, const str
     bool is_list = v->kind == JINJA_LIST, is_tuple = is_list && v->list->is_tuple && !l->json;
     size_t n = is_list ? v->list->n : v->dict->n;
     int r = jinja_value_add_text(run, b, is_tuple ? "(" : is_list ? "[" : "{");
-    _cleanup_free_ const struct jinja_member **order = hai_new_array(const struct jinja_member *, n);
+    _cleanup_free_ const struct jinja_member **order =
+        hai_new_array(const struct jinja_member *, n);
 
     for (size_t i = 0; !is_list && i < n; i++)
         order[i] = &v->dict->members[i];

@@ -110,14 +110,17 @@ static inline struct jinja_value jinja_value_int(int64_t v) {
 }
 
 static inline struct jinja_value jinja_value_text(const char *text) { // not copied
-    return (struct jinja_value){.kind = JINJA_STRING, .string = {text, NULL, strlen(text)}};
+    return (struct jinja_value){
+        .kind = JINJA_STRING, .string = {text, NULL, strlen(text)}
+    };
 }
 
 /* A part of a text, in bytes. */
 static inline struct jinja_value jinja_value_part(struct jinja_string s, size_t from, size_t to) {
     return (struct jinja_value){
         .kind = JINJA_STRING,
-        .string = {s.text + from, s.marks ? s.marks + from : NULL, to - from}};
+        .string = {s.text + from, s.marks ? s.marks + from : NULL, to - from}
+    };
 }
 
 struct jinja_value jinja_value_list(struct jinja_run *run);

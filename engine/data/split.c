@@ -37,12 +37,12 @@ static const struct {
     enum kind kind;
     const char *pattern;
 } known[] = {
-    {KIND_V3,
-     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"                    },
-    {KIND_QWEN2,    QWEN2_HEAD QWEN2_TAIL          },
-    {KIND_LLAMA3,   QWEN2_HEAD "{1,3}" QWEN2_TAIL},
-    {KIND_LINE_END, "\\s+$"                        },
+    {KIND_V3,       "[!\"#$%&'()*+,\\-./"
+              ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+              "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"},
+    {KIND_QWEN2,    QWEN2_HEAD QWEN2_TAIL                                          },
+    {KIND_LLAMA3,   QWEN2_HEAD "{1,3}" QWEN2_TAIL                                  },
+    {KIND_LINE_END, "\\s+$"                                                        },
 };
 
 void split_free(struct split *s) {

@@ -100,8 +100,8 @@ static int encode_normal(struct tokenizer *t, const char *text, const uint8_t *m
             buf_clear(&t->normal);
             buf_clear(&t->normal_marks);
             nfc_add(t->nfc, text, n, marks, &t->normal, &t->normal_marks);
-            r = encode_part(t, 1, (const char *)t->normal.data,
-                            marks ? t->normal_marks.data : NULL, t->normal.n_bytes, ret);
+            r = encode_part(t, 1, (const char *)t->normal.data, marks ? t->normal_marks.data : NULL,
+                            t->normal.n_bytes, ret);
         } else if (n)
             r = encode_part(t, 1, text, marks, n, ret);
         if (n < n_bytes)

@@ -15,8 +15,8 @@ struct tokenizer {
     uint8_t *special; // by id: left out of decoded text
     int32_t begin, end;
     uint64_t digest;
-    struct bpe *bpe; // NULL: bytes
-    struct nfc *nfc; // NULL: text is taken as it is
+    struct bpe *bpe;                          // NULL: bytes
+    struct nfc *nfc;                          // NULL: text is taken as it is
     struct split *steps[TOKENIZER_STEPS_MAX]; // each cuts what the one before left into words
     int n_steps;
     struct added added;

@@ -26,9 +26,9 @@ struct reader {
     const char *path;
     struct hai_err *err;
     struct jsonscan scan;
-    struct json *small;    // members of the root but the model
-    struct json *model;    // members of the model but the long lists
-    size_t vocab, merges;   // where these begin, 0: not met
+    struct json *small;   // members of the root but the model
+    struct json *model;   // members of the model but the long lists
+    size_t vocab, merges; // where these begin, 0: not met
     bool has_model, merges_later;
     int16_t from_char[512]; // the byte that a character stands for, -1: none
 };
@@ -413,8 +413,7 @@ static int read_members(struct reader *x) {
         if (jsonscan_key(&x->scan, &key) < 0)
             return broken(x);
         const char *name = buf_cstr(&key);
-        r = hai_streq(name, "model") ? read_model(x)
-                                     : read_small(x, name, key.n_bytes, x->small);
+        r = hai_streq(name, "model") ? read_model(x) : read_small(x, name, key.n_bytes, x->small);
         if (r < 0)
             return r;
     }
@@ -486,9 +485,8 @@ static void read_config(const struct reader *x, const struct json *config) {
 
     t->begin = begin_of(t, json_get(x->small, "post_processor"));
     if (json_get(config, "add_bos_token"))
-        t->begin = json_get_bool(config, "add_bos_token", false)
-                       ? special_id(t, config, "bos_token")
-                       : -1;
+        t->begin =
+            json_get_bool(config, "add_bos_token", false) ? special_id(t, config, "bos_token") : -1;
     t->end = special_id(t, config, "eos_token");
 }
 
@@ -509,12 +507,14 @@ static int read_all(struct reader *x, const struct json *config) {
 static int read_text(const char *path, const char *text, size_t n_bytes, const struct json *config,
                      struct tokenizer **ret, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *t = hai_new(struct tokenizer);
-    struct reader x = {.t = t,
-                       .path = path,
-                       .err = err,
-                       .scan = {.text = text, .n_bytes = n_bytes},
-                       .small = json_new_object(),
-                       .model = json_new_object()};
+    struct reader x = {
+        .t = t,
+        .path = path,
+        .err = err,
+        .scan = {.text = text, .n_bytes = n_bytes},
+        .small = json_new_object(),
+        .model = json_new_object()
+    };
 
     byte_table(x.from_char);
     t->bpe = bpe_new();
@@ -553,10 +553,10 @@ static void find_files(const char *path, char **ret_dir, char **ret_file) {
     bool is_file = stat(path, &st) == 0;
     const char *slash = strrchr(path, '/');
     *ret_file = is_file ? hai_strdup(path) : hai_asprintf("%s/tokenizer.json", path);
-    *ret_dir = !is_file           ? hai_strdup(path)
-               : !slash           ? hai_strdup(".")
-               : slash == path    ? hai_strdup("/")
-                                  : hai_strndup(path, (size_t)(slash - path));
+    *ret_dir = !is_file        ? hai_strdup(path)
+               : !slash        ? hai_strdup(".")
+               : slash == path ? hai_strdup("/")
+                               : hai_strndup(path, (size_t)(slash - path));
 }
 
 int tokenizer_read(const char *path, struct tokenizer **ret, struct hai_err *err) {

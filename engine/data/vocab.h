@@ -16,7 +16,8 @@ struct vocab_token {
 
 #define VOCAB_NONE UINT32_MAX
 
-/* With place and length of the bytes, so that a look-up misses the caches twice, not three times. */
+/* With place and length of the bytes, so that a look-up misses the caches twice, not three times.
+ */
 struct vocab_slot {
     uint32_t hash;
     int32_t id; // -1: free

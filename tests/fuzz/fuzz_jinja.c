@@ -4,7 +4,8 @@
 
 static const char values[] =
     "{\"messages\": [{\"role\": \"system\", \"content\": \"be brief\"}, {\"role\": \"user\", "
-    "\"content\": \"hi <|User|>\\n\"}, {\"role\": \"assistant\", \"content\": \"<think>a</think>b\", "
+    "\"content\": \"hi <|User|>\\n\"}, {\"role\": \"assistant\", \"content\": "
+    "\"<think>a</think>b\", "
     "\"tool_calls\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": "
     "{\"x\": 1.5, \"y\": [null, true]}}}]}], \"tools\": null, \"x\": 3}";
 

@@ -9,9 +9,11 @@
 
 static const char *const by_hand[] = {
     // V3, Qwen2, Llama 3
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "[!\"#$%&'()*+,\\-./"
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
@@ -31,8 +33,8 @@ static const char *const by_hand[] = {
 };
 
 /* Shapes that look like those and are not. */
-static const char *const by_regex[] = {"\\s?[a-z]", "[a-z]{2}", "[a-z]|b", "[[:alpha:]]+", "a+", "",
-                                       "\\s?",      "[a-z",     "\\p{L}?"};
+static const char *const by_regex[] = {"\\s?[a-z]", "[a-z]{2}", "[a-z]|b", "[[:alpha:]]+", "a+",
+                                       "",          "\\s?",     "[a-z",    "\\p{L}?"};
 
 static uint64_t next(uint64_t *state) {
     uint64_t z = *state += 0x9E3779B97F4A7C15u; // SplitMix64, Steele and others, 2014
@@ -43,11 +45,11 @@ static uint64_t next(uint64_t *state) {
 
 /* Characters that patterns speak of often, all others seldom. */
 static uint32_t character(uint64_t *state) {
-    static const uint32_t often[] = {' ',    ' ',    '\n',   '\r',   '\t',   'a',     's',    'T',
-                                     'l',    'L',    '\'',   '\'',   '1',    '9',     '.',    '_',
-                                     0xA0,   0x3000, 0x4E00, 0x9FA5, 0x3042, 0x30A2,  0xAC00, 0x301,
-                                     0x17F,  0x212A, 0xBD,   0x2160, 0x2028, 0x85,    0x180E, 0xFF0C,
-                                     0x2019, 0xE9,   0x430,  0x200B, 0xFEFF, 0x1F600, '$',    0x0E33};
+    static const uint32_t often[] = {
+        ' ',    ' ',    '\n',   '\r',  '\t',  'a',    's',    'T',     'l',    'L',
+        '\'',   '\'',   '1',    '9',   '.',   '_',    0xA0,   0x3000,  0x4E00, 0x9FA5,
+        0x3042, 0x30A2, 0xAC00, 0x301, 0x17F, 0x212A, 0xBD,   0x2160,  0x2028, 0x85,
+        0x180E, 0xFF0C, 0x2019, 0xE9,  0x430, 0x200B, 0xFEFF, 0x1F600, '$',    0x0E33};
     uint64_t x = next(state);
     uint32_t c = (uint32_t)(x >> 8);
 
@@ -147,9 +149,10 @@ TEST(other_shapes)
 /* The library's answer for a whole text is ours, and "plain" is never said of text that changes. */
 TEST(normal_forms)
 {
-    static const uint32_t joining[] = {'e', 0x301, 0x323, 0x1100, 0x1161, 0x11A8, 0xAC00, 0x915,
-                                       0x93C, 0x9BE, 0x9C7, 0x212B, 0xF900, 0x1EC7, 0x344, 0x37E,
-                                       0x11127, 0x11131, 0x1D15E, 0x307, 0x53, 0x0F71, 0x0F72};
+    static const uint32_t joining[] = {'e',     0x301,  0x323, 0x1100, 0x1161,  0x11A8,
+                                       0xAC00,  0x915,  0x93C, 0x9BE,  0x9C7,   0x212B,
+                                       0xF900,  0x1EC7, 0x344, 0x37E,  0x11127, 0x11131,
+                                       0x1D15E, 0x307,  0x53,  0x0F71, 0x0F72};
     _cleanup_(nfc_freep) struct nfc *nfc = nfc_new();
     uint64_t state = 3;
 
@@ -159,8 +162,8 @@ TEST(normal_forms)
         uint8_t from_marks[64];
         size_t n = 0;
         for (uint64_t j = 1 + next(&state) % 10; j; j--) {
-            uint32_t c = next(&state) % 3 ? joining[next(&state) % ARRAY_SIZE(joining)]
-                                          : character(&state);
+            uint32_t c =
+                next(&state) % 3 ? joining[next(&state) % ARRAY_SIZE(joining)] : character(&state);
             n += utf8_write(c ? c : 'x', text + n);
         }
         memset(from_marks, 1, sizeof from_marks);

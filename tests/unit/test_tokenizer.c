@@ -129,13 +129,14 @@ struct made_up {
     bool merges_first;                        // before the vocabulary
 };
 
-static const char *const made_up_tokens[] = {"ab", "abc", "\u0120a", "xyz", "12", "123", "\u00c3\u00a9"};
+static const char *const made_up_tokens[] = {"ab", "abc", "\u0120a",     "xyz",
+                                             "12", "123", "\u00c3\u00a9"};
 static const char *const made_up_merges[][2] = {
-    {"a",        "b"       },
-    {"ab",       "c"       },
-    {"\u0120",   "a"       },
-    {"1",        "2"       },
-    {"12",       "3"       },
+    {"a",      "b"     },
+    {"ab",     "c"     },
+    {"\u0120", "a"     },
+    {"1",      "2"     },
+    {"12",     "3"     },
     {"\u00c3", "\u00a9"}
 };
 
@@ -194,7 +195,7 @@ static struct tokenizer *make_up(const struct made_up *m) {
 }
 
 #define QWEN                                                                                       \
-    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}|"      \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}|"             \
     " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\""
 #define DIGITS "\"\\\\p{N}{1,3}\""
 
@@ -203,22 +204,22 @@ static const struct {
     const char *text;
     int ids[8]; // ended by -1
 } made_up_cases[] = {
-    {{"null", QWEN, "", false, false},                          "abc abc", {257, ' ', 257, -1}        },
-    {{"null", QWEN, "", true, false},                           "abc abc", {257, ' ', 257, -1}        },
-    {{"null", QWEN, "", true, true},                            "abc abc", {257, ' ', 257, -1}        },
-    {{"null", QWEN, "", false, false},                          "xyz",     {'x', 'y', 'z', -1}        },
-    {{"null", QWEN, ", \"ignore_merges\": true", false, false}, "xyz",     {259, -1}                  },
-    {{"null", QWEN, ", \"ignore_merges\": true", false, true},  "xyz abx", {259, ' ', 256, 'x', -1}   },
-    {{"null", QWEN, "", false, false},                          " a ax",   {258, 258, 'x', -1}       },
-    {{"null", QWEN, "", false, false},                          "1234",    {'1', '2', '3', '4', -1}   },
-    {{"null", DIGITS, "", false, false},                        "12312",   {261, 260, -1}             },
-    {{"null", QWEN, "", false, false},                          "e\xCC\x81", {'e', 0xCC, 0x81, -1}    },
-    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},           "e\xCC\x81", {262, -1}                },
+    {{"null", QWEN, "", false, false},                                                             "abc abc",      {257, ' ', 257, -1}          },
+    {{"null", QWEN, "", true, false},                                                              "abc abc",      {257, ' ', 257, -1}          },
+    {{"null", QWEN, "", true, true},                                                               "abc abc",      {257, ' ', 257, -1}          },
+    {{"null", QWEN, "", false, false},                                                             "xyz",          {'x', 'y', 'z', -1}          },
+    {{"null", QWEN, ", \"ignore_merges\": true", false, false},                                    "xyz",          {259, -1}                    },
+    {{"null", QWEN, ", \"ignore_merges\": true", false, true},                                     "xyz abx",      {259, ' ', 256, 'x', -1}     },
+    {{"null", QWEN, "", false, false},                                                             " a ax",        {258, 258, 'x', -1}          },
+    {{"null", QWEN, "", false, false},                                                             "1234",         {'1', '2', '3', '4', -1}     },
+    {{"null", DIGITS, "", false, false},                                                           "12312",        {261, 260, -1}               },
+    {{"null", QWEN, "", false, false},                                                             "e\xCC\x81",    {'e', 0xCC, 0x81, -1}        },
+    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},                                              "e\xCC\x81",    {262, -1}                    },
     {{"{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}]}", QWEN, "", false, false},
-     "xe\xCC\x81x",                                                       {'x', 262, 'x', -1}        },
-    {{"null", QWEN, "", false, false},                          "a<a><a>b<a", {'a', 270, 271, '<', 'a', -1}},
-    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},           "<n>\xC3\xA9", {272, -1}              },
-    {{"null", QWEN, "", false, false},                          "\xC3\xB5\xFF", {273, 0xFF, -1}       },
+     "xe\xCC\x81x",                                                                                                {'x', 262, 'x', -1}          },
+    {{"null", QWEN, "", false, false},                                                             "a<a><a>b<a",   {'a', 270, 271, '<', 'a', -1}},
+    {{"{\"type\": \"NFC\"}", QWEN, "", false, false},                                              "<n>\xC3\xA9",  {272, -1}                    },
+    {{"null", QWEN, "", false, false},                                                             "\xC3\xB5\xFF", {273, 0xFF, -1}              },
 };
 
 TEST(made_up_tokenizers)
@@ -247,18 +248,18 @@ TEST(marked_text)
         const char *text, *marks;
         int ids[12];
     } cases[] = {
-        {"<a>",          "000",           {270, -1}                           },
-        {"<a>",          "111",           {'<', 'a', '>', -1}                 },
-        {"<a>",          "001",           {'<', 'a', '>', -1}                 },
-        {"<a>",          "100",           {'<', 'a', '>', -1}                 },
-        {"<a>b",         "0001",          {270, 'b', -1}                      },
-        {"<a><a>",       "111000",        {'<', 'a', '>', 270, -1}            },
-        {"\xC3\xB5",     "11",            {273, -1}                           },
-        {"<think>",      "0000000",       {274, -1}                           },
-        {"<think>",      "2222222",       {274, -1}                           },
-        {"<a>",          "222",           {'<', 'a', '>', -1}                 },
-        {"e\xCC\x81<a>", "111111",        {262, '<', 'a', '>', -1}            },
-        {"e\xCC\x81<a>", "111000",        {262, 270, -1}                      },
+        {"<a>",          "000",     {270, -1}               },
+        {"<a>",          "111",     {'<', 'a', '>', -1}     },
+        {"<a>",          "001",     {'<', 'a', '>', -1}     },
+        {"<a>",          "100",     {'<', 'a', '>', -1}     },
+        {"<a>b",         "0001",    {270, 'b', -1}          },
+        {"<a><a>",       "111000",  {'<', 'a', '>', 270, -1}},
+        {"\xC3\xB5",     "11",      {273, -1}               },
+        {"<think>",      "0000000", {274, -1}               },
+        {"<think>",      "2222222", {274, -1}               },
+        {"<a>",          "222",     {'<', 'a', '>', -1}     },
+        {"e\xCC\x81<a>", "111111",  {262, '<', 'a', '>', -1}},
+        {"e\xCC\x81<a>", "111000",  {262, 270, -1}          },
     };
     static const struct made_up made = {"{\"type\": \"NFC\"}", QWEN, "", false, false};
     _cleanup_(tokenizer_freep) struct tokenizer *t = make_up(&made);
@@ -269,8 +270,8 @@ TEST(marked_text)
         size_t n = 0;
         for (size_t j = 0; cases[i].marks[j]; j++)
             marks[j] = (uint8_t)(cases[i].marks[j] - '0');
-        CHECK_EQ(tokenizer_encode_marked(t, cases[i].text, marks, strlen(cases[i].text), &ids, NULL),
-                 0);
+        CHECK_EQ(
+            tokenizer_encode_marked(t, cases[i].text, marks, strlen(cases[i].text), &ids, NULL), 0);
         for (; cases[i].ids[n] >= 0; n++)
             CHECK(n < ids.n && ids.ids[n] == cases[i].ids[n], "%zu: %s: %zu is %d", i,
                   cases[i].text, n, n < ids.n ? ids.ids[n] : -1);
@@ -399,12 +400,12 @@ static const struct {
     {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}",                        -EBADMSG, "a byte has no"},
     {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0}}}", -ENOTSUP,
      "byte_fallback"                                                                                       },
-    {"{\"model\":{\"vocab\":{},\"vocab\":{}}}",                                 -EBADMSG, "vocabulary"   },
-    {"{\"model\":{\"vocab\":[]}}",                                              -EBADMSG, "an object"    },
-    {"{\"a\":1,\"a\":2,\"model\":{}}",                                          -EBADMSG, "twice"        },
-    {"{\"model\":{},\n\"model\" 7}",                                            -EBADMSG, "vocabulary"   },
-    {"{\"version\":\"1\",\n\"model\":7}",                                       -EBADMSG, "an object"    },
-    {"{\"version\":\"1\",\n\"x\":nul}",                                         -EBADMSG, ":2:"          },
+    {"{\"model\":{\"vocab\":{},\"vocab\":{}}}",                                   -EBADMSG, "vocabulary"   },
+    {"{\"model\":{\"vocab\":[]}}",                                                -EBADMSG, "an object"    },
+    {"{\"a\":1,\"a\":2,\"model\":{}}",                                            -EBADMSG, "twice"        },
+    {"{\"model\":{},\n\"model\" 7}",                                              -EBADMSG, "vocabulary"   },
+    {"{\"version\":\"1\",\n\"model\":7}",                                         -EBADMSG, "an object"    },
+    {"{\"version\":\"1\",\n\"x\":nul}",                                           -EBADMSG, ":2:"          },
 };
 
 TEST(refused_files)
