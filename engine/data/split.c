@@ -152,6 +152,7 @@ bool split_by_hand(const struct split *s) {
 /* A text being searched. */
 struct text {
     struct charclass *chars;
+    const uint8_t *ascii; // kinds of the first characters
     const char *p;
     size_t n;
 };
@@ -163,6 +164,10 @@ static inline uint8_t look(const struct text *t, size_t at, size_t *ret_next) {
     if (at >= t->n) {
         *ret_next = at;
         return 0;
+    }
+    if ((uint8_t)t->p[at] < 0x80) {
+        *ret_next = at + 1;
+        return t->ascii[(uint8_t)t->p[at]];
     }
     *ret_next = at + utf8_next(t->p + at, &c);
     return charclass_of(t->chars, c);
@@ -293,9 +298,12 @@ static size_t match_line_end(const struct text *t, size_t at) {
 
 static int find_class(const struct split *s, const struct text *t, size_t from, size_t *ret_from,
                       size_t *ret_to) {
+    const uint8_t any = s->wanted | s->space;
     size_t next, after;
 
     for (size_t at = from; at < t->n; at = next) {
+        while (at < t->n && (uint8_t)t->p[at] < 0x80 && !(t->ascii[(uint8_t)t->p[at]] & any))
+            at++;
         uint8_t kinds = look(t, at, &next);
         if (kinds & s->space && look(t, next, &after) & s->wanted)
             next = after;
@@ -336,7 +344,7 @@ static int find_known(const struct split *s, const struct text *t, size_t from, 
 
 int split_find(struct split *s, const char *text, size_t n_bytes, size_t from, size_t *ret_from,
                size_t *ret_to) {
-    const struct text t = {s->chars, text, n_bytes};
+    const struct text t = {s->chars, s->chars ? charclass_block(s->chars, 0) : NULL, text, n_bytes};
     int r;
 
     if (s->kind == KIND_CLASS)
