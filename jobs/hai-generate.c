@@ -3,6 +3,8 @@
 #include "engine/infer/generate.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
+#include "jobs/sampleargs.h"
+#include "lib/json.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -10,13 +12,14 @@
 #define NAME "hai-generate"
 
 static const char usage[] =
-    "usage: " NAME " --model DIR (--prompt TEXT | --token-ids \"1 2 3\") --max-tokens N\n"
-    "                    --temperature T [--seed N] [--ignore-eos] [--print-ids]\n"
+    "usage: " NAME " --model DIR (--prompt TEXT | --token-ids \"1 2 3\") [--max-tokens N]\n"
+    "                    [--temperature T] [--seed N] [--top-k N] [--top-p P] [--min-p P]\n"
+    "                    [--repeat-penalty R] [--frequency-penalty F] [--presence-penalty F]\n"
+    "                    [--logit-bias ID:B] [--stop TEXT] [--stop-id ID] [--keep-stop]\n"
+    "                    [--ignore-eos] [--print-ids | --logprobs N]\n"
     "                    [--backend ref|cpu|cuda] [--dtype f32|bf16]\n"
     "Print the continuation: text, or with --print-ids one JSON array of token ids.\n"
-    "  --max-tokens N     at most so many new tokens (default 128)\n"
-    "  --temperature T    0: the likeliest token each time (default)\n"
-    "  --seed N           of the draws at other temperatures (default 0)\n"
+    "  --max-tokens N     at most so many new tokens (default 128)\n" SAMPLEARGS_USAGE
     "  --ignore-eos       go on after an end token\n"
     "  --dtype bf16       round the weights to bf16 first; arithmetic stays float32\n";
 
@@ -26,16 +29,34 @@ struct args {
     struct token_list ids;
     struct generate_place place;
     struct generate_request request;
+    struct sampleargs sample;
 };
 
 struct printer {
     struct textstream text; // unless ids are printed
     const struct args *args;
+    const struct stop_rules *rules;
+    struct stop *stop;
     struct token_list ids;
 };
 
-static int print_token(void *userdata, int32_t id) {
-    struct printer *p = userdata;
+/* {"id": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.5]]} */
+static void print_logprobs(const struct sample_result *token) {
+    _cleanup_(buf_free) struct buf line = {0};
+
+    buf_printf(&line, "{\"id\": %d, \"logprob\": ", token->id);
+    json_dump_real(token->logprob, &line);
+    buf_add_str(&line, ", \"top\": [");
+    for (int i = 0; i < token->n_top; i++) {
+        buf_printf(&line, "%s[%d, ", i ? ", " : "", token->top[i].id);
+        json_dump_real(token->top[i].logprob, &line);
+        buf_add_str(&line, "]");
+    }
+    buf_add_str(&line, "]}");
+    puts(buf_cstr(&line));
+}
+
+static void print_text(struct printer *p) {
     _cleanup_(buf_free) struct buf text = {0};
 
     token_list_add(&p->ids, id);
@@ -43,9 +64,31 @@ static int print_token(void *userdata, int32_t id) {
         return 0;
     // A model may have more rows than its tokenizer has tokens; those have no text.
     (void)textstream_feed(&p->text, id, &text);
+    utf8_add_stream(&text, &p->pending);
     if (text.n_bytes)
         fwrite(text.data, 1, text.n_bytes, stdout);
-    return fflush(stdout) ? -EIO : 0;
+}
+
+/* A token's text goes through the stop strings, then through repair of characters in pieces. */
+static int print_token(void *userdata, const struct sample_result *token) {
+    struct printer *p = userdata;
+    _cleanup_(buf_free) struct buf bytes = {0};
+    bool prints_text = !p->args->print_ids && p->args->sample.options.n_logprobs < 0;
+    int stopped = 0;
+
+    if (stop_rules_has_id(p->rules, token->id))
+        return 1;
+    token_list_add(&p->ids, token->id);
+    if (p->args->sample.options.n_logprobs >= 0)
+        print_logprobs(token);
+    // A model may have more rows than its tokenizer has tokens; those have no text.
+    if (p->tokenizer && !tokenizer_is_special(p->tokenizer, token->id)) {
+        tokenizer_add_bytes(p->tokenizer, token->id, &bytes);
+        stopped = stop_add(p->stop, bytes.data, bytes.n_bytes, &p->pending);
+    }
+    if (prints_text)
+        print_text(p);
+    return fflush(stdout) ? -EIO : stopped;
 }
 
 static void print_rest(struct printer *p) {
@@ -59,6 +102,11 @@ static void print_rest(struct printer *p) {
         return;
     }
     textstream_flush(&p->text, &text);
+    if (p->args->sample.options.n_logprobs >= 0)
+        return;
+    if (stop_found(p->stop) < 0)
+        stop_end(p->stop, &p->pending);
+    utf8_add_lossy(&text, p->pending.data, p->pending.n_bytes);
     puts(buf_cstr(&text));
 }
 
@@ -78,13 +126,36 @@ static int encode(struct tokenizer *tokenizer, struct args *args, struct hai_err
     return r;
 }
 
+static bool needs_tokenizer(const struct args *args) {
+    return args->prompt || args->sample.n_stops ||
+           (!args->print_ids && args->sample.options.n_logprobs < 0);
+}
+
+static int run(struct generate *g, const struct tokenizer *tokenizer, struct args *args,
+               const struct stop_rules *rules, struct hai_err *err) {
+    _cleanup_(stop_freep) struct stop *stop = stop_new(rules);
+    struct printer printer = {.tokenizer = tokenizer, .args = args, .rules = rules, .stop = stop};
+
+    args->request.prompt = args->ids.ids;
+    args->request.n_prompt = (int64_t)args->ids.n;
+    args->request.sample = args->sample.options;
+    int r = generate_run(g, &args->request, print_token, &printer, err);
+    if (r == 0)
+        print_rest(&printer);
+    if ((r == 0 && fflush(stdout)) || ferror(stdout))
+        r = hai_fail(err, -EIO, "writing to stdout failed");
+    token_list_free(&printer.ids);
+    buf_free(&printer.pending);
+    return r;
+}
+
 static int generate(struct args *args, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *tokenizer = NULL;
+    _cleanup_(stop_rules_freep) struct stop_rules *rules = NULL;
     _cleanup_(generate_freep) struct generate *g = NULL;
-    struct printer printer = {.args = args};
-    int r = 0;
+    int r = sampleargs_rules(&args->sample, &rules, err);
 
-    if (args->prompt || !args->print_ids)
+    if (r == 0 && needs_tokenizer(args))
         r = tokenizer_read(args->model, &tokenizer, err);
     if (r == 0 && args->prompt)
         r = encode(tokenizer, args, err);
@@ -104,6 +175,7 @@ static int generate(struct args *args, struct hai_err *err) {
     token_list_free(&printer.ids);
     textstream_free(&printer.text);
     return r;
+    return run(g, tokenizer, args, rules, err);
 }
 
 static int set_option(int c, struct args *ret) {
@@ -123,13 +195,6 @@ static int set_option(int c, struct args *ret) {
         status = modelargs_number(NAME, "--max-tokens", optarg, 1, 1 << 24, true, &number);
         ret->request.n_tokens_max = (int64_t)number;
         return status;
-    case 't':
-        return modelargs_number(NAME, "--temperature", optarg, 0, 1000, false,
-                                &ret->request.temperature);
-    case 's':
-        status = modelargs_number(NAME, "--seed", optarg, 0, 9e15, true, &number);
-        ret->request.seed = (uint64_t)number;
-        return status;
     case 'b':
         return modelargs_backend(NAME, optarg, &ret->place.backend);
     case 'd':
@@ -143,9 +208,11 @@ static int set_option(int c, struct args *ret) {
     case 'h':
         fputs(usage, stdout);
         exit(JOBEXIT_DONE);
-    default:
+    case '?':
         fputs(usage, stderr);
         return JOBEXIT_USAGE;
+    default:
+        return sampleargs_set(NAME, c, optarg, &ret->sample);
     }
 }
 
@@ -156,14 +223,13 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"prompt",              required_argument, NULL, 'p'},
         {"token-ids",                  required_argument, NULL, 'i'},
         {"max-tokens",required_argument, NULL, 'n'},
-        {"temperature",               required_argument, NULL, 't'},
-        {"seed",        required_argument, NULL, 's'},
-        {"ignore-eos",              no_argument, NULL, 'e'},
-        {"print-ids",                  no_argument, NULL, 'j'},
+        SAMPLEARGS_OPTIONS,
+        {"ignore-eos",               no_argument, NULL, 'e'},
+        {"print-ids",        no_argument, NULL, 'j'},
         {"backend",              required_argument, NULL, 'b'},
-        {"dtype",               required_argument, NULL, 'd'},
-        {"help",      no_argument, NULL, 'h'},
-        {0             },
+        {"dtype",                  required_argument, NULL, 'd'},
+        {"help",              no_argument, NULL, 'h'},
+        {0              },
     };
     int c;
 
@@ -178,6 +244,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "expected --model");
     if (!ret->prompt == !ret->ids.n)
         return jobexit_usage(NAME, "expected one of --prompt and --token-ids");
+    if (ret->print_ids && ret->sample.options.n_logprobs >= 0)
+        return jobexit_usage(NAME, "expected at most one of --print-ids and --logprobs");
     return 0;
 }
 
@@ -188,6 +256,7 @@ int main(int argc, char **argv) {
     };
     struct hai_err err = {0};
 
+    sampleargs_init(&args.sample);
     int status = parse(argc, argv, &args);
     if (!status && generate(&args, &err) < 0)
         status = jobexit_report(NAME, &err);

@@ -1,5 +1,4 @@
 #include "engine/infer/generate.h"
-#include "engine/infer/choose.h"
 #include "engine/model/load.h"
 
 #include <inttypes.h>
@@ -17,7 +16,7 @@ struct generate {
     int32_t *pages; // [n_pages], all there are, in order
     int64_t n_pages;
     int64_t length;  // tokens in the cache
-    double *scratch; // [n_vocab]
+    struct sample_space *space;
 };
 
 void generate_free(struct generate *g) {
@@ -26,7 +25,7 @@ void generate_free(struct generate *g) {
     model_free(g->model);
     safetensors_free(g->files);
     free(g->pages);
-    free(g->scratch);
+    sample_space_free(g->space);
     free(g);
 }
 
@@ -61,10 +60,10 @@ int generate_open(const char *dir, const struct generate_place *place, int64_t n
     if (r < 0)
         return r;
     g->n_tokens = n_tokens;
-    g->scratch = hai_new_array(double, (size_t)g->config.n_vocab);
     g->pages = hai_new_array(int32_t, (size_t)g->n_pages);
     for (int64_t i = 0; i < g->n_pages; i++)
         g->pages[i] = (int32_t)i;
+    g->space = sample_space_new(g->config.n_vocab);
     *ret = TAKE_PTR(g);
     return 0;
 }
@@ -130,26 +129,34 @@ static int keep_last(void *userdata, const float *rows, int64_t n_rows, struct h
 }
 
 int generate_run(struct generate *g, const struct generate_request *request,
-                 int (*take)(void *userdata, int32_t id), void *userdata, struct hai_err *err) {
+                 int (*take)(void *userdata, const struct sample_result *token), void *userdata,
+                 struct hai_err *err) {
     int64_t n_vocab = g->config.n_vocab, position = request->n_prompt;
+    _cleanup_(sample_history_freep) struct sample_history *history =
+        sample_history_new(request->n_prompt + request->n_tokens_max);
     _cleanup_free_ float *row = hai_new_array(float, (size_t)n_vocab);
     struct last_row last = {row, n_vocab};
 
     assert(request->n_prompt >= 1);
     assert(request->n_prompt + request->n_tokens_max <= g->n_tokens);
-    int r = generate_logits(g, request->prompt, request->n_prompt, keep_last, &last, err);
+    int r = sample_check(&request->sample, n_vocab, err);
+    if (r == 0)
+        r = generate_logits(g, request->prompt, request->n_prompt, keep_last, &last, err);
+    if (r == 0)
+        sample_history_add_prompt(history, request->prompt, request->n_prompt);
     for (int64_t i = 0; r == 0 && i < request->n_tokens_max; i++, position++) {
+        struct sample_result token;
         struct k_tensor logits;
-        int32_t id;
-        r = choose_token(row, n_vocab, request->temperature, request->seed, position, g->scratch,
-                         &id, err);
+        r = sample_token(g->space, row, &request->sample, history, NULL, position, &token, err);
         if (r == 0)
-            r = take(userdata, id);
-        if (r < 0 || (!request->ignore_eos && is_end(g, id)) || i + 1 == request->n_tokens_max)
+            r = take(userdata, &token);
+        if (r != 0 || (!request->ignore_eos && is_end(g, token.id)) ||
+            i + 1 == request->n_tokens_max)
             break;
-        r = forward(g, &id, 1, &logits, err);
+        sample_history_add(history, token.id);
+        r = forward(g, &token.id, 1, &logits, err);
         if (r == 0)
             memcpy(row, logits.data, (size_t)n_vocab * sizeof *row);
     }
-    return r;
+    return MIN(r, 0);
 }

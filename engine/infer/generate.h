@@ -5,6 +5,7 @@
  * many sequences at once is engine/infer's later part.
  */
 #pragma once
+#include "engine/infer/sample.h"
 #include "engine/model/model.h"
 
 enum generate_dtype {
@@ -40,12 +41,13 @@ struct generate_request {
     const int32_t *prompt;
     int64_t n_prompt; // at least 1
     int64_t n_tokens_max;
-    double temperature; // 0: greedy
-    uint64_t seed;
+    struct sample_options sample;
     bool ignore_eos; // go on after an end token
 };
 
-/* Continue the prompt; take gets each token as it is chosen, the end token too, and ends the run
- * with a negative value. */
+/* Continue the prompt; take gets each token as it is chosen, the end token too. It ends the run
+ * with 1 (no failure) or a negative value. -EINVAL: an option of request->sample is out of range.
+ */
 int generate_run(struct generate *g, const struct generate_request *request,
-                 int (*take)(void *userdata, int32_t id), void *userdata, struct hai_err *err);
+                 int (*take)(void *userdata, const struct sample_result *token), void *userdata,
+                 struct hai_err *err);

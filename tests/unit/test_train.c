@@ -1,5 +1,4 @@
 #include "engine/data/utf8.h"
-#include "engine/infer/choose.h"
 #include "engine/train/trainconf.h"
 #include "tests/unit/test.h"
 
@@ -98,33 +97,6 @@ TEST(options_go_over_the_file)
     conf.seq = 1 << 24;
     conf.micro_batch = 64;
     CHECK_EQ(trainconf_check(&conf, 1, &err), -EINVAL);
-}
-
-TEST(chosen_tokens)
-{
-    static const float logits[4] = {1, 3, 3, -1};
-    static const float broken[4] = {1, NAN, 3, -1}, infinite[2] = {1, INFINITY};
-    double scratch[4];
-    int n[4] = {0};
-    int32_t id = -1;
-    struct hai_err err = {0};
-
-    CHECK_EQ(choose_token(logits, 4, 0, 1, 0, scratch, &id, &err), 0);
-    CHECK_EQ(id, 1);
-    CHECK_EQ(choose_token(broken, 4, 0, 1, 0, scratch, &id, &err), -EDOM);
-    CHECK_EQ(choose_token(infinite, 2, 1, 1, 0, scratch, &id, &err), -EDOM);
-    // Frequencies of 20,000 draws lie within five standard deviations of softmax(logits / 2).
-    double sum = 0, p[4];
-    for (int i = 0; i < 4; i++)
-        sum += p[i] = exp((double)logits[i] / 2);
-    for (int64_t at = 0; at < 20000; at++) {
-        CHECK_EQ(choose_token(logits, 4, 2, 9, at, scratch, &id, &err), 0);
-        n[id]++;
-    }
-    for (int i = 0; i < 4; i++) {
-        double q = p[i] / sum;
-        CHECK(fabs(n[i] - 20000 * q) < 5 * sqrt(20000 * q * (1 - q)), "token %d: %d", i, n[i]);
-    }
 }
 
 /* Text that comes byte by byte is the same as the whole, and nothing whole is held back. */
