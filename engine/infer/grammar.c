@@ -198,28 +198,33 @@ static void allow(const struct grammar_vocab *v, int32_t id, uint64_t *words) {
         words[id / 64] |= UINT64_C(1) << (id % 64);
 }
 
-/* Allow the tokens that lie in nodes [from, to) of the tree, siblings, and below, as far as the set
- * ids[0..n) goes. ids and what is behind them are in the pool. */
-static void walk(struct grammar_match *m, uint32_t from, uint32_t to, const uint32_t *ids,
-                 uint32_t n, uint64_t *words) {
+static void walk(struct grammar_match *m, uint32_t from, uint32_t to, uint32_t *ids, uint32_t n,
+                 uint64_t *words);
+
+/* Allow the token of a node of the tree and those below, as far as the set ids[0..n) goes. What is
+ * behind the ids in the pool is overwritten. */
+static void walk_one(struct grammar_match *m, uint32_t node, uint32_t *ids, uint32_t n,
+                     uint64_t *words) {
     const struct grammar_vocab *v = m->g->vocab;
-    uint32_t *next = m->pool + (ids - m->pool) + n;
+    uint32_t n_frames = m->n_frames, *next = ids + n;
     struct grammar_set moved;
 
-    for (uint32_t i = from; i < to; i = v->end[i]) {
-        uint32_t n_frames = m->n_frames;
-        step(m, ids, n, v->byte[i], &moved);
-        if (moved.n) {
-            if (v->token[i] >= 0)
-                allow(v, v->token[i], words);
-            if (v->end[i] > i + 1) {
-                uint32_t n_moved = MIN(moved.n, (uint32_t)(m->pool + POOL - next));
-                memcpy(next, moved.ids, n_moved * sizeof *next);
-                walk(m, i + 1, v->end[i], next, n_moved, words);
-            }
-        }
-        grammar_step_drop(m, n_frames);
+    step(m, ids, n, v->byte[node], &moved);
+    if (moved.n) {
+        if (v->token[node] >= 0)
+            allow(v, v->token[node], words);
+        uint32_t n_moved = MIN(moved.n, (uint32_t)(m->pool + POOL - next));
+        memcpy(next, moved.ids, n_moved * sizeof *next);
+        walk(m, node + 1, v->end[node], next, n_moved, words);
     }
+    grammar_step_drop(m, n_frames);
+}
+
+/* The same for the siblings in [from, to). */
+static void walk(struct grammar_match *m, uint32_t from, uint32_t to, uint32_t *ids, uint32_t n,
+                 uint64_t *words) {
+    for (uint32_t i = from; i < to; i = m->g->vocab->end[i])
+        walk_one(m, i, ids, n, words);
 }
 
 /* The characters that still fit in a string, or -1 if the frame is none between two of them.
@@ -267,23 +272,47 @@ static void allow_string(struct grammar_match *m, uint32_t id, uint64_t *words) 
             step(m, &at, 1, v->bytes[s->prefix + k], &moved);
             at = moved.n ? moved.ids[0] : 0; // inside a string there is one way only
         }
-        if (at) {
-            step(m, &at, 1, v->byte[s->node], &moved);
-            if (moved.n && v->token[s->node] >= 0)
-                allow(v, v->token[s->node], words);
-            memcpy(m->pool, moved.ids, moved.n * sizeof *m->pool);
-            if (moved.n)
-                walk(m, s->node + 1, v->end[s->node], m->pool, moved.n, words);
-        }
+        m->pool[0] = at;
+        if (at)
+            walk_one(m, s->node, m->pool, 1, words);
         grammar_step_drop(m, n_frames);
     }
 }
 
+/* A stack inside a string with a pattern: the automaton goes through the tree by itself, and what
+ * follows a quote or backslash is walked. */
+static void walk_pattern(struct grammar_match *m, uint32_t from, uint32_t to,
+                         struct grammar_frame *f, uint64_t *words) {
+    const struct grammar_vocab *v = m->g->vocab;
+    const uint16_t *next = m->g->nodes[f->node].regex->next + f->data * 256;
+    uint64_t state = f->data;
+
+    for (uint32_t i = from; i < to; i = v->end[i]) {
+        uint8_t byte = v->byte[i];
+        if (byte == '"' || byte == '\\') {
+            uint32_t n_frames = m->n_frames;
+            m->pool[0] = grammar_step_intern(m, f);
+            walk_one(m, i, m->pool, 1, words);
+            grammar_step_drop(m, n_frames);
+        } else if (byte >= 0x20 && next[byte] != GRAMMAR_REGEX_DEAD) {
+            if (v->token[i] >= 0)
+                allow(v, v->token[i], words);
+            f->data = next[byte];
+            walk_pattern(m, i + 1, v->end[i], f, words);
+            f->data = state;
+        }
+    }
+}
+
 static void allow_stack(struct grammar_match *m, uint32_t id, uint64_t *words) {
+    struct grammar_frame f = m->frames[id];
+
     if (!id)
         return;
-    if (room_in_string(m, &m->frames[id]) >= 0) {
+    if (room_in_string(m, &f) >= 0) {
         allow_string(m, id, words);
+    } else if (m->g->nodes[f.node].kind == GRAMMAR_KIND_PATTERN && f.phase == GRAMMAR_PHASE_BODY) {
+        walk_pattern(m, 0, m->g->vocab->n_nodes, &f, words);
     } else {
         m->pool[0] = id;
         walk(m, 0, m->g->vocab->n_nodes, m->pool, 1, words);

@@ -281,7 +281,8 @@ static void check_mask(struct grammar_match *m, const char *schema, const char *
 
 /* One of the allowed tokens; after many steps one that leads to the end. */
 static int32_t choose(const uint64_t *mask, int n_steps) {
-    static const char closers[] = "}]\":";
+    // Where a letter may come, a string is open.
+    const char *closers = has(mask, 'Q') ? "\"}]:" : "}]\":";
     int32_t allowed[N_TOKENS];
     uint32_t n = 0;
 
