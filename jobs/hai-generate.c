@@ -2,6 +2,7 @@
 #include "engine/data/textstream.h"
 #include "engine/infer/generate.h"
 #include "jobs/jobexit.h"
+#include "jobs/jsonrules.h"
 #include "jobs/modelargs.h"
 #include "jobs/sampleargs.h"
 #include "lib/json.h"
@@ -16,10 +17,13 @@ static const char usage[] =
     "                    [--temperature T] [--seed N] [--top-k N] [--top-p P] [--min-p P]\n"
     "                    [--repeat-penalty R] [--frequency-penalty F] [--presence-penalty F]\n"
     "                    [--logit-bias ID:B] [--stop TEXT] [--stop-id ID] [--keep-stop]\n"
+    "                    [--json-object | --json-schema FILE]\n"
     "                    [--ignore-eos] [--print-ids | --logprobs N]\n"
     "                    [--backend ref|cpu|cuda] [--dtype f32|bf16]\n"
     "Print the continuation: text, or with --print-ids one JSON array of token ids.\n"
     "  --max-tokens N     at most so many new tokens (default 128)\n" SAMPLEARGS_USAGE
+    "  --json-object      print a JSON object and nothing else\n"
+    "  --json-schema FILE print JSON that FILE's schema accepts, and nothing else\n"
     "  --ignore-eos       go on after an end token\n"
     "  --dtype bf16       round the weights to bf16 first; arithmetic stays float32\n";
 
@@ -30,6 +34,8 @@ struct args {
     struct generate_place place;
     struct generate_request request;
     struct sampleargs sample;
+    bool json_object;
+    const char *json_schema; // a file
 };
 
 struct printer {
@@ -127,7 +133,7 @@ static int encode(struct tokenizer *tokenizer, struct args *args, struct hai_err
 }
 
 static bool needs_tokenizer(const struct args *args) {
-    return args->prompt || args->sample.n_stops ||
+    return args->prompt || args->sample.n_stops || args->json_object || args->json_schema ||
            (!args->print_ids && args->sample.options.n_logprobs < 0);
 }
 
@@ -153,6 +159,7 @@ static int generate(struct args *args, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *tokenizer = NULL;
     _cleanup_(stop_rules_freep) struct stop_rules *rules = NULL;
     _cleanup_(generate_freep) struct generate *g = NULL;
+    _cleanup_(jsonrules_freep) struct jsonrules *json = NULL;
     int r = sampleargs_rules(&args->sample, &rules, err);
 
     if (r == 0 && needs_tokenizer(args))
@@ -162,6 +169,8 @@ static int generate(struct args *args, struct hai_err *err) {
     if (r == 0)
         r = generate_open(args->model, &args->place,
                           (int64_t)args->ids.n + args->request.n_tokens_max, &g, err);
+    if (r == 0 && (args->json_object || args->json_schema))
+        r = jsonrules_new(tokenizer, generate_config(g), args->json_schema, &json, err);
     if (r < 0)
         return r;
     args->request.prompt = args->ids.ids;
@@ -175,6 +184,7 @@ static int generate(struct args *args, struct hai_err *err) {
     token_list_free(&printer.ids);
     textstream_free(&printer.text);
     return r;
+    args->request.hooks = json ? jsonrules_hooks(json) : NULL;
     return run(g, tokenizer, args, rules, err);
 }
 
@@ -205,6 +215,12 @@ static int set_option(int c, struct args *ret) {
     case 'j':
         ret->print_ids = true;
         return 0;
+    case 'o':
+        ret->json_object = true;
+        return 0;
+    case 'c':
+        ret->json_schema = optarg;
+        return 0;
     case 'h':
         fputs(usage, stdout);
         exit(JOBEXIT_DONE);
@@ -225,11 +241,13 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"max-tokens",required_argument, NULL, 'n'},
         SAMPLEARGS_OPTIONS,
         {"ignore-eos",               no_argument, NULL, 'e'},
-        {"print-ids",        no_argument, NULL, 'j'},
+        {"json-object",        no_argument, NULL, 'o'},
+        {"json-schema",              required_argument, NULL, 'c'},
+        {"print-ids",                  no_argument, NULL, 'j'},
         {"backend",              required_argument, NULL, 'b'},
-        {"dtype",                  required_argument, NULL, 'd'},
-        {"help",              no_argument, NULL, 'h'},
-        {0              },
+        {"dtype",               required_argument, NULL, 'd'},
+        {"help",       no_argument, NULL, 'h'},
+        {0             },
     };
     int c;
 
@@ -244,6 +262,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "expected --model");
     if (!ret->prompt == !ret->ids.n)
         return jobexit_usage(NAME, "expected one of --prompt and --token-ids");
+    if (ret->json_object && ret->json_schema)
+        return jobexit_usage(NAME, "expected at most one of --json-object and --json-schema");
     if (ret->print_ids && ret->sample.options.n_logprobs >= 0)
         return jobexit_usage(NAME, "expected at most one of --print-ids and --logprobs");
     return 0;

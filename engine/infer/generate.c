@@ -128,6 +128,22 @@ static int keep_last(void *userdata, const float *rows, int64_t n_rows, struct h
     return 0;
 }
 
+/* One token, by all rules of the request; it goes into the history and to the hooks. Returns 1 if
+ * they end the text with it. */
+static int choose(struct generate *g, const float *row, const struct generate_request *request,
+                  struct sample_history *history, int64_t position, struct sample_result *ret,
+                  struct hai_err *err) {
+    const struct sample_hooks *hooks = request->hooks;
+    const uint64_t *mask = NULL;
+    int r = hooks ? hooks->mask(hooks->userdata, &mask, err) : 0;
+
+    if (r == 0)
+        r = sample_token(g->space, row, &request->sample, history, mask, position, ret, err);
+    if (r == 0)
+        sample_history_add(history, ret->id);
+    return r == 0 && hooks ? hooks->take(hooks->userdata, ret->id, err) : r;
+}
+
 int generate_run(struct generate *g, const struct generate_request *request,
                  int (*take)(void *userdata, const struct sample_result *token), void *userdata,
                  struct hai_err *err) {
@@ -147,13 +163,13 @@ int generate_run(struct generate *g, const struct generate_request *request,
     for (int64_t i = 0; r == 0 && i < request->n_tokens_max; i++, position++) {
         struct sample_result token;
         struct k_tensor logits;
-        r = sample_token(g->space, row, &request->sample, history, NULL, position, &token, err);
-        if (r == 0)
+        r = choose(g, row, request, history, position, &token, err);
+        bool ends = r > 0;
+        if (r >= 0)
             r = take(userdata, &token);
-        if (r != 0 || (!request->ignore_eos && is_end(g, token.id)) ||
+        if (r != 0 || ends || (!request->ignore_eos && is_end(g, token.id)) ||
             i + 1 == request->n_tokens_max)
             break;
-        sample_history_add(history, token.id);
         r = forward(g, &token.id, 1, &logits, err);
         if (r == 0)
             memcpy(row, logits.data, (size_t)n_vocab * sizeof *row);

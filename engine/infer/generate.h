@@ -42,7 +42,8 @@ struct generate_request {
     int64_t n_prompt; // at least 1
     int64_t n_tokens_max;
     struct sample_options sample;
-    bool ignore_eos; // go on after an end token
+    const struct sample_hooks *hooks; // NULL: no masks, and only end tokens end the text
+    bool ignore_eos;                  // go on after an end token
 };
 
 /* Continue the prompt; take gets each token as it is chosen, the end token too. It ends the run

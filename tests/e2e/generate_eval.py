@@ -104,6 +104,91 @@ def check_sampling(generate):
     check(len(json.loads(draws[0])) == 16, "--ignore-eos gives all tokens")
 
 
+def check_filters(generate):
+    """Rules that leave one token are greedy; penalties, biases and seeds change what they should."""
+    common = [generate, "--model", MODELS + "llama_mha", "--token-ids", "0 75", "--print-ids",
+              "--max-tokens", 16, "--ignore-eos"]
+    greedy = run(*common)[1]
+    for more in (["--top-k", 1], ["--top-p", 1e-6], ["--min-p", 1]):
+        check(run(*common, "--temperature", 1.5, *more)[1] == greedy, "%s is not greedy" % more)
+    wide = ["--top-k", 512, "--min-p", 0, "--top-p", 1]
+    for seed in (1, 2):
+        draw = ["--temperature", 1.5, "--seed", seed]
+        check(run(*common, *draw, *wide)[1] == run(*common, *draw)[1],
+              "rules that keep everything change the draw of seed %d" % seed)
+    first = json.loads(greedy)[0]
+    ids = json.loads(run(*common, "--logit-bias", "%d:-inf" % first)[1])
+    check(first not in ids and len(ids) == 16, "a banned token came: %s" % ids)
+    ids = json.loads(run(*common, "--logit-bias", "77:1000")[1])
+    check(ids == [77] * 16, "a bias of 1000 is not obeyed: %s" % ids)
+    for name in ("--presence-penalty", "--frequency-penalty"):
+        ids = json.loads(run(*common, "--logit-bias", "77:90", name, 100)[1])
+        check(ids[0] == 77 and 77 not in ids[1:], "%s: %s" % (name, ids))
+    ids = json.loads(run(*common, "--repeat-penalty", 100)[1])
+    check(len(set(ids)) == 16 and 75 not in ids, "--repeat-penalty: %s" % ids)
+
+
+def check_logprobs(generate):
+    common = [generate, "--model", MODELS + "llama_mha", "--token-ids", "0 75", "--max-tokens", 6,
+              "--ignore-eos"]
+    ids = json.loads(run(*common, "--print-ids")[1])
+    lines = [json.loads(line) for line in run(*common, "--logprobs", 3)[1].splitlines()]
+    check([line["id"] for line in lines] == ids, "ids of --logprobs: %s" % lines)
+    for line in lines:
+        check(line["top"][0] == [line["id"], line["logprob"]] and len(line["top"]) == 3 and
+              0 > line["top"][0][1] >= line["top"][1][1] >= line["top"][2][1], str(line))
+
+
+def check_stops(generate):
+    common = [generate, "--model", MODELS + "llama_mha", "--token-ids", "0 75", "--max-tokens", 24,
+              "--ignore-eos"]
+    text = run(*common)[1][:-1]
+    ids = json.loads(run(*common, "--print-ids")[1])
+    for at in range(0, len(text) - 2, 3):
+        stop = text[at:at + 2]
+        if "\ufffd" in stop:
+            continue
+        cut = text.index(stop)
+        check(run(*common, "--stop", stop)[1] == text[:cut] + "\n", "--stop %r" % stop)
+        check(run(*common, "--stop", "never", "--stop", stop, "--keep-stop")[1] ==
+              text[:cut + 2] + "\n", "--keep-stop %r" % stop)
+    check(run(*common, "--stop", "never seen")[1] == text + "\n", "a stop string that never comes")
+    out = json.loads(run(*common, "--print-ids", "--stop-id", ids[5])[1])
+    check(out == ids[:ids.index(ids[5])], "--stop-id: %s" % out)
+
+
+SCHEMA = {"type": "object", "additionalProperties": False, "required": ["name", "kind", "sizes"],
+          "properties": {"name": {"type": "string", "maxLength": 5},
+                         "kind": {"enum": ["red", "green"]},
+                         "sizes": {"type": "array", "minItems": 1, "maxItems": 3,
+                                   "items": {"type": "integer", "minimum": 1, "maximum": 99}}}}
+
+
+def check_json(generate, scratch):
+    """Whatever the seed, what comes out is what the schema says (these models know no JSON)."""
+    path = scratch + "/schema.json"
+    with open(path, "w") as f:
+        f.write(json.dumps(SCHEMA))
+    common = [generate, "--model", MODELS + "llama_gqa", "--token-ids", "0 75", "--max-tokens", 200,
+              "--temperature", 1.2, "--json-schema", path]
+    texts = set()
+    for seed in range(8):
+        code, out, err = run(*common, "--seed", seed)
+        check(code == 0, err)
+        value = json.loads(out)
+        texts.add(out)
+        check(list(value) == ["name", "kind", "sizes"] and len(value["name"]) <= 5 and
+              value["kind"] in ("red", "green") and 1 <= len(value["sizes"]) <= 3 and
+              all(isinstance(x, int) and 1 <= x <= 99 for x in value["sizes"]), out)
+    check(len(texts) > 4, "seeds draw alike")
+    with open(path, "w") as f:
+        f.write('{"properties": {"a": {"not": {}}}}')
+    code, out, err = run(*common)
+    check(code != 0 and "/properties/a/not" in err and not out, "%d %s" % (code, err))
+    code, out, err = run(*common[:-2], "--json-object", "--seed", 1)
+    check(code == 0 and out.lstrip().startswith("{"), "--json-object: %s%s" % (out, err))
+
+
 def check_logits(evaluate, scratch):
     for name in ("llama_mha", "llama_gqa", "llama_linear", "llama3_rope", "dsv3"):
         header, data = read_safetensors(MODELS + name + "/golden.safetensors")
@@ -196,6 +281,18 @@ BAD_OPTIONS = [
     (["--token-ids", "512"], "512", 2),
     (["--token-ids", ""], "empty", 2),
     (["--prompt", "x"], "one of --prompt and --token-ids", 2),
+    (["--top-p", "0"], "--top-p is '0'", 2),
+    (["--top-k", "-1"], "--top-k is '-1'", 2),
+    (["--min-p", "1.5"], "--min-p is '1.5'", 2),
+    (["--repeat-penalty", "0"], "--repeat-penalty is '0'", 2),
+    (["--logprobs", "21"], "--logprobs is '21'", 2),
+    (["--logprobs", "1", "--print-ids"], "one of --print-ids and --logprobs", 2),
+    (["--logit-bias", "3"], "expected ID:BIAS", 2),
+    (["--logit-bias", "512:1"], "bias of token 512", 2),
+    (["--stop", ""], "--stop has 0 bytes", 2),
+    (["--stop-id", "x"], "--stop-id is 'x'", 2),
+    (["--json-object", "--json-schema", "x"], "one of --json-object", 2),
+    (["--json-schema", "/no/where"], "/no/where", 2),
     (["more"], "unexpected 'more'", 2),
     (["--nonsense"], "usage:", 2),
 ]
@@ -315,6 +412,10 @@ def main():
         check_text(generate)
         check_variants(generate)
         check_sampling(generate)
+        check_filters(generate)
+        check_logprobs(generate)
+        check_stops(generate)
+        check_json(generate, scratch)
         check_logits(evaluate, scratch)
         check_bad_models(generate, scratch)
         check_bad_options(generate, evaluate, scratch)
