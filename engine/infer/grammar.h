@@ -24,8 +24,8 @@
  * this. No key comes twice. Keys are written without \u and \/ escapes.
  *  - Whole numbers fit in 64 bits. Numbers have at most 18 digits before the point, 30 after it,
  * and an exponent of at most 289; with bounds 15, 9 and no exponent.
- *  - Strings hold no zero character, and the character U+007F as an escape only. Values of enum and const are written without white space and
- *    with the shortest escapes.
+ *  - Strings hold no zero character, and the character U+007F as an escape only. Values of enum and
+ * const are written without white space and with the shortest escapes.
  *  - Nesting ends at GRAMMAR_DEPTH_MAX: deeper values are not begun, so there is always a way out.
  *
  * Not shared between threads at the same time: a grammar remembers masks for all its texts.

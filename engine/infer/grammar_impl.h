@@ -177,10 +177,18 @@ struct grammar_match {
 
 /* grammar_step.c: frames and how bytes move them. */
 uint32_t grammar_step_intern(struct grammar_match *m, const struct grammar_frame *frame);
+void grammar_step_add(struct grammar_match *m, const struct grammar_frame *frame,
+                      struct grammar_set *ret);                     // interned, once
 void grammar_step_drop(struct grammar_match *m, uint32_t n_frames); // those from n_frames on
 void grammar_step_feed(struct grammar_match *m, uint32_t id, uint8_t byte, struct grammar_set *ret);
 bool grammar_step_ends(const struct grammar_match *m, uint32_t id); // may the text end with it?
 int grammar_step_utf8(int state, uint8_t byte); // 0: between characters; -1: no UTF-8
+
+/* grammar_number.c: one byte more of a number, or of what is around it if the number ends there;
+ * may it end? */
+void grammar_number_feed(struct grammar_match *m, struct grammar_frame *f, uint8_t byte,
+                         struct grammar_set *ret);
+bool grammar_number_ends(const struct grammar_match *m, const struct grammar_frame *f);
 
 /* grammar_schema.c, grammar_check.c, grammar_merge.c: from JSON to nodes. */
 int grammar_schema_compile(struct grammar *g, const struct json *schema, struct hai_err *err);

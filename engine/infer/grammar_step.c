@@ -6,9 +6,7 @@ typedef struct grammar_node node_t;
 
 enum { SPACE_NONE, SPACE_ONE, SPACE_LINE }; // SPACE_LINE + n: n blanks after a line feed
 
-static const int64_t real_unit = 1000000000;
 static const uint64_t hash_start = 0xcbf29ce484222325u; // FNV-1a, 64 bits
-static const int whole_digits_max = 18, fraction_digits_max = 30, exponent_max = 289;
 
 /* ---- frames ---- */
 
@@ -59,7 +57,7 @@ static void add(uint32_t id, struct grammar_set *ret) {
         ret->ids[ret->n++] = id;
 }
 
-static void add_frame(match *m, const frame *f, struct grammar_set *ret) {
+void grammar_step_add(match *m, const frame *f, struct grammar_set *ret) {
     add(grammar_step_intern(m, f), ret);
 }
 
@@ -110,7 +108,7 @@ static void string_char(match *m, frame *f, struct grammar_set *ret) {
         f->data++;
     f->phase = GRAMMAR_PHASE_BODY;
     f->more = 0;
-    add_frame(m, f, ret);
+    grammar_step_add(m, f, ret);
 }
 
 static int hex_digit(uint8_t b) {
@@ -134,11 +132,11 @@ static void string_hex(match *m, frame *f, uint8_t byte, struct grammar_set *ret
         return;
     if (at < 3) {
         f->phase++;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
     } else if (!second && f->more >= 0xD800 && f->more <= 0xDBFF) {
         f->phase = GRAMMAR_PHASE_PAIR;
         f->more = 0;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
     } else if (f->more) {
         string_char(m, f, ret);
     }
@@ -157,7 +155,7 @@ static void feed_body(match *m, frame *f, uint8_t byte, struct grammar_set *ret)
         return;
     if (state == 0 && byte == '\\') {
         f->phase = GRAMMAR_PHASE_ESCAPE;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
         return;
     }
     int next = grammar_step_utf8(state, byte);
@@ -167,7 +165,7 @@ static void feed_body(match *m, frame *f, uint8_t byte, struct grammar_set *ret)
     if (state == 0)
         string_char(m, f, ret);
     else
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
 }
 
 static void feed_string(match *m, frame *f, uint8_t byte, struct grammar_set *ret) {
@@ -176,7 +174,7 @@ static void feed_string(match *m, frame *f, uint8_t byte, struct grammar_set *re
         if (byte != '"')
             return;
         f->phase = GRAMMAR_PHASE_BODY;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
         return;
     case GRAMMAR_PHASE_BODY:
         feed_body(m, f, byte, ret);
@@ -184,7 +182,7 @@ static void feed_string(match *m, frame *f, uint8_t byte, struct grammar_set *re
     case GRAMMAR_PHASE_ESCAPE:
         if (byte == 'u') {
             f->phase = GRAMMAR_PHASE_HEX;
-            add_frame(m, f, ret);
+            grammar_step_add(m, f, ret);
         } else if (is_escape(byte)) {
             string_char(m, f, ret);
         }
@@ -193,13 +191,13 @@ static void feed_string(match *m, frame *f, uint8_t byte, struct grammar_set *re
         if (byte != '\\')
             return;
         f->phase = GRAMMAR_PHASE_PAIR_U;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
         return;
     case GRAMMAR_PHASE_PAIR_U:
         if (byte != 'u')
             return;
         f->phase = GRAMMAR_PHASE_PAIR_HEX;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
         return;
     default:
         string_hex(m, f, byte, ret);
@@ -238,7 +236,7 @@ static void feed_pattern(match *m, frame *f, uint8_t byte, struct grammar_set *r
         f->phase = GRAMMAR_PHASE_BODY;
         f->data = next;
     }
-    add_frame(m, f, ret);
+    grammar_step_add(m, f, ret);
 }
 
 /* ---- sets of texts ---- */
@@ -292,163 +290,7 @@ static void feed_literals(match *m, frame *f, uint8_t byte, struct grammar_set *
     if (low == high)
         return;
     f->data = (uint64_t)(low - node->first) << 32 | (high - node->first);
-    add_frame(m, f, ret);
-}
-
-/* ---- numbers ---- */
-
-/* Does [from, to] of magnitudes meet the bounds, for this sign? */
-static bool meets(const node_t *node, bool negative, __int128 from, __int128 to) {
-    __int128 low = negative ? -node->high : node->low, high = negative ? -node->low : node->high;
-
-    return from <= high && to >= low;
-}
-
-/* Can a number with the digits of v before the point be completed within bounds? */
-static bool whole_leads(const node_t *node, bool negative, uint64_t v, int64_t unit) {
-    __int128 from = v, to = (__int128)v + 1, most = negative ? -node->low : node->high;
-
-    if (v == 0)
-        return meets(node, negative, 0, unit - 1);
-    for (; from * unit <= most; from *= 10, to *= 10)
-        if (meets(node, negative, from * unit, to * unit - 1))
-            return true;
-    return false;
-}
-
-/* The magnitude so far, in units; more: digits after the point in the low 8 bits, their value
- * above.
- */
-static __int128 magnitude(const frame *f, int64_t unit) {
-    __int128 x = (__int128)f->data * unit;
-
-    return unit == 1 ? x : x + (int64_t)(f->more >> 8);
-}
-
-static bool number_ends(const match *m, const frame *f) {
-    const node_t *node = &m->g->nodes[f->node];
-
-    if (f->phase != GRAMMAR_PHASE_ZERO && f->phase != GRAMMAR_PHASE_DIGITS &&
-        f->phase != GRAMMAR_PHASE_FRACTION && f->phase != GRAMMAR_PHASE_E_DIGITS)
-        return false;
-    if (node->kind == GRAMMAR_KIND_NUMBER)
-        return true;
-    __int128 x = magnitude(f, node->kind == GRAMMAR_KIND_WHOLE ? 1 : real_unit);
-    return meets(node, f->space, x, x);
-}
-
-/* A digit after the point, with bounds; at most 9. */
-static bool fraction_digit(const node_t *node, frame *f, int digit) {
-    int n = (int)(f->more & 0xFF);
-    int64_t step = real_unit;
-
-    if (n >= 9)
-        return false;
-    for (int i = 0; i <= n; i++)
-        step /= 10;
-    f->more = (((f->more >> 8) + (uint64_t)(digit * step)) << 8) | (uint64_t)(n + 1);
-    __int128 x = magnitude(f, real_unit);
-    return meets(node, f->space, x, x + step - 1);
-}
-
-/* Numbers with bounds. data: digits before the point; space: 1 if negative. Returns whether the
- * byte belongs to the number. */
-static bool feed_bounded(match *m, frame *f, uint8_t byte, struct grammar_set *ret) {
-    const node_t *node = &m->g->nodes[f->node];
-    int64_t unit = node->kind == GRAMMAR_KIND_WHOLE ? 1 : real_unit;
-    bool digit = byte >= '0' && byte <= '9', leads = false;
-
-    if (f->phase == GRAMMAR_PHASE_START && byte == '-') {
-        f->phase = GRAMMAR_PHASE_MINUS;
-        f->space = 1;
-        leads = node->low < 0;
-    } else if (digit && (f->phase == GRAMMAR_PHASE_START || f->phase == GRAMMAR_PHASE_MINUS)) {
-        f->phase = byte == '0' ? GRAMMAR_PHASE_ZERO : GRAMMAR_PHASE_DIGITS;
-        f->data = (uint64_t)(byte - '0');
-        leads = whole_leads(node, f->space, f->data, unit);
-    } else if (digit && f->phase == GRAMMAR_PHASE_DIGITS) {
-        if (f->data > (UINT64_MAX - 9) / 10)
-            return true;
-        f->data = f->data * 10 + (uint64_t)(byte - '0');
-        leads = whole_leads(node, f->space, f->data, unit);
-    } else if (byte == '.' && unit > 1 &&
-               (f->phase == GRAMMAR_PHASE_ZERO || f->phase == GRAMMAR_PHASE_DIGITS)) {
-        f->phase = GRAMMAR_PHASE_POINT;
-        leads = meets(node, f->space, (__int128)f->data * unit, (__int128)(f->data + 1) * unit - 1);
-    } else if (digit && (f->phase == GRAMMAR_PHASE_POINT || f->phase == GRAMMAR_PHASE_FRACTION)) {
-        f->phase = GRAMMAR_PHASE_FRACTION;
-        leads = fraction_digit(node, f, byte - '0');
-    } else {
-        return false;
-    }
-    if (leads)
-        add_frame(m, f, ret);
-    return true;
-}
-
-/* The next phase of a number without bounds, or -1. data: digits, or the exponent's value. */
-static int number_phase(frame *f, uint8_t byte) {
-    bool digit = byte >= '0' && byte <= '9';
-
-    switch (f->phase) {
-    case GRAMMAR_PHASE_START:
-        if (byte == '-')
-            return GRAMMAR_PHASE_MINUS;
-        __attribute__((fallthrough));
-    case GRAMMAR_PHASE_MINUS:
-        f->data = 1;
-        return !digit ? -1 : byte == '0' ? GRAMMAR_PHASE_ZERO : GRAMMAR_PHASE_DIGITS;
-    case GRAMMAR_PHASE_DIGITS:
-        if (digit)
-            return (int)++f->data <= whole_digits_max ? GRAMMAR_PHASE_DIGITS : -1;
-        __attribute__((fallthrough));
-    case GRAMMAR_PHASE_ZERO:
-        f->data = 0;
-        return byte == '.'                  ? GRAMMAR_PHASE_POINT
-               : byte == 'e' || byte == 'E' ? GRAMMAR_PHASE_E
-                                            : -1;
-    case GRAMMAR_PHASE_POINT:
-        f->data = 1;
-        return digit ? GRAMMAR_PHASE_FRACTION : -1;
-    case GRAMMAR_PHASE_FRACTION:
-        if (digit)
-            return (int)++f->data <= fraction_digits_max ? GRAMMAR_PHASE_FRACTION : -1;
-        f->data = 0;
-        return byte == 'e' || byte == 'E' ? GRAMMAR_PHASE_E : -1;
-    case GRAMMAR_PHASE_E:
-        if (byte == '+' || byte == '-')
-            return GRAMMAR_PHASE_E_SIGN;
-        __attribute__((fallthrough));
-    case GRAMMAR_PHASE_E_SIGN:
-    case GRAMMAR_PHASE_E_DIGITS:
-        if (!digit)
-            return -1;
-        // Leading zeros count too: at most three digits, so none go on for ever.
-        f->more++;
-        f->data = f->data * 10 + (uint64_t)(byte - '0');
-        return (int)f->data <= exponent_max && f->more <= 3 ? GRAMMAR_PHASE_E_DIGITS : -1;
-    default:
-        return -1;
-    }
-}
-
-static void feed_number(match *m, frame *f, uint8_t byte, struct grammar_set *ret) {
-    const frame before = *f;
-    bool taken = false;
-
-    if (m->g->nodes[f->node].kind == GRAMMAR_KIND_NUMBER) {
-        int phase = number_phase(f, byte);
-        if (phase >= 0) {
-            f->phase = (uint8_t)phase;
-            add_frame(m, f, ret);
-            taken = true;
-        }
-    } else {
-        taken = feed_bounded(m, f, byte, ret);
-    }
-    // A number ends where something else begins: the container takes that.
-    if (!taken && number_ends(m, &before) && before.parent)
-        grammar_step_feed(m, before.parent, byte, ret);
+    grammar_step_add(m, f, ret);
 }
 
 /* ---- containers ---- */
@@ -482,7 +324,7 @@ static void enter(match *m, uint32_t id, uint32_t parent, uint16_t depth, uint8_
     case GRAMMAR_KIND_WHOLE:
     case GRAMMAR_KIND_BOUNDED:
     case GRAMMAR_KIND_NUMBER:
-        feed_number(m, &f, byte, ret);
+        grammar_number_feed(m, &f, byte, ret);
         return;
     case GRAMMAR_KIND_OBJECT:
     case GRAMMAR_KIND_ARRAY:
@@ -490,7 +332,7 @@ static void enter(match *m, uint32_t id, uint32_t parent, uint16_t depth, uint8_
             return;
         f.phase = GRAMMAR_PHASE_FIRST;
         f.depth++;
-        add_frame(m, &f, ret);
+        grammar_step_add(m, &f, ret);
         return;
     default:
         return;
@@ -510,7 +352,7 @@ static bool feed_space(match *m, frame *f, uint8_t byte, struct grammar_set *ret
         f->space++;
     else
         return false;
-    add_frame(m, f, ret);
+    grammar_step_add(m, f, ret);
     return true;
 }
 
@@ -529,7 +371,7 @@ static void feed_array(match *m, frame *f, uint8_t byte, struct grammar_set *ret
     if (f->phase == GRAMMAR_PHASE_AFTER) {
         if (byte == ',' && f->space == SPACE_NONE && next_item(m, f)) {
             f->phase = GRAMMAR_PHASE_NEXT;
-            add_frame(m, f, ret);
+            grammar_step_add(m, f, ret);
         } else if (byte == ']' && complete) {
             pop(f, ret);
         } else if (complete) {
@@ -604,11 +446,11 @@ static void begin_key(match *m, frame *f, struct grammar_set *ret) {
                  .more = (uint64_t)node->n << 32,
                  .depth = f->depth};
     if (any_key_allowed(m, f, node->first, node->first + node->n))
-        add_frame(m, &key, ret);
+        grammar_step_add(m, &key, ret);
     if (other_allowed(m, f)) {
         key.phase = GRAMMAR_PHASE_OTHER;
         key.data = hash_start;
-        add_frame(m, &key, ret);
+        grammar_step_add(m, &key, ret);
     }
 }
 
@@ -639,10 +481,10 @@ static void feed_key(match *m, frame *f, uint8_t byte, struct grammar_set *ret) 
     if (m->g->texts[low].n_bytes == (uint32_t)f->more) {
         object.phase = GRAMMAR_PHASE_COLON;
         object.more = low - m->g->nodes[f->node].first;
-        add_frame(m, &object, ret);
+        grammar_step_add(m, &object, ret);
         return;
     }
-    add_frame(m, f, ret);
+    grammar_step_add(m, f, ret);
 }
 
 /* The end of a key that is none of the schema's: unless the object has it already. */
@@ -665,7 +507,7 @@ static void end_other(match *m, const frame *f, struct grammar_set *ret) {
     object.extra++;
     if (!m->g->options.any_order)
         object.data = node->n;
-    add_frame(m, &object, ret);
+    grammar_step_add(m, &object, ret);
 }
 
 static void feed_other(match *m, frame *f, uint8_t byte, struct grammar_set *ret) {
@@ -688,7 +530,7 @@ static void feed_other(match *m, frame *f, uint8_t byte, struct grammar_set *ret
     f->data = (f->data ^ byte) * 0x100000001b3u;
     f->space = (uint8_t)next;
     f->phase = !escape && byte == '\\' ? GRAMMAR_PHASE_OTHER_ESCAPE : GRAMMAR_PHASE_OTHER;
-    add_frame(m, f, ret);
+    grammar_step_add(m, f, ret);
 }
 
 /* A value begins: the object moves on behind it, and the value stands above. */
@@ -743,7 +585,7 @@ static void feed_object(match *m, frame *f, uint8_t byte, struct grammar_set *re
         if (byte != ':')
             return;
         f->phase = GRAMMAR_PHASE_VALUE;
-        add_frame(m, f, ret);
+        grammar_step_add(m, f, ret);
         return;
     case GRAMMAR_PHASE_VALUE:
         feed_value(m, f, byte, ret);
@@ -756,7 +598,7 @@ static void feed_object(match *m, frame *f, uint8_t byte, struct grammar_set *re
                    (other_allowed(m, f) ||
                     any_key_allowed(m, f, node->first, node->first + node->n))) {
             f->phase = GRAMMAR_PHASE_NEXT;
-            add_frame(m, f, ret);
+            grammar_step_add(m, f, ret);
         } else if (complete) {
             feed_space(m, f, byte, ret);
         }
@@ -790,7 +632,7 @@ void grammar_step_feed(match *m, uint32_t id, uint8_t byte, struct grammar_set *
     case GRAMMAR_KIND_WHOLE:
     case GRAMMAR_KIND_BOUNDED:
     case GRAMMAR_KIND_NUMBER:
-        feed_number(m, &f, byte, ret);
+        grammar_number_feed(m, &f, byte, ret);
         return;
     default:
         assert(false); // alternatives and what nothing satisfies have no frames
@@ -806,7 +648,7 @@ bool grammar_step_ends(const match *m, uint32_t id) {
     case GRAMMAR_KIND_WHOLE:
     case GRAMMAR_KIND_BOUNDED:
     case GRAMMAR_KIND_NUMBER:
-        return !f->parent && number_ends(m, f);
+        return !f->parent && grammar_number_ends(m, f);
     default:
         return false;
     }

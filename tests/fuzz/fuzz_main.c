@@ -40,6 +40,24 @@ static size_t mutate(uint8_t *data, size_t n_bytes, uint64_t *state) {
     return n_bytes;
 }
 
+/* A file NAME.corpus: inputs that a fuzzer found worth keeping, with a zero byte between them. */
+static bool run_corpus(const char *path, const uint8_t *data, size_t n_bytes) {
+    const char *end = strrchr(path, '.');
+
+    if (!end || strcmp(end, ".corpus") != 0)
+        return false;
+    for (size_t from = 0; from < n_bytes;) {
+        const uint8_t *zero = memchr(data + from, 0, n_bytes - from);
+        size_t length = zero ? (size_t)(zero - data) - from : n_bytes - from;
+        uint8_t *one = hai_alloc(MAX(length, (size_t)1));
+        memcpy(one, data + from, length);
+        LLVMFuzzerTestOneInput(one, length);
+        free(one);
+        from += length + 1;
+    }
+    return true;
+}
+
 static int run_file(const char *path, uint64_t n, uint64_t state) {
     FILE *f = fopen(path, "rb");
 
@@ -51,6 +69,8 @@ static int run_file(const char *path, uint64_t n, uint64_t state) {
     _cleanup_free_ uint8_t *data = hai_alloc(n_max), *changed = NULL;
     n_bytes = fread(data, 1, n_max, f);
     fclose(f);
+    if (run_corpus(path, data, n_bytes))
+        return 0;
     LLVMFuzzerTestOneInput(data, n_bytes);
     for (uint64_t i = 0; i < n; i++) {
         // A fresh block of the exact size, so that a sanitizer sees one byte too far.
