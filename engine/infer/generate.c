@@ -15,7 +15,7 @@ struct generate {
     int64_t n_tokens;
     int32_t *pages; // [n_pages], all there are, in order
     int64_t n_pages;
-    int64_t length;  // tokens in the cache
+    int64_t length; // tokens in the cache
     struct sample_space *space;
 };
 
