@@ -37,7 +37,7 @@ enum {
     GRAMMAR_SCHEMA_BYTES_MAX = 256 * 1024,
     GRAMMAR_DEPTH_MAX = 60,        // arrays and objects inside each other; lib/json.h reads 64
     GRAMMAR_NODES_MAX = 20000,     // of a compiled schema
-    GRAMMAR_TREE_MAX = 2000000,    // JSON values made by merging, about the work of compiling
+    GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging, about the work of compiling
     GRAMMAR_PROPERTIES_MAX = 1024, // of one object
     GRAMMAR_ANY_ORDER_MAX = 64,    // the same where any order is allowed
     GRAMMAR_EXTRA_MAX = 256,       // other keys in one object of the output

@@ -60,10 +60,13 @@ enum {
     GRAMMAR_REGEX_STATES_MAX = 2000,
     GRAMMAR_REGEX_NODES_MAX = 20000,
     GRAMMAR_REGEX_DEAD = 0xFFFF,
+    GRAMMAR_REGEX_WORK_MAX = 100000000, // about half a second
 };
 
-/* Compile a pattern. -ENOTSUP: a construct outside the subset; -E2BIG: too many states. */
-int grammar_regex_new(const char *pattern, struct grammar_regex **ret, struct hai_err *err);
+/* Compile a pattern. work: steps that are left to all patterns of a schema, lowered by those taken.
+ * -ENOTSUP: a construct outside the subset; -E2BIG: too many states, or too much work. */
+int grammar_regex_new(const char *pattern, int64_t *work, struct grammar_regex **ret,
+                      struct hai_err *err);
 void grammar_regex_free(struct grammar_regex *r);
 DEFINE_CLEANUP(struct grammar_regex *, grammar_regex_free)
 

@@ -546,10 +546,8 @@ struct builder {
     int32_t *stack, *members;
     uint32_t *seen, stamp;
     struct grammar_regex *out;
-    int64_t n_work;
+    int64_t *work; // what is left
 };
-
-enum { WORK_MAX = 50000000 }; // steps of one construction, about a quarter of a second
 
 static int by_number(const void *a, const void *b) {
     int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
@@ -566,7 +564,7 @@ static int32_t close_over(struct builder *b, int32_t n_stack) {
         int32_t at = b->stack[--n_stack];
         if (at < 0 || b->seen[at] == b->stamp)
             continue;
-        b->n_work++;
+        --*b->work;
         b->seen[at] = b->stamp;
         const struct state *s = &b->states[at];
         if (s->is_byte || at == b->accept) {
@@ -586,13 +584,13 @@ static int state_of(struct builder *b, int32_t n, struct hai_err *err) {
 
     for (int i = 0; i < out->n_states; i++) {
         size_t length = b->from[i + 1] - b->from[i];
-        b->n_work++;
+        --*b->work;
         if (length == (size_t)n &&
             !memcmp(b->sets + b->from[i], b->members, length * sizeof *b->sets))
             return i;
     }
-    if (out->n_states == GRAMMAR_REGEX_STATES_MAX || b->n_work > WORK_MAX)
-        return hai_fail(err, -E2BIG, "a pattern needs more than %d states",
+    if (out->n_states == GRAMMAR_REGEX_STATES_MAX || *b->work < 0)
+        return hai_fail(err, -E2BIG, "a pattern needs more than %d states, or too much work",
                         GRAMMAR_REGEX_STATES_MAX);
     if (b->n_sets + (size_t)n > b->n_sets_max) {
         b->n_sets_max = 2 * b->n_sets_max + (size_t)n;
@@ -626,7 +624,7 @@ static int expand(struct builder *b, int at, struct hai_err *err) {
         }
         for (size_t i = b->from[at]; i < b->from[at + 1]; i++) {
             const struct state *s = &b->states[b->sets[i]];
-            b->n_work++;
+            --*b->work;
             if (s->is_byte && byte >= s->low && byte <= s->high)
                 b->stack[n_stack++] = s->to;
         }
@@ -673,8 +671,9 @@ static void prune(struct grammar_regex *x) {
 }
 
 static int build(const struct parser *x, struct part whole, struct grammar_regex *out,
-                 struct hai_err *err) {
-    struct builder b = {.states = x->states, .n = x->n, .accept = whole.to, .out = out};
+                 int64_t *work, struct hai_err *err) {
+    struct builder b = {
+        .states = x->states, .n = x->n, .accept = whole.to, .out = out, .work = work};
     // Every state puts at most two on the stack, and each is looked at once; doubles come on top.
     b.stack = hai_new_array(int32_t, 4 * (size_t)x->n + 4);
     b.members = hai_new_array(int32_t, (size_t)x->n + 1);
@@ -698,7 +697,8 @@ static int build(const struct parser *x, struct part whole, struct grammar_regex
     return 0;
 }
 
-int grammar_regex_new(const char *pattern, struct grammar_regex **ret, struct hai_err *err) {
+int grammar_regex_new(const char *pattern, int64_t *work, struct grammar_regex **ret,
+                      struct hai_err *err) {
     _cleanup_(grammar_regex_freep) struct grammar_regex *out = hai_new(struct grammar_regex);
     _cleanup_free_ struct state *states = hai_new_array(struct state, GRAMMAR_REGEX_NODES_MAX);
     struct parser x = {.pattern = pattern, .p = pattern, .states = states, .err = err};
@@ -707,8 +707,9 @@ int grammar_regex_new(const char *pattern, struct grammar_regex **ret, struct ha
 
     if (r == 0 && *x.p)
         r = refuse(&x, -EINVAL, "')' without '('");
+    *work -= x.n;
     if (r == 0)
-        r = build(&x, whole, out, err);
+        r = build(&x, whole, out, work, err);
     if (r == 0)
         *ret = TAKE_PTR(out);
     return r;

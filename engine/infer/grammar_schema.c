@@ -16,7 +16,9 @@ static const int64_t bounded_whole_max = 1000000000000000;
 struct compiler {
     struct grammar *g;
     struct grammar_trees trees;
-    struct map refs; // address of a schema -> its node + 1
+    struct map refs;     // address of a schema -> its node + 1
+    struct map patterns; // text -> its node + 1
+    int64_t regex_work;
     int depth;
     struct hai_err *err;
 };
@@ -242,7 +244,13 @@ static int compile_string(struct compiler *c, const struct json *schema, const c
         }
         return r;
     }
-    r = grammar_regex_new(pattern ? pattern : grammar_regex_format(format), &regex, c->err);
+    pattern = pattern ? pattern : grammar_regex_format(format);
+    void *known = map_get_text(&c->patterns, pattern);
+    if (known) {
+        *ret = (uint32_t)((intptr_t)known - 1);
+        return 0;
+    }
+    r = grammar_regex_new(pattern, &c->regex_work, &regex, c->err);
     if (r < 0) {
         hai_err_prefix(c->err, "schema, %.100s: ", pointer);
         return r;
@@ -257,6 +265,8 @@ static int compile_string(struct compiler *c, const struct json *schema, const c
         grammar_regex_free(regex);
     else
         c->g->nodes[*ret].regex = regex;
+    if (r == 0)
+        map_put_text(&c->patterns, pattern, (void *)((intptr_t)*ret + 1));
     return r;
 }
 
@@ -706,7 +716,8 @@ static int finish(struct compiler *c, uint32_t root) {
 }
 
 int grammar_schema_compile(struct grammar *g, const struct json *schema, struct hai_err *err) {
-    struct compiler c = {.g = g, .trees = {.root = schema}, .err = err};
+    struct compiler c = {
+        .g = g, .trees = {.root = schema}, .regex_work = GRAMMAR_REGEX_WORK_MAX, .err = err};
     uint32_t root = GRAMMAR_NONE;
     int r = grammar_check_schema(schema, err);
 
@@ -715,5 +726,6 @@ int grammar_schema_compile(struct grammar *g, const struct json *schema, struct 
     r = r < 0 ? r : finish(&c, root);
     grammar_merge_free(&c.trees);
     map_free(&c.refs);
+    map_free(&c.patterns);
     return r;
 }

@@ -248,6 +248,23 @@ TEST(refused_by_name)
     }
 }
 
+/* Many patterns cost no more than is left to all of them; the same one again costs nothing. */
+TEST(patterns_in_numbers)
+{
+    for (int same = 0; same < 2; same++) {
+        _cleanup_(buf_free) struct buf schema = {0};
+        struct grammar *g = NULL;
+        struct hai_err err = {0};
+        buf_add_str(&schema, "{\"anyOf\": [true");
+        for (int i = 0; i < 600; i++)
+            buf_printf(&schema, ", {\"pattern\": \"(x{300}|%d){2}\"}", same ? 0 : i);
+        buf_add_str(&schema, "]}");
+        int r = grammar_new(NULL, buf_cstr(&schema), schema.n_bytes, NULL, &g, &err);
+        CHECK_EQ(r, same ? 0 : -E2BIG, "%s", err.text);
+        grammar_free(g);
+    }
+}
+
 /* ---- random schemas ---- */
 
 static uint64_t state;
