@@ -60,7 +60,7 @@ enum {
     GRAMMAR_REGEX_STATES_MAX = 2000,
     GRAMMAR_REGEX_NODES_MAX = 20000,
     GRAMMAR_REGEX_DEAD = 0xFFFF,
-    GRAMMAR_REGEX_WORK_MAX = 100000000, // about half a second
+    GRAMMAR_REGEX_WORK_MAX = 40000000, // about a fifth of a second
 };
 
 /* Compile a pattern. work: steps that are left to all patterns of a schema, lowered by those taken.
