@@ -677,6 +677,8 @@ static int build(const struct parser *x, struct part whole, struct grammar_regex
     // Every state puts at most two on the stack, and each is looked at once; doubles come on top.
     b.stack = hai_new_array(int32_t, 4 * (size_t)x->n + 4);
     b.members = hai_new_array(int32_t, (size_t)x->n + 1);
+    b.n_sets_max = 64;
+    b.sets = hai_new_array(int32_t, b.n_sets_max);
     b.seen = hai_new_array(uint32_t, (size_t)x->n + 1);
     out->next = hai_new_array(uint16_t, (size_t)GRAMMAR_REGEX_STATES_MAX * 256);
     out->accepts = hai_new_array(bool, GRAMMAR_REGEX_STATES_MAX);

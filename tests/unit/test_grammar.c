@@ -215,6 +215,7 @@ static const struct {
     {"{\"$ref\": \"#\"}",                                                    -EINVAL,  "/",                    "itself"           },
     {"{\"anyOf\": [{\"$ref\": \"#\"}, {\"type\": \"null\"}]}",               -EINVAL,  "/",                    "itself"           },
     {"{\"type\": \"object\", \"anyOf\": [{\"$ref\": \"#\"}]}",               -E2BIG,   NULL,                   "too deep"         },
+    {"{\"pattern\": \"^[]\"}",                                               -EINVAL,  "/",                    "no value"         },
     {"false",                                                                -EINVAL,  "/",                    "no value"         },
     {"{\"minimum\": 5, \"maximum\": 4}",                                     -EINVAL,  "/",                    "no value"         },
     {"{\"enum\": [1], \"type\": \"string\"}",                                -EINVAL,  "/",                    "no value"         },
