@@ -1,5 +1,6 @@
 /* hai-generate - continue a text, or a list of token ids, with a model. */
-#include "engine/data/textstream.h"
+#include "engine/data/tokenizer.h"
+#include "engine/data/utf8.h"
 #include "engine/infer/generate.h"
 #include "jobs/jobexit.h"
 #include "jobs/jsonrules.h"
@@ -39,11 +40,12 @@ struct args {
 };
 
 struct printer {
-    struct textstream text; // unless ids are printed
+    const struct tokenizer *tokenizer; // NULL: ids are collected only
     const struct args *args;
     const struct stop_rules *rules;
     struct stop *stop;
     struct token_list ids;
+    struct buf pending; // bytes that may be half a character
 };
 
 /* {"id": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.5]]} */
@@ -65,11 +67,6 @@ static void print_logprobs(const struct sample_result *token) {
 static void print_text(struct printer *p) {
     _cleanup_(buf_free) struct buf text = {0};
 
-    token_list_add(&p->ids, id);
-    if (p->args->print_ids)
-        return 0;
-    // A model may have more rows than its tokenizer has tokens; those have no text.
-    (void)textstream_feed(&p->text, id, &text);
     utf8_add_stream(&text, &p->pending);
     if (text.n_bytes)
         fwrite(text.data, 1, text.n_bytes, stdout);
@@ -107,7 +104,6 @@ static void print_rest(struct printer *p) {
         puts("]");
         return;
     }
-    textstream_flush(&p->text, &text);
     if (p->args->sample.options.n_logprobs >= 0)
         return;
     if (stop_found(p->stop) < 0)
@@ -173,17 +169,6 @@ static int generate(struct args *args, struct hai_err *err) {
         r = jsonrules_new(tokenizer, generate_config(g), args->json_schema, &json, err);
     if (r < 0)
         return r;
-    args->request.prompt = args->ids.ids;
-    args->request.n_prompt = (int64_t)args->ids.n;
-    printer.text = (struct textstream){.tokenizer = tokenizer, .skip_special = true};
-    r = generate_run(g, &args->request, print_token, &printer, err);
-    if (r == 0)
-        print_rest(&printer);
-    if ((r == 0 && fflush(stdout)) || ferror(stdout))
-        r = hai_fail(err, -EIO, "writing to stdout failed");
-    token_list_free(&printer.ids);
-    textstream_free(&printer.text);
-    return r;
     args->request.hooks = json ? jsonrules_hooks(json) : NULL;
     return run(g, tokenizer, args, rules, err);
 }
