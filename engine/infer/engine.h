@@ -1,0 +1,90 @@
+/* engine.h - a model that serves many requests at once.
+ *
+ * Ties the parts together: batcher.h says which tokens run, model.h turns them into logits,
+ * sample.h and grammar.h choose, drafts.h or the multi-token module guess ahead. One thread calls
+ * it, from its own loop: submit and cancel at any time between steps, then step. What a request
+ * gets depends on its ids, its options and its seed alone (batcher.h and sample.h say why); when it
+ * gets it depends on everything.
+ *
+ * Memory for the model, the cache and the batch is taken by engine_open, for a request by
+ * engine_submit; a step takes none.
+ */
+#pragma once
+#include "engine/infer/batcher.h"
+#include "engine/infer/generate.h"
+#include "engine/infer/grammar.h"
+#include "engine/infer/sample.h"
+
+/* How tokens are guessed ahead. */
+#define ENGINE_DRAFTS_ALL(P, X)                                                                    \
+    X(P, NONE, "none")                                                                             \
+    X(P, TEXT, "text") /* from the request's own text (drafts.h) */                                \
+    X(P, MTP, "mtp")   /* by the model's multi-token module, one token */
+DECLARE_ENUM(engine_drafts, ENGINE_DRAFTS, ENGINE_DRAFTS_ALL);
+
+/* Sizes at least 1; zeros stand for the defaults that engine_defaults gives. */
+struct engine_options {
+    struct generate_place place;
+    enum k_dtype cache_dtype;  // K_F32, K_F16 or K_BF16
+    int64_t n_cache_tokens;    // of all requests together; rounded up to pages
+    int64_t n_seq_tokens_max;  // prompt and output of one request
+    int32_t page_tokens;       // a power of two
+    int32_t n_slots;           // requests that run at once
+    int32_t n_requests_max;    // running, waiting and ended together
+    int32_t n_step_tokens_max; // rows of a step
+    int32_t n_chunk_max;       // rows of one prompt in a step
+    int32_t n_swap_pages;      // 0: who is put back computes again
+    int64_t latency_us;        // of a step, see batcher.h
+    enum engine_drafts drafts;
+    int32_t n_drafts_max;
+    bool prefix_cache;
+};
+
+struct engine_options engine_defaults(void);
+
+struct engine_request {
+    uint64_t user;
+    int32_t weight, priority;
+    uint64_t cache_key;
+    bool no_cache;
+    const int32_t *ids; // the prompt, copied
+    int32_t n_ids;
+    int32_t n_new_max;
+    int64_t deadline_us;          // on the clock of engine_now_us; 0: none
+    struct sample_options sample; // biases are borrowed until the end
+    struct grammar *grammar;      // borrowed until the end; NULL: anything
+    bool ignore_eos;              // go on after an end token
+    /* Each token as it is chosen, the end token too; 1 ends the request with it. */
+    int (*take)(void *userdata, int64_t id, const struct sample_result *token);
+    /* Once, when it has ended: nothing of it is left. err: why, if it failed, else empty. */
+    void (*end)(void *userdata, const struct batcher_ending *ending, const struct hai_err *err);
+    void *userdata;
+};
+
+struct engine;
+
+/* Load DIR. -ENOTSUP: drafts by a module that the model does not have. -EINVAL: an option out of
+ * bounds. */
+int engine_open(const char *dir, const struct engine_options *options, struct engine **ret,
+                struct hai_err *err);
+
+/* Requests that have not ended are forgotten without a word. */
+void engine_free(struct engine *e);
+DEFINE_CLEANUP(struct engine *, engine_free)
+
+struct model *engine_model(struct engine *e);
+struct batcher *engine_batcher(struct engine *e);
+int64_t engine_now_us(void); // CLOCK_MONOTONIC
+
+/* -EINVAL: an id outside the vocabulary, an option out of its range; -E2BIG, -EAGAIN as
+ * batcher_submit. */
+int engine_submit(struct engine *e, const struct engine_request *request, int64_t *ret_id,
+                  struct hai_err *err);
+
+/* Its `end` is called by the next step. -ENOENT: it has ended already. */
+int engine_cancel(struct engine *e, int64_t id);
+
+/* One step: drafts, plan, forward pass, choice; `take` and `end` of who got something. They may
+ * submit and cancel. Returns the number of sequences that ran; 0: nothing to do until something is
+ * submitted. A failed pass ends those who were part of it, and is returned. */
+int engine_step(struct engine *e, struct hai_err *err);
