@@ -286,15 +286,16 @@ static int check_ledger(const struct state *state, struct hai_err *err) {
 
 /* All jobs that run undisturbed, as they are now, those that would lose most first. */
 static int check_runners(const struct state *state, struct hai_err *err) {
-    int64_t last_us = 0, n = 0;
+    int64_t last_us = 0, last_id = 0, n = 0;
 
     for (const struct job *job = state->live_first; job; job = job->live_next)
         n += order_runs(job);
     for (size_t i = 0; i < state->runners.n; i++) {
         const struct order_view *one = &state->runners.items[i];
-        if (one->saved_us <= last_us)
+        if (one->saved_us < last_us || (one->saved_us == last_us && one->id < last_id))
             FAIL("runner %lld stands behind those that would lose less", (long long)one->id);
         last_us = one->saved_us;
+        last_id = one->id;
         if (!one->job)
             continue;
         struct order_view now = order_view_of(state, one->job);

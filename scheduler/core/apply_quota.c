@@ -90,6 +90,10 @@ static int check(struct mutate *c, const struct entry_quota *in) {
     return 0;
 }
 
+static bool is_known(const struct state *state, const struct entry_quota *in) {
+    return quota_find(state, in->holder, in->name, in->group, in->priority) != NULL;
+}
+
 static int check_all(struct mutate *c, const struct entry_quota *items, size_t n) {
     size_t n_more = 0;
 
@@ -97,7 +101,8 @@ static int check_all(struct mutate *c, const struct entry_quota *items, size_t n
         int r = check(c, &items[i]);
         if (r < 0)
             return r;
-        n_more += items[i].gpus != S_ABSENT;
+        /* One alone counts even if it is known: that is how version 1 was refused. */
+        n_more += items[i].gpus != S_ABSENT && (n == 1 || !is_known(c->state, &items[i]));
     }
     if (n_more && c->state->n_quotas + n_more > QUOTAS_MAX)
         return hai_fail_at(&c->reply->err, -E2BIG, "too_many", NULL, NULL, "more than %d quotas",

@@ -1,12 +1,23 @@
 #include "scheduler/core/runners.h"
 
-/* Where the first one stands that was listed at that time or later. */
-static size_t find(const struct runners *all, int64_t saved_us) {
+/* By time of the last save, of equals the youngest last. */
+static int compare(const void *pa, const void *pb) {
+    const struct order_view *a = pa, *b = pb;
+
+    if (a->saved_us != b->saved_us)
+        return a->saved_us < b->saved_us ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Where a job stands, or would, as what it is listed. */
+static size_t find(const struct runners *all, int64_t saved_us, int64_t id) {
+    const struct order_view sought = {.saved_us = saved_us, .id = id};
     size_t low = 0, high = all->n;
 
+    assert(!all->filling);
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (all->items[middle].saved_us < saved_us)
+        if (compare(&all->items[middle], &sought) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -14,13 +25,15 @@ static size_t find(const struct runners *all, int64_t saved_us) {
     return low;
 }
 
-/* The place of a job that is listed: of those that were listed at one time any may be it. */
 static struct order_view *place_of(const struct runners *all, const struct job *job) {
-    size_t at = find(all, job->runs_since_us);
+    size_t at = find(all, job->runs_since_us, job->r.id);
 
-    while (at < all->n && all->items[at].job != job)
-        at++;
     assert(at < all->n);
+    /* The gap that it left earlier at this very time may stand before it. */
+    while (all->items[at].job != job) {
+        at++;
+        assert(at < all->n);
+    }
     return &all->items[at];
 }
 
@@ -51,7 +64,7 @@ static void enter(struct runners *all, struct job *job, const struct order_view 
         all->items = hai_realloc_array(all->items, all->n_max, sizeof *all->items);
     }
     /* Nearly always the last one: it has just begun, or saved. */
-    size_t at = find(all, view->saved_us + 1);
+    size_t at = all->filling ? all->n : find(all, view->saved_us, view->id);
     memmove(&all->items[at + 1], &all->items[at], (all->n - at) * sizeof *all->items);
     all->items[at] = *view;
     all->n++;
@@ -75,13 +88,13 @@ void runners_follow(struct state *state, struct job *job) {
         enter(all, job, &view);
 }
 
-static int compare(const void *pa, const void *pb) {
-    const struct order_view *a = pa, *b = pb;
-
-    return a->saved_us < b->saved_us ? -1 : a->saved_us > b->saved_us;
+void runners_fill(struct state *state) {
+    assert(state->runners.n == 0);
+    state->runners.filling = true;
 }
 
 void runners_sort(struct state *state) {
     if (state->runners.n)
         qsort(state->runners.items, state->runners.n, sizeof(struct order_view), compare);
+    state->runners.filling = false;
 }

@@ -12,7 +12,8 @@
  * changed. */
 void runners_follow(struct state *state, struct job *job);
 
-/* Once all are among them, in whatever order: for state_decode. */
+/* Between the two they come in whatever order, each once: for state_decode. */
+void runners_fill(struct state *state);
 void runners_sort(struct state *state);
 
 /* The next one, from the last to the first; NULL: no more. at: start from state->runners.n. */

@@ -207,6 +207,7 @@ struct runners {
     struct order_view *items;
     size_t n, n_max;
     size_t n_gone; // of the n
+    bool filling;  // not yet in order
 };
 
 /* Nodes of a group that are alike. */

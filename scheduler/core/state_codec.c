@@ -287,6 +287,7 @@ int state_decode(const void *data, size_t n_bytes, struct state **ret, struct ha
     }
     if (!cluster_sound(state) || derive_cluster(state) < 0)
         return hai_fail(err, -EBADMSG, "the snapshot's cluster does not hold together");
+    runners_fill(state);
     for (struct job *job = state->jobs_first; job; job = job->next)
         if (!job_sound(state, job) || derive_job(state, job) < 0)
             return hai_fail(err, -EBADMSG, "the snapshot's job %lld does not hold together",

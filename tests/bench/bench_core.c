@@ -1,12 +1,15 @@
 /* bench_core - the scheduler's core alone: submissions, decisions, snapshots.
  *
- *     bench-core [JOBS] [NODES] [fifo|backfill] [quotas]     default: 10000 1250
+ *     bench-core [JOBS] [NODES] [fifo|backfill] [quotas] [reserve] [noforecast]
+ *                                                             default: 10000 1250
  *
- * One core of the machine, no log and no store. The waiting jobs have about a thousand shapes and
- * 500 users; time is shared unless strict order is asked for: `fifo`, or `backfill`, where half of
- * the jobs name one of eight time limits, and the others are known by their names. A change is a
- * submission or the end of a job. quotas: every user may hold 96 GPUs at each level, each of 20
- * teams 1,600, and every fifth job is automatic.
+ * One core of the machine, no log and no store; processor time. The waiting jobs have about a
+ * thousand shapes and 500 users; time is shared unless strict order is asked for: `fifo`, or
+ * `backfill`, where half of the jobs name one of eight time limits, and the others are known by
+ * their names. A change is a submission or the end of a job. quotas: every user may hold 96 GPUs at
+ * each level, each of 20 teams 1,600, and every fifth job is automatic. reserve: twenty
+ * reservations of a hundredth of the nodes each, one an hour from now on. tests/bench/core.py makes
+ * a table of it.
  */
 #include "lib/pure/tlv.h"
 #include "scheduler/core/forecast.h"
@@ -27,7 +30,7 @@ static int64_t n_refused; // in strict order: larger than the whole quota
 static double seconds(void) {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -80,6 +83,54 @@ static void apply_all(struct world *w, struct decide_list *list) {
     }
     decide_list_clear(list);
     effects_clear(w->fx);
+}
+
+/* Jobs that have nodes run from now on. Returns how many began. */
+static int begin_running(struct world *w) {
+    char principal[PRINCIPAL_MAX + 1];
+    int n = 0;
+
+    for (struct job *job = w->state->live_first, *next; job; job = next) {
+        next = job->live_next;
+        if (job->r.state != JOB_STATE_STARTING)
+            continue;
+        for (size_t i = 0; i < job->r.allocs.n; i++) {
+            char *node = w->state->nodes[job->r.allocs.items[i].node]->r.name;
+            struct entry_ranks_started in = {job->r.id, job->r.epoch, node};
+            (void)snprintf(principal, sizeof principal, "node:%s", node);
+            world_append(w, principal, ENTRY_RANKS_STARTED, &in);
+        }
+        n++;
+    }
+    world_clear(w);
+    return n;
+}
+
+/* All that run save, in no order. */
+static void save_all(struct world *w) {
+    _cleanup_free_ struct job **jobs = hai_new_array(struct job *, w->state->runners.n + 1);
+    static uint8_t digest[DIGEST_BYTES];
+    struct rng rng = {2};
+    size_t n = 0;
+
+    for (struct job *job = w->state->live_first; job; job = job->live_next)
+        if (job->r.state == JOB_STATE_RUNNING)
+            jobs[n++] = job;
+    for (size_t i = n; i > 1; i--) {
+        size_t k = (size_t)rng_below(&rng, (int64_t)i);
+        struct job *swap = jobs[k];
+        jobs[k] = jobs[i - 1];
+        jobs[i - 1] = swap;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct entry_ckpt_committed in = {
+            jobs[i]->r.id, jobs[i]->r.epoch, 1, (char *)"ckpt", {digest, sizeof digest},
+                 S_ABSENT
+        };
+        world_append(w, "system:hai", ENTRY_CKPT_COMMITTED, &in);
+    }
+    world_clear(w);
+    printf("%zu jobs run, and have saved\n", n);
 }
 
 /* Decide until there is nothing left to do. Returns the time of all decisions; *ret_first: of the
@@ -137,6 +188,7 @@ static void changes(struct world *w, int n_jobs) {
             submit(w, n_jobs + round * CHANGES + (int)rng_below(&rng, 1000));
             end_one(w, &rng);
         }
+        (void)begin_running(w);
         w->now_us += 1000000;
         all[round] = settle(w, &list, &first[round]);
     }
@@ -145,7 +197,10 @@ static void changes(struct world *w, int n_jobs) {
     decide_list_free(&list);
 }
 
+/* As after a restart: read the state, decide. */
 static void snapshot(const struct world *w) {
+    struct decide_list list = {0};
+    struct decide *decide = decide_new();
     struct buf bytes = {0};
     struct state *copy;
     double start = seconds();
@@ -153,10 +208,16 @@ static void snapshot(const struct world *w) {
     state_encode(w->state, &bytes);
     double encode_s = seconds() - start;
     start = seconds();
-    if (state_decode(bytes.data, bytes.n_bytes, &copy, NULL) == 0)
-        state_free(copy);
-    printf("snapshot: %zu bytes, encode %.1f ms, decode %.1f ms\n", bytes.n_bytes, encode_s * 1e3,
-           (seconds() - start) * 1e3);
+    if (state_decode(bytes.data, bytes.n_bytes, &copy, NULL) < 0)
+        return;
+    double decode_s = seconds() - start;
+    start = seconds();
+    decide_run(decide, copy, &list);
+    printf("snapshot: %zu bytes, encode %.1f ms, decode %.1f ms; first pass %.1f ms\n",
+           bytes.n_bytes, encode_s * 1e3, decode_s * 1e3, (seconds() - start) * 1e3);
+    decide_list_free(&list);
+    decide_free(decide);
+    state_free(copy);
     buf_free(&bytes);
 }
 
@@ -194,6 +255,28 @@ static void give_quotas(struct world *w) {
         }
 }
 
+static void reserve(struct world *w, int n_nodes) {
+    char name[16];
+
+    for (int i = 0; i < 20; i++) {
+        struct entry_reserve_set set;
+        char *user = (char *)"u1";
+        schema_init(entry_reserve_set_schema(), &set);
+        (void)snprintf(name, sizeof name, "r%d", i);
+        set.name = name;
+        set.from_us = w->now_us + i * 3600 * INT64_C(1000000);
+        set.until_us = set.from_us + 7200 * INT64_C(1000000);
+        for (int k = 0; k < MAX(n_nodes / 100, 1); k++)
+            *LIST_ADD(&set.nodes) =
+                w->state->nodes[(i * MAX(n_nodes / 100, 1) + k) % w->state->n_nodes]->r.name;
+        *LIST_ADD(&set.users) = user;
+        world_append(w, "operate:root", ENTRY_RESERVE_SET, &set);
+        world_clear(w);
+        free(set.nodes.items);
+        free(set.users.items);
+    }
+}
+
 /* A limit changes while all of them wait. */
 static void change_quota(struct world *w) {
     struct entry_quota_set set = {QUOTA_HOLDER_EVERY, NULL, (char *)"default", 30, USER_GPUS + 8};
@@ -207,7 +290,7 @@ static void change_quota(struct world *w) {
 int main(int argc, char **argv) {
     int n_jobs = argc > 1 ? atoi(argv[1]) : 10000;
     int n_nodes = argc > 2 ? atoi(argv[2]) : 1250;
-    bool fifo = false;
+    bool fifo = false, reserves = false, foresees = true;
     struct decide_list list = {0};
     struct world_cluster cluster = {.n_zones = 2,
                                     .leaves_per_zone = MAX(n_nodes / 40, 1),
@@ -221,6 +304,8 @@ int main(int argc, char **argv) {
         backfills |= !strcmp(argv[i], "backfill");
         fifo |= backfills || !strcmp(argv[i], "fifo");
         quotas |= !strcmp(argv[i], "quotas");
+        reserves |= !strcmp(argv[i], "reserve");
+        foresees &= strcmp(argv[i], "noforecast") != 0;
     }
     cluster.backfill = backfills ? BACKFILL_DEFAULT : 0;
     cluster.min_run_us = fifo ? 0 : INT64_C(1800) * 1000000;
@@ -229,16 +314,25 @@ int main(int argc, char **argv) {
     world_cluster(&w, &cluster);
     if (quotas)
         give_quotas(&w);
+    if (reserves)
+        reserve(&w, n_nodes);
     submit_all(&w, n_jobs);
     double sum = settle(&w, &list, &first);
     printf("%lld jobs wait on %d nodes; first decision %.1f ms, all until nothing fits %.1f ms\n",
            (long long)w.state->queue.n, w.state->n_nodes, first * 1e3, sum * 1e3);
+    (void)begin_running(&w);
+    w.now_us += 4 * 3600 * INT64_C(1000000);
+    save_all(&w);
+    sum = settle(&w, &list, &first);
+    printf("four hours later: first decision %.1f ms, all of them %.1f ms\n", first * 1e3,
+           sum * 1e3);
     changes(&w, n_jobs);
     double start = seconds();
     for (int i = 0; i < 100000; i++)
         decide_run(w.decide, w.state, &list);
     printf("a decision with nothing new: %.2f us\n", (seconds() - start) * 10);
-    forecasts(&w);
+    if (foresees)
+        forecasts(&w);
     snapshot(&w);
     if (quotas)
         change_quota(&w);
