@@ -216,10 +216,7 @@ static void multiply_row(float *y, int64_t n, float by) {
 }
 
 static float exp_1(float x) {
-    float wide[VEC] = {x};
-
-    v_store(wide, v_exp(v_load(wide)));
-    return wide[0];
+    return v_max_all(v_exp(v_set(x)));
 }
 
 /* Scores of one row to exponentials of its n own keys, zero up to n_keys; what was added before is
