@@ -345,6 +345,10 @@ int turn_open(struct store *store, const struct turn_hooks *hooks, struct turn *
     if (r == 0)
         r = restore_state(store, turn->log, turn->rows, turn->fx, &turn->state,
                           &turn->stats.n_replayed, err);
+    /* Of a day that was cut off in parts some rows are in the tables and made again: whoever adds
+     * up what is written and what waits would count them twice. */
+    if (r == 0)
+        r = rows_flush(turn->rows, err);
     if (r < 0)
         return r;
     int64_t now_us = MAX(timefmt_now_us(), turn->state->r.time_us + 1);

@@ -161,7 +161,8 @@ TEST(cut_off_anywhere_nothing_is_lost_or_counted_twice)
         open_rows(&f, NULL);
         CHECK_EQ(rows_written_index(f.rows), whole ? 7 : 0);
         if (!whole)
-            add_days(&f); // the entry is projected again
+            add_days(
+                &f); // the entry is projected again, and written before anybody asks: turn_open
         CHECK_EQ(rows_flush(f.rows, &err), 0, "%s", err.text);
         check_written(&f);
         teardown(&f);

@@ -1,6 +1,7 @@
 #include "lib/fileio.h"
 #include "lib/log.h"
 #include "scheduler/api_call.h"
+#include "scheduler/core/ledger.h"
 #include "scheduler/core/quota.h"
 #include "scheduler/restore.h"
 #include "scheduler/setup.h"
@@ -94,7 +95,8 @@ static void describe(struct fixture *f) {
     CHECK_EQ(answer[1].r, 0);
 }
 
-static void submit(struct fixture *f, const char *name, const char *key, struct answer *answer) {
+static void submit_gpus(struct fixture *f, const char *name, const char *key, int64_t gpus,
+                        struct answer *answer) {
     struct job_spec spec;
     struct entry_job_submit entry;
     struct hai_err err = {0};
@@ -104,12 +106,17 @@ static void submit(struct fixture *f, const char *name, const char *key, struct 
     spec.name = hai_strdup(name);
     spec.workdir = hai_strdup("/tmp");
     *LIST_ADD(&spec.command) = hai_strdup("true");
+    spec.resources.gpus_per_node = gpus;
     CHECK_EQ(spec_to_entry(&spec, state_user_find(turn_state(f->turn), "alice"), NULL, key, &entry,
                            &err),
              0, "%s", err.text);
     turn_append(f->turn, ENTRY_JOB_SUBMIT, &entry, "submit:alice", note, answer);
     schema_free(entry_job_submit_schema(), &entry);
     schema_free(job_spec_schema(), &spec);
+}
+
+static void submit(struct fixture *f, const char *name, const char *key, struct answer *answer) {
+    submit_gpus(f, name, key, 0, answer);
 }
 
 TEST(nothing_is_answered_before_the_commit)
@@ -301,8 +308,6 @@ TEST(rows_that_a_crash_left_out_are_made_again)
     log_set_output(2, LOG_FORM_AUTO);
     power_vfs_restore();
     open_turn(&f, NULL);
-    CHECK(rows_outstanding(turn_rows(f.turn)) >= 5, "one of each job");
-    CHECK_EQ(rows_flush(turn_rows(f.turn), NULL), 0);
     for (int64_t job = 1; job <= 5; job++)
         CHECK_EQ(query_events(f.store, job, 0, 10, count, &n, NULL), 1);
     /* What the replay touched is seen again when the first live batch touches it. */
@@ -315,6 +320,90 @@ TEST(rows_that_a_crash_left_out_are_made_again)
     CHECK_EQ(rows_flush(turn_rows(f.turn), NULL), 0);
     n = 0;
     CHECK_EQ(query_job(f.store, 5, count_job, &n, NULL), 1);
+    teardown(&f);
+}
+
+/* A job with GPUs runs and ends; its GPU time waits to be written. */
+static int64_t run_job(struct fixture *f) {
+    struct answer answer = {0};
+    struct entry_node_up up;
+
+    schema_init(entry_node_up_schema(), &up);
+    up.node = (char *)"a1";
+    up.boot_id = (char *)"boot";
+    turn_append(f->turn, ENTRY_NODE_UP, &up, "node:a1", NULL, NULL);
+    submit_gpus(f, "one", NULL, 2, &answer);
+    turn_run(f->turn);
+    turn_run(f->turn);
+    const struct job *job = state_job_find(turn_state(f->turn), answer.id);
+    CHECK_EQ((int)job->r.state, JOB_STATE_STARTING);
+    int64_t epoch = job->r.epoch;
+    struct entry_ranks_started started = {answer.id, epoch, up.node};
+    struct entry_ranks_gone gone = {answer.id, epoch, up.node, NULL};
+    turn_append(f->turn, ENTRY_RANKS_STARTED, &started, "node:a1", NULL, NULL);
+    for (int64_t rank = 0; rank < 2; rank++) {
+        struct entry_rank_exited exited = {.job = answer.id, .epoch = epoch, .rank = rank};
+        turn_append(f->turn, ENTRY_RANK_EXITED, &exited, "node:a1", NULL, NULL);
+    }
+    turn_append(f->turn, ENTRY_RANKS_GONE, &gone, "node:a1", NULL, NULL);
+    turn_run(f->turn);
+    return answer.id;
+}
+
+struct gpu_time {
+    int64_t job, us;
+};
+
+static void add_row(void *data, const struct usage_row *row) {
+    struct gpu_time *time = data;
+
+    for (int k = 0; row->job == time->job && k < LEDGER_JOB_CLASSES; k++)
+        time->us += row->gpu_us[k];
+}
+
+static void add_sum(void *data, const struct usage_row *row, const char *key) {
+    add_row(data, row);
+}
+
+static void no_day(void *data, const struct ledger_day *day) {
+}
+
+/* In the tables and in memory. */
+static int64_t gpu_us(struct fixture *f, int64_t job) {
+    int64_t today = turn_now_us(f->turn) / LEDGER_DAY_US;
+    struct query_usage query = {today - 1, today, NULL, NULL, QUERY_BY_JOB};
+    struct gpu_time time = {.job = job};
+    struct hai_err err = {0};
+
+    CHECK(query_usage(f->store, &query, add_sum, &time, &err) >= 0, "%s", err.text);
+    rows_outstanding_usage(turn_rows(f->turn), query.first, query.last, add_row, no_day, &time);
+    return time.us;
+}
+
+TEST(gpu_time_that_was_written_in_part_counts_once_after_a_crash)
+{
+    struct fixture f = {0};
+
+    power_vfs_register(false);
+    setup(&f, "power");
+    describe(&f);
+    int64_t job = run_job(&f), us = gpu_us(&f, job);
+    CHECK(us > 0);
+    for (int64_t n = 0; n < 5000; n++) // a part of a day that is over: more than one transaction
+        rows_add_usage(turn_rows(f.turn), &(struct usage_row){.day = 100,
+                                                              .job = 1000 + n,
+                                                              .attempt = 1,
+                                                              .user = (char *)"alice",
+                                                              .group = (char *)"default"});
+    CHECK_EQ(rows_flush_some(turn_rows(f.turn), NULL), 1);
+    CHECK_EQ(gpu_us(&f, job), us);
+    power_vfs_fail_at(1, POWER_LOSS_DROP, 1);
+    log_set_output(-1, LOG_FORM_JSON);
+    close_turn(&f);
+    log_set_output(2, LOG_FORM_AUTO);
+    power_vfs_restore();
+    open_turn(&f, NULL);
+    CHECK_EQ(gpu_us(&f, job), us, "before anything else is done");
     teardown(&f);
 }
 
