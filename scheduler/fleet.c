@@ -3,6 +3,7 @@
 #include "lib/log.h"
 #include "lib/timefmt.h"
 #include "scheduler/assignment.h"
+#include "scheduler/core/witness.h"
 #include <stdio.h>
 
 enum {
@@ -15,8 +16,7 @@ enum {
 struct agent {
     struct fleet *fleet;
     int node;
-    char instance[65];
-    int64_t started_us; // the instance, by the clock of its boot; S_ABSENT: it did not say
+    struct witness witness; // whose poll was taken last
     char *health;
     int64_t heard_us; // log time
     int64_t grant_us; // of the newest lease; S_ABSENT: none since the start
@@ -53,7 +53,8 @@ static struct agent *agent_of(struct fleet *fleet, int node) {
         agent->fleet = fleet;
         agent->node = node;
         agent->heard_us = agent->silent_us = turn_now_us(fleet->s->turn);
-        agent->grant_us = agent->started_us = S_ABSENT;
+        agent->grant_us = S_ABSENT;
+        agent->witness = witness_new();
         agent->timer = loop_timer_new(fleet->s->loop, LOOP_MONOTONIC, on_wait_over, agent);
         schema_init(agent_desired_schema(), &agent->streams);
         fleet->items[node] = agent;
@@ -122,48 +123,51 @@ static bool worth_answering(const struct agent *agent) {
     return agent->fresh || agent->streams.streams.n || poll->revision != node_of(agent)->r.revision;
 }
 
-static bool holds_part(const struct agent_poll *poll, const struct desired_part *part) {
+static bool holds_part(const void *holdings, int64_t job, int64_t epoch) {
+    const struct agent_poll *poll = holdings;
+
     for (size_t i = 0; i < poll->holds.n; i++)
-        if (poll->holds.items[i].job == part->job->r.id &&
-            poll->holds.items[i].epoch == part->job->r.epoch)
+        if (poll->holds.items[i].job == job && poll->holds.items[i].epoch == epoch)
             return true;
     return false;
 }
 
-static bool was_started(const struct desired_part *part) {
-    for (int64_t i = 0; i < part->n_ranks; i++)
-        if (part->ranks[i].state != RANK_STATE_ASSIGNED)
-            return true;
-    return false;
+static struct witness_account account_of(const struct agent_poll *poll) {
+    return (struct witness_account){
+        .instance = poll->hello.instance,
+        .boot_id = poll->hello.boot_id,
+        .started_us = poll->hello.started,
+        .revision = poll->revision,
+        .synced = poll->synced,
+        .holds = holds_part,
+        .holdings = poll,
+    };
 }
 
-/* What an up-to-date, complete account of the node does not name is gone from there. An account by
- * an older revision says nothing about what was placed since, except from a new agent, which has
- * looked at everything. What was never started is not gone: the agent will start it. */
-static void conclude_gone(struct agent *agent, const struct agent_poll *poll, bool fresh) {
+static void conclude_gone(struct agent *agent, const struct witness_account *account, bool first) {
     struct schedd *s = agent->fleet->s;
-    _cleanup_free_ struct desired_part *parts = NULL;
+    _cleanup_free_ struct entry_ranks_gone *gone = NULL;
+    size_t n = witness_gone(schedd_state(s), agent->node, account, first, &gone);
 
-    if (!poll->synced || (!fresh && poll->revision != node_of(agent)->r.revision))
-        return;
-    size_t n = desired_node(schedd_state(s), agent->node, &parts);
-    for (size_t i = 0; i < n; i++) {
-        struct entry_ranks_gone gone;
-        if (holds_part(poll, &parts[i]) || !was_started(&parts[i]))
-            continue;
-        schema_init(entry_ranks_gone_schema(), &gone);
-        gone.job = parts[i].job->r.id;
-        gone.epoch = parts[i].job->r.epoch;
-        gone.node = node_of(agent)->r.name;
-        gone.evidence = (char *)"the agent does not hold it";
-        turn_append(s->turn, ENTRY_RANKS_GONE, &gone, agent->poll->caller.principal, NULL, NULL);
-    }
+    for (size_t i = 0; i < n; i++)
+        turn_append(s->turn, ENTRY_RANKS_GONE, &gone[i], agent->poll->caller.principal, NULL, NULL);
+}
+
+static bool refuse_replaced(const struct agent *agent, struct api_call *call) {
+    struct witness_account account = account_of(call->body);
+
+    if (!witness_is_replaced(&agent->witness, &account))
+        return false;
+    api_call_fail(call, 409, "replaced", "a newer agent of node %s has polled since",
+                  call->caller.node);
+    return true;
 }
 
 /* The poll is accepted: hold it, and answer at once if there is news. */
 static void take_poll(struct agent *agent, struct api_call *call) {
     const struct agent_poll *poll = call->body;
-    bool fresh = strcmp(agent->instance, poll->hello.instance) != 0;
+    struct witness_account account = account_of(poll);
+    bool fresh = witness_take(&agent->witness, &account);
 
     if (agent->poll)
         answer(agent); // a newer poll of the same node: the older one is nobody's any more
@@ -173,9 +177,7 @@ static void take_poll(struct agent *agent, struct api_call *call) {
     agent->poll = call;
     agent->fleet->n_polling++;
     agent->fresh = agent->fresh || fresh;
-    snprintf(agent->instance, sizeof agent->instance, "%s", poll->hello.instance);
-    agent->started_us = poll->hello.started;
-    conclude_gone(agent, poll, fresh);
+    conclude_gone(agent, &account, fresh);
     if (worth_answering(agent))
         answer(agent);
     else
@@ -201,7 +203,9 @@ static void on_up(void *data, int64_t index, int r, const struct apply_reply *re
         return;
     }
     int node = state_node_find(schedd_state(call->s), call->caller.node);
-    take_poll(agent_of(call->s->fleet, node), call);
+    struct agent *agent = agent_of(call->s->fleet, node);
+    if (!refuse_replaced(agent, call)) // both may have waited for the same commit
+        take_poll(agent, call);
 }
 
 /* An agent that is new, or back, or lives elsewhere now: the state must know before anything is
@@ -224,14 +228,6 @@ static bool announce(struct agent *agent, struct api_call *call) {
     up.version = poll->hello.version;
     api_call_append(call, ENTRY_NODE_UP, &up, on_up);
     return true;
-}
-
-/* The network may bring what an agent said before it was killed after the next one has polled: such
- * an account is complete, and names nothing of what was started since. */
-static bool is_replaced(const struct agent *agent, const struct agent_hello *hello) {
-    return agent->started_us != S_ABSENT && hello->started != S_ABSENT &&
-           hello->started < agent->started_us &&
-           hai_streq(node_of(agent)->r.boot_id, hello->boot_id);
 }
 
 void fleet_heard(struct fleet *fleet, int node) {
@@ -266,11 +262,8 @@ void fleet_poll(struct api_call *call) {
         return;
     }
     struct agent *agent = agent_of(call->s->fleet, node);
-    if (is_replaced(agent, &poll->hello)) {
-        api_call_fail(call, 409, "replaced", "a newer agent of node %s has polled since",
-                      call->caller.node);
+    if (refuse_replaced(agent, call))
         return;
-    }
     fleet_heard(call->s->fleet, node);
     hai_strset(&agent->health, poll->hello.health);
     if (!announce(agent, call))
@@ -353,7 +346,7 @@ static void check_silence(void *data) {
 void fleet_describe(const struct fleet *fleet, int node, struct node_view *ret) {
     const struct agent *agent = node < fleet->n_items ? fleet->items[node] : NULL;
 
-    if (!agent || !agent->instance[0])
+    if (!agent || !agent->witness.instance[0])
         return;
     ret->health = hai_strdup(agent->health);
     ret->seen_at = agent->heard_us;
