@@ -201,6 +201,8 @@ static void close_parts(struct daemon *d) {
         write_digest(s);
     if (s->relay)
         relay_close(s->relay);
+    if (s->usage)
+        usage_children_close(s->usage);
     http_server_free(s->server);
     relay_free(s->relay);
     fence_free(s->fence);

@@ -26,7 +26,7 @@ enum {
 struct usage_child {
     struct usage_children *all;
     struct usage_child *next;
-    struct api_call *call;
+    struct api_call *call; // NULL: gone, and the child is about to end
     struct query_usage query;
     int64_t limit;
     pid_t pid;                  // 0: waits
@@ -41,6 +41,7 @@ struct usage_children {
     struct schedd *s;
     struct usage_child *first; // in the order in which they asked
     int n, n_running;
+    bool closing;
 };
 
 struct usage_children *usage_children_new(struct schedd *s) {
@@ -50,9 +51,8 @@ struct usage_children *usage_children_new(struct schedd *s) {
     return children;
 }
 
-void usage_children_free(struct usage_children *children) {
-    assert(!children || !children->first);
-    free(children);
+void usage_children_close(struct usage_children *children) {
+    children->closing = true;
 }
 
 static void let_go(struct usage_child *child) {
@@ -76,28 +76,42 @@ static void child_free(struct usage_child *child) {
     *at = child->next;
     all->n--;
     let_go(child);
-    loop_source_free(child->ending);
     loop_source_free(child->viewing);
     loop_source_free(child->timer);
-    if (child->pid) {
-        kill(child->pid, SIGKILL);
-        waitpid(child->pid, NULL, 0);
-    }
     if (child->ending)
         all->n_running--;
+    loop_source_free(child->ending);
     close_fd(&child->view_fd);
     close_fd(&child->answer_fd);
     free(child);
 }
 
+void usage_children_free(struct usage_children *children) {
+    while (children && children->first) {
+        assert(!children->first->call);
+        child_free(children->first); // it was killed; whoever outlives us reaps it
+    }
+    free(children);
+}
+
 static void start_next(struct usage_children *all);
 
-/* The call is gone: it was answered, or its client left. */
+/* The call is gone: it was answered, or its client left. A child is killed and not waited for: it
+ * may hang in a read of a slow disk. It counts as running until it ends. */
 static void on_call_gone(void *own) {
     struct usage_child *child = own;
     struct usage_children *all = child->all;
 
-    child_free(child);
+    child->call = NULL;
+    if (child->pid)
+        kill(child->pid, SIGKILL);
+    if (child->pid && child->ending) {
+        let_go(child);
+        loop_io_set(child->viewing, 0);
+        loop_timer_stop(child->timer);
+    } else {
+        child_free(child);
+    }
     start_next(all);
 }
 
@@ -106,23 +120,35 @@ static void fail(struct usage_child *child) {
                   "GPU time could not be added up: the scheduler's log says why");
 }
 
-static void on_end(pid_t pid, int code, int status, void *data) {
-    struct usage_child *child = data;
-    struct buf text = {0};
+static bool read_answer(struct usage_child *child, int code, int status, struct buf *ret) {
     struct hai_err err = {0};
-    bool well = code == CLD_EXITED && status == 0;
 
-    child->pid = 0;
-    if (!well)
+    if (code != CLD_EXITED || status)
         log_warning("usage: the child that adds up ended: %s %d",
                     code == CLD_EXITED ? "exit status" : "signal", status);
-    else if (lseek(child->answer_fd, 0, SEEK_SET) < 0 ||
-             fileio_read_end(child->answer_fd, "usage", TEXT_BYTES_MAX, &text, &err) < 0)
+    else if (lseek(child->answer_fd, 0, SEEK_SET) < 0)
+        log_warning("usage: the answer of the child that adds up: %m");
+    else if (fileio_read_end(child->answer_fd, "usage", TEXT_BYTES_MAX, ret, &err) < 0)
         log_warning("usage: %s", hai_err_text(&err));
-    if (well && text.n_bytes)
+    else if (!ret->n_bytes)
+        log_warning("usage: the child that adds up ended without an answer");
+    return ret->n_bytes > 0;
+}
+
+static void on_end(pid_t pid, int code, int status, void *data) {
+    struct usage_child *child = data;
+    struct usage_children *all = child->all;
+    struct buf text = {0};
+
+    child->pid = 0;
+    if (!child->call) {
+        child_free(child);
+        start_next(all);
+    } else if (read_answer(child, code, status, &text)) {
         api_call_reply_json(child->call, 200, &text);
-    else
+    } else {
         fail(child);
+    }
     buf_free(&text);
 }
 
@@ -153,7 +179,8 @@ static int write_task(struct usage_child *child, int64_t now_us, int fd, struct 
     return fileio_write_full(fd, text.data, text.n_bytes, 0, err);
 }
 
-/* Of the daemon's descriptors none stays open: the store's would end the daemon's locks. */
+/* Of the daemon's descriptors none stays open: that of schedd.lock would hold the lock for longer
+ * than the daemon lives, if the daemon is killed. */
 static _Noreturn void run_child(struct usage_child *child, int64_t now_us, int task_fd,
                                 int view_fd) {
     struct hai_err err = {0};
@@ -194,7 +221,7 @@ static int start(struct usage_child *child) {
         return pid;
     child->pid = pid;
     child->ending = loop_child_new(s->loop, pid, on_end, child, &err);
-    if (!child->ending) {
+    if (!child->ending) { // it will be killed, and is reaped when we end: nothing tells that it has
         log_warning("usage: %s", hai_err_text(&err));
         return -ECHILD;
     }
@@ -211,6 +238,8 @@ static int start(struct usage_child *child) {
 static void start_next(struct usage_children *all) {
     struct usage_child *next = NULL;
 
+    if (all->closing)
+        return;
     for (struct usage_child *child = all->first; child; child = child->next) {
         if (child->holds)
             return;

@@ -13,7 +13,11 @@
 struct usage_children;
 
 struct usage_children *usage_children_new(struct schedd *s);
-void usage_children_free(struct usage_children *children); // no call may be held any more
+
+/* Start none any more: the calls that wait are about to go, each of which would let the next one
+ * begin. Then, when no call is held any more, free what is left. */
+void usage_children_close(struct usage_children *children);
+void usage_children_free(struct usage_children *children);
 
 /* Answer a call; the query's texts are those of its request. A few run at once, others wait. */
 void usage_child_start(struct api_call *call, const struct query_usage *query, int64_t limit);
