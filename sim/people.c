@@ -98,7 +98,6 @@ void people_submit(struct people *p) {
         p->n_jobs += clients_submit(p->clients, &spec) == 0;
     free(spec.after.items);
     free(spec.array.items);
-    p->checked(p->userdata);
 }
 
 static void move_some(struct people *p, int64_t id) {
@@ -207,7 +206,6 @@ void people_ask(struct people *p) {
     default:
         clients_set(p->clients, id, levels[rng_below(p->rng, ARRAY_SIZE(levels))]);
     }
-    p->checked(p->userdata);
 }
 
 /* Overlapping ones are refused, others changed. */

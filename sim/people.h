@@ -12,7 +12,6 @@ struct people {
     struct clients *clients;
     int64_t n_jobs; // accepted, as far as they know
     int (*append)(void *userdata, const char *principal, enum entry_kind kind, const void *payload);
-    void (*checked)(void *userdata); // after what was appended otherwise
     void *userdata;
 };
 

@@ -53,7 +53,6 @@ static void check_whole(struct tempest *t) {
 }
 
 static void check_turn(struct tempest *t) {
-    tempest_check(t);
     if (t->r == 0 && t->agents.shims.err.r < 0) {
         *t->err = t->agents.shims.err;
         tempest_note(t, t->err->r);
@@ -145,7 +144,6 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
     if (event)
         happen(t, event);
     clients_retry(&t->clients);
-    tempest_check(t);
     int64_t kill = t->world.n_log > n_committed ? KILL_TURNS : KILL_IDLE_TURNS;
     if (faults_kill(t, kill, n_committed))
         return;
@@ -367,6 +365,8 @@ static void set_clocks(struct tempest *t) {
 }
 
 static void connect(struct tempest *t) {
+    t->world.appended = tempest_look;
+    t->world.userdata = t;
     t->net = (struct net){
         .agenda = &t->agenda, .rng = &t->rng, .server = 1, .mishap = faults_mishap, .userdata = t};
     t->net.links = hai_new_array(struct net_link, (size_t)t->world.state->n_nodes);
@@ -386,7 +386,6 @@ static void connect(struct tempest *t) {
                                 .rng = &t->rng,
                                 .clients = &t->clients,
                                 .append = tempest_append,
-                                .checked = tempest_check,
                                 .userdata = t};
 }
 

@@ -1,9 +1,11 @@
 #include "sim/tempest.h"
 #include "sim/touched.h"
 
-void tempest_check(void *tempest) {
+void tempest_look(void *tempest, enum entry_kind kind) {
     struct tempest *t = tempest;
 
+    if (kind == ENTRY_QUOTA_SET) // one that was taken away and comes back is another one
+        quota_rules_forget(&t->quotas);
     if (t->r == 0)
         tempest_note(t, touched_check(&t->world, &t->agents.shims, t->err));
     if (t->r == 0)
@@ -13,10 +15,6 @@ void tempest_check(void *tempest) {
 int tempest_append(void *tempest, const char *principal, enum entry_kind kind,
                    const void *payload) {
     struct tempest *t = tempest;
-    int r = world_append(&t->world, principal, kind, payload);
 
-    if (kind == ENTRY_QUOTA_SET) // one that was taken away and comes back is another one
-        quota_rules_forget(&t->quotas);
-    tempest_check(t);
-    return r;
+    return world_append(&t->world, principal, kind, payload);
 }

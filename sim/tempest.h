@@ -46,6 +46,6 @@ static inline void tempest_note(struct tempest *t, int r) {
         t->r = r;
 }
 
-/* Append an entry and check what it touched; or only that, after what was appended otherwise. */
+/* Append an entry. Of each, whoever appended it, tempest_look checks what it touched. */
 int tempest_append(void *tempest, const char *principal, enum entry_kind kind, const void *payload);
-void tempest_check(void *tempest);
+void tempest_look(void *tempest, enum entry_kind kind);

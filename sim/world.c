@@ -58,22 +58,28 @@ void world_apply(struct state *state, const struct world_entry *entry, size_t in
     apply_at(state, entry, index, fx, &reply);
 }
 
-/* Append and apply; the log, if there is one, takes the payload's bytes. */
-static int append_bytes(struct world *w, const char *principal, int kind, struct buf *payload) {
-    w->now_us = MAX(w->now_us, w->state->r.time_us + 1);
-    if (w->forget) {
-        struct world_entry entry = {w->now_us, (char *)principal, kind, entry_version(kind),
-                                    *payload};
-        return apply_at(w->state, &entry, (size_t)w->state->r.index + 1, w->fx, &w->reply);
-    }
+static const struct world_entry *log_entry(struct world *w, const struct world_entry *entry) {
     if (w->n_log == w->n_log_max) {
         w->n_log_max = MAX(2 * w->n_log_max, (size_t)64);
         w->log = hai_realloc_array(w->log, w->n_log_max, sizeof *w->log);
     }
-    w->log[w->n_log++] =
-        (struct world_entry){w->now_us, hai_strdup(principal), kind, entry_version(kind), *payload};
-    *payload = (struct buf){0};
-    return apply_at(w->state, &w->log[w->n_log - 1], w->n_log, w->fx, &w->reply);
+    w->log[w->n_log] = *entry;
+    w->log[w->n_log].principal = hai_strdup(entry->principal);
+    return &w->log[w->n_log++];
+}
+
+/* Append and apply; the log, if there is one, takes the payload's bytes. */
+static int append_bytes(struct world *w, const char *principal, int kind, struct buf *payload) {
+    w->now_us = MAX(w->now_us, w->state->r.time_us + 1);
+    struct world_entry entry = {w->now_us, (char *)principal, kind, entry_version(kind), *payload};
+    if (!w->forget) {
+        entry = *log_entry(w, &entry);
+        *payload = (struct buf){0};
+    }
+    int r = apply_at(w->state, &entry, (size_t)w->state->r.index + 1, w->fx, &w->reply);
+    if (w->appended)
+        w->appended(w->userdata, kind);
+    return r;
 }
 
 int world_append(struct world *w, const char *principal, enum entry_kind kind,

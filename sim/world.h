@@ -29,6 +29,9 @@ struct world {
     size_t n_snapshot;
     struct buf scratch; // payload of the entry that is being applied, when there is no log
     int64_t now_us;
+    void (*appended)(void *userdata,
+                     enum entry_kind kind); // an entry is applied; NULL: tell nobody
+    void *userdata;
 };
 
 void world_init(struct world *w);

@@ -1,7 +1,8 @@
 #include "sim/journal.h"
 #include "sim/shims.h"
 #include "sim/storm.h"
-#include "tests/unit/test.h"
+#include "sim/touched.h"
+#include "tests/unit/core_steps.h"
 
 /* The short form; `hai-sim --fuzz --seeds A..B` runs as many as one likes. */
 TEST(seeded_storms_hurt_nobody)
@@ -108,4 +109,46 @@ TEST(a_simulated_shim_keeps_to_its_lease)
     CHECK_EQ(shims.err.r, 0);
     shims_free(&shims);
     agenda_free(&agenda);
+}
+
+struct looks {
+    struct world w;
+    struct shims shims;
+    int n;
+    struct hai_err err;
+    int r;
+};
+
+static void look(void *data, enum entry_kind kind) {
+    struct looks *looks = data;
+
+    looks->n += kind == ENTRY_PLACE;
+    if (looks->r == 0)
+        looks->r = touched_check(&looks->w, &looks->shims, &looks->err);
+}
+
+/* A turn of one decision may place many: each is looked at. */
+TEST(every_placement_of_a_turn_is_looked_at)
+{
+    for (int node = 0; node < 3; node++) {
+        struct agenda agenda = {0};
+        struct rng rng = {1};
+        struct looks looks = {0};
+        struct reconcile_key key = {99, 1, 1};
+        small_cluster(&looks.w, 1, 3);
+        looks.shims =
+            (struct shims){.agenda = &agenda, .rng = &rng, .n_nodes = 3, .run_us = 1000000000};
+        CHECK(shims_start(&looks.shims, node, &key, 0, 2, 3, S(1000)) != NULL);
+        looks.w.appended = look;
+        looks.w.userdata = &looks;
+        for (int i = 0; i < 3; i++)
+            submit(&looks.w, 1, 2, 1);
+        CHECK_EQ(looks.r, 0, "%s", hai_err_text(&looks.err));
+        CHECK_EQ(world_decide(&looks.w), 3);
+        CHECK_EQ(looks.n, 3);
+        CHECK_EQ(looks.r, -EINVAL, "of a%d is left what uses its GPUs", node + 1);
+        world_free(&looks.w);
+        shims_free(&looks.shims);
+        agenda_free(&agenda);
+    }
 }
