@@ -247,6 +247,7 @@ static void poll_now(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
     struct net_message *poll = net_message_new(NET_POLL, number);
 
+    poll->started_us = node->started_us;
     poll->revision = node->revision;
     poll->synced = reconcile_synced(node->core);
     for (const struct reconcile_hold *hold = NULL; (hold = reconcile_walk(node->core, hold));)
@@ -400,6 +401,7 @@ static void come_up(struct agents *agents, int number) {
         .boot = node->boot,
         .runs = true,
         .instance = ++agents->n_instances,
+        .started_us = boot_us(agents, number),
         .core = reconcile_new(),
         .lease_until_us = boot_us(agents, number),
         .poll_again_us = AGAIN_MIN_US,
@@ -481,6 +483,7 @@ void agents_boot(struct agents *agents, int number) {
 
     node->down = false;
     node->boot++;
+    agents->shims.clocks[number].offset_us -= boot_us(agents, number); // from 0 on
     after(agents, 1 + rng_below(agents->rng, RESTART_US), AGENDA_AGENT, number, node->boot);
 }
 

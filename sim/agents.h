@@ -44,7 +44,7 @@ struct agents_node {
     /* the agent; all of it is lost with the process */
     bool runs;
     enum agents_blow blow; // it was struck, and does nothing more
-    int64_t instance;
+    int64_t instance, started_us;
     struct reconcile *core;
     struct net_message *desired; // the newest answer with a set
     struct reconcile_want *wants;

@@ -1,10 +1,12 @@
 #include "sim/gateway.h"
-#include "lib/pure/plant.h"
 #include "sim/agents.h"
 
 #include <stdio.h>
 
-enum { POLL_WAIT_US = 2 * 1000 * 1000 };
+enum {
+    POLL_WAIT_US = 2 * 1000 * 1000,
+    CALLER_GONE = 8, // of those who wait for a commit, one in so many
+};
 
 void gateway_init(struct gateway *g, struct world *world, struct net *net, struct agenda *agenda) {
     *g = (struct gateway){
@@ -18,11 +20,27 @@ void gateway_init(struct gateway *g, struct world *world, struct net *net, struc
 
 void gateway_started(struct gateway *g) {
     for (int i = 0; i < g->world->state->n_nodes; i++)
-        g->agents[i] = (struct gateway_agent){.heard_us = g->world->now_us, .grant_us = S_ABSENT};
+        g->agents[i] = (struct gateway_agent){
+            .witness = witness_new(), .heard_us = g->world->now_us, .grant_us = S_ABSENT};
 }
 
 static struct node *node_of(const struct gateway *g, int number) {
     return g->world->state->nodes[number];
+}
+
+static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net_message *message) {
+    if (*n == *n_max) {
+        *n_max = MAX(2 * *n_max, (size_t)16);
+        *list = hai_realloc_array(*list, *n_max, sizeof **list);
+    }
+    (*list)[(*n)++] = message;
+}
+
+/* Of who waited for an answer most see the connection break. */
+static void drop(struct gateway *g, struct net_message *message) {
+    if (!rng_once_in(g->net->rng, 8))
+        net_refuse(g->net, message);
+    net_message_free(message);
 }
 
 /* ---- answers ---- */
@@ -64,22 +82,6 @@ static bool worth_answering(const struct gateway *g, int number) {
     return agent->poll && (agent->fresh || agent->poll->revision != node_of(g, number)->r.revision);
 }
 
-void gateway_commit(struct gateway *g) {
-    for (size_t i = 0; i < g->n_outbox; i++) {
-        struct net_message *report = g->outbox[i];
-        struct net_message *reply = net_message_new(NET_REPLY, report->node);
-        reply->call = report->call;
-        reply->instance = report->instance;
-        reply->boot = report->boot;
-        net_message_free(report);
-        net_send(g->net, reply);
-    }
-    g->n_outbox = 0;
-    for (int i = 0; i < g->world->state->n_nodes; i++)
-        if (worth_answering(g, i))
-            send_answer(g, i);
-}
-
 void gateway_held(struct gateway *g, int node, int64_t seq) {
     if (g->agents[node].poll && g->agents[node].poll_seq == seq)
         send_answer(g, node);
@@ -91,77 +93,122 @@ static void principal_of(const struct gateway *g, int number, char ret[static PR
     (void)snprintf(ret, PRINCIPAL_MAX + 1, "node:%s", node_of(g, number)->r.name);
 }
 
-static bool holds_part(const struct net_message *poll, const struct desired_part *part) {
+static bool holds_part(const void *holdings, int64_t job, int64_t epoch) {
+    const struct net_message *poll = holdings;
+
     for (size_t i = 0; i < poll->n_parts; i++)
-        if (poll->parts[i].key.job == part->job->r.id &&
-            poll->parts[i].key.epoch == part->job->r.epoch)
+        if (poll->parts[i].key.job == job && poll->parts[i].key.epoch == epoch)
             return true;
     return false;
 }
 
-static bool was_started(const struct desired_part *part) {
-    for (int64_t i = 0; i < part->n_ranks; i++)
-        if (part->ranks[i].state != RANK_STATE_ASSIGNED)
-            return true;
-    return false;
+/* With the texts that it points to. */
+struct spoken {
+    char instance[32], boot_id[32];
+    struct witness_account account;
+};
+
+static const struct witness_account *account_of(const struct net_message *poll,
+                                                struct spoken *spoken) {
+    (void)snprintf(spoken->instance, sizeof spoken->instance, "%lld", (long long)poll->instance);
+    agents_boot_id(poll->node, poll->boot, spoken->boot_id);
+    spoken->account = (struct witness_account){
+        .instance = spoken->instance,
+        .boot_id = spoken->boot_id,
+        .started_us = poll->started_us,
+        .revision = poll->revision,
+        .synced = poll->synced,
+        .holds = holds_part,
+        .holdings = poll,
+    };
+    return &spoken->account;
 }
 
-/* What a complete account of the node does not name is gone from there: fleet.c. */
-static void conclude_gone(struct gateway *g, const struct net_message *poll, bool fresh) {
-    struct desired_part *parts = NULL;
+static void append_gone(struct gateway *g) {
     char principal[PRINCIPAL_MAX + 1];
 
-    if (!poll->synced || (!fresh && poll->revision != node_of(g, poll->node)->r.revision))
-        return;
-    principal_of(g, poll->node, principal);
-    size_t n = desired_node(g->world->state, poll->node, &parts);
-    struct entry_ranks_gone *gone = hai_new_array(struct entry_ranks_gone, n + 1);
-    size_t n_gone = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!holds_part(poll, &parts[i]) && was_started(&parts[i]))
-            gone[n_gone++] = (struct entry_ranks_gone){parts[i].job->r.id, parts[i].job->r.epoch,
-                                                       node_of(g, poll->node)->r.name,
-                                                       (char *)"the agent does not hold it"};
-    for (size_t i = 0; i < n_gone; i++)
-        g->append(g->userdata, principal, ENTRY_RANKS_GONE, &gone[i]);
-    free(gone);
-    free(parts);
+    for (size_t i = 0; i < g->n_gone; i++) {
+        struct entry_ranks_gone *entry = &g->gone[i].entry;
+        entry->node = node_of(g, g->gone[i].node)->r.name;
+        principal_of(g, g->gone[i].node, principal);
+        g->append(g->userdata, principal, ENTRY_RANKS_GONE, entry);
+    }
+    g->n_gone = 0;
 }
 
-static void announce(struct gateway *g, const struct net_message *poll) {
+static void conclude_gone(struct gateway *g, int number, const struct witness_account *account,
+                          bool first) {
+    _cleanup_free_ struct entry_ranks_gone *gone = NULL;
+    size_t n = witness_gone(g->world->state, number, account, first, &gone);
+
+    if (n)
+        g->gone = hai_realloc_array(g->gone, g->n_gone + n, sizeof *g->gone);
+    for (size_t i = 0; i < n; i++)
+        g->gone[g->n_gone++] = (struct gateway_gone){number, gone[i]};
+}
+
+static bool waits_for_commit(const struct gateway *g, int number) {
+    for (size_t i = 0; i < g->n_announced; i++)
+        if (g->announced[i]->node == number)
+            return true;
+    return false;
+}
+
+/* By the state as it is committed: one announces although another is about to be. */
+static bool announce(struct gateway *g, const struct net_message *poll) {
     struct state_node *node = &node_of(g, poll->node)->r;
     char principal[PRINCIPAL_MAX + 1], boot_id[32];
 
     agents_boot_id(poll->node, poll->boot, boot_id);
-    if (node->state == NODE_STATE_UP && hai_streq(node->boot_id, boot_id))
-        return;
+    if (node->state == NODE_STATE_UP && hai_streq(node->boot_id, boot_id) &&
+        !waits_for_commit(g, poll->node))
+        return false;
     struct entry_node_up up = {.node = node->name, .boot_id = boot_id};
     principal_of(g, poll->node, principal);
     g->append(g->userdata, principal, ENTRY_NODE_UP, &up);
+    return true;
+}
+
+static void refuse(struct gateway *g, struct net_message *poll) {
+    net_refuse(g->net, poll);
+    net_message_free(poll);
 }
 
 static void take_poll(struct gateway *g, struct net_message *poll) {
     struct gateway_agent *agent = &g->agents[poll->node];
-    bool fresh;
+    struct spoken spoken;
+    const struct witness_account *account = account_of(poll, &spoken);
 
-    /* An agent that was killed: what it held was overtaken by what the next one did. */
-    if (poll->instance < agent->instance && !HAI_PLANT(PLANT_REPLACED_AGENT)) {
-        net_refuse(g->net, poll);
-        net_message_free(poll);
+    if (witness_is_replaced(&agent->witness, account)) {
+        refuse(g, poll);
         return;
     }
-    agent->heard_us = g->world->now_us;
-    announce(g, poll);
-    fresh = agent->instance != poll->instance;
+    bool first = witness_take(&agent->witness, account);
     if (agent->poll) // a newer one: the older is nobody's any more
         send_answer(g, poll->node);
     agent->poll = poll;
     agent->poll_seq = ++g->n_polls;
-    agent->fresh |= fresh;
-    agent->instance = poll->instance;
-    conclude_gone(g, poll, fresh);
+    agent->fresh |= first;
+    conclude_gone(g, poll->node, account, first);
     agenda_add(g->agenda, g->agenda->now_us + POLL_WAIT_US, AGENDA_HELD, poll->node,
                agent->poll_seq, NULL);
+}
+
+static void hear_poll(struct gateway *g, struct net_message *poll) {
+    struct gateway_agent *agent = &g->agents[poll->node];
+    struct spoken spoken;
+
+    if (witness_is_replaced(&agent->witness, account_of(poll, &spoken))) {
+        refuse(g, poll);
+        return;
+    }
+    agent->heard_us = g->world->now_us;
+    if (announce(g, poll)) {
+        put(&g->announced, &g->n_announced, &g->n_announced_max, poll);
+        return;
+    }
+    take_poll(g, poll);
+    append_gone(g);
 }
 
 /* ---- reports ---- */
@@ -225,14 +272,6 @@ static void take_report(struct gateway *g, const struct net_message *report) {
 
 /* ---- turns ---- */
 
-static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net_message *message) {
-    if (*n == *n_max) {
-        *n_max = MAX(2 * *n_max, (size_t)16);
-        *list = hai_realloc_array(*list, *n_max, sizeof **list);
-    }
-    (*list)[(*n)++] = message;
-}
-
 void gateway_receive(struct gateway *g, struct net_message *message) {
     /* By the state as it is committed: what else is in the batch is not applied yet. */
     for (size_t i = 0; i < message->n_parts; i++) {
@@ -246,16 +285,39 @@ void gateway_receive(struct gateway *g, struct net_message *message) {
 }
 
 void gateway_turn(struct gateway *g) {
+    append_gone(g);
     for (size_t i = 0; i < g->n_inbox; i++) {
         struct net_message *message = g->inbox[i];
         if (message->kind == NET_POLL) {
-            take_poll(g, message);
+            hear_poll(g, message);
             continue;
         }
         take_report(g, message);
         put(&g->outbox, &g->n_outbox, &g->n_outbox_max, message);
     }
     g->n_inbox = 0;
+}
+
+void gateway_commit(struct gateway *g) {
+    for (size_t i = 0; i < g->n_outbox; i++) {
+        struct net_message *report = g->outbox[i];
+        struct net_message *reply = net_message_new(NET_REPLY, report->node);
+        reply->call = report->call;
+        reply->instance = report->instance;
+        reply->boot = report->boot;
+        net_message_free(report);
+        net_send(g->net, reply);
+    }
+    g->n_outbox = 0;
+    for (size_t i = 0; i < g->n_announced; i++)
+        if (rng_once_in(g->net->rng, CALLER_GONE))
+            drop(g, g->announced[i]);
+        else
+            take_poll(g, g->announced[i]);
+    g->n_announced = 0;
+    for (int i = 0; i < g->world->state->n_nodes; i++)
+        if (worth_answering(g, i))
+            send_answer(g, i);
 }
 
 static bool is_silent(const struct gateway *g, int number) {
@@ -282,19 +344,14 @@ void gateway_silence(struct gateway *g) {
     }
 }
 
-/* Of who waited for an answer most see the connection break. */
-static void drop(struct gateway *g, struct net_message *message) {
-    if (!rng_once_in(g->net->rng, 8))
-        net_refuse(g->net, message);
-    net_message_free(message);
-}
-
 void gateway_killed(struct gateway *g) {
     for (size_t i = 0; i < g->n_inbox; i++)
         drop(g, g->inbox[i]);
     for (size_t i = 0; i < g->n_outbox; i++)
         drop(g, g->outbox[i]);
-    g->n_inbox = g->n_outbox = 0;
+    for (size_t i = 0; i < g->n_announced; i++)
+        drop(g, g->announced[i]);
+    g->n_inbox = g->n_outbox = g->n_announced = g->n_gone = 0;
     for (int i = 0; i < g->world->state->n_nodes; i++)
         if (g->agents[i].poll)
             drop(g, TAKE_PTR(g->agents[i].poll));
@@ -305,10 +362,14 @@ void gateway_free(struct gateway *g) {
         net_message_free(g->inbox[i]);
     for (size_t i = 0; i < g->n_outbox; i++)
         net_message_free(g->outbox[i]);
+    for (size_t i = 0; i < g->n_announced; i++)
+        net_message_free(g->announced[i]);
     for (int i = 0; g->agents && i < g->world->state->n_nodes; i++)
         net_message_free(g->agents[i].poll);
     free(g->inbox);
     free(g->outbox);
+    free(g->announced);
+    free(g->gone);
     free(g->agents);
     *g = (struct gateway){0};
 }

@@ -5,16 +5,22 @@
  * granted from the moment it came in. Answers leave with a commit and not before.
  */
 #pragma once
+#include "scheduler/core/witness.h"
 #include "sim/net.h"
 #include "sim/world.h"
 
 struct gateway_agent {
-    int64_t instance;         // later ones have higher numbers, as they have later starts
+    struct witness witness;   // whose poll was taken last
     int64_t heard_us;         // log time
     int64_t grant_us;         // of the newest lease; S_ABSENT: none since the start
     struct net_message *poll; // held
     int64_t poll_seq;         // of the held one, of all polls
     bool fresh;               // it is this instance's first
+};
+
+struct gateway_gone {
+    int node;
+    struct entry_ranks_gone entry;
 };
 
 struct gateway {
@@ -25,6 +31,10 @@ struct gateway {
     int64_t silence_us;
     struct net_message **inbox; // came in since the last turn
     size_t n_inbox, n_inbox_max;
+    struct net_message **announced; // polls that wait for the commit of their node's life
+    size_t n_announced, n_announced_max;
+    struct gateway_gone *gone; // entries of the next turn
+    size_t n_gone;
     struct net_message **outbox; // replies that wait for the commit
     size_t n_outbox, n_outbox_max;
     int64_t n_polls;
@@ -41,7 +51,9 @@ void gateway_receive(struct gateway *g, struct net_message *message);
 /* A turn: requests that came in become entries. */
 void gateway_turn(struct gateway *g);
 
-/* What was appended is committed: answers go out, and new sets to the nodes of fx. */
+/* What was appended is committed: answers go out, and new sets to the nodes of fx. Of the polls
+ * that waited for it some have no caller any more; what the others say may need another turn
+ * (n_gone). */
 void gateway_commit(struct gateway *g);
 
 /* AGENDA_HELD: a poll has waited for long enough. AGENDA_SILENCE: who was not heard of is lost. */

@@ -45,6 +45,7 @@ struct net_message {
     int boot;       // life of the machine
     int64_t server; // life of the scheduler
     int64_t call, instance;
+    int64_t started_us; // poll: the instance, by its boot clock
     int64_t revision;
     bool synced;  // poll
     bool changed; // answer

@@ -157,6 +157,8 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
         return;
     clients_commit(&t->clients);
     gateway_commit(&t->gateway);
+    if (t->gateway.n_gone)
+        want_turn(t);
     world_clear(&t->world);
     if (t->world.n_log >= t->world.n_snapshot + SNAPSHOT_ENTRIES)
         world_snapshot(&t->world);

@@ -28,6 +28,7 @@
     X(GONE_EARLY, "the last exit of an attempt is told while something of it is left")             \
     X(OLD_REVISION, "an agent follows a desired set that is no answer to its poll")                \
     X(REPLACED_AGENT, "a late poll of a killed agent is believed")                                 \
+    X(BOOTS_MIXED, "an agent is taken for older than one of another boot")                         \
     X(ADOPTED_TOLD, "an agent tells all exits but one that an agent before it may have told")      \
     X(SYNCED_EARLY, "an agent says that its account is complete before it has looked for shims")   \
     X(MARK_BLOCKS, "a mark that nobody asks for makes a newer attempt of its job wait")            \

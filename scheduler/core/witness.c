@@ -1,5 +1,6 @@
 #include "scheduler/core/witness.h"
 
+#include "lib/pure/plant.h"
 #include <stdio.h>
 
 struct witness witness_new(void) {
@@ -7,8 +8,10 @@ struct witness witness_new(void) {
 }
 
 bool witness_is_replaced(const struct witness *w, const struct witness_account *account) {
-    return w->started_us != S_ABSENT && account->started_us != S_ABSENT &&
-           account->started_us < w->started_us && hai_streq(w->boot_id, account->boot_id);
+    bool same_boot = hai_streq(w->boot_id, account->boot_id) || HAI_PLANT(PLANT_BOOTS_MIXED);
+
+    return w->started_us != S_ABSENT && account->started_us != S_ABSENT && same_boot &&
+           account->started_us < w->started_us && !HAI_PLANT(PLANT_REPLACED_AGENT);
 }
 
 bool witness_take(struct witness *w, const struct witness_account *account) {
