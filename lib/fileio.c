@@ -131,47 +131,62 @@ int fileio_replace(const char *path, const void *data, size_t n_bytes, mode_t mo
     return fileio_sync_dir(parent, err);
 }
 
+/* That the name of a directory lasts. Where its parent may be written and not read, all of the file
+ * system is synced; where it may not be written either, or the directory itself is not ours to
+ * read, somebody else made it and sees to it. */
+static int sync_name(const char *path, struct hai_err *err) {
+    _cleanup_free_ char *parent = parent_of(path);
+    int r = fileio_sync_dir(parent, err);
+
+    if (r != -EACCES)
+        return r;
+    if (access(parent, W_OK) < 0)
+        return 0;
+    _cleanup_(closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 && errno == EACCES)
+        return 0;
+    return fd < 0 || syncfs(fd) < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+}
+
 /* 1: made, 0: it was there. */
 static int make_dir(const char *path, mode_t mode, bool durable, struct hai_err *err) {
     if (mkdir(path, mode) == 0) {
-        _cleanup_free_ char *parent = parent_of(path);
-        int r = durable ? fileio_sync_dir(parent, err) : 0;
+        int r = durable ? sync_name(path, err) : 0;
         return r < 0 ? r : 1;
     }
     return errno == EEXIST ? 0 : hai_fail(err, -errno, "%s: %m", path);
 }
 
-/* Perhaps its maker was killed before he synced. What we may not read, we could not have made. */
-static int sync_parent(const char *path, struct hai_err *err) {
-    _cleanup_free_ char *parent = parent_of(path);
-    int r = fileio_sync_dir(parent, err);
-
-    return r == -EACCES ? 0 : r;
-}
-
 static int make_dirs(const char *path, mode_t mode, bool durable, struct hai_err *err) {
     _cleanup_free_ char *part = hai_strdup(path);
+    size_t n_there = 0; // bytes of the deepest part that was there
     struct stat st;
     int r = 0;
 
     for (size_t n = strlen(part); n > 1 && part[n - 1] == '/'; n--)
         part[n - 1] = 0; // parent_of would take the text behind the last slash for a name
-    for (char *at = part; *at && r >= 0; at++) {
-        if (at == part || *at != '/' || at[-1] == '/')
+    for (char *at = part; r >= 0; at++) {
+        bool last = !*at;
+        if (!last && (at == part || *at != '/' || at[-1] == '/'))
             continue;
         *at = 0;
         r = make_dir(part, mode, durable, err);
+        if (r == 0)
+            n_there = strlen(part);
+        if (last)
+            break;
         *at = '/';
     }
-    if (r >= 0)
-        r = make_dir(part, mode, durable, err);
     if (r < 0)
         return r;
     if (stat(path, &st) < 0)
         return hai_fail(err, -errno, "%s: %m", path);
     if (!S_ISDIR(st.st_mode))
         return hai_fail(err, -ENOTDIR, "%s: not a directory", path);
-    return durable && r == 0 ? sync_parent(part, err) : 0;
+    if (!durable || !n_there)
+        return 0;
+    part[n_there] = 0;
+    return sync_name(part, err); // perhaps its maker was killed before he did
 }
 
 int fileio_mkdir_p(const char *path, mode_t mode, struct hai_err *err) {

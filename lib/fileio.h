@@ -40,7 +40,8 @@ int fileio_replace(const char *path, const void *data, size_t n_bytes, mode_t mo
  * is in the way. */
 int fileio_mkdir_p(const char *path, mode_t mode, struct hai_err *err);
 
-/* The same, and they are there after a power loss: the parent of each that was made is synced. */
+/* The same, and they are there after a power loss: the parent of each that was made is synced, and
+ * of the deepest that was there, whose maker may have been killed. */
 int fileio_mkdir_durable(const char *path, mode_t mode, struct hai_err *err);
 
 /* fsync of a directory, so that names made or removed in it are durable. */

@@ -51,16 +51,25 @@ TEST(failed_replace_leaves_nothing)
 /* In place of libc's: which directories are synced. */
 static char synced[1024];
 
-int fsync(int fd) {
+static void note_synced(int fd, const char *kind) {
     _cleanup_free_ char *link = hai_asprintf("/proc/self/fd/%d", fd);
     char path[256];
     ssize_t n = readlink(link, path, sizeof path - 1);
 
-    if (n > 0 && strlen(synced) + (size_t)n + 2 < sizeof synced) {
+    if (n > 0 && strlen(synced) + strlen(kind) + (size_t)n + 2 < sizeof synced) {
         path[n] = 0;
-        strcat(strcat(synced, path), ";");
+        strcat(strcat(strcat(synced, kind), path), ";");
     }
+}
+
+int fsync(int fd) {
+    note_synced(fd, "");
     return (int)syscall(SYS_fsync, fd);
+}
+
+int syncfs(int fd) {
+    note_synced(fd, "all of ");
+    return 0;
 }
 
 /* A power loss takes a name whose directory was not synced. */
@@ -69,8 +78,10 @@ TEST(made_directories_are_synced_where_they_must_last)
     char dir[] = "/tmp/hai-test-mkdir-XXXXXX";
     CHECK(mkdtemp(dir) != NULL);
     _cleanup_free_ char *deep = hai_asprintf("%s/a//b/c/", dir);
+    _cleanup_free_ char *deeper = hai_asprintf("%s/a/b/c/d", dir);
     _cleanup_free_ char *other = hai_asprintf("%s/other/x", dir);
-    _cleanup_free_ char *all = hai_asprintf("%s;%s/a;%s/a/b;", dir, dir, dir);
+    _cleanup_free_ char *all = hai_asprintf("%s;%s/a;%s/a/b;/tmp;", dir, dir, dir);
+    _cleanup_free_ char *two = hai_asprintf("%s/a/b/c;%s/a/b;", dir, dir);
     _cleanup_free_ char *last = hai_asprintf("%s/a/b;", dir);
     struct hai_err err = {0};
 
@@ -81,8 +92,38 @@ TEST(made_directories_are_synced_where_they_must_last)
     CHECK_EQ(fileio_mkdir_durable(deep, 0755, &err), 0, "%s", err.text);
     CHECK_STR(synced, last, "whoever made it may have been killed");
     synced[0] = 0;
+    CHECK_EQ(fileio_mkdir_durable(deeper, 0755, &err), 0, "%s", err.text);
+    CHECK_STR(synced, two, "so may the maker of what is above");
+    synced[0] = 0;
     CHECK_EQ(fileio_mkdir_p(other, 0755, &err), 0, "%s", err.text);
     CHECK_STR(synced, "");
+    CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
+}
+
+/* As somebody whom permissions bind. Exit status: 0 as it should be. */
+static int make_unread(const char *dir, const char *path, const char *wanted) {
+    if (chmod(dir, 0300) < 0 || fileio_mkdir_durable(path, 0755, NULL) < 0)
+        return 1;
+    synced[0] = 0;
+    if (fileio_mkdir_durable(path, 0755, NULL) < 0)
+        return 2;
+    return strcmp(synced, wanted) == 0 ? 0 : 3;
+}
+
+TEST(a_directory_that_may_be_written_and_not_read)
+{
+    _cleanup_free_ char *dir = tmp_dir();
+    _cleanup_free_ char *path = hai_asprintf("%s/a", dir);
+    _cleanup_free_ char *wanted = hai_asprintf("all of %s/a;", dir);
+    int status = -1;
+
+    CHECK(geteuid() != 0 || chown(dir, 65534, 65534) == 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(geteuid() == 0 && setuid(65534) < 0 ? 4 : make_unread(dir, path, wanted));
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(chmod(dir, 0700), 0);
     CHECK_EQ(fileio_remove_tree(dir, NULL), 0);
 }
 
