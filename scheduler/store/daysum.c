@@ -4,7 +4,7 @@
 #include "lib/pure/schema.h"
 #include "scheduler/core/effects.h"
 
-/* Of one user, team, group and stage; NULL: none was given. */
+/* Of one user, team, group and stage; "": none was given. */
 struct sum {
     char *user, *team, *group, *stage;
     int64_t gpu_us[LEDGER_JOB_CLASSES];
