@@ -121,12 +121,16 @@ void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_i
 void k_quant_row(const float *x, int64_t n, int8_t *q, float *scale) {
     for (int64_t g = 0; g < n / GROUP; g++) {
         const float *group = x + g * GROUP;
-        float amax = 0;
+        uint32_t largest = 0; /* as bits: a NaN is above all numbers */
+        float amax;
+        for (int k = 0; k < GROUP; k++) {
+            uint32_t bits;
+            memcpy(&bits, &group[k], sizeof bits);
+            largest = MAX(largest, bits & 0x7fffffff);
+        }
+        memcpy(&amax, &largest, sizeof amax);
+        float inverse = k_quant_scale(amax, &scale[g]);
         for (int k = 0; k < GROUP; k++)
-            amax = MAX(amax, group[k] < 0 ? -group[k] : group[k]);
-        float inverse = amax > 0 ? 127 / amax : 0;
-        scale[g] = amax / 127;
-        for (int k = 0; k < GROUP; k++)
-            q[g * GROUP + k] = (int8_t)nearest(group[k] * inverse);
+            q[g * GROUP + k] = inverse == 0 ? 0 : (int8_t)nearest(group[k] * inverse);
     }
 }

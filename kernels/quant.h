@@ -36,7 +36,22 @@ void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_i
 double k_quant_value(enum k_dtype dtype, const void *data, const void *scale, int64_t n_in,
                      int64_t row, int64_t column);
 
-/* Round a row of n activations, a multiple of 32: scale = amax / 127 of each group, q = x * (127 /
- * amax) to the nearest even, all float32 operations; a group of zeros has scale 0. The same bits on
- * every backend. q [n], scale [n / 32]. */
+/* The scale of a group of activations whose largest magnitude is amax, and what they are multiplied
+ * by: scale = amax / 127 and 127 / amax, float32 divisions. Below 2^-100 all count as zero: 0 and
+ * 0. Infinite or NaN: scale NaN and 0, so that sums become NaN. */
+static inline float k_quant_scale(float amax, float *ret_scale) {
+    uint32_t bits;
+
+    memcpy(&bits, &amax, sizeof bits);
+    if (bits >= 0x7f800000) {
+        bits = 0x7fc00000;
+        memcpy(ret_scale, &bits, sizeof bits);
+        return 0;
+    }
+    *ret_scale = amax < 0x1p-100f ? 0 : amax / 127;
+    return amax < 0x1p-100f ? 0 : 127 / amax;
+}
+
+/* Round a row of n activations, a multiple of 32, in groups of 32: q = x times k_quant_scale's
+ * result to the nearest even. The same bits on every backend. q [n], scale [n / 32]. */
 void k_quant_row(const float *x, int64_t n, int8_t *q, float *scale);

@@ -1,19 +1,14 @@
-/* linear_body.h - products with weights and their gradients, cut into pieces for the threads.
- *
- * A piece is rows of one group times columns of one of its parts. F32 and BF16 weights go through
- * gemm_body.h; for the other types these operators say -ENOTSUP before anything has run.
+/* linear_body.h - gradients of products with weights, and products across, cut into pieces for the
+ * threads. A piece is rows of one group times columns of one of its parts.
  */
 #pragma once
-#include "kernels/cpu/gemm_body.h"
-#include "kernels/weight.h"
+#include "kernels/cpu/product_body.h"
 
-/* One product per group and part; `prepare` fills in what differs between them. */
+/* One product per group; `prepare` fills in what differs between them. */
 struct grouped {
-    struct gemm whole;        // m the largest of a group
-    const struct k_weight *w; // its parts cut the columns; NULL: whole.n columns, one part
-    void (*prepare)(const void *a, int64_t group, int part, struct gemm *g);
+    struct gemm whole; // m the largest of a group
+    void (*prepare)(const void *a, int64_t group, struct gemm *g);
     const void *a;
-    const float *bias; // of the columns, NULL: none
     float *work;
     int64_t row_pieces, column_pieces;
 };
@@ -22,104 +17,25 @@ static int64_t pieces_of(int64_t n) {
     return (n + PIECE_COLUMNS - 1) / PIECE_COLUMNS;
 }
 
-static void add_bias(const struct gemm *g, int64_t row, int64_t m, int64_t column, int64_t n,
-                     const float *bias) {
-    for (int64_t i = row; i < row + m; i++) {
-        float *c = g->c + i * g->c_row;
-        for (int64_t j = column; j < column + n; j++)
-            c[j] += bias[j];
-    }
-}
-
 static void grouped_piece(void *arg, int64_t piece, int thread) {
     const struct grouped *j = arg;
-    int64_t column = piece % j->column_pieces, before = 0;
+    int64_t column = piece % j->column_pieces * PIECE_COLUMNS;
     int64_t row = piece / j->column_pieces % j->row_pieces * PIECE_ROWS;
     struct gemm g = j->whole;
-    int part = 0;
 
-    for (; j->w && column >= pieces_of(j->w->parts[part].n_out); part++) {
-        column -= pieces_of(j->w->parts[part].n_out);
-        before += j->w->parts[part].n_out;
-    }
-    if (j->w)
-        g.n = j->w->parts[part].n_out;
-    j->prepare(j->a, piece / j->column_pieces / j->row_pieces, part, &g);
-    g.c += before;
-    column *= PIECE_COLUMNS;
+    j->prepare(j->a, piece / j->column_pieces / j->row_pieces, &g);
     if (row >= g.m)
         return;
-    int64_t m = MIN(g.m - row, (int64_t)PIECE_ROWS), n = MIN(g.n - column, (int64_t)PIECE_COLUMNS);
-    gemm_piece(&g, row, m, column, n, j->work + thread * GEMM_FLOATS);
-    if (j->bias)
-        add_bias(&g, row, m, column, n, j->bias + before);
+    gemm_piece(&g, row, MIN(g.m - row, (int64_t)PIECE_ROWS), column,
+               MIN(g.n - column, (int64_t)PIECE_COLUMNS), j->work + thread * GEMM_FLOATS);
 }
 
 static int grouped_run(struct k_ctx *ctx, struct grouped *j, int64_t n_groups) {
     j->work = ctx->workspace;
     j->row_pieces = (j->whole.m + PIECE_ROWS - 1) / PIECE_ROWS;
-    j->column_pieces = j->w ? 0 : pieces_of(j->whole.n);
-    for (int p = 0; j->w && p < j->w->n_parts; p++)
-        j->column_pieces += pieces_of(j->w->parts[p].n_out);
+    j->column_pieces = pieces_of(j->whole.n);
     pool_run(ctx->pool, n_groups * j->row_pieces * j->column_pieces, grouped_piece, j);
     return 0;
-}
-
-/* Rows of a group. */
-ALWAYS_INLINE int64_t group_rows(const struct k_tensor *row_start, int64_t n_rows, int64_t group,
-                                 int64_t *ret_first) {
-    const int32_t *start = row_start->data;
-
-    *ret_first = start ? start[group] : 0;
-    return (start ? start[group + 1] : n_rows) - *ret_first;
-}
-
-static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
-    const int32_t *start = row_start->data;
-
-    return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
-}
-
-static bool is_wide(const struct k_weight *w) {
-    return w->dtype == K_F32 || w->dtype == K_BF16;
-}
-
-static const void *part_data(const struct k_weight *w, int64_t group, int part) {
-    return w->parts[group * w->n_parts + part].data;
-}
-
-static void linear_prepare(const void *arg, int64_t group, int part, struct gemm *g) {
-    const struct k_linear *a = arg;
-    int64_t first;
-
-    g->m = group_rows(&a->row_start, a->x.shape[0], group, &first);
-    g->a = (const float *)a->x.data + first * a->x.stride[0];
-    g->b = part_data(a->w, group, part);
-    g->c = (float *)a->y.data + first * a->y.stride[0];
-}
-
-static int linear(struct k_ctx *ctx, const struct k_linear *a) {
-    struct grouped j = {
-        .whole = {.m = a->x.shape[0],
-                  .k = a->w->n_in,
-                  .a_row = a->x.stride[0],
-                  .a_k = 1,
-                  .b_k = 1,
-                  .b_column = a->w->n_in,
-                  .b_bf16 = a->w->dtype == K_BF16,
-                  .c_row = a->y.stride[0],
-                  .accumulate = a->accumulate},
-        .w = a->w,
-        .prepare = linear_prepare,
-        .a = a,
-        .bias = a->bias.data,
-    };
-
-    if (!groups_cover(&a->row_start, a->w->n_groups, a->x.shape[0]))
-        return -EINVAL;
-    if (!is_wide(a->w) || a->x.dtype != K_F32)
-        return -ENOTSUP;
-    return grouped_run(ctx, &j, a->w->n_groups);
 }
 
 /* A gradient by the input runs over the parts' rows: each part goes on with the sums of the one
@@ -130,14 +46,14 @@ struct linear_dx_job {
     int64_t before; // rows of the parts before it
 };
 
-static void linear_dx_prepare(const void *arg, int64_t group, int part, struct gemm *g) {
+static void linear_dx_prepare(const void *arg, int64_t group, struct gemm *g) {
     const struct linear_dx_job *job = arg;
     const struct k_linear_dx *a = &job->a;
     int64_t first;
 
     g->m = group_rows(&a->row_start, a->dy.shape[0], group, &first);
     g->a = (const float *)a->dy.data + first * a->dy.stride[0] + job->before;
-    g->b = part_data(a->w, group, job->part);
+    g->b = a->w->parts[group * a->w->n_parts + job->part].data;
     g->c = (float *)a->dx.data + first * a->dx.stride[0];
 }
 
@@ -155,7 +71,7 @@ static int linear_dx(struct k_ctx *ctx, const struct k_linear_dx *a) {
                       .a_k = 1,
                       .b_k = a->w->n_in,
                       .b_column = 1,
-                      .b_bf16 = a->w->dtype == K_BF16,
+                      .b_type = a->w->dtype,
                       .c_row = a->dx.stride[0],
                       .accumulate = a->accumulate || job.part > 0},
             .prepare = linear_dx_prepare,
@@ -166,7 +82,7 @@ static int linear_dx(struct k_ctx *ctx, const struct k_linear_dx *a) {
     return 0;
 }
 
-static void linear_dw_prepare(const void *arg, int64_t group, int part, struct gemm *g) {
+static void linear_dw_prepare(const void *arg, int64_t group, struct gemm *g) {
     const struct k_linear_dw *a = arg;
     int64_t first;
 
@@ -195,60 +111,76 @@ static int linear_dw(struct k_ctx *ctx, const struct k_linear_dw *a) {
     return grouped_run(ctx, &j, a->dw.shape[0]);
 }
 
-static void linear_heads_prepare(const void *arg, int64_t group, int part, struct gemm *g) {
-    const struct k_linear_heads *a = arg;
+/* Products across: parts go on with the sums of the one before. */
+struct heads_dx_job {
+    const struct k_linear_heads_dx *a;
+    int part;
+    int64_t before;
+};
 
-    g->a = (const float *)a->x.data + group * a->x.stride[1];
-    g->b = part_data(a->w, group, part);
-    g->c = (float *)a->y.data + group * a->y.stride[1];
-}
+static void linear_heads_dx_prepare(const void *arg, int64_t group, struct gemm *g) {
+    const struct heads_dx_job *job = arg;
+    const struct k_linear_heads_dx *a = job->a;
+    const struct k_weight_part *w = &a->w->parts[group * a->w->n_parts + job->part];
 
-static int linear_heads(struct k_ctx *ctx, const struct k_linear_heads *a) {
-    struct grouped j = {
-        .whole = {.m = a->x.shape[0],
-                  .k = a->w->n_in,
-                  .a_row = a->x.stride[0],
-                  .a_k = 1,
-                  .b_k = 1,
-                  .b_column = a->w->n_in,
-                  .b_bf16 = a->w->dtype == K_BF16,
-                  .c_row = a->y.stride[0]},
-        .w = a->w,
-        .prepare = linear_heads_prepare,
-        .a = a,
-    };
-
-    return is_wide(a->w) ? grouped_run(ctx, &j, a->w->n_groups) : -ENOTSUP;
-}
-
-static void linear_heads_dx_prepare(const void *arg, int64_t group, int part, struct gemm *g) {
-    const struct k_linear_heads_dx *a = arg;
-
-    g->a = (const float *)a->dy.data + group * a->dy.stride[1];
-    g->b = part_data(a->w, group, 0);
+    g->a = (const float *)a->dy.data + group * a->dy.stride[1] + job->before;
+    g->b = w->data;
+    g->b_scale = w->scale;
+    g->first_column = w->first_row;
     g->c = (float *)a->dx.data + group * a->dx.stride[1];
 }
 
-static int linear_heads_dx(struct k_ctx *ctx, const struct k_linear_heads_dx *a) {
-    struct grouped j = {
-        .whole = {.m = a->dy.shape[0],
-                  .n = a->w->n_in,
-                  .k = a->w->n_out,
-                  .a_row = a->dy.stride[0],
-                  .a_k = 1,
-                  .b_k = a->w->n_in,
-                  .b_column = 1,
-                  .b_bf16 = a->w->dtype == K_BF16,
-                  .c_row = a->dx.stride[0]},
-        .prepare = linear_heads_dx_prepare,
-        .a = a,
-    };
+static void heads_dx_few_piece(void *arg, int64_t piece, int thread) {
+    const struct heads_dx_job *job = arg;
+    const struct k_linear_heads_dx *a = job->a;
+    int64_t pieces = pieces_of(a->w->n_in), group = piece / pieces;
+    int64_t column = piece % pieces * PIECE_COLUMNS, before = 0;
 
-    return is_wide(a->w) && a->w->n_parts == 1 ? grouped_run(ctx, &j, a->w->n_groups) : -ENOTSUP;
+    for (int p = 0; p < a->w->n_parts; p++) {
+        const struct k_weight_part *w = &a->w->parts[group * a->w->n_parts + p];
+        struct across here = {
+            .n_in = a->w->n_in,
+            .n_out = w->n_out,
+            .data = w->data,
+            .scale = w->scale,
+            .first_row = w->first_row,
+            .dy = (const float *)a->dy.data + group * a->dy.stride[1] + before,
+            .dy_row = a->dy.stride[0],
+            .dx = (float *)a->dx.data + group * a->dx.stride[1],
+            .dx_row = a->dx.stride[0],
+            .accumulate = p > 0,
+        };
+        across_rows(a->w->dtype, &here, a->dy.shape[0], column,
+                    MIN(a->w->n_in - column, (int64_t)PIECE_COLUMNS));
+        before += w->n_out;
+    }
 }
 
-static size_t linear_workspace(const struct k_ctx *ctx, const struct k_linear *a) {
-    return gemm_bytes(ctx);
+static int linear_heads_dx(struct k_ctx *ctx, const struct k_linear_heads_dx *a) {
+    struct heads_dx_job job = {.a = a};
+
+    if (a->dy.shape[0] <= FEW_ROWS) {
+        pool_run(ctx->pool, a->w->n_groups * pieces_of(a->w->n_in), heads_dx_few_piece, &job);
+        return 0;
+    }
+    for (; job.part < a->w->n_parts; job.before += a->w->parts[job.part++].n_out) {
+        struct grouped j = {
+            .whole = {.m = a->dy.shape[0],
+                      .n = a->w->n_in,
+                      .k = a->w->parts[job.part].n_out,
+                      .a_row = a->dy.stride[0],
+                      .a_k = 1,
+                      .b_k = a->w->n_in,
+                      .b_column = 1,
+                      .b_type = a->w->dtype,
+                      .c_row = a->dx.stride[0],
+                      .accumulate = job.part > 0},
+            .prepare = linear_heads_dx_prepare,
+            .a = &job,
+        };
+        (void)grouped_run(ctx, &j, a->w->n_groups);
+    }
+    return 0;
 }
 
 static size_t linear_dx_workspace(const struct k_ctx *ctx, const struct k_linear_dx *a) {
@@ -256,10 +188,6 @@ static size_t linear_dx_workspace(const struct k_ctx *ctx, const struct k_linear
 }
 
 static size_t linear_dw_workspace(const struct k_ctx *ctx, const struct k_linear_dw *a) {
-    return gemm_bytes(ctx);
-}
-
-static size_t linear_heads_workspace(const struct k_ctx *ctx, const struct k_linear_heads *a) {
     return gemm_bytes(ctx);
 }
 

@@ -73,6 +73,83 @@ ALWAYS_INLINE __m256 v_low(vf a) {
 ALWAYS_INLINE __m256 v_high(vf a) {
     return _mm512_extractf32x8_ps(a, 1);
 }
+
+/* The same register as whole numbers, and VEC float16 made wide. */
+typedef __m512i vi;
+
+ALWAYS_INLINE vi v_load_bits(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+ALWAYS_INLINE vf v_as_floats(vi a) {
+    return _mm512_castsi512_ps(a);
+}
+ALWAYS_INLINE vi v_set_words(int x) {
+    return _mm512_set1_epi16((short)x);
+}
+ALWAYS_INLINE vi v_set_dwords(int x) {
+    return _mm512_set1_epi32(x);
+}
+ALWAYS_INLINE vi v_and(vi a, vi b) {
+    return _mm512_and_si512(a, b);
+}
+ALWAYS_INLINE vi v_or(vi a, vi b) {
+    return _mm512_or_si512(a, b);
+}
+ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
+    return _mm512_max_epu8(a, b);
+}
+#define V_LEFT_DWORDS(a, n) _mm512_slli_epi32(a, n)
+#define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm512_srli_epi32(a, n)
+#define V_LEFT_WORDS(a, n) _mm512_slli_epi16(a, n)
+#define V_RIGHT_WORDS(a, n) _mm512_srai_epi16(a, n)
+ALWAYS_INLINE vf v_from_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+/* The low words of every dword as float16, made wide. */
+ALWAYS_INLINE vf v_from_f16_in_dwords(vi a) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
+}
+ALWAYS_INLINE vf v_set_pair(const float *p) {
+    double pair;
+
+    memcpy(&pair, p, sizeof pair);
+    return _mm512_castpd_ps(_mm512_set1_pd(pair));
+}
+/* Even and odd elements of a followed by b. */
+ALWAYS_INLINE vf v_evens(vf a, vf b) {
+    return _mm512_permutex2var_ps(
+        a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+ALWAYS_INLINE vf v_odds(vf a, vf b) {
+    return _mm512_permutex2var_ps(
+        a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
+/* r[i] element k becomes r[k] element i. */
+ALWAYS_INLINE void v_transpose(vi r[VEC]) {
+    vi u[VEC];
+
+#pragma GCC unroll 4
+    for (int i = 0; i < VEC; i += 4) {
+        vi a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        vi c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
+        vi d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+        u[i] = _mm512_unpacklo_epi64(a, c);
+        u[i + 1] = _mm512_unpackhi_epi64(a, c);
+        u[i + 2] = _mm512_unpacklo_epi64(b, d);
+        u[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        vi a = _mm512_shuffle_i32x4(u[q], u[4 + q], 0x88);
+        vi b = _mm512_shuffle_i32x4(u[q], u[4 + q], 0xdd);
+        vi c = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0x88);
+        vi d = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0xdd);
+        r[q] = _mm512_shuffle_i32x4(a, c, 0x88);
+        r[4 + q] = _mm512_shuffle_i32x4(b, d, 0x88);
+        r[8 + q] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        r[12 + q] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
 #else
 typedef __m256 vf;
 enum { VEC = 8 };
@@ -132,6 +209,77 @@ ALWAYS_INLINE vf v_power_of_two(vf n) {
     __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
 
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+}
+
+typedef __m256i vi;
+
+ALWAYS_INLINE vi v_load_bits(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+ALWAYS_INLINE vf v_as_floats(vi a) {
+    return _mm256_castsi256_ps(a);
+}
+ALWAYS_INLINE vi v_set_words(int x) {
+    return _mm256_set1_epi16((short)x);
+}
+ALWAYS_INLINE vi v_set_dwords(int x) {
+    return _mm256_set1_epi32(x);
+}
+ALWAYS_INLINE vi v_and(vi a, vi b) {
+    return _mm256_and_si256(a, b);
+}
+ALWAYS_INLINE vi v_or(vi a, vi b) {
+    return _mm256_or_si256(a, b);
+}
+ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
+    return _mm256_max_epu8(a, b);
+}
+#define V_LEFT_DWORDS(a, n) _mm256_slli_epi32(a, n)
+#define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm256_srli_epi32(a, n)
+#define V_LEFT_WORDS(a, n) _mm256_slli_epi16(a, n)
+#define V_RIGHT_WORDS(a, n) _mm256_srai_epi16(a, n)
+ALWAYS_INLINE vf v_from_f16(const void *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+ALWAYS_INLINE vf v_from_f16_in_dwords(vi a) {
+    vi words = _mm256_packus_epi32(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)), a);
+
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(words, 0x08)));
+}
+ALWAYS_INLINE vf v_set_pair(const float *p) {
+    double pair;
+
+    memcpy(&pair, p, sizeof pair);
+    return _mm256_castpd_ps(_mm256_set1_pd(pair));
+}
+ALWAYS_INLINE vf v_evens(vf a, vf b) {
+    vf mixed = _mm256_shuffle_ps(a, b, 0x88);
+
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+ALWAYS_INLINE vf v_odds(vf a, vf b) {
+    vf mixed = _mm256_shuffle_ps(a, b, 0xdd);
+
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+ALWAYS_INLINE void v_transpose(vi r[VEC]) {
+    vi u[VEC];
+
+#pragma GCC unroll 2
+    for (int i = 0; i < VEC; i += 4) {
+        vi a = _mm256_unpacklo_epi32(r[i], r[i + 1]), b = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+        vi c = _mm256_unpacklo_epi32(r[i + 2], r[i + 3]);
+        vi d = _mm256_unpackhi_epi32(r[i + 2], r[i + 3]);
+        u[i] = _mm256_unpacklo_epi64(a, c);
+        u[i + 1] = _mm256_unpackhi_epi64(a, c);
+        u[i + 2] = _mm256_unpacklo_epi64(b, d);
+        u[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        r[q] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x20);
+        r[4 + q] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x31);
+    }
 }
 #endif
 

@@ -1,0 +1,366 @@
+/* few_body.h - products of few rows with weights in float formats: read once, nothing packed.
+ *
+ * VEC outputs go together: a register of each one's row is loaded, the block is transposed in
+ * registers, so that a vector holds the same inputs of all outputs, and widened. The sums are those
+ * of gemm_body.h: a chain over ascending inputs for each output, in E4M3 and E5M2 two chains a
+ * block of 128 (see K_BLOCK_CHAIN), so their bits are the same as among many rows.
+ */
+#pragma once
+#include "kernels/cpu/gemm_body.h"
+
+enum {
+    FEW_ROWS = 8,
+    FEW_AHEAD = 512, // bytes of a row that are asked for ahead
+};
+
+/* Rows of x lie in blocks of 128 inputs, [n_blocks, n_rows, 128], zero behind the last input; for
+ * 8-bit floats every four inputs are in the order 0 2 1 3. */
+struct few {
+    int64_t n_in, n_rows;
+    const char *data; // of the first output; rows packed
+    int64_t n_out;
+    const float *x;
+    const float *scale; // 8-bit floats: of the whole part
+    int64_t first_row;  // of data in what scale belongs to
+    const float *x_scale; // of the first row, NULL: 1
+    int64_t x_scale_block;
+    float *y;
+    int64_t y_row;
+    bool accumulate;
+};
+
+static size_t few_floats(int64_t n_in) {
+    return (size_t)((n_in + K_BLOCK - 1) / K_BLOCK * K_BLOCK);
+}
+
+/* One row into its place among n_rows. */
+static void few_pack(const float *x, int64_t n_in, bool narrow, int64_t row, int64_t n_rows,
+                     float *dst) {
+    for (int64_t k = 0; k < n_in; k += K_BLOCK) {
+        int64_t n = MIN(n_in - k, (int64_t)K_BLOCK);
+        float *block = dst + (k / K_BLOCK * n_rows + row) * K_BLOCK;
+        if (n < K_BLOCK)
+            memset(block, 0, K_BLOCK * sizeof *block);
+        memcpy(block, x + k, (size_t)n * sizeof *block);
+        for (int i = 0; narrow && i < K_BLOCK; i += 4) {
+            float one = block[i + 1];
+            block[i + 1] = block[i + 2];
+            block[i + 2] = one;
+        }
+    }
+}
+
+/* Where the rows of a panel begin; behind the last output its row is read again. */
+ALWAYS_INLINE void few_rows_of(const struct few *f, int64_t output, int64_t row_bytes,
+                               const char *at[VEC]) {
+    for (int i = 0; i < VEC; i++)
+        at[i] = f->data + MIN(output + i, f->n_out - 1) * row_bytes;
+}
+
+/* A register of each row, transposed. left: bytes that are there. */
+ALWAYS_INLINE void few_load(const char *const at[VEC], int64_t offset, int64_t left, vi t[VEC],
+                            vi *seen) {
+    if (left >= VEC * 4) {
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC; i++)
+            t[i] = v_load_bits(at[i] + offset);
+    } else {
+        for (int i = 0; i < VEC; i++) {
+            char part[VEC * 4] = {0};
+            memcpy(part, at[i] + offset, (size_t)left);
+            t[i] = v_load_bits(part);
+        }
+    }
+    if (seen) {
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC; i++)
+            *seen = v_max_bytes(*seen, v_or(t[i], v_set_words((short)0x8080)));
+    }
+    v_transpose(t);
+}
+
+/* Ask for what the rows of this panel, or at its end of the next one, hold further on. */
+ALWAYS_INLINE void few_ask(const char *const at[VEC], int64_t offset, int64_t row_bytes) {
+    int64_t ahead = offset + FEW_AHEAD;
+
+    if (ahead >= row_bytes)
+        ahead += (VEC - 1) * row_bytes;
+#pragma GCC unroll 16
+    for (int i = 0; i < VEC; i++)
+        _mm_prefetch(at[i] + ahead, _MM_HINT_T1);
+}
+
+/* Inputs k and k + 1 of bf16 or float16, k of float32, from transposed dwords. */
+ALWAYS_INLINE vf few_low(const enum k_dtype type, vi t) {
+    if (type == K_F32)
+        return v_as_floats(t);
+    if (type == K_BF16)
+        return v_as_floats(V_LEFT_DWORDS(t, 16));
+    return v_from_f16_in_dwords(t);
+}
+
+ALWAYS_INLINE vf few_high(const enum k_dtype type, vi t) {
+    if (type == K_BF16)
+        return v_as_floats(v_and(t, v_set_dwords((int)0xffff0000)));
+    return v_from_f16_in_dwords(V_UNSIGNED_RIGHT_DWORDS(t, 16));
+}
+
+/* One panel. per: inputs in a register of a row. */
+ALWAYS_INLINE void few_plain(const enum k_dtype type, const int rows, const struct few *f,
+                             int64_t output) {
+    const int size = type == K_F32 ? 4 : 2, per = VEC * 4 / size;
+    int64_t row_bytes = f->n_in * size, last = MIN(f->n_out - output, (int64_t)VEC);
+    const char *at[VEC];
+    vf sum[FEW_ROWS];
+
+    few_rows_of(f, output, row_bytes, at);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        sum[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
+    for (int64_t k = 0; k < f->n_in; k += per) {
+        const float *x = f->x + k / K_BLOCK * rows * K_BLOCK + k % K_BLOCK;
+        int64_t n = MIN(f->n_in - k, (int64_t)per);
+        vi t[VEC];
+        few_ask(at, k * size, row_bytes);
+        few_load(at, k * size, n * size, t, NULL);
+        if (n == per) {
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; i++) {
+                vf low = few_low(type, t[i]), high = size == 2 ? few_high(type, t[i]) : low;
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++) {
+                    const float *at_x = x + r * K_BLOCK + i * (4 / size);
+                    sum[r] = v_fma(v_set(at_x[0]), low, sum[r]);
+                    if (size == 2)
+                        sum[r] = v_fma(v_set(at_x[1]), high, sum[r]);
+                }
+            }
+            continue;
+        }
+        for (int i = 0; i < n; i++) {
+            vf w = i * size % 4 ? few_high(type, t[i * size / 4]) : few_low(type, t[i * size / 4]);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+                sum[r] = v_fma(v_set(x[r * K_BLOCK + i]), w, sum[r]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        v_store_n(f->y + r * f->y_row + output, sum[r], last);
+}
+
+/* The scales of VEC outputs at a block of inputs: at most two blocks of outputs meet in them. */
+ALWAYS_INLINE vf few_scales(const enum k_dtype type, const struct few *f, int64_t output,
+                            int64_t block) {
+    int64_t row = f->first_row + output, n_blocks = (f->n_in + K_BLOCK - 1) / K_BLOCK;
+    int64_t end = f->first_row + MIN(output + VEC, f->n_out) - 1;
+    const float *scale = f->scale + row / K_BLOCK * n_blocks + block;
+    float lanes[VEC];
+
+    if (row / K_BLOCK == end / K_BLOCK)
+        return v_set(scale[0] * FLOAT8_UP(type));
+    for (int64_t i = 0; i < VEC; i++)
+        lanes[i] = scale[(row + i) / K_BLOCK == row / K_BLOCK ? 0 : n_blocks] * FLOAT8_UP(type);
+    return v_load(lanes);
+}
+
+/* A block of at most 128 inputs into the two chains: lanes of sum[r][h] are pairs of an output's
+ * chains, outputs of the lower half at h = 0. */
+ALWAYS_INLINE void few_block(const enum k_dtype type, const int rows, const struct few *f,
+                             const char *const at[VEC], int64_t k, vf sum[FEW_ROWS][2], vi *seen) {
+    const float *x = f->x + k * rows;
+
+    for (int64_t c = 0; c < K_BLOCK && k + c < f->n_in; c += VEC * 4) {
+        vi t[VEC], words[VEC][2];
+        few_ask(at, k + c, f->n_in);
+        few_load(at, k + c, f->n_in - k - c, t, type == K_E4M3 ? seen : NULL);
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC; i++) {
+            words[i][0] = float8_even_words(type, t[i]);
+            words[i][1] = float8_odd_words(type, t[i]);
+        }
+        /* From memory the conversion to float32 is one operation, from registers three. */
+        __asm__("" : "+m"(words));
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC * 2; i++) {
+            const char *half = (const char *)&words[i / 2][i % 2];
+            vf low = v_from_f16(half), high = v_from_f16(half + VEC * 2);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                vf pair = v_set_pair(x + r * K_BLOCK + c + i * 2);
+                sum[r][0] = v_fma(pair, low, sum[r][0]);
+                sum[r][1] = v_fma(pair, high, sum[r][1]);
+            }
+        }
+    }
+}
+
+/* NaN where a row of the panel holds one. */
+static void few_mark_nan(const struct few *f, const char *const at[VEC], int rows,
+                         int64_t output) {
+    for (int64_t i = 0; i < MIN(f->n_out - output, (int64_t)VEC); i++)
+        for (int64_t k = 0; k < f->n_in; k++)
+            if ((at[i][k] & 0x7f) == 0x7f)
+                for (int r = 0; r < rows; r++)
+                    f->y[r * f->y_row + output + i] = k_from_e4m3(0x7f);
+}
+
+ALWAYS_INLINE void few_narrow(const enum k_dtype type, const int rows, const struct few *f,
+                              int64_t output) {
+    int64_t last = MIN(f->n_out - output, (int64_t)VEC);
+    const char *at[VEC];
+    vi seen = v_set_dwords(0);
+    vf total[FEW_ROWS];
+
+    few_rows_of(f, output, f->n_in, at);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        total[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
+    for (int64_t k = 0; k < f->n_in; k += K_BLOCK) {
+        vf sum[FEW_ROWS][2], scale = few_scales(type, f, output, k / K_BLOCK);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+            sum[r][0] = sum[r][1] = v_zero();
+        few_block(type, rows, f, at, k, sum, &seen);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            vf by = scale;
+            if (f->x_scale)
+                by = v_mul(by, v_set(f->x_scale[k / K_BLOCK * f->x_scale_block + r]));
+            total[r] = v_fma(by, v_evens(sum[r][0], sum[r][1]), total[r]);
+            total[r] = v_fma(by, v_odds(sum[r][0], sum[r][1]), total[r]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        v_store_n(f->y + r * f->y_row + output, total[r], last);
+    if (type == K_E4M3 && float8_any_nan(seen))
+        few_mark_nan(f, at, rows, output);
+}
+
+#define FEW(name, rows, panel)                                                                     \
+    static void few_##name##_##rows(const struct few *f) {                                         \
+        for (int64_t output = 0; output < f->n_out; output += VEC)                                 \
+            panel(K_##name, rows, f, output);                                                      \
+    }
+#define FEW_TYPE(name, panel)                                                                      \
+    FEW(name, 1, panel)                                                                            \
+    FEW(name, 2, panel)                                                                            \
+    FEW(name, 3, panel)                                                                            \
+    FEW(name, 4, panel)                                                                            \
+    FEW(name, 5, panel)                                                                            \
+    FEW(name, 6, panel)                                                                            \
+    FEW(name, 7, panel)                                                                            \
+    FEW(name, 8, panel)
+FEW_TYPE(F32, few_plain)
+FEW_TYPE(BF16, few_plain)
+FEW_TYPE(F16, few_plain)
+FEW_TYPE(E4M3, few_narrow)
+FEW_TYPE(E5M2, few_narrow)
+
+#define FEW_LIST(name)                                                                             \
+    [K_##name] = {few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4,                  \
+                  few_##name##_5, few_##name##_6, few_##name##_7, few_##name##_8}
+static void (*const few[K_DTYPE_COUNT][FEW_ROWS])(const struct few *f) = {
+    FEW_LIST(F32), FEW_LIST(BF16), FEW_LIST(F16), FEW_LIST(E4M3), FEW_LIST(E5M2),
+};
+
+/* dx = dy w: the same across, a chain over ascending outputs for each input, weights times their
+ * scales first. */
+struct across {
+    int64_t n_in, n_out;
+    const char *data;
+    const float *scale;
+    int64_t first_row;
+    const float *dy;
+    int64_t dy_row;
+    float *dx;
+    int64_t dx_row;
+    bool accumulate;
+};
+
+ALWAYS_INLINE vf load_of(const enum k_dtype type, const char *p, int64_t n) {
+    __m256 low = n >= 8 ? load_8(type, p) : load_8_of(type, p, n);
+#ifdef __AVX512F__
+    const char *behind = p + 8 * type_bytes(type);
+    __m256 high = n >= VEC ? load_8(type, behind) : load_8_of(type, behind, n - 8);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#else
+    return low;
+#endif
+}
+
+ALWAYS_INLINE void across_columns(const enum k_dtype type, const int rows, const int vectors,
+                                  const struct across *a, int64_t column) {
+    int64_t n_blocks = (a->n_in + K_BLOCK - 1) / K_BLOCK, size = type_bytes(type);
+    vf sum[FEW_ROWS][4];
+
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            int64_t n = MIN(MAX(a->n_in - column - v * VEC, (int64_t)0), (int64_t)VEC);
+            sum[r][v] = a->accumulate ? v_load_n(a->dx + r * a->dx_row + column + v * VEC, n)
+                                      : v_zero();
+        }
+    for (int64_t o = 0; o < a->n_out; o++) {
+        const char *w = a->data + (o * a->n_in + column) * size;
+        vf wide[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            wide[v] = load_of(type, w + v * VEC * size, a->n_in - column - v * VEC);
+            if (type == K_E4M3 || type == K_E5M2)
+                wide[v] = v_mul(wide[v], v_set(a->scale[(a->first_row + o) / K_BLOCK * n_blocks +
+                                                        (column + v * VEC) / K_BLOCK] *
+                                               FLOAT8_UP(type)));
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[r][v] = v_fma(v_set(a->dy[r * a->dy_row + o]), wide[v], sum[r][v]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            int64_t n = MIN(MAX(a->n_in - column - v * VEC, (int64_t)0), (int64_t)VEC);
+            v_store_n(a->dx + r * a->dx_row + column + v * VEC, sum[r][v], n);
+        }
+}
+
+#define ACROSS(name, rows, vectors)                                                                \
+    static void across_##name##_##rows(const struct across *a, int64_t column, int64_t n) {        \
+        int64_t j = column;                                                                        \
+        for (; j + vectors * VEC <= column + n; j += vectors * VEC)                                \
+            across_columns(K_##name, rows, vectors, a, j);                                         \
+        for (; j < column + n; j += VEC)                                                           \
+            across_columns(K_##name, rows, 1, a, j);                                               \
+    }
+#define ACROSS_TYPE(name)                                                                          \
+    ACROSS(name, 1, 4)                                                                             \
+    ACROSS(name, 2, 4)                                                                             \
+    ACROSS(name, 4, 4)                                                                             \
+    ACROSS(name, 8, 2)
+ACROSS_TYPE(F32)
+ACROSS_TYPE(BF16)
+ACROSS_TYPE(F16)
+ACROSS_TYPE(E4M3)
+ACROSS_TYPE(E5M2)
+
+#define ACROSS_LIST(name)                                                                          \
+    [K_##name] = {across_##name##_1, across_##name##_2, across_##name##_4, across_##name##_8}
+static void (*const across[K_DTYPE_COUNT][4])(const struct across *a, int64_t column, int64_t n) = {
+    ACROSS_LIST(F32), ACROSS_LIST(BF16), ACROSS_LIST(F16), ACROSS_LIST(E4M3), ACROSS_LIST(E5M2),
+};
+
+/* Some inputs, from a multiple of VEC on, of at most FEW_ROWS rows: by 8, 4, 2, 1 rows. */
+static void across_rows(enum k_dtype type, const struct across *a, int64_t n_rows, int64_t column,
+                        int64_t n) {
+    struct across here = *a;
+
+    for (int shift = 3; shift >= 0; shift--)
+        for (; n_rows >= 1 << shift; n_rows -= 1 << shift) {
+            across[type][shift](&here, column, n);
+            here.dy += a->dy_row << shift;
+            here.dx += a->dx_row << shift;
+        }
+}

@@ -1,0 +1,59 @@
+/* float8.h - E4M3 and E5M2 made wide by the float16 instructions.
+ *
+ * E5M2 is the upper byte of a float16. E4M3, its sign kept and its exponent moved to float16's
+ * place, is 2^-8 of its value, below the normal numbers too; FLOAT8_UP goes into the scales to make
+ * up for it. So no number below float32's normal ones, which arithmetic is slow on, comes up. The
+ * codes 0x7f and 0xff of E4M3 come out as 1.875: whoever reads weights looks for them.
+ */
+#pragma once
+#include "kernels/cpu/vec.h"
+#include "kernels/kernels.h"
+
+#define FLOAT8_UP(type) ((type) == K_E4M3 ? 256.0f : 1.0f)
+
+enum {
+    // Chains of a block of 128 inputs: inputs whose number modulo 4 is 0 or 1, and the others.
+    K_BLOCK_CHAIN = K_BLOCK / 2,
+};
+
+/* Bytes in the upper halves of words, as float16. */
+ALWAYS_INLINE vi float8_words(const enum k_dtype type, vi upper) {
+    if (type == K_E5M2)
+        return upper;
+    return v_and(V_RIGHT_WORDS(upper, 1), v_set_words((short)0xbf80));
+}
+
+ALWAYS_INLINE vi float8_even_words(const enum k_dtype type, vi bytes) {
+    return float8_words(type, V_LEFT_WORDS(bytes, 8));
+}
+
+ALWAYS_INLINE vi float8_odd_words(const enum k_dtype type, vi bytes) {
+    if (type == K_E5M2)
+        return v_and(bytes, v_set_words((short)0xff00));
+    return float8_words(type, bytes);
+}
+
+/* Eight codes from memory, E4M3's NaN made NaN. */
+ALWAYS_INLINE __m256 float8_load_8(const enum k_dtype type, const void *p) {
+    __m128i codes = _mm_loadl_epi64((const __m128i *)p);
+
+    if (type == K_E5M2)
+        return _mm256_cvtph_ps(_mm_unpacklo_epi8(_mm_setzero_si128(), codes));
+    __m128i words = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
+    __m256 x = _mm256_cvtph_ps(_mm_and_si128(words, _mm_set1_epi16((short)0xbfff)));
+    __m128i nan = _mm_cmpeq_epi8(_mm_or_si128(codes, _mm_set1_epi8((char)0x80)),
+                                 _mm_set1_epi8((char)0xff));
+    return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
+                            _mm256_castsi256_ps(_mm256_cvtepi8_epi32(nan)));
+}
+
+/* Is there a 0xff among the bytes? */
+ALWAYS_INLINE bool float8_any_nan(vi seen) {
+    unsigned char bytes[VEC * 4];
+
+    memcpy(bytes, &seen, sizeof bytes);
+    for (int i = 0; i < VEC * 4; i++)
+        if (bytes[i] == 0xff)
+            return true;
+    return false;
+}

@@ -1,0 +1,327 @@
+/* product_body.h - linear and linear_heads: which kernel a product runs in, and how it is cut.
+ *
+ * A piece is rows of one group times outputs of one of its parts. Q8 and Q4 go through
+ * quant_body.h; of the others, groups of at most FEW_ROWS rows through few_body.h and more through
+ * gemm_body.h, which add in the same order. Few rows are bound by memory: their pieces are small,
+ * so that threads end together.
+ */
+#pragma once
+#include "kernels/cpu/few_body.h"
+#include "kernels/cpu/quant_body.h"
+#include "kernels/weight.h"
+
+enum {
+    FEW_PIECE_BYTES = 96 * 1024,
+    QUANT_PIECE_ROWS = 512,
+    QUANT_PIECE_COLUMNS = 4 * QUANT_PANELS * K_QUANT_PANEL,
+};
+
+struct product {
+    const struct k_weight *w;
+    const struct k_tensor *x, *y;
+    const int32_t *row_start; // NULL: one group, or heads
+    bool heads;
+    const float *bias;
+    bool accumulate;
+    // Made by product_run.
+    int64_t n_rows, n_all; // of the largest group; of all
+    bool wide_x;           // x was E4M3 and has been made wide
+    float *x_wide;         // [n_all, n_in], then
+    char *packed;          // x as quant_body.h or few_body.h want it
+    char *work;
+    size_t work_bytes; // of a thread
+    int64_t piece_rows, piece_columns, row_pieces, column_pieces;
+};
+
+static bool is_quant(const struct k_weight *w) {
+    return w->dtype == K_Q8 || w->dtype == K_Q4;
+}
+
+/* Rows of a group. */
+ALWAYS_INLINE int64_t group_rows(const struct k_tensor *row_start, int64_t n_rows, int64_t group,
+                                 int64_t *ret_first) {
+    const int32_t *start = row_start->data;
+
+    *ret_first = start ? start[group] : 0;
+    return (start ? start[group + 1] : n_rows) - *ret_first;
+}
+
+static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
+    const int32_t *start = row_start->data;
+
+    return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
+}
+
+/* Rows of a group; ret_first: how many rows of other groups lie before them when packed. */
+static int64_t product_rows(const struct product *p, int64_t group, int64_t *ret_first) {
+    if (!p->row_start) {
+        *ret_first = group * p->n_rows;
+        return p->n_rows;
+    }
+    *ret_first = p->row_start[group];
+    return p->row_start[group + 1] - p->row_start[group];
+}
+
+/* Where the first row of a group begins, in elements. */
+static int64_t product_at(const struct product *p, const struct k_tensor *t, int64_t group,
+                          int64_t first) {
+    return p->heads ? group * t->stride[1] : first * t->stride[0];
+}
+
+/* x of the first row of a group as float32, and from row to row. */
+static const float *product_x(const struct product *p, int64_t group, int64_t first,
+                              int64_t *ret_row) {
+    if (p->wide_x) {
+        *ret_row = p->w->n_in;
+        return p->x_wide + first * p->w->n_in;
+    }
+    *ret_row = p->x->stride[0];
+    return (const float *)p->x->data + product_at(p, p->x, group, first);
+}
+
+/* The place of a packed group: rounded rows come in blocks, of which `group` more than first / 8
+ * are enough before it; few rows at most FEW_ROWS a group. */
+static char *product_packed(const struct product *p, int64_t group, int64_t first) {
+    if (is_quant(p->w))
+        return p->packed + (first / QUANT_ROWS + group) * (p->w->n_in / K_QUANT_GROUP) *
+                               (int64_t)quant_group_bytes(p->w->dtype);
+    int64_t row = p->n_all <= p->w->n_groups * FEW_ROWS ? first : group * FEW_ROWS;
+    return p->packed + row * (int64_t)(few_floats(p->w->n_in) * sizeof(float));
+}
+
+static size_t product_packed_bytes(const struct product *p) {
+    if (is_quant(p->w))
+        return (size_t)(p->n_all / QUANT_ROWS + p->w->n_groups) *
+               (size_t)(p->w->n_in / K_QUANT_GROUP) * quant_group_bytes(p->w->dtype);
+    return (size_t)MIN(p->n_all, p->w->n_groups * FEW_ROWS) * few_floats(p->w->n_in) *
+           sizeof(float);
+}
+
+/* Eight rows of a group: piece counts groups, then blocks. */
+static void product_pack(void *arg, int64_t piece, int thread) {
+    const struct product *p = arg;
+    int64_t blocks = (p->n_rows + QUANT_ROWS - 1) / QUANT_ROWS, group = piece / blocks;
+    int64_t first, x_row, n = product_rows(p, group, &first), row = piece % blocks * QUANT_ROWS;
+    const float *x = product_x(p, group, first, &x_row);
+    int64_t n_in = p->w->n_in, n_groups = n_in / K_QUANT_GROUP;
+    char *to = product_packed(p, group, first);
+    bool narrow = p->w->dtype == K_E4M3 || p->w->dtype == K_E5M2;
+
+    if (!is_quant(p->w) && n > FEW_ROWS)
+        return;
+    for (int64_t r = row; r < MIN(row + QUANT_ROWS, n); r++) {
+        if (is_quant(p->w))
+            quant_pack(p->w->dtype, x + r * x_row, n_groups, r - row,
+                       to + row / QUANT_ROWS * n_groups *
+                                (int64_t)quant_group_bytes(p->w->dtype));
+        else
+            few_pack(x + r * x_row, n_in, narrow, r, n, (float *)(void *)to);
+    }
+}
+
+/* A row of E4M3 made wide, scales left out. */
+static void product_widen(void *arg, int64_t row, int thread) {
+    const struct product *p = arg;
+    const uint8_t *x = (const uint8_t *)p->x->data + row * p->x->stride[0];
+    float *to = p->x_wide + row * p->w->n_in;
+
+    for (int64_t i = 0; i < p->w->n_in; i += 8) {
+        int64_t n = MIN(p->w->n_in - i, (int64_t)8);
+        float eight[8];
+        __m256 v = n == 8 ? load_8(K_E4M3, x + i) : load_8_of(K_E4M3, x + i, n);
+        _mm256_storeu_ps(eight, _mm256_mul_ps(v, _mm256_set1_ps(FLOAT8_UP(K_E4M3))));
+        memcpy(to + i, eight, (size_t)n * sizeof *eight);
+    }
+}
+
+static const float *x_scale_of(const struct product *p, int64_t first) {
+    return p->wide_x ? (const float *)p->x->scale + first : NULL;
+}
+
+static void product_quant(const struct product *p, const struct k_weight_part *w, int64_t group,
+                          int64_t first, int64_t row, int64_t n_rows, int64_t column, int64_t n,
+                          float *y, char *work) {
+    int64_t n_groups = p->w->n_in / K_QUANT_GROUP;
+    struct quant q = {
+        .n_groups = n_groups,
+        .n_rows = n_rows,
+        .x = product_packed(p, group, first) +
+             row / QUANT_ROWS * n_groups * (int64_t)quant_group_bytes(p->w->dtype),
+        .data = w->data,
+        .scale = w->scale,
+        .n_out = w->n_out,
+        .y = y + row * p->y->stride[0],
+        .y_row = p->y->stride[0],
+        .accumulate = p->accumulate,
+    };
+
+    quant_piece(p->w->dtype, &q, column, n, work);
+}
+
+static void product_few(const struct product *p, const struct k_weight_part *w, int64_t group,
+                        int64_t first, int64_t n_rows, int64_t column, int64_t n, float *y) {
+    struct few f = {
+        .n_in = p->w->n_in,
+        .data = (const char *)w->data + k_dtype_n_bytes(p->w->dtype, column * p->w->n_in),
+        .n_out = n,
+        .x = (const float *)(const void *)product_packed(p, group, first),
+        .scale = w->scale,
+        .first_row = w->first_row + column,
+        .x_scale = x_scale_of(p, first),
+        .x_scale_block = p->x->shape[0],
+        .y = y + column,
+        .y_row = p->y->stride[0],
+        .accumulate = p->accumulate,
+    };
+
+    few[p->w->dtype][n_rows - 1](&f);
+}
+
+static void product_gemm(const struct product *p, const struct k_weight_part *w, int64_t group,
+                         int64_t first, int64_t row, int64_t n_rows, int64_t column, int64_t n,
+                         float *y, char *work) {
+    struct gemm g = {
+        .n = w->n_out,
+        .k = p->w->n_in,
+        .a_k = 1,
+        .b = w->data,
+        .b_k = 1,
+        .b_column = p->w->n_in,
+        .b_type = p->w->dtype,
+        .b_scale = w->scale,
+        .first_column = w->first_row,
+        .a_scale = x_scale_of(p, first),
+        .a_scale_block = p->x->shape[0],
+        .c = y,
+        .c_row = p->y->stride[0],
+        .accumulate = p->accumulate,
+    };
+
+    g.a = product_x(p, group, first, &g.a_row);
+    gemm_piece(&g, row, n_rows, column, n, (float *)(void *)work);
+}
+
+static void product_piece(void *arg, int64_t piece, int thread) {
+    const struct product *p = arg;
+    int64_t column = piece % p->column_pieces, before = 0, first;
+    int64_t row = piece / p->column_pieces % p->row_pieces * p->piece_rows;
+    int64_t group = piece / p->column_pieces / p->row_pieces;
+    const struct k_weight_part *w = &p->w->parts[group * p->w->n_parts];
+    int64_t m = product_rows(p, group, &first), n_rows = MIN(m - row, p->piece_rows);
+    char *work = p->work + (size_t)thread * p->work_bytes;
+
+    for (; column >= (w->n_out + p->piece_columns - 1) / p->piece_columns; w++) {
+        column -= (w->n_out + p->piece_columns - 1) / p->piece_columns;
+        before += w->n_out;
+    }
+    if (n_rows <= 0)
+        return;
+    column *= p->piece_columns;
+    float *y = (float *)p->y->data + product_at(p, p->y, group, first) + before;
+    int64_t n = MIN(w->n_out - column, p->piece_columns);
+    if (is_quant(p->w))
+        product_quant(p, w, group, first, row, n_rows, column, n, y, work);
+    else if (m <= FEW_ROWS)
+        product_few(p, w, group, first, n_rows, column, n, y);
+    else
+        product_gemm(p, w, group, first, row, n_rows, column, n, y, work);
+    for (int64_t r = row; p->bias && r < row + n_rows; r++)
+        for (int64_t j = column; j < column + n; j++)
+            y[r * p->y->stride[0] + j] += p->bias[before + j];
+}
+
+/* How the product is cut: by its shape alone. */
+static void product_cut(struct product *p) {
+    int64_t tile_rows = is_quant(p->w) ? QUANT_ROWS : TILE_ROWS;
+    int64_t most = is_quant(p->w) ? QUANT_PIECE_ROWS : PIECE_ROWS;
+    int64_t row_bytes = (int64_t)k_dtype_n_bytes(p->w->dtype, MAX(p->w->n_in, (int64_t)1) * 16) / 16;
+
+    p->row_pieces = MAX((p->n_rows + most - 1) / most, (int64_t)1);
+    p->piece_rows = (p->n_rows + p->row_pieces - 1) / p->row_pieces;
+    p->piece_rows = (p->piece_rows + tile_rows - 1) / tile_rows * tile_rows;
+    p->piece_columns = is_quant(p->w) ? QUANT_PIECE_COLUMNS : PIECE_COLUMNS;
+    if (p->n_rows <= FEW_ROWS)
+        p->piece_columns = MIN(MAX(FEW_PIECE_BYTES / row_bytes / 16, (int64_t)1) * 16,
+                               (int64_t)PIECE_COLUMNS);
+    p->column_pieces = 0;
+    for (int i = 0; i < p->w->n_parts; i++)
+        p->column_pieces += (p->w->parts[i].n_out + p->piece_columns - 1) / p->piece_columns;
+}
+
+/* What product_run places in the workspace, for its size and for itself. */
+static size_t product_place(const struct k_ctx *ctx, struct product *p, char *workspace) {
+    size_t x_bytes = p->wide_x ? (size_t)(p->n_all * p->w->n_in) * sizeof(float) : 0;
+    size_t packed = product_packed_bytes(p);
+
+    x_bytes = (x_bytes + 63) / 64 * 64;
+    packed = (packed + 63) / 64 * 64;
+    p->work_bytes = is_quant(p->w)         ? QUANT_WORK
+                    : p->n_rows > FEW_ROWS ? GEMM_FLOATS * sizeof(float)
+                                           : 0;
+    if (workspace) {
+        p->x_wide = (float *)(void *)workspace;
+        p->packed = workspace + x_bytes;
+        p->work = workspace + x_bytes + packed;
+    }
+    return x_bytes + packed + (size_t)pool_n_threads(ctx->pool) * p->work_bytes;
+}
+
+static int product_run(struct k_ctx *ctx, struct product *p) {
+    int64_t blocks = (p->n_rows + QUANT_ROWS - 1) / QUANT_ROWS;
+
+    (void)product_place(ctx, p, ctx->workspace);
+    product_cut(p);
+    if (p->wide_x)
+        pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->n_all, product_widen, p);
+    pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->w->n_groups * blocks, product_pack, p);
+    pool_run(ctx->pool, p->w->n_groups * p->row_pieces * p->column_pieces, product_piece, p);
+    return 0;
+}
+
+static struct product linear_product(const struct k_linear *a) {
+    return (struct product){.w = a->w,
+                            .x = &a->x,
+                            .y = &a->y,
+                            .row_start = a->row_start.data,
+                            .bias = a->bias.data,
+                            .accumulate = a->accumulate,
+                            .n_rows = a->x.shape[0],
+                            .n_all = a->x.shape[0],
+                            .wide_x = a->x.dtype == K_E4M3};
+}
+
+static int linear(struct k_ctx *ctx, const struct k_linear *a) {
+    struct product p = linear_product(a);
+
+    if (!groups_cover(&a->row_start, a->w->n_groups, a->x.shape[0]) ||
+        (p.wide_x && (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)))
+        return -EINVAL;
+    return product_run(ctx, &p);
+}
+
+static struct product heads_product(const struct k_linear_heads *a) {
+    return (struct product){.w = a->w,
+                            .x = &a->x,
+                            .y = &a->y,
+                            .heads = true,
+                            .n_rows = a->x.shape[0],
+                            .n_all = a->x.shape[0] * a->w->n_groups};
+}
+
+static int linear_heads(struct k_ctx *ctx, const struct k_linear_heads *a) {
+    struct product p = heads_product(a);
+
+    return product_run(ctx, &p);
+}
+
+static size_t linear_workspace(const struct k_ctx *ctx, const struct k_linear *a) {
+    struct product p = linear_product(a);
+
+    return product_place(ctx, &p, NULL);
+}
+
+static size_t linear_heads_workspace(const struct k_ctx *ctx, const struct k_linear_heads *a) {
+    struct product p = heads_product(a);
+
+    return product_place(ctx, &p, NULL);
+}
