@@ -57,38 +57,15 @@ ALWAYS_INLINE void few_rows_of(const struct few *f, int64_t output, int64_t row_
         at[i] = f->data + MIN(output + i, f->n_out - 1) * row_bytes;
 }
 
-/* A register of each row, transposed. left: bytes that are there. */
-ALWAYS_INLINE void few_load(const char *const at[VEC], int64_t offset, int64_t left, vi t[VEC],
-                            vi *seen) {
-    if (left >= VEC * 4) {
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC; i++)
-            t[i] = v_load_bits(at[i] + offset);
-    } else {
-        for (int i = 0; i < VEC; i++) {
-            char part[VEC * 4] = {0};
-            memcpy(part, at[i] + offset, (size_t)left);
-            t[i] = v_load_bits(part);
-        }
-    }
-    if (seen) {
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC; i++)
-            *seen = v_max_bytes(*seen, v_or(t[i], v_set_words((short)0x8080)));
-    }
-    v_transpose(t);
-}
+/* A register of every row, transposed: column i holds four bytes of each row, for 8-bit floats
+ * widened to float16 as two registers, first the even bytes. */
+struct few_chunk {
+    vi column[VEC][2];
+};
 
-/* Ask for what the rows of this panel, or at its end of the next one, hold further on. */
-ALWAYS_INLINE void few_ask(const char *const at[VEC], int64_t offset, int64_t row_bytes) {
-    int64_t ahead = offset + FEW_AHEAD;
-
-    if (ahead >= row_bytes)
-        ahead += (VEC - 1) * row_bytes;
-#pragma GCC unroll 16
-    for (int i = 0; i < VEC; i++)
-        _mm_prefetch(at[i] + ahead, _MM_HINT_T1);
-}
+enum {
+    FEW_CHUNK = VEC * 4, // bytes of a row
+};
 
 /* Inputs k and k + 1 of bf16 or float16, k of float32, from transposed dwords. */
 ALWAYS_INLINE vf few_low(const enum k_dtype type, vi t) {
@@ -105,48 +82,142 @@ ALWAYS_INLINE vf few_high(const enum k_dtype type, vi t) {
     return v_from_f16_in_dwords(V_UNSIGNED_RIGHT_DWORDS(t, 16));
 }
 
-/* One panel. per: inputs in a register of a row. */
-ALWAYS_INLINE void few_plain(const enum k_dtype type, const int rows, const struct few *f,
-                             int64_t output) {
-    const int size = type == K_F32 ? 4 : 2, per = VEC * 4 / size;
-    int64_t row_bytes = f->n_in * size, last = MIN(f->n_out - output, (int64_t)VEC);
-    const char *at[VEC];
-    vf sum[FEW_ROWS];
+/* Sums of the columns of a chunk from first on; x is of the chunk. */
+ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struct few_chunk *c,
+                            int first, int n, const float *x, vf sum[FEW_ROWS][2]) {
+    const int size = type_bytes(type);
 
-    few_rows_of(f, output, row_bytes, at);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-        sum[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
-    for (int64_t k = 0; k < f->n_in; k += per) {
-        const float *x = f->x + k / K_BLOCK * rows * K_BLOCK + k % K_BLOCK;
-        int64_t n = MIN(f->n_in - k, (int64_t)per);
-        vi t[VEC];
-        few_ask(at, k * size, row_bytes);
-        few_load(at, k * size, n * size, t, NULL);
-        if (n == per) {
-#pragma GCC unroll 16
-            for (int i = 0; i < VEC; i++) {
-                vf low = few_low(type, t[i]), high = size == 2 ? few_high(type, t[i]) : low;
+#pragma GCC unroll 2
+    for (int i = first; i < first + n; i++) {
+        if (size == 1) {
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                vf low = v_from_f16(&c->column[i][h]);
+                vf high = v_from_f16((const char *)&c->column[i][h] + VEC * 2);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) {
-                    const float *at_x = x + r * K_BLOCK + i * (4 / size);
-                    sum[r] = v_fma(v_set(at_x[0]), low, sum[r]);
-                    if (size == 2)
-                        sum[r] = v_fma(v_set(at_x[1]), high, sum[r]);
+                    vf pair = v_set_pair(x + r * K_BLOCK + i * 4 + h * 2);
+                    sum[r][0] = v_fma(pair, low, sum[r][0]);
+                    sum[r][1] = v_fma(pair, high, sum[r][1]);
                 }
             }
             continue;
         }
-        for (int i = 0; i < n; i++) {
-            vf w = i * size % 4 ? few_high(type, t[i * size / 4]) : few_low(type, t[i * size / 4]);
+        vf low = few_low(type, c->column[i][0]);
+        vf high = size == 2 ? few_high(type, c->column[i][0]) : low;
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++)
-                sum[r] = v_fma(v_set(x[r * K_BLOCK + i]), w, sum[r]);
+        for (int r = 0; r < rows; r++) {
+            const float *at_x = x + r * K_BLOCK + i * (4 / size);
+            sum[r][0] = v_fma(v_set(at_x[0]), low, sum[r][0]);
+            if (size == 2)
+                sum[r][0] = v_fma(v_set(at_x[1]), high, sum[r][0]);
         }
     }
+}
+
+ALWAYS_INLINE void few_keep(const enum k_dtype type, struct few_chunk *c, int column, vi bits) {
+    if (type_bytes(type) > 1) {
+        v_store_bits(&c->column[column][0], bits);
+        return;
+    }
+    v_store_bits(&c->column[column][0], float8_even_words(type, bits));
+    v_store_bits(&c->column[column][1], float8_odd_words(type, bits));
+}
+
+/* Load the chunk at `offset` of the rows, and meanwhile (NULL: there is none) add up `before`, so
+ * that shuffles and sums are under way together. Ask for what lies further on in this panel's rows,
+ * or at their end in the next one's. left: bytes of the chunk that are there. */
+ALWAYS_INLINE void few_chunk(const enum k_dtype type, const int rows, const char *const at[VEC],
+                             int64_t offset, int64_t left, int64_t row_bytes, struct few_chunk *c,
+                             const struct few_chunk *before, const float *x, vf sum[FEW_ROWS][2],
+                             vi *seen) {
+    int64_t ahead = offset + FEW_AHEAD;
+    vi u[VEC];
+
+    if (ahead >= row_bytes)
+        ahead += (VEC - 1) * row_bytes;
+#pragma GCC unroll 4
+    for (int i = 0; i < VEC; i += 4) {
+        vi r[4];
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+            _mm_prefetch(at[i + q] + ahead, _MM_HINT_T1);
+            if (left >= FEW_CHUNK) {
+                r[q] = v_load_bits(at[i + q] + offset);
+            } else {
+                char part[FEW_CHUNK] = {0};
+                memcpy(part, at[i + q] + offset, (size_t)left);
+                r[q] = v_load_bits(part);
+            }
+            if (type == K_E4M3)
+                *seen = v_max_bytes(*seen, v_or(r[q], v_set_words((short)0x8080)));
+        }
+        v_transpose_four(r, u + i);
+        if (before)
+            few_sums(type, rows, before, i / 2, 2, x, sum);
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        vi columns[VEC / 4];
+        v_transpose_quarter(u, q, columns);
+#pragma GCC unroll 4
+        for (int i = 0; i < VEC / 4; i++)
+            few_keep(type, c, 4 * i + q, columns[i]);
+        if (before)
+            few_sums(type, rows, before, VEC / 2 + q * (VEC / 8), VEC / 8, x, sum);
+    }
+}
+
+/* The x of input k. */
+ALWAYS_INLINE const float *few_x(const struct few *f, const int rows, int64_t k) {
+    return f->x + k / K_BLOCK * rows * K_BLOCK + k % K_BLOCK;
+}
+
+/* The inputs behind the last whole chunk. */
+ALWAYS_INLINE void few_rest(const enum k_dtype type, const int rows, const struct few *f,
+                            const char *const at[VEC], int64_t k, vf sum[FEW_ROWS][2]) {
+    const int size = type_bytes(type);
+    const float *x = few_x(f, rows, k);
+    struct few_chunk c;
+
+    few_chunk(type, rows, at, k * size, (f->n_in - k) * size, f->n_in * size, &c, NULL, NULL, sum,
+              NULL);
+    for (int i = 0; i < f->n_in - k; i++) {
+        vi bits = c.column[i * size / 4][0];
+        vf w = i * size % 4 ? few_high(type, bits) : few_low(type, bits);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+            sum[r][0] = v_fma(v_set(x[r * K_BLOCK + i]), w, sum[r][0]);
+    }
+}
+
+/* One panel of float32, bf16 or float16. */
+ALWAYS_INLINE void few_plain(const enum k_dtype type, const int rows, const struct few *f,
+                             int64_t output) {
+    const int size = type_bytes(type), per = FEW_CHUNK / size;
+    int64_t row_bytes = f->n_in * size, last = MIN(f->n_out - output, (int64_t)VEC), k = 0;
+    const char *at[VEC];
+    struct few_chunk chunks[2];
+    vf sum[FEW_ROWS][2];
+
+    few_rows_of(f, output, row_bytes, at);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        v_store_n(f->y + r * f->y_row + output, sum[r], last);
+        sum[r][0] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
+    if (f->n_in >= per)
+        few_chunk(type, rows, at, 0, FEW_CHUNK, row_bytes, &chunks[0], NULL, NULL, sum, NULL);
+    for (; k + 2 * per <= f->n_in; k += per)
+        few_chunk(type, rows, at, (k + per) * size, FEW_CHUNK, row_bytes,
+                  &chunks[(k / per + 1) & 1], &chunks[k / per & 1], few_x(f, rows, k), sum, NULL);
+    if (k + per <= f->n_in) {
+        few_sums(type, rows, &chunks[k / per & 1], 0, VEC, few_x(f, rows, k), sum);
+        k += per;
+    }
+    if (k < f->n_in)
+        few_rest(type, rows, f, at, k, sum);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        v_store_n(f->y + r * f->y_row + output, sum[r][0], last);
 }
 
 /* The scales of VEC outputs at a block of inputs: at most two blocks of outputs meet in them. */
@@ -164,37 +235,6 @@ ALWAYS_INLINE vf few_scales(const enum k_dtype type, const struct few *f, int64_
     return v_load(lanes);
 }
 
-/* A block of at most 128 inputs into the two chains: lanes of sum[r][h] are pairs of an output's
- * chains, outputs of the lower half at h = 0. */
-ALWAYS_INLINE void few_block(const enum k_dtype type, const int rows, const struct few *f,
-                             const char *const at[VEC], int64_t k, vf sum[FEW_ROWS][2], vi *seen) {
-    const float *x = f->x + k * rows;
-
-    for (int64_t c = 0; c < K_BLOCK && k + c < f->n_in; c += VEC * 4) {
-        vi t[VEC], words[VEC][2];
-        few_ask(at, k + c, f->n_in);
-        few_load(at, k + c, f->n_in - k - c, t, type == K_E4M3 ? seen : NULL);
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC; i++) {
-            words[i][0] = float8_even_words(type, t[i]);
-            words[i][1] = float8_odd_words(type, t[i]);
-        }
-        /* From memory the conversion to float32 is one operation, from registers three. */
-        __asm__("" : "+m"(words));
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC * 2; i++) {
-            const char *half = (const char *)&words[i / 2][i % 2];
-            vf low = v_from_f16(half), high = v_from_f16(half + VEC * 2);
-#pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                vf pair = v_set_pair(x + r * K_BLOCK + c + i * 2);
-                sum[r][0] = v_fma(pair, low, sum[r][0]);
-                sum[r][1] = v_fma(pair, high, sum[r][1]);
-            }
-        }
-    }
-}
-
 /* NaN where a row of the panel holds one. */
 static void few_mark_nan(const struct few *f, const char *const at[VEC], int rows,
                          int64_t output) {
@@ -205,32 +245,54 @@ static void few_mark_nan(const struct few *f, const char *const at[VEC], int row
                     f->y[r * f->y_row + output + i] = k_from_e4m3(0x7f);
 }
 
+/* totals += the sums of a block times its scales, the chain of even lanes first. */
+ALWAYS_INLINE void few_fold(const enum k_dtype type, const int rows, const struct few *f,
+                            int64_t output, int64_t block, vf sum[FEW_ROWS][2],
+                            vf total[FEW_ROWS]) {
+    vf scale = few_scales(type, f, output, block);
+
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        vf by = scale;
+        if (f->x_scale)
+            by = v_mul(by, v_set(f->x_scale[block * f->x_scale_block + r]));
+        total[r] = v_fma(by, v_evens(sum[r][0], sum[r][1]), total[r]);
+        total[r] = v_fma(by, v_odds(sum[r][0], sum[r][1]), total[r]);
+        sum[r][0] = sum[r][1] = v_zero();
+    }
+}
+
+/* One panel of E4M3 or E5M2: lanes of sum[r][h] are pairs of an output's two chains, outputs of the
+ * lower half at h = 0. */
 ALWAYS_INLINE void few_narrow(const enum k_dtype type, const int rows, const struct few *f,
                               int64_t output) {
-    int64_t last = MIN(f->n_out - output, (int64_t)VEC);
+    int64_t last = MIN(f->n_out - output, (int64_t)VEC), n_in = f->n_in, k = 0;
     const char *at[VEC];
+    struct few_chunk chunks[2];
+    vf sum[FEW_ROWS][2], total[FEW_ROWS];
     vi seen = v_set_dwords(0);
-    vf total[FEW_ROWS];
 
-    few_rows_of(f, output, f->n_in, at);
+    few_rows_of(f, output, n_in, at);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
         total[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
-    for (int64_t k = 0; k < f->n_in; k += K_BLOCK) {
-        vf sum[FEW_ROWS][2], scale = few_scales(type, f, output, k / K_BLOCK);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++)
-            sum[r][0] = sum[r][1] = v_zero();
-        few_block(type, rows, f, at, k, sum, &seen);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            vf by = scale;
-            if (f->x_scale)
-                by = v_mul(by, v_set(f->x_scale[k / K_BLOCK * f->x_scale_block + r]));
-            total[r] = v_fma(by, v_evens(sum[r][0], sum[r][1]), total[r]);
-            total[r] = v_fma(by, v_odds(sum[r][0], sum[r][1]), total[r]);
-        }
+        sum[r][0] = sum[r][1] = v_zero();
     }
+    few_chunk(type, rows, at, 0, n_in, n_in, &chunks[0], NULL, NULL, sum, &seen);
+    for (; k + FEW_CHUNK < n_in; k += FEW_CHUNK) {
+        const float *x = few_x(f, rows, k);
+        struct few_chunk *before = &chunks[k / FEW_CHUNK & 1];
+        struct few_chunk *next = &chunks[(k / FEW_CHUNK + 1) & 1];
+        if (k + 2 * FEW_CHUNK <= n_in)
+            few_chunk(type, rows, at, k + FEW_CHUNK, FEW_CHUNK, n_in, next, before, x, sum, &seen);
+        else
+            few_chunk(type, rows, at, k + FEW_CHUNK, n_in - k - FEW_CHUNK, n_in, next, before, x,
+                      sum, &seen);
+        if ((k + FEW_CHUNK) % K_BLOCK == 0)
+            few_fold(type, rows, f, output, k / K_BLOCK, sum, total);
+    }
+    few_sums(type, rows, &chunks[k / FEW_CHUNK & 1], 0, VEC, few_x(f, rows, k), sum);
+    few_fold(type, rows, f, output, k / K_BLOCK, sum, total);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
         v_store_n(f->y + r * f->y_row + output, total[r], last);

@@ -24,11 +24,11 @@ enum {
     PANEL_ROWS = 8,
 #endif
     TILE_COLUMNS = 2 * VEC,
-    BLOCK_K = 256,               // a panel of B stays in the first-level cache
-    BLOCK_ROWS = 16 * TILE_ROWS, // packed A in the second level
-    PIECE_ROWS = 32 * TILE_ROWS, // what one thread takes
+    BLOCK_K = 128,               // a panel of B stays in the first-level cache
+    BLOCK_ROWS = 40 * TILE_ROWS, // packed A in the second level
+    PIECE_ROWS = 80 * TILE_ROWS, // what one thread takes
     PIECE_COLUMNS = 512,
-    GEMM_FLOATS = BLOCK_K * (PIECE_COLUMNS + 16 * PANEL_ROWS) + // workspace of one thread
+    GEMM_FLOATS = BLOCK_K * (PIECE_COLUMNS + 40 * PANEL_ROWS) + // workspace of one thread
                   BLOCK_K / K_BLOCK * PIECE_COLUMNS,
 };
 
@@ -352,7 +352,7 @@ static void gather_scales(const struct gemm *g, int64_t column, int64_t n, int64
 static void gemm_piece(const struct gemm *g, int64_t row, int64_t m, int64_t column, int64_t n,
                        float *work) {
     float *packed_b = work, *packed_a = work + BLOCK_K * PIECE_COLUMNS;
-    float *scales = packed_a + BLOCK_K * 16 * PANEL_ROWS;
+    float *scales = packed_a + BLOCK_K * 40 * PANEL_ROWS;
     bool chains = g->b_scale && g->b_column != 1;
 
     if (g->k == 0 && !g->accumulate)

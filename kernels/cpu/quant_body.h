@@ -14,7 +14,7 @@
 enum {
     QUANT_ROWS = 8, // of x in a block
     QUANT_CODES = QUANT_ROWS * K_QUANT_GROUP,
-    QUANT_SPAN = 16,   // groups of unpacked weights that are used again and again
+    QUANT_SPAN = 8,   // groups of unpacked weights that are used again and again
     QUANT_PANELS = 3,  // and panels
     QUANT_AHEAD = 4096, // bytes of weights that are asked for ahead
     QUANT_PANEL_GROUP = K_QUANT_PANEL * K_QUANT_GROUP,
@@ -215,10 +215,12 @@ TARGET_VNNI ALWAYS_INLINE void vnni_tile(const bool half_bytes, const int rows, 
         const float *x_scale = (const void *)numbers;
         const int32_t *middle = (const int32_t *)(const void *)numbers + QUANT_ROWS;
         __m512i sum[QUANT_ROWS][QUANT_PANELS];
+        if (panels == 1) { /* else they are in the cache */
 #pragma GCC unroll 8
-        for (int i = 0; i < group_bytes; i += 64)
-            _mm_prefetch(w + QUANT_AHEAD + i, _MM_HINT_T0);
-        _mm_prefetch(scale + QUANT_AHEAD / 16, _MM_HINT_T0);
+            for (int i = 0; i < group_bytes; i += 64)
+                _mm_prefetch(w + QUANT_AHEAD + i, _MM_HINT_T0);
+            _mm_prefetch(scale + QUANT_AHEAD / 16, _MM_HINT_T0);
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3

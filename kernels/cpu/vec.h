@@ -124,31 +124,30 @@ ALWAYS_INLINE vf v_odds(vf a, vf b) {
     return _mm512_permutex2var_ps(
         a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
 }
-/* r[i] element k becomes r[k] element i. */
-ALWAYS_INLINE void v_transpose(vi r[VEC]) {
-    vi u[VEC];
+/* Transposing VEC rows in two steps: rows four by four, then a quarter of the columns from all:
+ * ret[i] is column 4 i + q. */
+ALWAYS_INLINE void v_transpose_four(const vi r[4], vi u[4]) {
+    vi a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    vi c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
 
-#pragma GCC unroll 4
-    for (int i = 0; i < VEC; i += 4) {
-        vi a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-        vi c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]);
-        vi d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
-        u[i] = _mm512_unpacklo_epi64(a, c);
-        u[i + 1] = _mm512_unpackhi_epi64(a, c);
-        u[i + 2] = _mm512_unpacklo_epi64(b, d);
-        u[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-        vi a = _mm512_shuffle_i32x4(u[q], u[4 + q], 0x88);
-        vi b = _mm512_shuffle_i32x4(u[q], u[4 + q], 0xdd);
-        vi c = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0x88);
-        vi d = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0xdd);
-        r[q] = _mm512_shuffle_i32x4(a, c, 0x88);
-        r[4 + q] = _mm512_shuffle_i32x4(b, d, 0x88);
-        r[8 + q] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        r[12 + q] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
+    u[0] = _mm512_unpacklo_epi64(a, c);
+    u[1] = _mm512_unpackhi_epi64(a, c);
+    u[2] = _mm512_unpacklo_epi64(b, d);
+    u[3] = _mm512_unpackhi_epi64(b, d);
+}
+ALWAYS_INLINE void v_transpose_quarter(const vi u[VEC], int q, vi ret[VEC / 4]) {
+    vi a = _mm512_shuffle_i32x4(u[q], u[4 + q], 0x88);
+    vi b = _mm512_shuffle_i32x4(u[q], u[4 + q], 0xdd);
+    vi c = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0x88);
+    vi d = _mm512_shuffle_i32x4(u[8 + q], u[12 + q], 0xdd);
+
+    ret[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    ret[1] = _mm512_shuffle_i32x4(b, d, 0x88);
+    ret[2] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    ret[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+ALWAYS_INLINE void v_store_bits(void *p, vi a) {
+    _mm512_storeu_si512(p, a);
 }
 #else
 typedef __m256 vf;
@@ -262,24 +261,21 @@ ALWAYS_INLINE vf v_odds(vf a, vf b) {
 
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
 }
-ALWAYS_INLINE void v_transpose(vi r[VEC]) {
-    vi u[VEC];
+ALWAYS_INLINE void v_transpose_four(const vi r[4], vi u[4]) {
+    vi a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+    vi c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
 
-#pragma GCC unroll 2
-    for (int i = 0; i < VEC; i += 4) {
-        vi a = _mm256_unpacklo_epi32(r[i], r[i + 1]), b = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-        vi c = _mm256_unpacklo_epi32(r[i + 2], r[i + 3]);
-        vi d = _mm256_unpackhi_epi32(r[i + 2], r[i + 3]);
-        u[i] = _mm256_unpacklo_epi64(a, c);
-        u[i + 1] = _mm256_unpackhi_epi64(a, c);
-        u[i + 2] = _mm256_unpacklo_epi64(b, d);
-        u[i + 3] = _mm256_unpackhi_epi64(b, d);
-    }
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-        r[q] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x20);
-        r[4 + q] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x31);
-    }
+    u[0] = _mm256_unpacklo_epi64(a, c);
+    u[1] = _mm256_unpackhi_epi64(a, c);
+    u[2] = _mm256_unpacklo_epi64(b, d);
+    u[3] = _mm256_unpackhi_epi64(b, d);
+}
+ALWAYS_INLINE void v_transpose_quarter(const vi u[VEC], int q, vi ret[VEC / 4]) {
+    ret[0] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x20);
+    ret[1] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x31);
+}
+ALWAYS_INLINE void v_store_bits(void *p, vi a) {
+    _mm256_storeu_si256((__m256i *)p, a);
 }
 #endif
 
