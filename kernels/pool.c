@@ -2,6 +2,18 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
+
+/* Pieces that a thread has not begun, as two halves: the first one, and one behind the last. The
+ * thread takes from the front, so that what it reads next lies behind what it reads now; others
+ * that have nothing left take from the back. */
+struct range {
+    _Alignas(64) atomic_uint_fast64_t pieces;
+};
+
+enum {
+    SPIN_US = 30, // a thread that has just worked looks for more as long before it sleeps
+};
 
 struct worker {
     struct k_pool *pool;
@@ -14,22 +26,64 @@ struct k_pool {
     int n_workers; // without the caller
     pthread_mutex_t mutex;
     pthread_cond_t work, done;
-    int64_t generation; // of runs, under the mutex
-    int n_busy;
+    atomic_int_fast64_t generation; // of runs, changed under the mutex
+    atomic_int n_busy;              // the same
     bool stop;
-    atomic_int_fast64_t next;
-    int64_t n_pieces;
+    struct range *ranges; // of every thread
     void (*run)(void *arg, int64_t piece, int thread);
     void *arg;
 };
 
-static void take_pieces(struct k_pool *pool, int thread) {
+static uint64_t range_of(uint64_t first, uint64_t end) {
+    return first | end << 32;
+}
+
+/* A piece of a range, from its front or its back; -1: it is empty. */
+static int64_t take(struct range *range, bool front) {
+    uint64_t old = atomic_load(&range->pieces);
+
     for (;;) {
-        int64_t piece = atomic_fetch_add(&pool->next, 1);
-        if (piece >= pool->n_pieces)
-            return;
-        pool->run(pool->arg, piece, thread);
+        uint64_t first = old & UINT32_MAX, end = old >> 32;
+        if (first >= end)
+            return -1;
+        uint64_t left = front ? range_of(first + 1, end) : range_of(first, end - 1);
+        if (atomic_compare_exchange_weak(&range->pieces, &old, left))
+            return (int64_t)(front ? first : end - 1);
     }
+}
+
+static void take_pieces(struct k_pool *pool, int thread) {
+    int n = pool->n_workers + 1;
+
+    for (int i = 0; i < n; i++) {
+        struct range *range = &pool->ranges[(thread + i) % n];
+        for (int64_t piece; (piece = take(range, i == 0)) >= 0;)
+            pool->run(pool->arg, piece, thread);
+    }
+}
+
+static int64_t now_us(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* Wait a little for another run before going to sleep: a token is some hundred runs. */
+static void spin_for_run(const struct k_pool *pool, int64_t seen) {
+    int64_t end = now_us() + SPIN_US;
+
+    while (atomic_load(&pool->generation) == seen && now_us() < end)
+        for (int i = 0; i < 16; i++)
+            __builtin_ia32_pause();
+}
+
+static void spin_for_end(const struct k_pool *pool) {
+    int64_t end = now_us() + SPIN_US;
+
+    while (atomic_load(&pool->n_busy) > 0 && now_us() < end)
+        for (int i = 0; i < 16; i++)
+            __builtin_ia32_pause();
 }
 
 static void *worker_main(void *arg) {
@@ -49,6 +103,9 @@ static void *worker_main(void *arg) {
         pthread_mutex_lock(&pool->mutex);
         if (--pool->n_busy == 0)
             pthread_cond_signal(&pool->done);
+        pthread_mutex_unlock(&pool->mutex);
+        spin_for_run(pool, seen);
+        pthread_mutex_lock(&pool->mutex);
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
@@ -62,6 +119,8 @@ int pool_new(int n_threads, struct k_pool **ret, struct hai_err *err) {
     pthread_cond_init(&pool->work, NULL);
     pthread_cond_init(&pool->done, NULL);
     pool->workers = hai_new_array(struct worker, (size_t)n_threads);
+    pool->ranges = aligned_alloc(64, (size_t)n_threads * sizeof *pool->ranges);
+    assert(pool->ranges);
     for (int i = 0; i < n_threads - 1; i++) {
         struct worker *w = &pool->workers[i];
         *w = (struct worker){.pool = pool, .number = i + 1};
@@ -89,6 +148,7 @@ void pool_free(struct k_pool *pool) {
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->mutex);
     free(pool->workers);
+    free(pool->ranges);
     free(pool);
 }
 
@@ -103,16 +163,20 @@ void pool_run(struct k_pool *pool, int64_t n_pieces,
             run(arg, i, 0);
         return;
     }
+    assert(n_pieces <= UINT32_MAX);
+    uint64_t n = (uint64_t)n_pieces, n_threads = (uint64_t)pool->n_workers + 1;
     pthread_mutex_lock(&pool->mutex);
     pool->run = run;
     pool->arg = arg;
-    pool->n_pieces = n_pieces;
-    atomic_store(&pool->next, 0);
+    for (uint64_t i = 0; i < n_threads; i++)
+        atomic_store(&pool->ranges[i].pieces,
+                     range_of(n * i / n_threads, n * (i + 1) / n_threads));
     pool->n_busy = pool->n_workers;
     pool->generation++;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
     take_pieces(pool, 0);
+    spin_for_end(pool);
     pthread_mutex_lock(&pool->mutex);
     while (pool->n_busy > 0)
         pthread_cond_wait(&pool->done, &pool->mutex);

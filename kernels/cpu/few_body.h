@@ -67,21 +67,6 @@ enum {
     FEW_CHUNK = VEC * 4, // bytes of a row
 };
 
-/* Inputs k and k + 1 of bf16 or float16, k of float32, from transposed dwords. */
-ALWAYS_INLINE vf few_low(const enum k_dtype type, vi t) {
-    if (type == K_F32)
-        return v_as_floats(t);
-    if (type == K_BF16)
-        return v_as_floats(V_LEFT_DWORDS(t, 16));
-    return v_from_f16_in_dwords(t);
-}
-
-ALWAYS_INLINE vf few_high(const enum k_dtype type, vi t) {
-    if (type == K_BF16)
-        return v_as_floats(v_and(t, v_set_dwords((int)0xffff0000)));
-    return v_from_f16_in_dwords(V_UNSIGNED_RIGHT_DWORDS(t, 16));
-}
-
 /* Sums of the columns of a chunk from first on; x is of the chunk. */
 ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struct few_chunk *c,
                             int first, int n, const float *x, vf sum[FEW_ROWS][2]) {
@@ -103,8 +88,8 @@ ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struc
             }
             continue;
         }
-        vf low = few_low(type, c->column[i][0]);
-        vf high = size == 2 ? few_high(type, c->column[i][0]) : low;
+        vf low = wide_low(type, c->column[i][0]);
+        vf high = size == 2 ? wide_high(type, c->column[i][0]) : low;
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             const float *at_x = x + r * K_BLOCK + i * (4 / size);
@@ -184,7 +169,7 @@ ALWAYS_INLINE void few_rest(const enum k_dtype type, const int rows, const struc
               NULL);
     for (int i = 0; i < f->n_in - k; i++) {
         vi bits = c.column[i * size / 4][0];
-        vf w = i * size % 4 ? few_high(type, bits) : few_low(type, bits);
+        vf w = i * size % 4 ? wide_high(type, bits) : wide_low(type, bits);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
             sum[r][0] = v_fma(v_set(x[r * K_BLOCK + i]), w, sum[r][0]);

@@ -61,8 +61,8 @@ static size_t quant_group_bytes(enum k_dtype dtype) {
                                           : sizeof(struct quant_group);
 }
 
-/* k_quant_row for one group. */
-ALWAYS_INLINE void quant_row_32(const float *x, int8_t codes[K_QUANT_GROUP], float *ret_scale) {
+/* k_quant_row for one group; returns the sum of the codes. */
+ALWAYS_INLINE int32_t quant_row_32(const float *x, int8_t codes[K_QUANT_GROUP], float *ret_scale) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i largest = _mm256_setzero_si256(), q[4];
 
@@ -83,22 +83,24 @@ ALWAYS_INLINE void quant_row_32(const float *x, int8_t codes[K_QUANT_GROUP], flo
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)codes, bytes);
     *ret_scale = scale;
+    __m256i upward = _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80)); /* code + 128 */
+    __m256i sums = _mm256_sad_epu8(upward, _mm256_setzero_si256());
+    __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 2) - 128 * K_QUANT_GROUP;
 }
 
 /* Round one row into its place in a block whose first group is at dst. */
 static void quant_pack(enum k_dtype dtype, const float *x, int64_t n_groups, int64_t row,
                        char *dst) {
     bool wide = !quant_vnni() && dtype == K_Q8;
+    size_t size = quant_group_bytes(dtype);
 
-    for (int64_t g = 0; g < n_groups; g++, dst += quant_group_bytes(dtype)) {
+    for (int64_t g = 0; g < n_groups; g++, dst += size) {
         struct quant_group *group = (void *)dst;
         struct quant_group_16 *group_16 = (void *)dst;
         int8_t codes[K_QUANT_GROUP];
         float scale;
-        int32_t sum = 0;
-        quant_row_32(x + g * K_QUANT_GROUP, codes, &scale);
-        for (int i = 0; i < K_QUANT_GROUP; i++)
-            sum += codes[i];
+        int32_t sum = quant_row_32(x + g * K_QUANT_GROUP, codes, &scale);
         sum *= dtype == K_Q8 ? -128 : -8;
         if (wide) {
             int16_t *to = group_16->codes + row * K_QUANT_GROUP;

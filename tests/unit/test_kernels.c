@@ -1,10 +1,11 @@
 /* Every operator of every CPU path against ref over generated shapes, with one tolerance. Bits are
- * compared between one and three threads, and between rows computed alone and together. Times of
+ * compared between one and three threads, and between rows computed in lots of many sizes. Times of
  * the same cases: tests/bench/bench_kernels.c. */
 #include "kernels/formats.h"
 #include "kernels/kmath.h"
 #include "kernels/philox.h"
 #include "kernels/pool.h"
+#include "kernels/weight.h"
 #include "tests/unit/kernel_cases.h"
 #include "tests/unit/test.h"
 
@@ -94,40 +95,145 @@ TEST(bits_do_not_depend_on_threads)
     }
 }
 
-/* A row of a product alone has the bits it has among others: every type of weights, every path. */
-static void check_rows_alone(const struct kernel_bench *b) {
-    const struct k_linear a = *(const struct k_linear *)b->made.arg;
-    struct k_ctx ctx = b->ctx;
-    const struct k_tensor *y = &a.y;
-    float alone[1024];
+enum { MANY_ROWS = 512, MANY_OUT = 83 };
 
-    for (int64_t r = 0; r < y->shape[0]; r += 17) {
-        struct k_linear row = a;
-        float kept[1024];
-        row.x.shape[0] = row.y.shape[0] = 1;
-        row.x.data = (char *)a.x.data + k_dtype_n_bytes(a.x.dtype, r * a.x.stride[0]);
-        row.y.data = alone;
-        row.accumulate = false;
-        memcpy(kept, (float *)y->data + r * y->stride[0], sizeof(float) * (size_t)y->shape[1]);
-        CHECK_EQ(k_linear(&ctx, &row), 0, "");
-        CHECK(memcmp(alone, kept, (size_t)y->shape[1] * sizeof(float)) == 0, "%s %s row %lld",
-              ctx.path, kernel_cases_name(b->number), (long long)r);
+/* Rows [first, first + n) of a product, its y of all rows. */
+static void run_rows(struct k_ctx *ctx, const struct k_linear *all, int64_t first, int64_t n) {
+    struct k_linear a = *all;
+
+    a.x.shape[0] = a.y.shape[0] = n;
+    a.x.data = (float *)all->x.data + first * all->x.stride[0];
+    a.y.data = (float *)all->y.data + first * all->y.stride[0];
+    ctx->workspace_bytes = k_linear_workspace(ctx, &a);
+    ctx->workspace = aligned_alloc(64, (ctx->workspace_bytes + 64) / 64 * 64);
+    CHECK_EQ(k_linear(ctx, &a), 0, "");
+    free(ctx->workspace);
+}
+
+/* Fill y with what the product begins from. */
+static void reset(const struct k_linear *a) {
+    for (int64_t i = 0; i < MANY_ROWS * MANY_OUT; i++)
+        ((float *)a->y.data)[i] = (float)(i % 13) - 6;
+}
+
+/* All rows with two threads, and with one; then the first rows in lots of every size. want: y. */
+static void check_lots(const char *path, const struct k_linear *a, float *want) {
+    static const int64_t lots[] = {1, 2, 3, 5, 8, 17, 130};
+    const size_t n_bytes = sizeof(float) * MANY_ROWS * MANY_OUT;
+    struct k_ctx ctx;
+
+    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CPU, path, NULL), 0, "");
+    reset(a);
+    run_rows(&ctx, a, 0, MANY_ROWS);
+    memcpy(want, a->y.data, n_bytes);
+    CHECK_EQ(pool_new(2, &ctx.pool, NULL), 0, "");
+    reset(a);
+    run_rows(&ctx, a, 0, MANY_ROWS);
+    CHECK(memcmp(want, a->y.data, n_bytes) == 0, "%s %s: two threads", path,
+          k_dtype_name(k_weight_dtype(a->w)));
+    for (size_t i = 0; i < ARRAY_SIZE(lots); i++) {
+        int64_t n = MIN(MANY_ROWS / lots[i], (int64_t)5) * lots[i];
+        reset(a);
+        for (int64_t first = 0; first + lots[i] <= n; first += lots[i])
+            run_rows(&ctx, a, first, lots[i]);
+        CHECK(memcmp(want, a->y.data, sizeof(float) * (size_t)(n * MANY_OUT)) == 0,
+              "%s %s, %lld inputs: rows in lots of %lld", path, k_dtype_name(k_weight_dtype(a->w)),
+              (long long)k_weight_size(a->w, 2), (long long)lots[i]);
+    }
+    pool_free(ctx.pool);
+}
+
+/* A row's bits depend neither on the rows computed beside it nor on threads; and as the order of
+ * sums is the same, not on the width of the vectors either. */
+TEST(bits_do_not_depend_on_rows)
+{
+    static const struct {
+        enum k_dtype dtype;
+        int64_t n_in;
+        bool accumulate;
+    } cases[] = {
+        {K_F32,  301, false},
+        {K_F32,  64,  true },
+        {K_BF16, 301, true },
+        {K_BF16, 512, false},
+        {K_F16,  301, false},
+        {K_F16,  33,  true },
+        {K_E4M3, 301, false},
+        {K_E4M3, 512, true },
+        {K_E4M3, 5,   false},
+        {K_E5M2, 301, true },
+        {K_E5M2, 384, false},
+        {K_Q8,   352, false},
+        {K_Q8,   32,  true },
+        {K_Q4,   352, true },
+        {K_Q4,   512, false},
+    };
+    _cleanup_free_ float *one = hai_new_array(float, MANY_ROWS * MANY_OUT);
+    _cleanup_free_ float *other = hai_new_array(float, MANY_ROWS * MANY_OUT);
+    struct k_ctx ctx;
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct kernel_made s = {.seed = 7, .n_bytes_max = 8 << 20};
+        s.memory = hai_alloc(s.n_bytes_max);
+        CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, NULL), 0, "");
+        struct k_linear a = {
+            .x = f2(&s, MANY_ROWS, cases[i].n_in),
+            .w = weights(&ctx, &s, cases[i].dtype, 1, MANY_OUT, cases[i].n_in, true),
+            .y = f2(&s, MANY_ROWS, MANY_OUT),
+            .bias = f1(&s, MANY_OUT),
+            .accumulate = cases[i].accumulate};
+        bool narrow = k_ctx_init(&ctx, K_BACKEND_CPU, "avx2", NULL) == 0;
+        bool wide = k_ctx_init(&ctx, K_BACKEND_CPU, "avx512", NULL) == 0;
+        if (narrow)
+            check_lots("avx2", &a, one);
+        if (wide)
+            check_lots("avx512", &a, other);
+        CHECK(!wide || memcmp(one, other, sizeof(float) * MANY_ROWS * MANY_OUT) == 0,
+              "%s, %lld inputs: avx2 and avx512 differ", k_dtype_name(cases[i].dtype),
+              (long long)cases[i].n_in);
+        drop_weights(&s);
+        free(s.memory);
     }
 }
 
-TEST(bits_do_not_depend_on_rows)
-{
-    static const char *const names[] = {"linear", "linear_f16", "linear_e4m3", "linear_q8"};
+/* A damaged weight of one output, or input of one row, gives NaN there and nowhere else. */
+static void check_damage(const char *path, enum k_dtype dtype, int64_t rows) {
+    enum { N_IN = 320, N_OUT = 40, OUTPUT = 21, ROW = 2 };
+    struct kernel_made s = {.seed = 7, .n_bytes_max = 2 << 20};
+    struct k_ctx ctx;
+    bool quant = dtype == K_Q8 || dtype == K_Q4;
 
-    for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
-        for (int c = 0; c < kernel_cases_count(); c++)
-            for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-                struct kernel_bench b;
-                if (strcmp(kernel_cases_name(c), names[i]) != 0 || !begin(&b, paths[p], 1, c, 2))
-                    continue;
-                check_rows_alone(&b);
-                kernel_cases_end(&b);
-            }
+    if (k_ctx_init(&ctx, path ? K_BACKEND_CPU : K_BACKEND_REF, path, NULL) < 0)
+        return;
+    s.memory = hai_alloc(s.n_bytes_max);
+    struct k_linear a = {.x = f2(&s, rows, N_IN),
+                         .w = weights(&ctx, &s, dtype, 1, N_OUT, N_IN, false),
+                         .y = f2(&s, rows, N_OUT)};
+    if (quant)
+        ((float *)a.x.data)[ROW * N_IN + 77] = NAN;
+    else
+        ((uint8_t *)(uintptr_t)a.w->parts[0].data)[OUTPUT * N_IN + 300] = 0xff;
+    run_rows(&ctx, &a, 0, rows);
+    for (int64_t i = 0; i < rows * N_OUT; i++)
+        CHECK((isnan(((float *)a.y.data)[i]) != 0) ==
+                  (quant ? i / N_OUT == ROW : i % N_OUT == OUTPUT),
+              "%s %s, %lld rows: y[%lld]", ctx.path, k_dtype_name(dtype), (long long)rows,
+              (long long)i);
+    drop_weights(&s);
+    free(s.memory);
+}
+
+TEST(a_damaged_weight_is_seen)
+{
+    static const enum k_dtype dtypes[] = {K_E4M3, K_E5M2, K_Q8, K_Q4};
+    static const int64_t rows[] = {3, 8, 37};
+
+    for (size_t d = 0; d < ARRAY_SIZE(dtypes); d++)
+        for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+            check_damage(NULL, dtypes[d], rows[i]);
+            for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
+                check_damage(paths[p], dtypes[d], rows[i]);
+        }
 }
 
 enum {
