@@ -169,8 +169,7 @@ void pool_run(struct k_pool *pool, int64_t n_pieces,
     pool->run = run;
     pool->arg = arg;
     for (uint64_t i = 0; i < n_threads; i++)
-        atomic_store(&pool->ranges[i].pieces,
-                     range_of(n * i / n_threads, n * (i + 1) / n_threads));
+        atomic_store(&pool->ranges[i].pieces, range_of(n * i / n_threads, n * (i + 1) / n_threads));
     pool->n_busy = pool->n_workers;
     pool->generation++;
     pthread_cond_broadcast(&pool->work);

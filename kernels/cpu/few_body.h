@@ -20,8 +20,8 @@ struct few {
     const char *data; // of the first output; rows packed
     int64_t n_out;
     const float *x;
-    const float *scale; // 8-bit floats: of the whole part
-    int64_t first_row;  // of data in what scale belongs to
+    const float *scale;   // 8-bit floats: of the whole part
+    int64_t first_row;    // of data in what scale belongs to
     const float *x_scale; // of the first row, NULL: 1
     int64_t x_scale_block;
     float *y;
@@ -221,8 +221,7 @@ ALWAYS_INLINE vf few_scales(const enum k_dtype type, const struct few *f, int64_
 }
 
 /* NaN where a row of the panel holds one. */
-static void few_mark_nan(const struct few *f, const char *const at[VEC], int rows,
-                         int64_t output) {
+static void few_mark_nan(const struct few *f, const char *const at[VEC], int rows, int64_t output) {
     for (int64_t i = 0; i < MIN(f->n_out - output, (int64_t)VEC); i++)
         for (int64_t k = 0; k < f->n_in; k++)
             if ((at[i][k] & 0x7f) == 0x7f)
@@ -346,8 +345,8 @@ ALWAYS_INLINE void across_columns(const enum k_dtype type, const int rows, const
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
             int64_t n = MIN(MAX(a->n_in - column - v * VEC, (int64_t)0), (int64_t)VEC);
-            sum[r][v] = a->accumulate ? v_load_n(a->dx + r * a->dx_row + column + v * VEC, n)
-                                      : v_zero();
+            sum[r][v] =
+                a->accumulate ? v_load_n(a->dx + r * a->dx_row + column + v * VEC, n) : v_zero();
         }
     for (int64_t o = 0; o < a->n_out; o++) {
         const char *w = a->data + (o * a->n_in + column) * size;

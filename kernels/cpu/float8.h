@@ -16,21 +16,17 @@ enum {
     K_BLOCK_CHAIN = K_BLOCK / 2,
 };
 
-/* Bytes in the upper halves of words, as float16. */
-ALWAYS_INLINE vi float8_words(const enum k_dtype type, vi upper) {
-    if (type == K_E5M2)
-        return upper;
-    return v_and(V_RIGHT_WORDS(upper, 1), v_set_words((short)0xbf80));
-}
-
+/* Even and odd bytes as float16. A product by 128 moves a byte of E4M3 and its sign in one step. */
 ALWAYS_INLINE vi float8_even_words(const enum k_dtype type, vi bytes) {
-    return float8_words(type, V_LEFT_WORDS(bytes, 8));
+    if (type == K_E5M2)
+        return V_LEFT_WORDS(bytes, 8);
+    return v_and(v_multiply_bytes(v_set_words(0x0080), bytes), v_set_words((short)0xbfff));
 }
 
 ALWAYS_INLINE vi float8_odd_words(const enum k_dtype type, vi bytes) {
     if (type == K_E5M2)
         return v_and(bytes, v_set_words((short)0xff00));
-    return float8_words(type, bytes);
+    return v_and(v_multiply_bytes(v_set_words((short)0x8000), bytes), v_set_words((short)0xbfff));
 }
 
 /* Eight codes from memory, E4M3's NaN made NaN. */
@@ -41,8 +37,8 @@ ALWAYS_INLINE __m256 float8_load_8(const enum k_dtype type, const void *p) {
         return _mm256_cvtph_ps(_mm_unpacklo_epi8(_mm_setzero_si128(), codes));
     __m128i words = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
     __m256 x = _mm256_cvtph_ps(_mm_and_si128(words, _mm_set1_epi16((short)0xbfff)));
-    __m128i nan = _mm_cmpeq_epi8(_mm_or_si128(codes, _mm_set1_epi8((char)0x80)),
-                                 _mm_set1_epi8((char)0xff));
+    __m128i nan =
+        _mm_cmpeq_epi8(_mm_or_si128(codes, _mm_set1_epi8((char)0x80)), _mm_set1_epi8((char)0xff));
     return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)),
                             _mm256_castsi256_ps(_mm256_cvtepi8_epi32(nan)));
 }

@@ -122,8 +122,8 @@ ALWAYS_INLINE void transpose_8(__m256 r[8]) {
     }
 }
 
-/* dst[k * width + i] = src[i * stride + k] for i < n_rows, 0 for n_rows <= i < width, from k = first
- * on; k up to n_padded are 0 from n_k on. first and n_padded are multiples of 8. */
+/* dst[k * width + i] = src[i * stride + k] for i < n_rows, 0 for n_rows <= i < width, from k =
+ * first on; k up to n_padded are 0 from n_k on. first and n_padded are multiples of 8. */
 ALWAYS_INLINE void pack_across(const enum k_dtype type, const char *src, int64_t stride,
                                int64_t n_rows, int64_t first, int64_t n_k, int64_t n_padded,
                                float *dst, int64_t width, bool chains) {
@@ -179,8 +179,7 @@ ALWAYS_INLINE bool pack_chunk(const enum k_dtype type, const char *src, int64_t 
             }
             if (size > 1)
                 continue;
-            vi words[2] = {float8_even_words(type, columns[i]),
-                           float8_odd_words(type, columns[i])};
+            vi words[2] = {float8_even_words(type, columns[i]), float8_odd_words(type, columns[i])};
             for (int h = 0; h < 2; h++) {
                 vf low = v_from_f16(&words[h]), high = v_from_f16((char *)&words[h] + VEC * 2);
                 v_store(dst + packed_at(at + h, true) * TILE_COLUMNS, v_evens(low, high));
@@ -360,8 +359,7 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const fl
 
 #define TILE(rows)                                                                                 \
     static void tile_##rows(int vectors, int64_t n_k, const float *a, const float *b, float *c,    \
-                            int64_t c_row, int64_t last, bool load,                                \
-                            const struct gemm_scale *s) {                                          \
+                            int64_t c_row, int64_t last, bool load, const struct gemm_scale *s) {  \
         if (s && vectors == 2)                                                                     \
             tile_scaled(rows, 2, n_k, a, b, c, c_row, last, load, s);                              \
         else if (s)                                                                                \
@@ -389,8 +387,7 @@ TILE(14)
 #endif
 
 static void (*const tiles[])(int vectors, int64_t n_k, const float *a, const float *b, float *c,
-                             int64_t c_row, int64_t last, bool load,
-                             const struct gemm_scale *s) = {
+                             int64_t c_row, int64_t last, bool load, const struct gemm_scale *s) = {
     NULL,   tile_1, tile_2, tile_3,  tile_4,  tile_5,  tile_6,
 #ifdef __AVX512F__
     tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14,
@@ -448,9 +445,8 @@ static void gemm_piece(const struct gemm *g, int64_t row, int64_t m, int64_t col
                 g->a_scale ? g->a_scale + k / K_BLOCK * g->a_scale_block + row + i : NULL;
             struct gemm_scale s = {scales, a_scale, g->a_scale_block};
             pack_a(g, row + i, rows, k, n_k, n_padded, chains, packed_a);
-            multiply(rows, n, n_padded, packed_a, packed_b,
-                     g->c + (row + i) * g->c_row + column, g->c_row, g->accumulate || k > 0,
-                     chains ? &s : NULL);
+            multiply(rows, n, n_padded, packed_a, packed_b, g->c + (row + i) * g->c_row + column,
+                     g->c_row, g->accumulate || k > 0, chains ? &s : NULL);
         }
     }
 }

@@ -112,8 +112,7 @@ static void product_pack(void *arg, int64_t piece, int thread) {
     for (int64_t r = row; r < MIN(row + QUANT_ROWS, n); r++) {
         if (is_quant(p->w))
             quant_pack(p->w->dtype, x + r * x_row, n_groups, r - row,
-                       to + row / QUANT_ROWS * n_groups *
-                                (int64_t)quant_group_bytes(p->w->dtype));
+                       to + row / QUANT_ROWS * n_groups * (int64_t)quant_group_bytes(p->w->dtype));
         else
             few_pack(x + r * x_row, n_in, narrow, r, n, (float *)(void *)to);
     }
@@ -234,15 +233,16 @@ static void product_piece(void *arg, int64_t piece, int thread) {
 static void product_cut(struct product *p) {
     int64_t tile_rows = is_quant(p->w) ? QUANT_ROWS : TILE_ROWS;
     int64_t most = is_quant(p->w) ? QUANT_PIECE_ROWS : PIECE_ROWS;
-    int64_t row_bytes = (int64_t)k_dtype_n_bytes(p->w->dtype, MAX(p->w->n_in, (int64_t)1) * 16) / 16;
+    int64_t row_bytes =
+        (int64_t)k_dtype_n_bytes(p->w->dtype, MAX(p->w->n_in, (int64_t)1) * 16) / 16;
 
     p->row_pieces = MAX((p->n_rows + most - 1) / most, (int64_t)1);
     p->piece_rows = (p->n_rows + p->row_pieces - 1) / p->row_pieces;
     p->piece_rows = (p->piece_rows + tile_rows - 1) / tile_rows * tile_rows;
     p->piece_columns = is_quant(p->w) ? QUANT_PIECE_COLUMNS : PIECE_COLUMNS;
     if (p->n_rows <= FEW_ROWS)
-        p->piece_columns = MIN(MAX(FEW_PIECE_BYTES / row_bytes / 16, (int64_t)1) * 16,
-                               (int64_t)PIECE_COLUMNS);
+        p->piece_columns =
+            MIN(MAX(FEW_PIECE_BYTES / row_bytes / 16, (int64_t)1) * 16, (int64_t)PIECE_COLUMNS);
     p->column_pieces = 0;
     for (int i = 0; i < p->w->n_parts; i++)
         p->column_pieces += (p->w->parts[i].n_out + p->piece_columns - 1) / p->piece_columns;

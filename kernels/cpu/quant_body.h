@@ -1,10 +1,10 @@
 /* quant_body.h - products with weights of 8 and 4 bits in whole numbers.
  *
  * Rows of x are rounded once (the rule of k_quant_row) into blocks of QUANT_ROWS. A group of 32
- * inputs is a sum of products of 8 bits, exact in 32, taken over the bytes as they lie and corrected
- * by their middle times the sum of x; then acc = fma(float(sum), x_scale * w_scale, acc), groups
- * ascending. Whole numbers have no order, so the bits are the same whichever instructions are used:
- * those of AVX512-VNNI where the processor has them, else 16-bit products of AVX2.
+ * inputs is a sum of products of 8 bits, exact in 32, taken over the bytes as they lie and
+ * corrected by their middle times the sum of x; then acc = fma(float(sum), x_scale * w_scale, acc),
+ * groups ascending. Whole numbers have no order, so the bits are the same whichever instructions
+ * are used: those of AVX512-VNNI where the processor has them, else 16-bit products of AVX2.
  */
 #pragma once
 #include "kernels/cpu/vec.h"
@@ -14,8 +14,8 @@
 enum {
     QUANT_ROWS = 8, // of x in a block
     QUANT_CODES = QUANT_ROWS * K_QUANT_GROUP,
-    QUANT_SPAN = 8,   // groups of unpacked weights that are used again and again
-    QUANT_PANELS = 3,  // and panels
+    QUANT_SPAN = 8,     // groups of unpacked weights that are used again and again
+    QUANT_PANELS = 3,   // and panels
     QUANT_AHEAD = 4096, // bytes of weights that are asked for ahead
     QUANT_PANEL_GROUP = K_QUANT_PANEL * K_QUANT_GROUP,
     QUANT_WORK = QUANT_PANELS * QUANT_SPAN * QUANT_PANEL_GROUP,
@@ -69,8 +69,8 @@ ALWAYS_INLINE int32_t quant_row_32(const float *x, int8_t codes[K_QUANT_GROUP], 
     for (int i = 0; i < 4; i++)
         largest = _mm256_max_epi32(
             largest, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + 8 * i)), magnitude));
-    __m128i most = _mm_max_epi32(_mm256_castsi256_si128(largest),
-                                 _mm256_extracti128_si256(largest, 1));
+    __m128i most =
+        _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
     most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0xb1));
     float scale, inverse = k_quant_scale(_mm_cvtss_f32(_mm_castsi128_ps(most)), &scale);
@@ -210,9 +210,9 @@ TARGET_VNNI ALWAYS_INLINE void vnni_tile(const bool half_bytes, const int rows, 
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int p = 0; p < panels; p++)
-            acc[r][p] = !t->load ? v_zero()
-                                 : v_load_n(t->y + r * t->y_row + p * VEC,
-                                            p < panels - 1 ? VEC : t->last);
+            acc[r][p] =
+                !t->load ? v_zero()
+                         : v_load_n(t->y + r * t->y_row + p * VEC, p < panels - 1 ? VEC : t->last);
     for (int64_t g = 0; g < t->n_groups; g++) {
         const float *x_scale = (const void *)numbers;
         const int32_t *middle = (const int32_t *)(const void *)numbers + QUANT_ROWS;
@@ -234,8 +234,8 @@ TARGET_VNNI ALWAYS_INLINE void vnni_tile(const bool half_bytes, const int rows, 
             vf by = v_from_f16(scale + p * t->scale_panel);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++)
-                acc[r][p] = v_fma(_mm512_cvtepi32_ps(sum[r][p]),
-                                  v_mul(by, v_set(x_scale[r])), acc[r][p]);
+                acc[r][p] =
+                    v_fma(_mm512_cvtepi32_ps(sum[r][p]), v_mul(by, v_set(x_scale[r])), acc[r][p]);
         }
         w += group_bytes;
         codes += sizeof(struct quant_group);
@@ -278,12 +278,12 @@ VNNI_WIDE(4)
 
 /* By half bytes and rows; by panels and rows. */
 static void (*const vnni_few[2][QUANT_ROWS])(const struct quant_tile *t) = {
-    {vnni_1, vnni_2, vnni_3, vnni_4, vnni_5, vnni_6, vnni_7, vnni_8},
+    {vnni_1,      vnni_2,      vnni_3,      vnni_4,      vnni_5,      vnni_6,      vnni_7,      vnni_8},
     {vnni_1_half, vnni_2_half, vnni_3_half, vnni_4_half, vnni_5_half, vnni_6_half, vnni_7_half,
-     vnni_8_half},
+     vnni_8_half                                                                                      },
 };
 static void (*const vnni_many[QUANT_PANELS][4])(const struct quant_tile *t) = {
-    {vnni_1, vnni_2, vnni_3, vnni_4},
+    {vnni_1,   vnni_2,   vnni_3,   vnni_4  },
     {vnni_1_2, vnni_2_2, vnni_3_2, vnni_4_2},
     {vnni_1_3, vnni_2_3, vnni_3_3, vnni_4_3},
 };
@@ -342,8 +342,9 @@ ALWAYS_INLINE void wide_group(const bool half_bytes, const int rows, const char 
             memcpy(&other, x + (half_bytes ? 16 + 4 * i : 8 * i + 4), sizeof other);
             __m256i a = _mm256_set1_epi32(one), b = _mm256_set1_epi32(other);
             if (half_bytes) /* 8 of at most 2 * 15 * 127 fit into 16 bits */
-                part[r] = _mm256_add_epi16(part[r], _mm256_add_epi16(_mm256_maddubs_epi16(v, a),
-                                                                     _mm256_maddubs_epi16(high, b)));
+                part[r] =
+                    _mm256_add_epi16(part[r], _mm256_add_epi16(_mm256_maddubs_epi16(v, a),
+                                                               _mm256_maddubs_epi16(high, b)));
             else
                 sum[r] = _mm256_add_epi32(
                     sum[r], _mm256_add_epi32(_mm256_madd_epi16(v, a), _mm256_madd_epi16(high, b)));
@@ -360,8 +361,8 @@ ALWAYS_INLINE void wide_tile(const bool half_bytes, const int rows, const struct
     const char *w = t->w + 32 * half, *codes = t->codes, *numbers = t->numbers;
     const uint16_t *scale = t->scale + 8 * half;
     int64_t last = MIN(t->last - 8 * half, (int64_t)8);
-    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)last),
-                                      _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    __m256i mask =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32((int)last), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     float *y = t->y + 8 * half;
     __m256 acc[4];
 

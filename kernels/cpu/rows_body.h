@@ -38,6 +38,75 @@ ALWAYS_INLINE void add_scaled(float *y, const float *x, float by, int64_t n) {
 #define LOAD(p) (left == VEC ? v_load((p) + i) : v_load_n((p) + i, left))
 #define STORE(p, v) (left == VEC ? v_store((p) + i, (v)) : v_store_n((p) + i, (v), left))
 
+/* k_to_e4m3 of x / scale without branches, for the compiler to make vectors of. */
+static void to_e4m3(const float *x, float scale, int64_t n, uint8_t *y) {
+    const float step = 0x1p14f; /* its last place is the spacing below the normal numbers, 2^-9 */
+    uint32_t step_bits;
+
+    memcpy(&step_bits, &step, sizeof step_bits);
+    for (int64_t i = 0; i < n; i++) {
+        float q = x[i] / scale, low;
+        uint32_t bits, low_bits;
+        memcpy(&bits, &q, sizeof bits);
+        uint32_t magnitude = bits & 0x7fffffff, capped = MIN(magnitude, 0x47800000u);
+        memcpy(&low, &capped, sizeof low);
+        low += step;
+        memcpy(&low_bits, &low, sizeof low_bits);
+        uint32_t normal = ((capped + 0x7ffff + (capped >> 20 & 1)) >> 20) - (120u << 3);
+        uint32_t code = capped >= 0x3c800000 ? normal : low_bits - step_bits;
+        code = magnitude > 0x7f800000 ? 0x7f : MIN(code, 0x7eu);
+        y[i] = (uint8_t)(code | (bits >> 24 & 0x80));
+    }
+}
+
+/* The largest magnitude of a tile; a NaN counts as ref has it, as what follows it decides. */
+static float tile_largest(const float *x, int64_t n) {
+    int32_t largest = 0;
+    float amax = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        largest = MAX(largest, bits & 0x7fffffff);
+    }
+    if (largest <= 0x7f800000) {
+        memcpy(&amax, &largest, sizeof amax);
+        return amax;
+    }
+    for (int64_t i = 0; i < n; i++)
+        amax = MAX(amax, x[i] < 0 ? -x[i] : x[i]);
+    return amax;
+}
+
+/* Up to a power of two; x positive and normal. */
+static float up_to_power_of_two(float x) {
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fffff) & 0x7f800000;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static int quantize(struct k_ctx *ctx, const struct k_quantize *a) {
+    int64_t n = a->x.shape[1];
+
+    if (a->scale.shape[0] != (n + K_BLOCK - 1) / K_BLOCK)
+        return -EINVAL;
+    for (int64_t r = 0; r < a->x.shape[0]; r++)
+        for (int64_t k = 0; k < n; k += K_BLOCK) {
+            const float *x = row_of(&a->x, r) + k;
+            int64_t n_tile = MIN(n - k, (int64_t)K_BLOCK);
+            float amax = MAX(tile_largest(x, n_tile), a->amax_min);
+            float scale = amax > 0 ? amax / 448 : 1;
+            if (a->power_of_two)
+                scale = up_to_power_of_two(scale);
+            row_of(&a->scale, k / K_BLOCK)[r] = scale;
+            to_e4m3(x, scale, n_tile, (uint8_t *)a->y.data + r * a->y.stride[0] + k);
+        }
+    return 0;
+}
+
 static int rmsnorm(struct k_ctx *ctx, const struct k_rmsnorm *a) {
     const float *weight = a->weight.data;
     int64_t n = a->x.shape[1];

@@ -101,7 +101,10 @@ ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
 #define V_LEFT_DWORDS(a, n) _mm512_slli_epi32(a, n)
 #define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm512_srli_epi32(a, n)
 #define V_LEFT_WORDS(a, n) _mm512_slli_epi16(a, n)
-#define V_RIGHT_WORDS(a, n) _mm512_srai_epi16(a, n)
+/* Words: sums of two products of an unsigned and a signed byte. */
+ALWAYS_INLINE vi v_multiply_bytes(vi a, vi b) {
+    return _mm512_maddubs_epi16(a, b);
+}
 ALWAYS_INLINE vf v_from_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -236,7 +239,9 @@ ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
 #define V_LEFT_DWORDS(a, n) _mm256_slli_epi32(a, n)
 #define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm256_srli_epi32(a, n)
 #define V_LEFT_WORDS(a, n) _mm256_slli_epi16(a, n)
-#define V_RIGHT_WORDS(a, n) _mm256_srai_epi16(a, n)
+ALWAYS_INLINE vi v_multiply_bytes(vi a, vi b) {
+    return _mm256_maddubs_epi16(a, b);
+}
 ALWAYS_INLINE vf v_from_f16(const void *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }

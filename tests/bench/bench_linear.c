@@ -9,9 +9,9 @@
  *
  * usage: bench-linear [THREADS [TYPE [ROWS]]]
  */
+#include "kernels/kernels.h"
 #include "kernels/pool.h"
 #include "kernels/quant.h"
-#include "kernels/kernels.h"
 
 #include <immintrin.h>
 #include <stdio.h>
@@ -99,22 +99,22 @@ static double read_rate(struct bench *b) {
 
 __attribute__((target("avx2,fma"))) static void fma_256(void) {
     for (int i = 0; i < PEAK_STEPS * 2; i++)
-        __asm__ volatile("vfmadd231ps %%ymm0, %%ymm0, %%ymm1\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm2\n\t"
-                         "vfmadd231ps %%ymm0, %%ymm0, %%ymm3\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm4\n\t"
-                         "vfmadd231ps %%ymm0, %%ymm0, %%ymm5\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm6\n\t"
-                         "vfmadd231ps %%ymm0, %%ymm0, %%ymm7\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm8"
-                         ::
-                             : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
+        __asm__ volatile(
+            "vfmadd231ps %%ymm0, %%ymm0, %%ymm1\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm2\n\t"
+            "vfmadd231ps %%ymm0, %%ymm0, %%ymm3\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm4\n\t"
+            "vfmadd231ps %%ymm0, %%ymm0, %%ymm5\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm6\n\t"
+            "vfmadd231ps %%ymm0, %%ymm0, %%ymm7\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm8" ::
+                : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
 }
 
 __attribute__((target("avx512f"))) static void fma_512(void) {
     for (int i = 0; i < PEAK_STEPS; i++)
-        __asm__ volatile("vfmadd231ps %%zmm0, %%zmm0, %%zmm1\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm2\n\t"
-                         "vfmadd231ps %%zmm0, %%zmm0, %%zmm3\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm4\n\t"
-                         "vfmadd231ps %%zmm0, %%zmm0, %%zmm5\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm6\n\t"
-                         "vfmadd231ps %%zmm0, %%zmm0, %%zmm7\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm8"
-                         ::
-                             : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
+        __asm__ volatile(
+            "vfmadd231ps %%zmm0, %%zmm0, %%zmm1\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm2\n\t"
+            "vfmadd231ps %%zmm0, %%zmm0, %%zmm3\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm4\n\t"
+            "vfmadd231ps %%zmm0, %%zmm0, %%zmm5\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm6\n\t"
+            "vfmadd231ps %%zmm0, %%zmm0, %%zmm7\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm8" ::
+                : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
 }
 
 __attribute__((target("avx512vnni"))) static void dot_512(void) {
@@ -123,8 +123,7 @@ __attribute__((target("avx512vnni"))) static void dot_512(void) {
                          "vpdpbusd %%zmm0, %%zmm0, %%zmm3\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm4\n\t"
                          "vpdpbusd %%zmm0, %%zmm0, %%zmm5\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm6\n\t"
                          "vpdpbusd %%zmm0, %%zmm0, %%zmm7\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm8\n\t"
-                         "vpdpbusd %%zmm0, %%zmm0, %%zmm9\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm10"
-                         ::
+                         "vpdpbusd %%zmm0, %%zmm0, %%zmm9\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm10" ::
                              : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
                                "xmm9", "xmm10");
 }
@@ -174,7 +173,7 @@ static void fill(enum k_dtype dtype, char *data, size_t n_bytes, char *scale, si
     uint64_t keep = dtype == K_F32    ? 0xbfffffff00000000ull >> 32 | 0xbfffffff00000000ull
                     : dtype == K_E4M3 ? 0xb7b7b7b7b7b7b7b7ull
                     : dtype == K_Q8 || dtype == K_Q4 ? ~0ull
-                                      : 0xbfffbfffbfffbfffull;
+                                                     : 0xbfffbfffbfffbfffull;
 
     for (size_t i = 0; i + 8 <= n_bytes; i += 8) {
         state = state * 6364136223846793005ull + 1442695040888963407ull;

@@ -168,8 +168,8 @@ TEST(bits_do_not_depend_on_rows)
         {K_Q4,   352, true },
         {K_Q4,   512, false},
     };
-    _cleanup_free_ float *one = hai_new_array(float, MANY_ROWS * MANY_OUT);
-    _cleanup_free_ float *other = hai_new_array(float, MANY_ROWS * MANY_OUT);
+    _cleanup_free_ float *one = hai_new_array(float, MANY_ROWS *MANY_OUT);
+    _cleanup_free_ float *other = hai_new_array(float, MANY_ROWS *MANY_OUT);
     struct k_ctx ctx;
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
