@@ -200,14 +200,14 @@ struct k_rmsnorm_dw {
  * With row_start the rows are sorted by group (expert): rows row_start[g] up to row_start[g+1] meet
  * w[g]; without, there is one group.
  *
- * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in. E4M3, E5M2: two such
- * chains from zero within every 128 of n_in, over the inputs whose number modulo 4 is 0 or 1 and
- * over the others (the order in which packed bytes widen without being moved); then, block after
- * block, the first and the second: total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits
- * in groups of 32 (k_quant_row), the products of a group are whole numbers, and total =
- * fma(float(sum), x_scale * w_scale, total) over ascending groups. Totals begin with y or zero. The
- * bias comes last. x in E4M3 has tiles of scales, meets E4M3 weights only, and then scale is the
- * weight's times the tile's. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
+ * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in. E4M3, E5M2: four such
+ * chains from zero within every 128 of n_in, one for each remainder of the input's number by 4 (the
+ * order in which packed bytes widen without being moved); then, block after block, remainders in
+ * the order 0 2 1 3, total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits in groups of
+ * 32 (k_quant_row), the products of a group are whole numbers, and total = fma(float(sum), x_scale
+ * * w_scale, total) over ascending groups. Totals begin with y or zero. The bias comes last. x in
+ * E4M3 has tiles of scales, meets E4M3 weights only, and then scale is the weight's times the
+ * tile's. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
 struct k_linear {
     struct k_tensor y;         // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]

@@ -2,8 +2,8 @@
  *
  * VEC outputs go together: a register of each one's row is loaded, the block is transposed in
  * registers, so that a vector holds the same inputs of all outputs, and widened. The sums are those
- * of gemm_body.h: a chain over ascending inputs for each output, in E4M3 and E5M2 two chains a
- * block of 128 (see K_BLOCK_CHAIN), so their bits are the same as among many rows.
+ * of gemm_body.h: a chain over ascending inputs for each output, in E4M3 and E5M2 four chains a
+ * block of 128 (see K_BLOCK_CHAINS), so their bits are the same as among many rows.
  */
 #pragma once
 #include "kernels/cpu/gemm_body.h"
@@ -67,25 +67,29 @@ enum {
     FEW_CHUNK = VEC * 4, // bytes of a row
 };
 
+/* Add up the float16 of a column of 8-bit floats: two sums of every row, from sum[r][at] on. */
+ALWAYS_INLINE void few_words(const int rows, const vi *words, const float *x, vf sum[FEW_ROWS][4],
+                             const int at) {
+    vf low = v_from_f16(words), high = v_from_f16((const char *)words + VEC * 2);
+
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        vf pair = v_set_pair(x + r * K_BLOCK);
+        sum[r][at] = v_fma(pair, low, sum[r][at]);
+        sum[r][at + 1] = v_fma(pair, high, sum[r][at + 1]);
+    }
+}
+
 /* Sums of the columns of a chunk from first on; x is of the chunk. */
 ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struct few_chunk *c,
-                            int first, int n, const float *x, vf sum[FEW_ROWS][2]) {
+                            int first, int n, const float *x, vf sum[FEW_ROWS][4]) {
     const int size = type_bytes(type);
 
 #pragma GCC unroll 2
     for (int i = first; i < first + n; i++) {
         if (size == 1) {
-#pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                vf low = v_from_f16(&c->column[i][h]);
-                vf high = v_from_f16((const char *)&c->column[i][h] + VEC * 2);
-#pragma GCC unroll 8
-                for (int r = 0; r < rows; r++) {
-                    vf pair = v_set_pair(x + r * K_BLOCK + i * 4 + h * 2);
-                    sum[r][0] = v_fma(pair, low, sum[r][0]);
-                    sum[r][1] = v_fma(pair, high, sum[r][1]);
-                }
-            }
+            few_words(rows, &c->column[i][0], x + i * 4, sum, 0);
+            few_words(rows, &c->column[i][1], x + i * 4 + 2, sum, 2);
             continue;
         }
         vf low = wide_low(type, c->column[i][0]);
@@ -114,7 +118,7 @@ ALWAYS_INLINE void few_keep(const enum k_dtype type, struct few_chunk *c, int co
  * or at their end in the next one's. left: bytes of the chunk that are there. */
 ALWAYS_INLINE void few_chunk(const enum k_dtype type, const int rows, const char *const at[VEC],
                              int64_t offset, int64_t left, int64_t row_bytes, struct few_chunk *c,
-                             const struct few_chunk *before, const float *x, vf sum[FEW_ROWS][2],
+                             const struct few_chunk *before, const float *x, vf sum[FEW_ROWS][4],
                              vi *seen) {
     int64_t ahead = offset + FEW_AHEAD;
     vi u[VEC];
@@ -160,7 +164,7 @@ ALWAYS_INLINE const float *few_x(const struct few *f, const int rows, int64_t k)
 
 /* The inputs behind the last whole chunk. */
 ALWAYS_INLINE void few_rest(const enum k_dtype type, const int rows, const struct few *f,
-                            const char *const at[VEC], int64_t k, vf sum[FEW_ROWS][2]) {
+                            const char *const at[VEC], int64_t k, vf sum[FEW_ROWS][4]) {
     const int size = type_bytes(type);
     const float *x = few_x(f, rows, k);
     struct few_chunk c;
@@ -183,7 +187,7 @@ ALWAYS_INLINE void few_plain(const enum k_dtype type, const int rows, const stru
     int64_t row_bytes = f->n_in * size, last = MIN(f->n_out - output, (int64_t)VEC), k = 0;
     const char *at[VEC];
     struct few_chunk chunks[2];
-    vf sum[FEW_ROWS][2];
+    vf sum[FEW_ROWS][4];
 
     few_rows_of(f, output, row_bytes, at);
 #pragma GCC unroll 8
@@ -229,9 +233,10 @@ static void few_mark_nan(const struct few *f, const char *const at[VEC], int row
                     f->y[r * f->y_row + output + i] = k_from_e4m3(0x7f);
 }
 
-/* totals += the sums of a block times its scales, the chain of even lanes first. */
+/* totals += two chains of a block times its scales: pairs of lanes of sum[r][at] and sum[r][at +
+ * 1], the lower and the upper outputs. */
 ALWAYS_INLINE void few_fold(const enum k_dtype type, const int rows, const struct few *f,
-                            int64_t output, int64_t block, vf sum[FEW_ROWS][2],
+                            int64_t output, int64_t block, vf sum[FEW_ROWS][4], const int at,
                             vf total[FEW_ROWS]) {
     vf scale = few_scales(type, f, output, block);
 
@@ -240,43 +245,82 @@ ALWAYS_INLINE void few_fold(const enum k_dtype type, const int rows, const struc
         vf by = scale;
         if (f->x_scale)
             by = v_mul(by, v_set(f->x_scale[block * f->x_scale_block + r]));
-        total[r] = v_fma(by, v_evens(sum[r][0], sum[r][1]), total[r]);
-        total[r] = v_fma(by, v_odds(sum[r][0], sum[r][1]), total[r]);
-        sum[r][0] = sum[r][1] = v_zero();
+        total[r] = v_fma(by, v_evens(sum[r][at], sum[r][at + 1]), total[r]);
+        total[r] = v_fma(by, v_odds(sum[r][at], sum[r][at + 1]), total[r]);
+        sum[r][at] = sum[r][at + 1] = v_zero();
     }
 }
 
-/* One panel of E4M3 or E5M2: lanes of sum[r][h] are pairs of an output's two chains, outputs of the
- * lower half at h = 0. */
-ALWAYS_INLINE void few_narrow(const enum k_dtype type, const int rows, const struct few *f,
-                              int64_t output) {
-    int64_t last = MIN(f->n_out - output, (int64_t)VEC), n_in = f->n_in, k = 0;
-    const char *at[VEC];
-    struct few_chunk chunks[2];
-    vf sum[FEW_ROWS][2], total[FEW_ROWS];
-    vi seen = v_set_dwords(0);
+/* The blocks of a panel of E4M3 or E5M2 for many rows: a block is transposed whole, and its even
+ * bytes are added up before the odd ones, so that the sums stay in registers. */
+ALWAYS_INLINE void few_blocks(const enum k_dtype type, const int rows, const struct few *f,
+                              int64_t output, const char *const at[VEC], vf total[FEW_ROWS],
+                              vi *seen) {
+    struct few_chunk chunks[K_BLOCK / FEW_CHUNK];
+    vf sum[FEW_ROWS][4];
 
-    few_rows_of(f, output, n_in, at);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-        total[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
+    for (int r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = v_zero();
-    }
-    few_chunk(type, rows, at, 0, n_in, n_in, &chunks[0], NULL, NULL, sum, &seen);
-    for (; k + FEW_CHUNK < n_in; k += FEW_CHUNK) {
+    for (int64_t k = 0; k < f->n_in; k += K_BLOCK) {
         const float *x = few_x(f, rows, k);
-        struct few_chunk *before = &chunks[k / FEW_CHUNK & 1];
-        struct few_chunk *next = &chunks[(k / FEW_CHUNK + 1) & 1];
-        if (k + 2 * FEW_CHUNK <= n_in)
-            few_chunk(type, rows, at, k + FEW_CHUNK, FEW_CHUNK, n_in, next, before, x, sum, &seen);
-        else
-            few_chunk(type, rows, at, k + FEW_CHUNK, n_in - k - FEW_CHUNK, n_in, next, before, x,
-                      sum, &seen);
-        if ((k + FEW_CHUNK) % K_BLOCK == 0)
-            few_fold(type, rows, f, output, k / K_BLOCK, sum, total);
+        int64_t n = MIN((f->n_in - k + FEW_CHUNK - 1) / FEW_CHUNK, (int64_t)ARRAY_SIZE(chunks));
+        for (int64_t c = 0; c < n; c++)
+            few_chunk(type, rows, at, k + c * FEW_CHUNK, f->n_in - k - c * FEW_CHUNK, f->n_in,
+                      &chunks[c], NULL, NULL, sum, seen);
+        for (int h = 0; h < 2; h++) {
+            for (int64_t c = 0; c < n; c++)
+#pragma GCC unroll 4
+                for (int i = 0; i < VEC; i++)
+                    few_words(rows, &chunks[c].column[i][h], x + c * FEW_CHUNK + i * 4 + h * 2, sum,
+                              0);
+            few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
+        }
+    }
+}
+
+/* The same for few: one chunk is transposed while the one before is added up. */
+ALWAYS_INLINE void few_stream(const enum k_dtype type, const int rows, const struct few *f,
+                              int64_t output, const char *const at[VEC], vf total[FEW_ROWS],
+                              vi *seen) {
+    struct few_chunk chunks[2];
+    vf sum[FEW_ROWS][4];
+    int64_t k = 0;
+
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        sum[r][0] = sum[r][1] = sum[r][2] = sum[r][3] = v_zero();
+    few_chunk(type, rows, at, 0, f->n_in, f->n_in, &chunks[0], NULL, NULL, sum, seen);
+    for (; k + FEW_CHUNK < f->n_in; k += FEW_CHUNK) {
+        few_chunk(type, rows, at, k + FEW_CHUNK, f->n_in - k - FEW_CHUNK, f->n_in,
+                  &chunks[(k / FEW_CHUNK + 1) & 1], &chunks[k / FEW_CHUNK & 1], few_x(f, rows, k),
+                  sum, seen);
+        if ((k + FEW_CHUNK) % K_BLOCK)
+            continue;
+        few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
+        few_fold(type, rows, f, output, k / K_BLOCK, sum, 2, total);
     }
     few_sums(type, rows, &chunks[k / FEW_CHUNK & 1], 0, VEC, few_x(f, rows, k), sum);
-    few_fold(type, rows, f, output, k / K_BLOCK, sum, total);
+    few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
+    few_fold(type, rows, f, output, k / K_BLOCK, sum, 2, total);
+}
+
+/* One panel of E4M3 or E5M2. */
+ALWAYS_INLINE void few_narrow(const enum k_dtype type, const int rows, const struct few *f,
+                              int64_t output) {
+    int64_t last = MIN(f->n_out - output, (int64_t)VEC);
+    const char *at[VEC];
+    vf total[FEW_ROWS];
+    vi seen = v_set_dwords(0);
+
+    few_rows_of(f, output, f->n_in, at);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+        total[r] = f->accumulate ? v_load_n(f->y + r * f->y_row + output, last) : v_zero();
+    if (rows > 4)
+        few_blocks(type, rows, f, output, at, total, &seen);
+    else
+        few_stream(type, rows, f, output, at, total, &seen);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
         v_store_n(f->y + r * f->y_row + output, total[r], last);

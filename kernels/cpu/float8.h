@@ -12,8 +12,9 @@
 #define FLOAT8_UP(type) ((type) == K_E4M3 ? 256.0f : 1.0f)
 
 enum {
-    // Chains of a block of 128 inputs: inputs whose number modulo 4 is 0 or 1, and the others.
-    K_BLOCK_CHAIN = K_BLOCK / 2,
+    // Every block of 128 inputs has a chain for each remainder of the input's number by 4.
+    K_BLOCK_CHAINS = 4,
+    K_BLOCK_CHAIN = K_BLOCK / K_BLOCK_CHAINS,
 };
 
 /* Even and odd bytes as float16. A product by 128 moves a byte of E4M3 and its sign in one step. */

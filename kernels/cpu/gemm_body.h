@@ -5,10 +5,10 @@
  * blocking, an element of C is one chain of fused multiply-adds over ascending k (kept in C between
  * blocks of k): its bits depend neither on m, n and threads nor on the width of the vectors.
  *
- * With scales (B in E4M3 or E5M2, [n, k] as weights lie) a block of 128 k is two chains from zero,
- * first of the k whose number modulo 4 is 0 or 1, then of the others; each is multiplied by the
- * block's scale and added to C in one operation. Panels are packed in that order of k, and filled
- * up with zeros to whole blocks: a sum that began with +0 never becomes -0, so they add nothing.
+ * With scales (B in E4M3 or E5M2, [n, k] as weights lie) a block of 128 k is four chains from zero,
+ * one for each remainder of k by 4; in the order 0 2 1 3 each is multiplied by the block's scale
+ * and added to C in one operation. Panels are packed in that order of k, and filled up with zeros
+ * to whole blocks: a sum that began with +0 never becomes -0, so they add nothing.
  */
 #pragma once
 #include "kernels/cpu/float8.h"
@@ -96,11 +96,13 @@ ALWAYS_INLINE vf wide_high(const enum k_dtype type, vi t) {
     return v_from_f16_in_dwords(V_UNSIGNED_RIGHT_DWORDS(t, 16));
 }
 
-/* Where number k of a panel goes: blocks of 128 with two chains have one after the other. */
+/* Where number k of a panel goes: a block of 128 in chains has them one after the other, remainders
+ * in the order 0 2 1 3. */
 ALWAYS_INLINE int64_t packed_at(int64_t k, bool chains) {
     if (!chains)
         return k;
-    return k / K_BLOCK * K_BLOCK + k % K_BLOCK / 4 * 2 + (k & 1) + (k & 2 ? K_BLOCK_CHAIN : 0);
+    return k / K_BLOCK * K_BLOCK + ((k & 1) * 2 + (k >> 1 & 1)) * K_BLOCK_CHAIN +
+           k % K_BLOCK / K_BLOCK_CHAINS;
 }
 
 ALWAYS_INLINE void transpose_8(__m256 r[8]) {
