@@ -683,33 +683,81 @@ static void assert_sound(const struct safetensors_tensor *t) {
     assert(n_bytes == t->n_bytes);
 }
 
-static int write_file(const char *path, const struct buf *header,
-                      const struct safetensors_tensor *tensors, size_t n_tensors,
-                      struct hai_err *err) {
-    _cleanup_(fd_closep) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+struct safetensors_writer {
+    char *path, *temporary;
+    int fd;
+    size_t n_left; // bytes of data still to come
+};
 
-    if (fd < 0)
-        return hai_fail(err, -errno, "%s: %m", path);
-    int r = write_all(fd, header->data, header->n_bytes);
-    for (size_t i = 0; r == 0 && i < n_tensors; i++)
-        r = write_all(fd, tensors[i].data, tensors[i].n_bytes);
-    if (r == 0 && fsync(fd) < 0)
-        r = -errno;
-    return r < 0 ? hai_fail(err, r, "%s: writing: %s", path, strerror(-r)) : 0;
+void safetensors_writer_free(struct safetensors_writer *w) {
+    if (!w)
+        return;
+    fd_closep(&w->fd);
+    if (w->temporary)
+        unlink(w->temporary);
+    free(w->temporary);
+    free(w->path);
+    free(w);
+}
+
+static int writer_fail(const struct safetensors_writer *w, int r, struct hai_err *err) {
+    return hai_fail(err, r, "%s: writing: %s", w->temporary, strerror(-r));
+}
+
+int safetensors_writer_new(const char *path, const struct safetensors_tensor *tensors,
+                           size_t n_tensors, const char *const *metadata,
+                           struct safetensors_writer **ret, struct hai_err *err) {
+    _cleanup_(safetensors_writer_freep) struct safetensors_writer *w =
+        hai_new(struct safetensors_writer);
+    _cleanup_(buf_free) struct buf header = {0};
+    _cleanup_free_ char *temporary = hai_asprintf("%s.tmp%d", path, (int)getpid());
+
+    w->fd = -1;
+    for (size_t i = 0; i < n_tensors; i++) {
+        assert_sound(&tensors[i]);
+        w->n_left += tensors[i].n_bytes;
+    }
+    make_header(&header, tensors, n_tensors, metadata);
+    if (header.n_bytes > SAFETENSORS_HEADER_BYTES_MAX)
+        return hai_fail(err, -EFBIG, "%s: header of %zu bytes; at most %d are allowed", path,
+                        header.n_bytes, SAFETENSORS_HEADER_BYTES_MAX);
+    w->fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0)
+        return hai_fail(err, -errno, "%s: %m", temporary);
+    w->path = hai_strdup(path);
+    w->temporary = TAKE_PTR(temporary);
+    int r = write_all(w->fd, header.data, header.n_bytes);
+    if (r < 0)
+        return writer_fail(w, r, err);
+    *ret = TAKE_PTR(w);
+    return 0;
+}
+
+int safetensors_writer_add(struct safetensors_writer *w, const void *data, size_t n_bytes,
+                           struct hai_err *err) {
+    assert(n_bytes <= w->n_left);
+    w->n_left -= n_bytes;
+    int r = write_all(w->fd, data, n_bytes);
+    return r < 0 ? writer_fail(w, r, err) : 0;
+}
+
+int safetensors_writer_finish(struct safetensors_writer *w, struct hai_err *err) {
+    assert(w->n_left == 0);
+    if (fsync(w->fd) < 0)
+        return writer_fail(w, -errno, err);
+    if (rename(w->temporary, w->path) < 0)
+        return hai_fail(err, -errno, "%s: %m", w->path);
+    free(w->temporary);
+    w->temporary = NULL;
+    return 0;
 }
 
 int safetensors_write(const char *path, const struct safetensors_tensor *tensors, size_t n_tensors,
                       const char *const *metadata, struct hai_err *err) {
-    _cleanup_(buf_free) struct buf header = {0};
-    _cleanup_free_ char *temporary = hai_asprintf("%s.tmp%d", path, (int)getpid());
+    _cleanup_(safetensors_writer_freep) struct safetensors_writer *w = NULL;
+    int r = safetensors_writer_new(path, tensors, n_tensors, metadata, &w, err);
 
-    for (size_t i = 0; i < n_tensors; i++)
-        assert_sound(&tensors[i]);
-    make_header(&header, tensors, n_tensors, metadata);
-    int r = write_file(temporary, &header, tensors, n_tensors, err);
-    if (r == 0 && rename(temporary, path) < 0)
-        r = hai_fail(err, -errno, "%s: %m", path);
-    if (r < 0)
-        unlink(temporary);
-    return r;
+    for (size_t i = 0; r == 0 && i < n_tensors; i++)
+        r = safetensors_writer_add(w, tensors[i].data, tensors[i].n_bytes, err);
+    return r < 0 ? r : safetensors_writer_finish(w, err);
 }

@@ -94,5 +94,19 @@ const char *safetensors_metadata(const struct safetensors *s, const char *key);
 int safetensors_write(const char *path, const struct safetensors_tensor *tensors, size_t n_tensors,
                       const char *const *metadata, struct hai_err *err);
 
+/* The same piece by piece, for files larger than memory. The tensors (data is not read) say what
+ * will come: their bytes in that order, cut anywhere, until all are there; then finish makes the
+ * file visible. A writer freed before that leaves nothing behind. */
+struct safetensors_writer;
+
+int safetensors_writer_new(const char *path, const struct safetensors_tensor *tensors,
+                           size_t n_tensors, const char *const *metadata,
+                           struct safetensors_writer **ret, struct hai_err *err);
+int safetensors_writer_add(struct safetensors_writer *w, const void *data, size_t n_bytes,
+                           struct hai_err *err);
+int safetensors_writer_finish(struct safetensors_writer *w, struct hai_err *err);
+void safetensors_writer_free(struct safetensors_writer *w);
+DEFINE_CLEANUP(struct safetensors_writer *, safetensors_writer_free)
+
 /* Check the bytes of a whole file as safetensors_open does (fuzz target; no file needed). */
 int safetensors_check(const void *bytes, size_t n_bytes, struct hai_err *err);
