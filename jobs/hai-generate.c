@@ -1,12 +1,11 @@
-/* hai-generate - continue a text, or a list of token ids, with a model. */
-#include "engine/data/tokenizer.h"
-#include "engine/data/utf8.h"
-#include "engine/infer/generate.h"
+/* hai-generate - continue a text, a list of token ids, or a file of many prompts with a model. */
+#include "jobs/answer.h"
+#include "jobs/engineargs.h"
 #include "jobs/jobexit.h"
 #include "jobs/jsonrules.h"
 #include "jobs/modelargs.h"
-#include "jobs/sampleargs.h"
-#include "lib/json.h"
+#include "jobs/promptfile.h"
+#include "lib/fileio.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -14,118 +13,73 @@
 #define NAME "hai-generate"
 
 static const char usage[] =
-    "usage: " NAME " --model DIR (--prompt TEXT | --token-ids \"1 2 3\") [--max-tokens N]\n"
-    "                    [--temperature T] [--seed N] [--top-k N] [--top-p P] [--min-p P]\n"
-    "                    [--repeat-penalty R] [--frequency-penalty F] [--presence-penalty F]\n"
-    "                    [--logit-bias ID:B] [--stop TEXT] [--stop-id ID] [--keep-stop]\n"
-    "                    [--json-object | --json-schema FILE]\n"
-    "                    [--ignore-eos] [--print-ids | --logprobs N]\n"
-    "                    [--backend ref|cpu|cuda] [--dtype f32|bf16]\n"
-    "Print the continuation: text, or with --print-ids one JSON array of token ids.\n"
+    "usage: " NAME " --model DIR (--prompt TEXT | --token-ids \"1 2 3\") [options]\n"
+    "       " NAME " --model DIR --input FILE.jsonl [--output FILE.jsonl] [options]\n"
+    "Print the continuation: text, or with --print-ids one JSON array of token ids. With --input,\n"
+    "a JSON object a line: {\"prompt\": TEXT}, {\"token_ids\": [1, 2]} or {\"messages\": [...]},\n"
+    "and beside it \"id\", \"thinking\", \"tools\", \"priority\" and the options below with _ for "
+    "-\n"
+    "(max_tokens, temperature, stop, json_schema, ...); an answer a line comes out, in that "
+    "order.\n"
     "  --max-tokens N     at most so many new tokens (default 128)\n" SAMPLEARGS_USAGE
     "  --json-object      print a JSON object and nothing else\n"
     "  --json-schema FILE print JSON that FILE's schema accepts, and nothing else\n"
     "  --ignore-eos       go on after an end token\n"
-    "  --dtype bf16       round the weights to bf16 first; arithmetic stays float32\n";
+    "  --print-ids        print token ids, not text\n" ENGINEARGS_PLACE_USAGE
+    "With --input (- is stdin, and stdout of --output):\n" ENGINEARGS_USAGE
+    "  -q, --quiet        no progress and no closing line on stderr\n";
 
 struct args {
-    const char *model, *prompt;
-    bool print_ids;
+    const char *model, *prompt, *input, *output;
+    bool print_ids, quiet, json_object, ignore_eos;
+    bool serves; // an option that only --input knows was given
     struct token_list ids;
-    struct generate_place place;
-    struct generate_request request;
+    struct engine_options engine;
+    double n_new_max;
     struct sampleargs sample;
-    bool json_object;
     const char *json_schema; // a file
 };
 
 struct printer {
-    const struct tokenizer *tokenizer; // NULL: ids are collected only
     const struct args *args;
-    const struct stop_rules *rules;
-    struct stop *stop;
-    struct token_list ids;
-    struct buf pending; // bytes that may be half a character
+    struct answer answer;
+    struct buf text;
 };
 
-/* {"id": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.5]]} */
-static void print_logprobs(const struct sample_result *token) {
-    _cleanup_(buf_free) struct buf line = {0};
-
-    buf_printf(&line, "{\"id\": %d, \"logprob\": ", token->id);
-    json_dump_real(token->logprob, &line);
-    buf_add_str(&line, ", \"top\": [");
-    for (int i = 0; i < token->n_top; i++) {
-        buf_printf(&line, "%s[%d, ", i ? ", " : "", token->top[i].id);
-        json_dump_real(token->top[i].logprob, &line);
-        buf_add_str(&line, "]");
-    }
-    buf_add_str(&line, "]}");
-    puts(buf_cstr(&line));
-}
-
 static void print_text(struct printer *p) {
-    _cleanup_(buf_free) struct buf text = {0};
-
-    utf8_add_stream(&text, &p->pending);
-    if (text.n_bytes)
-        fwrite(text.data, 1, text.n_bytes, stdout);
+    if (!p->args->print_ids && p->args->sample.options.n_logprobs < 0 && p->text.n_bytes)
+        fwrite(p->text.data, 1, p->text.n_bytes, stdout);
+    buf_clear(&p->text);
 }
 
-/* A token's text goes through the stop strings, then through repair of characters in pieces. */
 static int print_token(void *userdata, const struct sample_result *token) {
     struct printer *p = userdata;
-    _cleanup_(buf_free) struct buf bytes = {0};
-    bool prints_text = !p->args->print_ids && p->args->sample.options.n_logprobs < 0;
-    int stopped = 0;
+    bool ends = answer_add(&p->answer, token->id, &p->text);
 
-    if (stop_rules_has_id(p->rules, token->id))
-        return 1;
-    token_list_add(&p->ids, token->id);
-    if (p->args->sample.options.n_logprobs >= 0)
-        print_logprobs(token);
-    // A model may have more rows than its tokenizer has tokens; those have no text.
-    if (p->tokenizer && !tokenizer_is_special(p->tokenizer, token->id)) {
-        tokenizer_add_bytes(p->tokenizer, token->id, &bytes);
-        stopped = stop_add(p->stop, bytes.data, bytes.n_bytes, &p->pending);
+    if (p->args->sample.options.n_logprobs >= 0 && !stop_rules_has_id(p->answer.rules, token->id)) {
+        _cleanup_(buf_free) struct buf line = {0};
+        answer_dump_logprobs(token, &line);
+        puts(buf_cstr(&line));
     }
-    if (prints_text)
-        print_text(p);
-    return fflush(stdout) ? -EIO : stopped;
+    print_text(p);
+    return fflush(stdout) ? -EIO : ends;
 }
 
 static void print_rest(struct printer *p) {
-    _cleanup_(buf_free) struct buf text = {0};
+    const struct token_list *ids = &p->answer.ids;
 
     if (p->args->print_ids) {
         putchar('[');
-        for (size_t i = 0; i < p->ids.n; i++)
-            printf("%s%d", i ? ", " : "", p->ids.ids[i]);
+        for (size_t i = 0; i < ids->n; i++)
+            printf("%s%d", i ? ", " : "", ids->ids[i]);
         puts("]");
         return;
     }
     if (p->args->sample.options.n_logprobs >= 0)
         return;
-    if (stop_found(p->stop) < 0)
-        stop_end(p->stop, &p->pending);
-    utf8_add_lossy(&text, p->pending.data, p->pending.n_bytes);
-    puts(buf_cstr(&text));
-}
-
-/* The prompt's ids, with the begin token where the model's configuration asks for one and the text
- * does not bring it. */
-static int encode(struct tokenizer *tokenizer, struct args *args, struct hai_err *err) {
-    struct token_list ids = {0};
-    int32_t begin = tokenizer_begin(tokenizer);
-    int r = tokenizer_encode(tokenizer, args->prompt, strlen(args->prompt), &ids, err);
-
-    if (r == 0 && begin >= 0 && (!ids.n || ids.ids[0] != begin))
-        token_list_add(&args->ids, begin);
-    token_list_add_n(&args->ids, ids.ids, ids.n);
-    token_list_free(&ids);
-    if (r == 0 && !args->ids.n)
-        r = hai_fail(err, -EINVAL, "--prompt is empty; expected text");
-    return r;
+    answer_end(&p->answer, &p->text);
+    print_text(p);
+    putchar('\n');
 }
 
 static bool needs_tokenizer(const struct args *args) {
@@ -134,23 +88,28 @@ static bool needs_tokenizer(const struct args *args) {
 }
 
 static int run(struct generate *g, const struct tokenizer *tokenizer, struct args *args,
-               const struct stop_rules *rules, struct hai_err *err) {
-    _cleanup_(stop_freep) struct stop *stop = stop_new(rules);
-    struct printer printer = {.tokenizer = tokenizer, .args = args, .rules = rules, .stop = stop};
+               const struct stop_rules *rules, const struct sample_hooks *hooks,
+               struct hai_err *err) {
+    struct printer printer = {.args = args};
+    const struct generate_request request = {.prompt = args->ids.ids,
+                                             .n_prompt = (int64_t)args->ids.n,
+                                             .n_tokens_max = (int64_t)args->n_new_max,
+                                             .sample = args->sample.options,
+                                             .hooks = hooks,
+                                             .ignore_eos = args->ignore_eos};
 
-    args->request.prompt = args->ids.ids;
-    args->request.n_prompt = (int64_t)args->ids.n;
-    args->request.sample = args->sample.options;
-    int r = generate_run(g, &args->request, print_token, &printer, err);
+    answer_start(&printer.answer, tokenizer, rules);
+    int r = generate_run(g, &request, print_token, &printer, err);
     if (r == 0)
         print_rest(&printer);
     if ((r == 0 && fflush(stdout)) || ferror(stdout))
         r = hai_fail(err, -EIO, "writing to stdout failed");
-    token_list_free(&printer.ids);
-    buf_free(&printer.pending);
+    answer_free(&printer.answer);
+    buf_free(&printer.text);
     return r;
 }
 
+/* One prompt. */
 static int generate(struct args *args, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *tokenizer = NULL;
     _cleanup_(stop_rules_freep) struct stop_rules *rules = NULL;
@@ -161,20 +120,46 @@ static int generate(struct args *args, struct hai_err *err) {
     if (r == 0 && needs_tokenizer(args))
         r = tokenizer_read(args->model, &tokenizer, err);
     if (r == 0 && args->prompt)
-        r = encode(tokenizer, args, err);
+        r = promptline_encode(tokenizer, args->prompt, strlen(args->prompt), &args->ids, err);
     if (r == 0)
-        r = generate_open(args->model, &args->place,
-                          (int64_t)args->ids.n + args->request.n_tokens_max, &g, err);
+        r = generate_open(args->model, &args->engine.place,
+                          (int64_t)args->ids.n + (int64_t)args->n_new_max, &g, err);
     if (r == 0 && (args->json_object || args->json_schema))
         r = jsonrules_new(tokenizer, generate_config(g), args->json_schema, &json, err);
     if (r < 0)
         return r;
-    args->request.hooks = json ? jsonrules_hooks(json) : NULL;
-    return run(g, tokenizer, args, rules, err);
+    return run(g, tokenizer, args, rules, json ? jsonrules_hooks(json) : NULL, err);
+}
+
+/* Many. Returns the exit status, or a negative errno. */
+static int generate_file(struct args *args, struct hai_err *err) {
+    _cleanup_(buf_free) struct buf schema = {0};
+    struct promptfile_options o = {
+        .program = NAME,
+        .model = args->model,
+        .input = args->input,
+        .output = args->output ? args->output : "-",
+        .engine = args->engine,
+        .defaults = {.n_new_max = (int64_t)args->n_new_max,
+                     .ignore_eos = args->ignore_eos,
+                     .sample = args->sample},
+        .quiet = args->quiet,
+    };
+
+    if (args->json_object)
+        buf_add_str(&schema, JSONRULES_OBJECT);
+    if (args->json_schema) {
+        int r = fileio_read_file(args->json_schema, GRAMMAR_SCHEMA_BYTES_MAX, &schema, err);
+        if (r < 0)
+            return r;
+    }
+    if (schema.n_bytes)
+        o.defaults.schema = (char *)buf_cstr(&schema);
+    int r = promptfile_run(&o, err);
+    return r > 0 ? JOBEXIT_USAGE : r;
 }
 
 static int set_option(int c, struct args *ret) {
-    double number = 0;
     int status;
 
     switch (c) {
@@ -187,15 +172,20 @@ static int set_option(int c, struct args *ret) {
     case 'i':
         return modelargs_token_ids(NAME, optarg, &ret->ids);
     case 'n':
-        status = modelargs_number(NAME, "--max-tokens", optarg, 1, 1 << 24, true, &number);
-        ret->request.n_tokens_max = (int64_t)number;
+        status = modelargs_number(NAME, "--max-tokens", optarg, 1, PROMPTLINE_NEW_MAX, true,
+                                  &ret->n_new_max);
         return status;
-    case 'b':
-        return modelargs_backend(NAME, optarg, &ret->place.backend);
-    case 'd':
-        return modelargs_dtype(NAME, optarg, &ret->place.dtype);
+    case 'I':
+        ret->input = optarg;
+        return 0;
+    case 'O':
+        ret->output = optarg;
+        return 0;
+    case 'q':
+        ret->quiet = true;
+        return 0;
     case 'e':
-        ret->request.ignore_eos = true;
+        ret->ignore_eos = true;
         return 0;
     case 'j':
         ret->print_ids = true;
@@ -213,7 +203,9 @@ static int set_option(int c, struct args *ret) {
         fputs(usage, stderr);
         return JOBEXIT_USAGE;
     default:
-        return sampleargs_set(NAME, c, optarg, &ret->sample);
+        ret->serves |= c >= ENGINEARGS_SLOTS;
+        return c >= ENGINEARGS_BACKEND ? engineargs_set(NAME, c, optarg, &ret->engine)
+                                       : sampleargs_set(NAME, c, optarg, &ret->sample);
     }
 }
 
@@ -229,14 +221,17 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"json-object",        no_argument, NULL, 'o'},
         {"json-schema",              required_argument, NULL, 'c'},
         {"print-ids",                  no_argument, NULL, 'j'},
-        {"backend",              required_argument, NULL, 'b'},
-        {"dtype",               required_argument, NULL, 'd'},
-        {"help",       no_argument, NULL, 'h'},
-        {0             },
+        {"input",              required_argument, NULL, 'I'},
+        {"output",               required_argument, NULL, 'O'},
+        {"quiet",       no_argument, NULL, 'q'},
+        ENGINEARGS_PLACE_OPTIONS,
+        ENGINEARGS_OPTIONS,
+        {"help",              no_argument, NULL, 'h'},
+        {0                 },
     };
     int c;
 
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "q", options, NULL)) != -1) {
         int status = set_option(c, ret);
         if (status)
             return status;
@@ -245,8 +240,13 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "unexpected '%s'", argv[optind]);
     if (!ret->model)
         return jobexit_usage(NAME, "expected --model");
-    if (!ret->prompt == !ret->ids.n)
-        return jobexit_usage(NAME, "expected one of --prompt and --token-ids");
+    if (!!ret->prompt + !!ret->ids.n + !!ret->input != 1)
+        return jobexit_usage(NAME, "expected one of --prompt and --token-ids, or --input");
+    if (!ret->input && (ret->output || ret->serves))
+        return jobexit_usage(NAME, "--output, --slots, --cache-dtype, --cache-tokens and --drafts "
+                                   "are for --input");
+    if (ret->input && ret->print_ids)
+        return jobexit_usage(NAME, "--print-ids is not for --input; its answers have the ids");
     if (ret->json_object && ret->json_schema)
         return jobexit_usage(NAME, "expected at most one of --json-object and --json-schema");
     if (ret->print_ids && ret->sample.options.n_logprobs >= 0)
@@ -255,16 +255,16 @@ static int parse(int argc, char **argv, struct args *ret) {
 }
 
 int main(int argc, char **argv) {
-    struct args args = {
-        .place = {.backend = K_BACKEND_CPU, .n_threads = modelargs_threads()},
-        .request = {.n_tokens_max = 128                       }
-    };
+    struct args args = {.engine = engineargs_defaults(), .n_new_max = 128};
     struct hai_err err = {0};
 
     sampleargs_init(&args.sample);
     int status = parse(argc, argv, &args);
-    if (!status && generate(&args, &err) < 0)
-        status = jobexit_report(NAME, &err);
+    if (!status) {
+        status = args.input ? generate_file(&args, &err) : generate(&args, &err);
+        if (status < 0)
+            status = jobexit_report(NAME, &err);
+    }
     token_list_free(&args.ids);
     return status;
 }

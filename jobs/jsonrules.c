@@ -1,5 +1,4 @@
 #include "jobs/jsonrules.h"
-#include "engine/infer/grammar.h"
 #include "lib/fileio.h"
 
 struct jsonrules {
@@ -37,7 +36,7 @@ static int take(void *userdata, int32_t id, struct hai_err *err) {
 }
 
 /* Rows of the model that have no token of the tokenizer, and special ones, have no bytes. */
-static struct grammar_vocab *vocab_of(const struct tokenizer *t,
+struct grammar_vocab *jsonrules_vocab(const struct tokenizer *t,
                                       const struct model_config *config) {
     int32_t n = MAX(tokenizer_n_vocab(t), (int32_t)config->n_vocab), n_ends = 0;
     _cleanup_free_ struct grammar_token *tokens = hai_new_array(struct grammar_token, (size_t)n);
@@ -62,7 +61,6 @@ static struct grammar_vocab *vocab_of(const struct tokenizer *t,
 
 int jsonrules_new(const struct tokenizer *tokenizer, const struct model_config *config,
                   const char *schema_path, struct jsonrules **ret, struct hai_err *err) {
-    static const char any_object[] = "{\"type\": \"object\"}";
     _cleanup_(jsonrules_freep) struct jsonrules *rules = hai_new(struct jsonrules);
     _cleanup_(buf_free) struct buf text = {0};
     int r = 0;
@@ -70,10 +68,10 @@ int jsonrules_new(const struct tokenizer *tokenizer, const struct model_config *
     if (schema_path)
         r = fileio_read_file(schema_path, GRAMMAR_SCHEMA_BYTES_MAX, &text, err);
     else
-        buf_add_str(&text, any_object);
+        buf_add_str(&text, JSONRULES_OBJECT);
     if (r < 0)
         return r;
-    rules->vocab = vocab_of(tokenizer, config);
+    rules->vocab = jsonrules_vocab(tokenizer, config);
     r = grammar_new(rules->vocab, buf_cstr(&text), text.n_bytes, NULL, &rules->grammar, err);
     if (r < 0) {
         hai_err_prefix(err, "%s: ", schema_path ? schema_path : "JSON");

@@ -3,8 +3,15 @@
  */
 #pragma once
 #include "engine/data/tokenizer.h"
+#include "engine/infer/grammar.h"
 #include "engine/infer/sample.h"
 #include "engine/model/config.h"
+
+/* The schema of any JSON object. */
+#define JSONRULES_OBJECT "{\"type\": \"object\"}"
+
+/* What a model's tokens are to grammars; its end tokens and the tokenizer's end texts. */
+struct grammar_vocab *jsonrules_vocab(const struct tokenizer *t, const struct model_config *config);
 
 struct jsonrules;
 

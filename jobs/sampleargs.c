@@ -121,6 +121,28 @@ int sampleargs_set(const char *program, int code, const char *text, struct sampl
     return JOBEXIT_USAGE;
 }
 
+/* Is this the option --NAME, with hyphens or underscores? */
+static bool is_named(const char *option, const char *name) {
+    option += 2;
+    for (; *option && (*option == *name || (*option == '-' && *name == '_')); option++)
+        name++;
+    return !*option && !*name;
+}
+
+int sampleargs_number(struct sampleargs *a, const char *name, double x, struct hai_err *err) {
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        if (!is_named(numbers[i].name, name))
+            continue;
+        if (!(x >= numbers[i].low && x <= numbers[i].high) || (numbers[i].whole && x != floor(x)))
+            return hai_fail(err, -EINVAL, "%s is %.10g; expected a %snumber from %.10g to %.10g",
+                            name, x, numbers[i].whole ? "whole " : "", numbers[i].low,
+                            numbers[i].high);
+        set_number(numbers[i].code, x, &a->options);
+        return 0;
+    }
+    return -ENOENT;
+}
+
 int sampleargs_rules(struct sampleargs *a, struct stop_rules **ret, struct hai_err *err) {
     a->options.biases = a->biases;
     return stop_rules_new(a->stops, a->n_stops, a->stop_ids, a->n_stop_ids, a->keep_stop, ret, err);

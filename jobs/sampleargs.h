@@ -75,5 +75,9 @@ void sampleargs_init(struct sampleargs *a);
  * message. */
 int sampleargs_set(const char *program, int code, const char *text, struct sampleargs *a);
 
+/* One option that is a number, by its name with hyphens or underscores ("top_p"). -ENOENT, err
+ * untouched: there is none of that name; -EINVAL: out of range. */
+int sampleargs_number(struct sampleargs *a, const char *name, double x, struct hai_err *err);
+
 /* The rules of stopping. -EINVAL as stop_rules_new. */
 int sampleargs_rules(struct sampleargs *a, struct stop_rules **ret, struct hai_err *err);

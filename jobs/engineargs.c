@@ -1,0 +1,66 @@
+#include "jobs/engineargs.h"
+#include "jobs/jobexit.h"
+#include "jobs/modelargs.h"
+
+struct engine_options engineargs_defaults(void) {
+    struct engine_options o = engine_defaults();
+
+    o.place.n_threads = modelargs_threads();
+    o.n_seq_tokens_max = o.n_cache_tokens;
+    return o;
+}
+
+static int set_cache_dtype(const char *program, const char *text, struct engine_options *o) {
+    static const struct {
+        const char *name;
+        enum k_dtype dtype;
+    } known[] = {
+        {"f32",  K_F32 },
+        {"f16",  K_F16 },
+        {"bf16", K_BF16}
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+        if (hai_streq(text, known[i].name)) {
+            o->cache_dtype = known[i].dtype;
+            return 0;
+        }
+    return jobexit_usage(program, "--cache-dtype is '%s'; expected f32, f16 or bf16", text);
+}
+
+int engineargs_set(const char *program, int code, const char *text, struct engine_options *o) {
+    double x = 0;
+    int status;
+
+    switch (code) {
+    case ENGINEARGS_BACKEND:
+        return modelargs_backend(program, text, &o->place.backend);
+    case ENGINEARGS_DTYPE:
+        return modelargs_dtype(program, text, &o->place.dtype);
+    case ENGINEARGS_THREADS:
+        status = modelargs_number(program, "--threads", text, 1, MODEL_THREADS_MAX, true, &x);
+        o->place.n_threads = (int)x;
+        return status;
+    case ENGINEARGS_SLOTS:
+        status = modelargs_number(program, "--slots", text, 1, 4096, true, &x);
+        o->n_slots = (int32_t)x;
+        o->n_step_tokens_max = MAX(o->n_step_tokens_max, o->n_slots);
+        return status;
+    case ENGINEARGS_CACHE_TOKENS:
+        status = modelargs_number(program, "--cache-tokens", text, 1, BATCHER_TOKENS_MAX, true, &x);
+        o->n_cache_tokens = (int64_t)x;
+        o->n_seq_tokens_max = (int32_t)x;
+        return status;
+    case ENGINEARGS_CACHE_DTYPE:
+        return set_cache_dtype(program, text, o);
+    case ENGINEARGS_DRAFTS:
+        status = schema_enum_parse(&engine_drafts_enum, text);
+        if (status >= 0) {
+            o->drafts = status;
+            return 0;
+        }
+        return jobexit_usage(program, "--drafts is '%s'; expected none, text or mtp", text);
+    default:
+        return JOBEXIT_USAGE;
+    }
+}
