@@ -168,7 +168,8 @@ static int make_batcher(struct engine *e, struct hai_err *err) {
         .n_chunk_max = o->n_chunk_max,
         .n_drafts_max = o->n_drafts_max,
         .n_seq_tokens_max = (int32_t)o->n_seq_tokens_max,
-        .n_ids_max = (int64_t)o->n_requests_max * o->n_seq_tokens_max,
+        .n_ids_max = o->n_requests_max * o->page_tokens *
+                     pages_needed(o->n_seq_tokens_max, o->page_tokens),
         .n_swap_pages = o->n_swap_pages,
         .latency_us = o->latency_us,
         .age_us = 10 * 1000000,
