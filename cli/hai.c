@@ -13,6 +13,9 @@ static void print_groups(void) {
         for (const struct verb *const *v = verbs_all(); *v; v++)
             if (!(*v)->hidden && strcmp((*v)->group, groups[i]) == 0)
                 printf("  %-10s %s\n", (*v)->name, (*v)->help);
+        for (const struct verbs_program *p = verbs_programs(); p->name; p++)
+            if (strcmp(p->group, groups[i]) == 0)
+                printf("  %-10s %s\n", p->name, p->help);
     }
     printf("\nhai VERB --help tells more. JOB is an id or a name (the newest of mine with it).\n");
 }
@@ -41,9 +44,16 @@ static void run_program(char **argv) {
     }
 }
 
+static bool is_program(const char *word) {
+    for (const struct verbs_program *p = verbs_programs(); p->name; p++)
+        if (strcmp(word, p->name) == 0)
+            return true;
+    return false;
+}
+
 static int unknown_verb(const char *word) {
     static const char *const later[] = {
-        "alerts", "backup", "chat", "drill", "forward", "restore", "top", "validate", "zone",
+        "alerts", "backup", "drill", "forward", "restore", "top", "validate", "zone",
     };
     const char *nearest = NULL;
     int best = INT_MAX;
@@ -53,6 +63,12 @@ static int unknown_verb(const char *word) {
     for (size_t i = 0; i < ARRAY_SIZE(later); i++)
         if (strcmp(word, later[i]) == 0)
             return cli_usage(NULL, "%s is not yet supported; hai --help lists what is", word);
+    for (const struct verbs_program *p = verbs_programs(); p->name; p++) {
+        if (strcmp(word, p->name) == 0)
+            return cli_usage(NULL, "%s is the program hai-%s, which is not installed", word, word);
+        if (hai_nearer(word, p->name, &best))
+            nearest = p->name;
+    }
     for (const struct verb *const *v = verbs_all(); *v; v++)
         if (!(*v)->hidden && hai_nearer(word, (*v)->name, &best))
             nearest = (*v)->name;
@@ -70,10 +86,12 @@ int main(int argc, char **argv) {
         return print_next_steps();
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {
-        if (argc > 2 && verbs_find(argv[2])) {
+        bool asked = argc > 2;
+        if (asked) {
             argv[1] = argv[2];
             argv[2] = "--help";
-        } else {
+        }
+        if (!asked || (!verbs_find(argv[1]) && !is_program(argv[1]))) {
             printf("usage: hai VERB [options] ARGS\n");
             print_groups();
             return CLI_OK;

@@ -39,6 +39,8 @@ static int run(struct cli *cli) {
         for (const struct verb *const *v = verbs_all(); *v; v++)
             if (!(*v)->hidden)
                 print_matching((*v)->name, word);
+        for (const struct verbs_program *p = verbs_programs(); p->name; p++)
+            print_matching(p->name, word);
     } else if (verb && strncmp(word, "--", 2) == 0) {
         print_option_names(verb->options, word + 2);
         print_option_names(verb->more, word + 2);

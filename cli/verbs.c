@@ -14,6 +14,16 @@ const struct verb *const *verbs_all(void) {
     return list;
 }
 
+const struct verbs_program *verbs_programs(void) {
+    static const struct verbs_program programs[] = {
+        {"chat", "enter",   "talk with a model"                       },
+        {"sim",  "operate", "what would happen, on a recorded cluster"},
+        {NULL,   NULL,      NULL                                      },
+    };
+
+    return programs;
+}
+
 const struct verb *verbs_find(const char *name) {
     for (const struct verb *const *v = list; *v; v++)
         if (strcmp((*v)->name, name) == 0)

@@ -6,6 +6,12 @@
 const struct verb *const *verbs_all(void);
 const struct verb *verbs_find(const char *name);
 
+/* Verbs that are programs of their own, hai-NAME; ended by a NULL name. */
+struct verbs_program {
+    const char *name, *group, *help;
+};
+const struct verbs_program *verbs_programs(void);
+
 /* The directory of `hai up`: of --dir, made if wanted, else the default. NULL and err: no such. */
 char *verb_up_dir(const struct cli *cli, bool make, struct hai_err *err);
 
