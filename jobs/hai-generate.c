@@ -27,10 +27,11 @@ static const char usage[] =
     "  --ignore-eos       go on after an end token\n"
     "  --print-ids        print token ids, not text\n" ENGINEARGS_PLACE_USAGE
     "With --input (- is stdin, and stdout of --output):\n" ENGINEARGS_USAGE
+    "  --prefix-cache FILE  start with the prompts that FILE knows, and write it at the end\n"
     "  -q, --quiet        no progress and no closing line on stderr\n";
 
 struct args {
-    const char *model, *prompt, *input, *output;
+    const char *model, *prompt, *input, *output, *prefix_cache;
     bool print_ids, quiet, json_object, ignore_eos;
     bool serves; // an option that only --input knows was given
     struct token_list ids;
@@ -143,6 +144,7 @@ static int generate_file(struct args *args, struct hai_err *err) {
         .defaults = {.n_new_max = (int64_t)args->n_new_max,
                      .ignore_eos = args->ignore_eos,
                      .sample = args->sample},
+        .prefix_cache = args->prefix_cache,
         .quiet = args->quiet,
     };
 
@@ -180,6 +182,9 @@ static int set_option(int c, struct args *ret) {
         return 0;
     case 'O':
         ret->output = optarg;
+        return 0;
+    case 'P':
+        ret->prefix_cache = optarg;
         return 0;
     case 'q':
         ret->quiet = true;
@@ -223,11 +228,12 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"print-ids",                  no_argument, NULL, 'j'},
         {"input",              required_argument, NULL, 'I'},
         {"output",               required_argument, NULL, 'O'},
-        {"quiet",       no_argument, NULL, 'q'},
+        {"prefix-cache",       required_argument, NULL, 'P'},
+        {"quiet",              no_argument, NULL, 'q'},
         ENGINEARGS_PLACE_OPTIONS,
         ENGINEARGS_OPTIONS,
-        {"help",              no_argument, NULL, 'h'},
-        {0                 },
+        {"help",                  no_argument, NULL, 'h'},
+        {0},
     };
     int c;
 
@@ -242,9 +248,10 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "expected --model");
     if (!!ret->prompt + !!ret->ids.n + !!ret->input != 1)
         return jobexit_usage(NAME, "expected one of --prompt and --token-ids, or --input");
-    if (!ret->input && (ret->output || ret->serves))
-        return jobexit_usage(NAME, "--output, --slots, --cache-dtype, --cache-tokens and --drafts "
-                                   "are for --input");
+    if (!ret->input && (ret->output || ret->serves || ret->prefix_cache))
+        return jobexit_usage(
+            NAME, "--output, --prefix-cache, --slots, --cache-dtype, --cache-tokens and --drafts "
+                  "are for --input");
     if (ret->input && ret->print_ids)
         return jobexit_usage(NAME, "--print-ids is not for --input; its answers have the ids");
     if (ret->json_object && ret->json_schema)

@@ -294,6 +294,18 @@ static int loop(struct run *run, struct hai_err *err) {
     }
 }
 
+/* A cache that is of no use is no failure: it is said, and the run starts cold. */
+static void load_cache(struct run *run) {
+    const char *path = run->options->prefix_cache;
+    struct hai_err err = {0};
+
+    int r = engine_cache_load(run->engine, path, &err);
+    if (r < 0 && r != -ENOENT)
+        fprintf(stderr, "%s: %s; starting without\n", run->options->program, hai_err_text(&err));
+    else if (!run->options->quiet)
+        fprintf(stderr, "%s: %s: %d pages loaded\n", run->options->program, path, MAX(r, 0));
+}
+
 static int open_all(struct run *run, struct hai_err *err) {
     const struct promptfile_options *o = run->options;
     struct engine_options options = o->engine;
@@ -323,9 +335,13 @@ int promptfile_run(const struct promptfile_options *o, struct hai_err *err) {
     if (r < 0)
         return r;
     progress_start(&run.progress, o->quiet);
+    if (o->prefix_cache)
+        load_cache(&run);
     run.start_us = engine_now_us();
     r = loop(&run, err);
     progress_clear(&run.progress);
+    if (r == 0 && o->prefix_cache)
+        r = engine_cache_save(run.engine, o->prefix_cache, INT32_MAX, err);
     if (r < 0)
         return r;
     double s = (double)(engine_now_us() - run.start_us) / 1e6;

@@ -19,6 +19,7 @@ struct promptfile_options {
     const char *input, *output;   // "-": stdin, stdout
     struct engine_options engine; // n_requests_max is set here
     struct promptline defaults;   // of every line
+    const char *prefix_cache;     // a file to start from and to write at the end; NULL: none
     bool quiet;                   // no progress, no closing line
 };
 

@@ -1,7 +1,10 @@
 #include "engine/infer/engine.h"
 #include "engine/infer/drafts.h"
+#include "engine/infer/prefix_file.h"
 #include "engine/model/load.h"
+#include "engine/model/weighthash.h"
 
+#include <stdio.h>
 #include <time.h>
 
 DEFINE_ENUM(engine_drafts, ENGINE_DRAFTS, ENGINE_DRAFTS_ALL);
@@ -22,6 +25,7 @@ struct seq {
 };
 
 struct engine {
+    char *dir;
     struct engine_options options;
     struct model_config config;
     struct safetensors *files; // NULL: the matrices are in the model
@@ -91,6 +95,7 @@ void engine_free(struct engine *e) {
     sample_space_free(e->space);
     model_free(e->model);
     safetensors_free(e->files);
+    free(e->dir);
     free(e->buckets);
     free(e->mask);
     free(e->swap);
@@ -168,8 +173,8 @@ static int make_batcher(struct engine *e, struct hai_err *err) {
         .n_chunk_max = o->n_chunk_max,
         .n_drafts_max = o->n_drafts_max,
         .n_seq_tokens_max = (int32_t)o->n_seq_tokens_max,
-        .n_ids_max = o->n_requests_max * o->page_tokens *
-                     pages_needed(o->n_seq_tokens_max, o->page_tokens),
+        .n_ids_max =
+            o->n_requests_max * o->page_tokens * pages_needed(o->n_seq_tokens_max, o->page_tokens),
         .n_swap_pages = o->n_swap_pages,
         .latency_us = o->latency_us,
         .age_us = 10 * 1000000,
@@ -210,6 +215,7 @@ int engine_open(const char *dir, const struct engine_options *options, struct en
     _cleanup_(engine_freep) struct engine *e = hai_new(struct engine);
 
     e->options = *options;
+    e->dir = hai_strdup(dir);
     int r = config_read(dir, &e->config, err);
     if (r == 0)
         r = check_options(e, dir, err);
@@ -325,6 +331,59 @@ static void move_pages(struct engine *e, const struct batcher_plan *plan) {
                 memcpy(to, from, n_bytes);
             }
     }
+}
+
+/* Whose cache it is. Rounded weights are other weights. */
+static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct hai_err *err) {
+    struct {
+        uint8_t weights[DIGEST_SHA256_BYTES];
+        uint32_t dtype;
+    } what = {.dtype = e->options.place.dtype};
+
+    _Static_assert(sizeof ret->weights_hash == DIGEST_SHA256_BYTES, "a SHA-256");
+    if (!e->prefix)
+        return hai_fail(err, -ENOTSUP, "the engine has no prefix cache");
+    int r = weighthash(e->dir, what.weights, err);
+    if (r < 0)
+        return r;
+    *ret = (struct prefix_file_owner){.cache_dtype = e->options.cache_dtype,
+                                      .page_bytes = (int64_t)e->page_bytes};
+    digest_sha256(&what, sizeof what, ret->weights_hash);
+    (void)snprintf(ret->kernel_path, sizeof ret->kernel_path, "%s", model_ctx(e->model)->path);
+    return 0;
+}
+
+static int get_page(void *userdata, int32_t page, void *ret, struct hai_err *err) {
+    copy_page(userdata, page, ret, true);
+    return 0;
+}
+
+static int put_page(void *userdata, int32_t page, const void *bytes, struct hai_err *err) {
+    struct engine *e = userdata;
+    const char *from = bytes;
+    size_t n_bytes;
+    void *piece;
+
+    for (int i = 0; model_page(e->model, page, i, &piece, &n_bytes); i++, from += n_bytes)
+        memcpy(piece, from, n_bytes);
+    return 0;
+}
+
+int engine_cache_save(struct engine *e, const char *path, int32_t n_pages_max,
+                      struct hai_err *err) {
+    const struct prefix_file_bytes bytes = {get_page, put_page, e};
+    struct prefix_file_owner owner;
+    int r = cache_owner(e, &owner, err);
+
+    return r < 0 ? r : prefix_file_save(e->prefix, path, &owner, n_pages_max, &bytes, err);
+}
+
+int engine_cache_load(struct engine *e, const char *path, struct hai_err *err) {
+    const struct prefix_file_bytes bytes = {get_page, put_page, e};
+    struct prefix_file_owner owner;
+    int r = cache_owner(e, &owner, err);
+
+    return r < 0 ? r : prefix_file_load(e->prefix, path, &owner, &bytes, err);
 }
 
 static bool is_end(const struct engine *e, int32_t id) {

@@ -84,6 +84,14 @@ int engine_submit(struct engine *e, const struct engine_request *request, int64_
 /* Its `end` is called by the next step. -ENOENT: it has ended already. */
 int engine_cancel(struct engine *e, int64_t id);
 
+/* Write the prefix cache to a file, at most its n_pages_max pages used last, or take one in. Only
+ * what the same weights (weighthash.h), rounding, kernel path, type of cache and page size made is
+ * taken; then tokens that come from it have the bits that they would have without. Between steps.
+ * Both return the pages, or errors as prefix_file.h; -ENOTSUP: the engine has no prefix cache. What
+ * a multi-token module cached is in it, too, if there was one at work. */
+int engine_cache_save(struct engine *e, const char *path, int32_t n_pages_max, struct hai_err *err);
+int engine_cache_load(struct engine *e, const char *path, struct hai_err *err);
+
 /* One step: drafts, plan, forward pass, choice; `take` and `end` of who got something. They may
  * submit and cancel. Returns the number of sequences that ran; 0: nothing to do until something is
  * submitted. A failed pass ends those who were part of it, and is returned. */

@@ -114,6 +114,34 @@ def check_same(generate, scratch):
                 check(hits > 0, "%s %s: nothing came from the cache" % (model, more))
 
 
+def check_prefix_cache(generate, scratch):
+    """What a file brings makes the same answers, from the cache; a bad file is passed over."""
+    source, cache = scratch + "/in.jsonl", scratch + "/cache"
+    with open(source, "w") as f:
+        for line in LINES:
+            f.write(json.dumps(as_json(line)) + "\n")
+    common = [generate, "--model", MODELS + "llama_gqa", "--input", source]
+    _, cold, _ = run(*common)
+    cold = [json.loads(line) for line in cold.splitlines()]
+    for says in ("0 pages loaded", " pages loaded"):
+        code, out, err = run(*common, "--prefix-cache", cache)
+        check(code == 0 and says in err, err)
+    answers = [json.loads(line) for line in out.splitlines()]
+    for a, b in zip(answers, cold):
+        check((a["text"], a["token_ids"]) == (b["text"], b["token_ids"]), "%s, not %s" % (a, b))
+    hits = [a["usage"]["prompt_cache_hit_tokens"] for a in answers]
+    check(hits[1] >= 64 and hits[3] >= 64, "nothing came from the file: %s" % hits)
+    code, _, err = run(*common, "--cache-dtype", "f16", "--prefix-cache", cache)
+    check(code == 0 and "starting without" in err, err)
+    with open(cache, "r+b") as f:
+        f.seek(200)
+        f.write(b"damage")
+    code, out, err = run(*common, "--cache-dtype", "f16", "--prefix-cache", cache)
+    check(code == 0 and "starting without" in err, err)
+    code, _, err = run(*common, "--prefix-cache", scratch + "/no/where")
+    check(code == 2 and "where" in err, "%d %s" % (code, err))
+
+
 def check_logprobs(generate):
     line = {"token_ids": [0, 75], "max_tokens": 6, "ignore_eos": True}
     lines = [json.loads(x) for x in run(generate, "--model", MODELS + "llama_mha", *flags(line),
@@ -204,6 +232,7 @@ def main():
     generate = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="hai-e2e-") as scratch:
         check_same(generate, scratch)
+        check_prefix_cache(generate, scratch)
         check_logprobs(generate)
         check_chat(generate)
         check_bad(generate, scratch)

@@ -3,6 +3,8 @@
 #include "engine/infer/engine.h"
 #include "tests/unit/test.h"
 
+#include <unistd.h>
+
 enum {
     REQUESTS = 24,
     PROMPT_MAX = 70,
@@ -189,6 +191,68 @@ TEST(latent)
 
 TEST(v3_with_guesses)
 { check_ways("dsv3", true); }
+
+/* From a cache that was saved and loaded come the bits that a cold and a warm one give; another
+ * model, type of cache or page size does not get it. */
+static void check_loaded(const char *name) {
+    static const struct way way = {"loaded", 8, 64, 64, 4096, 0, ENGINE_DRAFTS_NONE, true, true, 2};
+    _cleanup_free_ char *dir = hai_asprintf("tests/fixtures/models/%s", name);
+    _cleanup_free_ struct client *want = hai_new_array(struct client, REQUESTS);
+    _cleanup_free_ struct client *got = hai_new_array(struct client, REQUESTS);
+    char path[] = "/tmp/hai-engine-XXXXXX";
+    struct batcher_counts counts;
+    struct hai_err err = {0};
+    struct engine *e = open_engine(dir, &way);
+
+    close(mkstemp(path));
+    make_prompts(want);
+    run_all(e, want, 0, REQUESTS);
+    int n_saved = engine_cache_save(e, path, INT32_MAX, &err);
+    CHECK(n_saved > REQUESTS, "%d pages: %s", n_saved, err.text);
+    engine_free(e);
+
+    e = open_engine(dir, &way);
+    CHECK_EQ(engine_cache_load(e, path, &err), n_saved, "%s", err.text);
+    make_prompts(got);
+    run_all(e, got, 0, REQUESTS);
+    for (int i = 0; i < REQUESTS; i++)
+        compare(&got[i], &want[i], name, "loaded", i);
+    batcher_count(engine_batcher(e), &counts);
+    CHECK(counts.n_hit_tokens > 16 * REQUESTS, "%lld hits", (long long)counts.n_hit_tokens);
+    engine_free(e);
+
+    struct engine_options options = engine_defaults();
+    options.n_seq_tokens_max = 128;
+    for (int k = 0; k < 3; k++) {
+        options.page_tokens = k == 0 ? 32 : 16;
+        options.cache_dtype = k == 1 ? K_F16 : K_F32;
+        options.place.dtype = k == 2 ? GENERATE_BF16 : GENERATE_F32;
+        CHECK_EQ(engine_open(dir, &options, &e, &err), 0, "%s", err.text);
+        CHECK_EQ(engine_cache_load(e, path, &err), -EMEDIUMTYPE, "%d: %s", k, err.text);
+        engine_free(e);
+    }
+    e = open_engine("tests/fixtures/models/llama_mha", &way);
+    CHECK_EQ(engine_cache_load(e, path, &err), -EMEDIUMTYPE, "another model: %s", err.text);
+    engine_free(e);
+    unlink(path);
+}
+
+TEST(cache_from_file)
+{ check_loaded("llama_gqa"); }
+
+TEST(latent_cache_from_file)
+{ check_loaded("dsv3"); }
+
+TEST(no_cache_no_file)
+{
+    static const struct way way = {"one", 1, 64, 64, 128, 0, ENGINE_DRAFTS_NONE, false, false, 1};
+    struct engine *e = open_engine("tests/fixtures/models/llama_mha", &way);
+    struct hai_err err = {0};
+
+    CHECK_EQ(engine_cache_save(e, "/tmp/hai-none", 1, &err), -ENOTSUP, "");
+    CHECK_EQ(engine_cache_load(e, "/tmp/hai-none", &err), -ENOTSUP, "");
+    engine_free(e);
+}
 
 /* A repeating text is guessed right, and takes fewer steps. */
 TEST(guesses_save_steps)
