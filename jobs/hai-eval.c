@@ -1,10 +1,13 @@
-/* hai-eval - look at a model's numbers: `hai-eval logits` writes those of every token. */
+/* hai-eval - look at a model's numbers: logits of every token, answers to multiple choice. */
 #include "engine/infer/generate.h"
 #include "engine/infer/npy.h"
+#include "jobs/choices.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
+#include "jobs/progress.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,14 +15,22 @@
 #define NAME "hai-eval"
 
 static const char usage[] =
-    "usage: " NAME
-    " logits --model DIR --token-ids \"1 2 3\" --out FILE.npy [--backend ref|cpu|cuda]\n"
-    "                [--dtype f32|bf16]\n"
-    "Write the logits of every token as a float32 array, tokens x vocabulary.\n"
-    "  --dtype bf16  round the weights to bf16 first; arithmetic stays float32\n";
+    "usage: " NAME " logits --model DIR --token-ids \"1 2 3\" --out FILE.npy [options]\n"
+    "       " NAME " choices --model DIR --input FILE.jsonl [--out FILE.jsonl] [--json] [options]\n"
+    "logits:  write those of every token as a float32 array, tokens x vocabulary.\n"
+    "choices: multiple choice, a line {\"prompt\": TEXT, \"choices\": [TEXT, ...], \"answer\": N "
+    "from 0};\n"
+    "         how often the right one has the highest log-probability, summed and per byte.\n"
+    "  --input FILE   - is stdin\n"
+    "  --out FILE     of choices: a line for each question with the scores\n"
+    "  --json         of choices: print one JSON object\n"
+    "  --backend B    ref, cpu (default) or cuda\n"
+    "  --dtype bf16   round the weights to bf16 first; arithmetic stays float32\n"
+    "  -q, --quiet    no progress on stderr\n";
 
 struct args {
-    const char *model, *out;
+    const char *model, *out, *input;
+    bool choices, json, quiet;
     struct token_list ids;
     struct generate_place place;
 };
@@ -59,26 +70,92 @@ static int logits(const struct args *args, struct hai_err *err) {
     return r;
 }
 
+static void say(void *userdata, int64_t done, int64_t all) {
+    progress_say(userdata, "%lld of %lld questions", (long long)done, (long long)all);
+}
+
+static void print_accuracy(const char *how, int64_t n_right, int64_t n) {
+    double p = (double)n_right / (double)n;
+
+    printf("%lld of %lld right by %s: %.4f +- %.4f\n", (long long)n_right, (long long)n, how, p,
+           sqrt(p * (1 - p) / (double)n));
+}
+
+static void print_result(const struct args *args, const struct choices_result *x) {
+    double n = (double)x->n_questions;
+
+    if (args->json) {
+        printf("{\"questions\": %lld, \"accuracy\": %.17g, \"accuracy_per_byte\": %.17g}\n",
+               (long long)x->n_questions, (double)x->n_right / n, (double)x->n_right_per_byte / n);
+        return;
+    }
+    print_accuracy("log-probability", x->n_right, x->n_questions);
+    print_accuracy("log-probability per byte", x->n_right_per_byte, x->n_questions);
+}
+
+static int choices(const struct args *args, struct hai_err *err) {
+    FILE *out = args->out ? fopen(args->out, "we") : NULL;
+    struct choices_result result;
+    struct progress progress;
+
+    if (args->out && !out)
+        return hai_fail(err, -errno, "%s: %m", args->out);
+    progress_start(&progress, args->quiet);
+    int r = choices_run(args->model, &args->place, args->input, out, say, &progress, &result, err);
+    progress_clear(&progress);
+    if (out && fclose(out) < 0 && r == 0)
+        r = hai_fail(err, -errno, "%s: %m", args->out);
+    if (r < 0)
+        return r;
+    print_result(args, &result);
+    return fflush(stdout) || ferror(stdout) ? hai_fail(err, -EIO, "writing to stdout failed") : 0;
+}
+
+/* Does the verb have what it needs, and nothing else? 0, or the exit status after a message. */
+static int check(const struct args *args) {
+    if (args->choices && (!args->model || !args->input))
+        return jobexit_usage(NAME, "expected --model and --input");
+    if (args->choices && args->ids.n)
+        return jobexit_usage(NAME, "--token-ids is for logits");
+    if (!args->choices && (!args->model || !args->out || !args->ids.n))
+        return jobexit_usage(NAME, "expected --model, --token-ids and --out");
+    if (!args->choices && (args->input || args->json))
+        return jobexit_usage(NAME, "--input and --json are for choices");
+    return 0;
+}
+
 /* 0, or the exit status after a message. */
 static int parse(int argc, char **argv, struct args *ret) {
     static const struct option options[] = {
         {"model",            required_argument, NULL, 'm'},
         {"token-ids",              required_argument, NULL, 'i'},
         {"out",                  required_argument, NULL, 'o'},
-        {"backend",required_argument, NULL, 'b'},
-        {"dtype",               required_argument, NULL, 'd'},
+        {"input",required_argument, NULL, 'I'},
+        {"json",               no_argument, NULL, 'j'},
+        {"quiet",              no_argument, NULL, 'q'},
+        {"backend",              required_argument, NULL, 'b'},
+        {"dtype",                  required_argument, NULL, 'd'},
         {"help",              no_argument, NULL, 'h'},
-        {0             },
+        {0              },
     };
     int c, status = 0;
 
-    while (!status && (c = getopt_long(argc, argv, "", options, NULL)) != -1)
+    while (!status && (c = getopt_long(argc, argv, "q", options, NULL)) != -1)
         switch (c) {
         case 'm':
             ret->model = optarg;
             break;
         case 'o':
             ret->out = optarg;
+            break;
+        case 'I':
+            ret->input = optarg;
+            break;
+        case 'j':
+            ret->json = true;
+            break;
+        case 'q':
+            ret->quiet = true;
             break;
         case 'i':
             status = modelargs_token_ids(NAME, optarg, &ret->ids);
@@ -98,9 +175,7 @@ static int parse(int argc, char **argv, struct args *ret) {
         }
     if (!status && optind < argc)
         return jobexit_usage(NAME, "unexpected '%s'", argv[optind]);
-    if (!status && (!ret->model || !ret->out || !ret->ids.n))
-        return jobexit_usage(NAME, "expected --model, --token-ids and --out");
-    return status;
+    return status ? status : check(ret);
 }
 
 int main(int argc, char **argv) {
@@ -113,10 +188,11 @@ int main(int argc, char **argv) {
         fputs(usage, stdout);
         return JOBEXIT_DONE;
     }
-    if (argc < 2 || !hai_streq(argv[1], "logits"))
-        return jobexit_usage(NAME, "expected 'logits'");
+    args.choices = argc > 1 && hai_streq(argv[1], "choices");
+    if (argc < 2 || (!args.choices && !hai_streq(argv[1], "logits")))
+        return jobexit_usage(NAME, "expected 'logits' or 'choices'");
     int status = parse(argc - 1, argv + 1, &args);
-    if (!status && logits(&args, &err) < 0)
+    if (!status && (args.choices ? choices(&args, &err) : logits(&args, &err)) < 0)
         status = jobexit_report(NAME, &err);
     token_list_free(&args.ids);
     return status;

@@ -94,11 +94,19 @@ int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
                     int (*take)(void *userdata, const float *rows, int64_t n_rows,
                                 struct hai_err *err),
                     void *userdata, struct hai_err *err) {
+    return generate_logits_from(g, ids, n, 0, take, userdata, err);
+}
+
+int generate_logits_from(struct generate *g, const int32_t *ids, int64_t n, int64_t n_known,
+                         int (*take)(void *userdata, const float *rows, int64_t n_rows,
+                                     struct hai_err *err),
+                         void *userdata, struct hai_err *err) {
     int r = 0;
 
     assert(n <= g->n_tokens);
-    g->length = 0;
-    for (int64_t at = 0; r == 0 && at < n; at += CHUNK_TOKENS) {
+    assert(n_known <= g->length);
+    g->length = n_known;
+    for (int64_t at = n_known; r == 0 && at < n; at += CHUNK_TOKENS) {
         int64_t n_rows = MIN(n - at, (int64_t)CHUNK_TOKENS);
         struct k_tensor logits;
         r = forward(g, ids + at, n_rows, &logits, err);

@@ -37,6 +37,13 @@ int generate_logits(struct generate *g, const int32_t *ids, int64_t n,
                                 struct hai_err *err),
                     void *userdata, struct hai_err *err);
 
+/* The same where the first n_known ids are those of the last call, and need not be computed again:
+ * rows from n_known on. */
+int generate_logits_from(struct generate *g, const int32_t *ids, int64_t n, int64_t n_known,
+                         int (*take)(void *userdata, const float *rows, int64_t n_rows,
+                                     struct hai_err *err),
+                         void *userdata, struct hai_err *err);
+
 struct generate_request {
     const int32_t *prompt;
     int64_t n_prompt; // at least 1
