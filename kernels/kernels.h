@@ -5,7 +5,9 @@
  * anything has run. `k_OP_workspace` gives the bytes of workspace it needs at those shapes. No
  * operator allocates, locks or reads the environment. `ref` is naive and sums in double: the truth
  * in tests. `cpu` is AVX2 or AVX-512, picked when the context is made; what it has no fast form
- * for falls back to `ref` by name, reported once through ctx->on_fallback.
+ * for falls back to `ref` by name, reported once through ctx->on_fallback. `cuda` has memory of its
+ * own: tensors, row_start and the like are pointers of the device, made by k_memory_new; what it
+ * has no form for is -ENOTSUP, and a call has finished after k_finish.
  *
  * Bits: the sum behind an output element has one order, fixed by the shapes. Work is cut by shape,
  * never by thread count. In `linear` that order is the same at any number of rows, so a token's
@@ -20,7 +22,7 @@
 enum k_backend {
     K_BACKEND_REF,
     K_BACKEND_CPU,
-    K_BACKEND_CUDA, // parsed, not built
+    K_BACKEND_CUDA, // where it was built: meson option `cuda`
     K_BACKEND_COUNT,
 };
 
@@ -138,12 +140,14 @@ struct k_table;
 struct k_ctx {
     enum k_backend backend;
     int device;
-    void *stream; // NULL on the CPU: a call has finished when it returns
+    void *stream; // NULL on the CPU: a call has finished when it returns; under CUDA a
+                  // cudaStream_t, NULL: the device's default one
     struct k_pool *pool;
     void *workspace;
     size_t workspace_bytes;
     const struct k_table *table;
-    const char *path; // kernel path, part of a run's numeric identity: "ref", "avx2", "avx512"
+    const char
+        *path; // kernel path, part of a run's numeric identity: "ref", "avx2", "avx512", "cuda"
     void (*on_fallback)(void *userdata, const char *op, const char *path);
     void *userdata;
     uint64_t fallback_told; // bit per operator
@@ -393,7 +397,8 @@ struct k_balance {
 };
 
 /* Put the pairs (token, slot) in the order (expert, token): row_start of each expert, the token of
- * every row, the row of every pair. Negative experts are refused. */
+ * every row, the row of every pair. An expert that is not there is refused; a device, which cannot
+ * refuse, gives such a pair row -1. */
 struct k_route_sort {
     struct k_tensor row_start; // [n_experts + 1] i32
     struct k_tensor row_token; // [n_tokens * n_slots] i32
@@ -484,6 +489,9 @@ struct k_adamw {
 /* A backend: one function per operator, NULL where it has none. */
 struct k_table {
     const char *path;
+    const struct k_device *device; // kernels/device.h; NULL: works in the host's memory
+    // Copies a weight to the device, or copies it again; NULL: weights are read in place.
+    int (*bind)(struct k_ctx *ctx, struct k_weight *w, struct hai_err *err);
 #define X(op) int (*op)(struct k_ctx * ctx, const struct k_##op *a);
     K_OPS(X)
 #undef X
@@ -517,11 +525,33 @@ size_t k_dtype_n_bytes(enum k_dtype dtype, int64_t n_elements); // whole bytes o
 
 /* A context without workspace or threads. path picks one of the forms of `cpu` ("avx2",
  * "avx512"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not
- * available here. */
+ * available here; -ENODEV: no GPU, or one that the kernels were not built for. */
 int k_ctx_init(struct k_ctx *ctx, enum k_backend backend, const char *path, struct hai_err *err);
 
 /* "ref", "cpu" or "cuda"; -EINVAL otherwise. */
 int k_backend_parse(const char *text, enum k_backend *ret, struct hai_err *err);
+
+/* Memory that operators of this backend work on, zeroed, 64-byte aligned; the host's own where the
+ * backend has none. n_bytes above 0. -ENOMEM. For setting up: a step allocates nothing. */
+int k_memory_new(struct k_ctx *ctx, size_t n_bytes, void **ret, struct hai_err *err);
+void k_memory_free(struct k_ctx *ctx, void *memory); // NULL is accepted
+
+/* Between the host's memory and the backend's, in order with operators. `from` of an upload may be
+ * reused on return; a download has finished on return. -EIO: the device has failed. */
+int k_upload(struct k_ctx *ctx, void *to, const void *from, size_t n_bytes);
+int k_download(struct k_ctx *ctx, void *to, const void *from, size_t n_bytes);
+
+/* Wait until everything enqueued on ctx->stream has run. -EIO: something failed since the last
+ * time. */
+int k_finish(struct k_ctx *ctx, struct hai_err *err);
+
+/* A point in a stream: what is enqueued on the waiting context's stream afterwards runs after what
+ * was enqueued on the recording one's before. */
+struct k_event;
+int k_event_new(struct k_ctx *ctx, struct k_event **ret, struct hai_err *err);
+void k_event_free(struct k_event *event); // NULL is accepted
+int k_event_record(struct k_ctx *ctx, struct k_event *event);
+int k_event_wait(struct k_ctx *ctx, struct k_event *event);
 
 /* Weights of n_groups * n_parts parts, a group's one after the other; the table of parts is copied,
  * what it points to is not. Part p has as many rows in every group. -EINVAL: parts that do not add
@@ -537,7 +567,8 @@ DEFINE_CLEANUP(struct k_weight *, k_weight_free)
 int k_weight_plain(struct k_ctx *ctx, enum k_dtype dtype, int64_t n_groups, int64_t n_out,
                    int64_t n_in, const void *data, struct k_weight **ret, struct hai_err *err);
 
-/* What it was made from has changed in place: a backend with memory of its own copies it again. */
+/* What it was made from has changed in place: a backend with memory of its own copies it again, in
+ * order with operators. */
 int k_weight_update(struct k_ctx *ctx, struct k_weight *w, struct hai_err *err);
 
 enum k_dtype k_weight_dtype(const struct k_weight *w);

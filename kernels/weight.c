@@ -1,4 +1,5 @@
 #include "kernels/weight.h"
+#include "kernels/device.h"
 #include "kernels/quant.h"
 
 static bool is_float_8(enum k_dtype dtype) {
@@ -49,6 +50,10 @@ int k_weight_new(struct k_ctx *ctx, enum k_dtype dtype, int64_t n_groups, int64_
     int r = check(w, err);
     if (r < 0)
         return r;
+    w->device = ctx->table->device;
+    r = k_weight_update(ctx, w, err);
+    if (r < 0)
+        return r;
     *ret = TAKE_PTR(w);
     return 0;
 }
@@ -67,12 +72,14 @@ int k_weight_plain(struct k_ctx *ctx, enum k_dtype dtype, int64_t n_groups, int6
 void k_weight_free(struct k_weight *w) {
     if (!w)
         return;
+    if (w->copy)
+        w->device->memory_free(w->copy);
     free(w->parts);
     free(w);
 }
 
 int k_weight_update(struct k_ctx *ctx, struct k_weight *w, struct hai_err *err) {
-    return 0; /* the CPU reads in place */
+    return ctx->table->bind ? ctx->table->bind(ctx, w, err) : 0;
 }
 
 enum k_dtype k_weight_dtype(const struct k_weight *w) {
@@ -81,6 +88,21 @@ enum k_dtype k_weight_dtype(const struct k_weight *w) {
 
 int64_t k_weight_size(const struct k_weight *w, int dimension) {
     return dimension == 0 ? w->n_groups : dimension == 1 ? w->n_out : w->n_in;
+}
+
+size_t k_weight_part_bytes(const struct k_weight *w, const struct k_weight_part *part,
+                           size_t *ret_scale_bytes) {
+    int64_t first = part->first_row / K_BLOCK, end = (part->first_row + part->n_out - 1) / K_BLOCK;
+
+    *ret_scale_bytes = 0;
+    if (is_quant(w->dtype)) {
+        *ret_scale_bytes = k_quant_scale_bytes(part->n_out, w->n_in);
+        return k_quant_bytes(w->dtype, part->n_out, w->n_in);
+    }
+    if (is_float_8(w->dtype))
+        *ret_scale_bytes =
+            (size_t)((end + 1 - first) * ((w->n_in + K_BLOCK - 1) / K_BLOCK)) * sizeof(float);
+    return k_dtype_n_bytes(w->dtype, part->n_out * w->n_in);
 }
 
 size_t k_weight_bytes(const struct k_weight *w) {
