@@ -1,6 +1,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/cuda.h"
 #include "kernels/ref/ref.h"
 #include "kernels/weight.h"
 
@@ -149,7 +150,7 @@ static void tell_fallback(struct k_ctx *ctx, enum k_op op) {
         if (n_bytes > ctx->workspace_bytes)                                                        \
             return -EINVAL;                                                                        \
         r = ctx->table->op ? ctx->table->op(ctx, a) : -ENOTSUP;                                    \
-        if (r != -ENOTSUP || ctx->table == &k_ref_table)                                           \
+        if (r != -ENOTSUP || ctx->table == &k_ref_table || ctx->table->device)                     \
             return r;                                                                              \
         tell_fallback(ctx, K_OP_##op);                                                             \
         return k_ref_table.op(ctx, a);                                                             \
@@ -170,8 +171,11 @@ int k_ctx_init(struct k_ctx *ctx, enum k_backend backend, const char *path, stru
     const struct k_table *table = &k_ref_table;
 
     assert(ctx);
-    if (backend == K_BACKEND_CUDA)
-        return hai_fail(err, -ENOTSUP, "backend cuda: not built");
+    if (backend == K_BACKEND_CUDA) {
+        int r = k_cuda_table(path, &table, err);
+        if (r < 0)
+            return r;
+    }
     if (backend == K_BACKEND_CPU) {
         table = k_cpu_table(path);
         if (!table && path)

@@ -31,8 +31,8 @@ N_PARALLEL = max(1, min(os.cpu_count() or 1, 8))
 SANITIZER_FACTOR = 4
 BUILDS = {
     "release": [],
-    "asan": ["-Db_sanitize=address,undefined"],
-    "tsan": ["-Db_sanitize=thread"],
+    "asan": ["-Db_sanitize=address,undefined", "-Dcuda=disabled"],
+    "tsan": ["-Db_sanitize=thread", "-Dcuda=disabled"],
 }
 
 Job = collections.namedtuple("Job", "name argv env timeout_s alone")

@@ -326,8 +326,10 @@ TEST(refusals)
     _cleanup_(k_weight_freep) struct k_weight *w = NULL;
     struct k_linear a = {.x = k_tensor_2d(x, K_F32, 2, 2), .y = k_tensor_2d(x + 4, K_F32, 2, 2)};
 
-    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CUDA, NULL, &err), -ENOTSUP, "");
-    CHECK_STR(err.text, "backend cuda: not built", "");
+    int r = k_ctx_init(&ctx, K_BACKEND_CUDA, NULL, &err); // 0: built, and there is a GPU
+    CHECK(r == 0 || (r == -ENOTSUP && strcmp(err.text, "backend cuda: not built") == 0) ||
+              (r == -ENODEV && strncmp(err.text, "backend cuda: no", 16) == 0),
+          "%d %s", r, err.text);
     CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CPU, "neon", &err), -ENOTSUP, "");
     CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, &err), 0, "");
     CHECK_EQ(k_weight_plain(&ctx, K_F32, 1, 2, 2, x, &w, &err), 0, "");
