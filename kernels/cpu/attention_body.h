@@ -247,15 +247,16 @@ static void attend_block(const struct k_attention *a, const struct attention_row
     int64_t m = r->n_q * r->n_h, d = a->v.shape[2];
 
     pack_keys(a, r, first, n, w->keys);
-    multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false);
+    multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false, NULL);
     for (int64_t i = 0; i < m; i++)
         soften(w->scores + i * KEYS, MIN(r->position + i / r->n_h + 1 - first, n), n, a->scale,
                &run[i], out + i * d, d);
     for (int64_t i = 0; i < m; i += TILE_ROWS)
-        pack_across(w->scores + i * KEYS, KEYS, MIN(m - i, (int64_t)TILE_ROWS), n,
-                    w->p + i / TILE_ROWS * n * PANEL_ROWS, PANEL_ROWS, false);
+        pack_across(K_F32, (const char *)(w->scores + i * KEYS), KEYS,
+                    MIN(m - i, (int64_t)TILE_ROWS), 0, n, n, w->p + i / TILE_ROWS * n * PANEL_ROWS,
+                    PANEL_ROWS, false);
     pack_values(a, r, first, n, w->values);
-    multiply(m, d, n, w->p, w->values, out, d, true);
+    multiply(m, d, n, w->p, w->values, out, d, true, NULL);
 }
 
 /* Keys of one chunk. */
