@@ -5,7 +5,7 @@
 
 int jobexit_report(const char *program, const struct hai_err *err) {
     static const int files[] = {EINVAL, EBADMSG, ENOENT, ENOTSUP, EFBIG, E2BIG,
-                                ERANGE, ENODATA, ESTALE, ENOTDIR, EISDIR};
+                                ERANGE, ENODATA, ESTALE, ENOTDIR, EISDIR, EEXIST};
 
     fprintf(stderr, "%s: %s%s%s\n", program, err->where, err->where[0] ? ": " : "",
             hai_err_text(err));

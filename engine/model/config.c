@@ -1,6 +1,7 @@
 #include "engine/model/config.h"
 
 #include "kernels/kmath.h"
+#include "kernels/quant.h"
 #include "lib/fileio.h"
 #include "lib/json.h"
 
@@ -259,7 +260,26 @@ static int topk_method_read(const struct json *value, const char *file, struct m
     return 0;
 }
 
-/* The one form of quantisation that DeepSeek publishes. */
+/* What hai-quantize wrote: the tensors say themselves which of them are quantised (source.h). */
+static int own_quantization_read(const struct json *value, const char *file, struct hai_err *err) {
+    int64_t layout = json_get_int(value, "layout", -1), group = json_get_int(value, "group", -1);
+
+    for (const struct json *v = json_first(value); v; v = json_next(v)) {
+        static const char *const known[] = {"quant_method", "format", "layout",
+                                            "group",        "importance", "kept"};
+        if (!listed(known, ARRAY_SIZE(known), json_key(v)))
+            return hai_fail(err, -EINVAL, "%s: quantization_config: unknown field %s", file,
+                            json_key(v));
+    }
+    if (layout != K_QUANT_LAYOUT || group != K_QUANT_GROUP)
+        return hai_fail(err, -ENOTSUP,
+                        "%s: quantization_config: layout %lld in groups of %lld; expected %d in "
+                        "groups of %d",
+                        file, (long long)layout, (long long)group, K_QUANT_LAYOUT, K_QUANT_GROUP);
+    return 0;
+}
+
+/* The one form of quantisation that DeepSeek publishes, and our own. */
 static int quantization_read(const struct json *value, const char *file,
                              struct model_config *config, struct hai_err *err) {
     static const struct {
@@ -273,6 +293,12 @@ static int quantization_read(const struct json *value, const char *file,
 
     if (json_kind(value) != JSON_KIND_OBJECT)
         return hai_fail(err, -EINVAL, "%s: quantization_config: expected an object", file);
+    if (hai_streq(json_get_string(value, "quant_method", ""), "hai"))
+        return own_quantization_read(value, file, err);
+    if (config->kind != MODEL_DEEPSEEK_V3)
+        return hai_fail(err, -ENOTSUP,
+                        "%s: quantization_config: quant_method is not known for this model_type",
+                        file);
     for (const struct json *v = json_first(value); v; v = json_next(v)) {
         _cleanup_(buf_free) struct buf text = {0};
         size_t i = 0;
@@ -304,7 +330,7 @@ static const struct {
     {"eos_token_id",        ANY, eos_read         },
     {"rope_scaling",        ANY, rope_read        },
     {"topk_method",         V2,  topk_method_read },
-    {"quantization_config", V3,  quantization_read},
+    {"quantization_config", ANY, quantization_read},
 };
 
 static int field_read(const struct json *value, const char *file, struct model_config *config,

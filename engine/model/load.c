@@ -6,13 +6,13 @@
 enum { PIECE = 4096 }; // values converted at a time
 
 /* Values of a file into the type they are kept in. */
-static void convert(const struct source *source, int64_t n_in, struct k_tensor to) {
+static void convert(const struct source *source, struct k_tensor to) {
     int64_t n = k_tensor_n_elements(&to);
     float piece[PIECE];
 
     for (int64_t i = 0; i < n; i += PIECE) {
         int64_t n_piece = MIN(n - i, (int64_t)PIECE);
-        source_read(source, n_in, i, n_piece, piece);
+        source_read(source, i, n_piece, piece);
         for (int64_t k = 0; k < n_piece; k++) {
             if (to.dtype == K_BF16)
                 ((uint16_t *)to.data)[i + k] = k_to_bf16(piece[k]);
@@ -36,13 +36,13 @@ static bool is_param(const struct params *params, const char *name, size_t n) {
     return false;
 }
 
-static int check_names(const struct model *model, const struct safetensors *files,
-                       struct hai_err *err) {
+int load_check_names(const struct params *params, const struct safetensors *files,
+                     struct hai_err *err) {
     for (size_t i = 0; i < safetensors_count(files); i++) {
         const struct safetensors_tensor *t = safetensors_at(files, i);
         size_t n = strlen(t->name);
-        (void)source_is_scale(t->name, &n);
-        if (!is_param(model_params(model), t->name, n) && !carries_nothing(t->name))
+        (void)source_is_part(t->name, &n);
+        if (!is_param(params, t->name, n) && !carries_nothing(t->name))
             return hai_fail(err, -EINVAL, "%s: %s is no tensor of this model",
                             safetensors_path(files, t), t->name);
     }
@@ -67,7 +67,7 @@ static int check_copy(const struct safetensors *files, const struct param *p,
 static int take_all(struct model *model, const struct safetensors *files, struct hai_err *err) {
     const struct params *params = model_params(model);
 
-    int r = check_names(model, files, err);
+    int r = load_check_names(params, files, err);
     if (r < 0)
         return r;
     for (int i = 0; i < params->n; i++) {
@@ -85,7 +85,7 @@ static int take_all(struct model *model, const struct safetensors *files, struct
         r = source_find(files, p, &source, err);
         if (r < 0)
             return r;
-        convert(&source, p->n_dims == 2 ? p->shape[1] : p->shape[0], to);
+        convert(&source, to);
     }
     return 0;
 }

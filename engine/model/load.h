@@ -17,3 +17,7 @@ int load_model(struct model *model, const char *dir, struct hai_err *err);
 int load_mapped(const struct model_config *config, const struct model_options *options,
                 const char *dir, struct safetensors **ret_files, struct model **ret,
                 struct hai_err *err);
+
+/* -EINVAL: a tensor of the files belongs to no parameter. */
+int load_check_names(const struct params *params, const struct safetensors *files,
+                     struct hai_err *err);

@@ -197,7 +197,7 @@ static int measure(struct model *m, struct hai_err *err) {
         struct k_tensor y = model_rows(m, m->stream[1], o->n_tokens_max);
         l->balance_loss = &m->loss_sums[MODEL_SUM_BALANCE];
         l->balance_scale = 1;
-        for (int cached = 0; cached <= (o->n_cache_pages > 0) && r >= 0; cached++) {
+        for (int cached = m->cache_only; cached <= (o->n_cache_pages > 0) && r >= 0; cached++) {
             lb.pages = k_tensor_2d(cached ? m->pages : NULL, K_I32, o->n_seqs_max, o->n_seq_pages);
             r = l->type->forward(&m->ctx, l, &lb, &x, &y);
         }
@@ -242,6 +242,8 @@ static int allocate(struct model *m, struct hai_err *err) {
                                           ~(uintptr_t)(MEMORY_ALIGN - 1))};
     place(m, &plan);
     r = model_bind(m, err);
+    if (r == 0 && m->cache_only && !m->options.n_cache_pages)
+        r = hai_fail(err, -ENOTSUP, "quantised latent attention needs a key-value cache");
     if (r == 0)
         r = measure(m, err);
     if (r == 0)
@@ -419,6 +421,8 @@ int model_batch_begin(struct model *m, const struct model_batch *batch, struct l
                          batch->n_pages > m->options.n_seq_pages))
         return hai_fail(err, -EINVAL, "%lld pages a sequence; at most %lld",
                         (long long)batch->n_pages, (long long)m->options.n_seq_pages);
+    if (m->cache_only && !batch->pages)
+        return hai_fail(err, -ENOTSUP, "quantised latent attention needs pages of a cache");
     if (batch->seq_start[0] != 0 || batch->seq_start[batch->n_seqs] != batch->n_tokens)
         return hai_fail(err, -EINVAL, "the sequences do not cover the batch");
     for (int64_t t = 0; t < batch->n_tokens; t++)
@@ -562,7 +566,7 @@ double model_token_bytes(const struct model *m) {
         for (int k = 0; k < m->layers[i].n_params; k++) {
             const struct layer_param *p = &m->layers[i].params[k];
             double share = 1;
-            if (!p->w || p->group_rows)
+            if (!p->w || (p->group_rows && !m->cache_only))
                 continue; /* heads repeat a matrix that is there as a whole */
             if (p->n_groups > 1)
                 share = (double)m->config.n_expert_slots / (double)p->n_groups;

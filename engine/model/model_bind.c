@@ -3,12 +3,16 @@
 
 #include <stdio.h>
 
-/* Where the values of a parameter are that no other one owns. */
+/* Where the values of a parameter are: its own, or its owner's. A head that is the embedding may
+ * have values of its own in quantised files. */
 static int find_source(struct model *m, int i, struct source *ret, struct hai_err *err) {
-    const struct param *p = &m->params->items[m->params->items[i].tie];
+    const struct param *p = &m->params->items[i];
 
-    if (m->options.files)
+    if (m->options.files) {
+        if (p->tie != i && (p->in_file || !source_is_quantized(m->options.files, p)))
+            p = &m->params->items[p->tie];
         return source_find(m->options.files, p, ret, err);
+    }
     struct k_tensor t = model_values(m, m->params->items[i].tie);
     *ret = (struct source){.dtype = t.dtype, .data = t.data};
     return 0;
@@ -68,28 +72,57 @@ static void cut_heads(const struct layer_param *p, enum k_dtype dtype,
     }
 }
 
+/* The same of a matrix whose halves are apart in quantised files: keys' or values', whichever the
+ * parameter is. Returns whether it is one of them. */
+static bool cut_halves(const struct layer_param *p, const struct source *s,
+                       struct k_weight_part *parts) {
+    if (!p->group_rows || p->turned != (p->first_row == 0))
+        return false;
+    for (int64_t g = 0; g < p->n_groups; g++)
+        parts[g] = p->turned ? source_keys(s, g) : source_values(s, g);
+    return true;
+}
+
 enum { PARTS_MAX = 3 };
+
+/* Parameters of a tensor that is cut in heads: whole, by heads, and turned. *ret stays NULL if the
+ * files have it in the other form. */
+static int bind_heads(struct model *m, const struct layer_param *p, int i, struct k_weight **ret,
+                      struct hai_err *err) {
+    _cleanup_free_ struct k_weight_part *parts =
+        hai_new_array(struct k_weight_part, (size_t)p->n_groups);
+    struct source s;
+
+    int r = find_source(m, i, &s, err);
+    if (r < 0)
+        return r;
+    if (s.keys ? !cut_halves(p, &s, parts) : p->turned) {
+        m->cache_only |= s.keys != NULL;
+        return 0;
+    }
+    if (!s.keys) {
+        parts[0] = (struct k_weight_part){.data = s.data, .scale = s.scale, .n_out = p->n_out};
+        if (p->group_rows)
+            cut_heads(p, s.dtype, parts);
+    }
+    return k_weight_new(&m->ctx, s.dtype, p->n_groups, p->n_out, p->n_in, parts, 1, ret, err);
+}
 
 /* The weights of a product whose first tensor is row i of the table. */
 static int bind_weight(struct model *m, const struct layer_param *p, int i, struct k_weight **ret,
                        struct hai_err *err) {
     enum k_dtype dtype = K_DTYPE_COUNT;
-    int64_t n_out = p->group_rows ? p->n_groups * p->group_rows : p->n_out;
     _cleanup_free_ struct k_weight_part *parts =
         hai_new_array(struct k_weight_part, (size_t)(p->n_groups * PARTS_MAX));
     int n = 0, n_all = 0;
 
-    if (p->group_rows) {
-        n = collect(m, i, n_out, &dtype, parts, 1, err);
-        if (n < 0)
-            return n;
-        cut_heads(p, dtype, parts);
-    }
-    for (int64_t g = 0; !p->group_rows && g < p->n_groups; g++) {
+    if (m->params->items[i].n_heads)
+        return bind_heads(m, p, i, ret, err);
+    for (int64_t g = 0; g < p->n_groups; g++) {
         if (g > 0)
             i = next_expert(m->params, i);
         assert(i >= 0);
-        n = collect(m, i, n_out, &dtype, parts + n_all, PARTS_MAX, err);
+        n = collect(m, i, p->n_out, &dtype, parts + n_all, PARTS_MAX, err);
         if (n < 0)
             return n;
         n_all += n;

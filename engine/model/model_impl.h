@@ -30,6 +30,7 @@ struct model {
     struct layer *layers; // attention and feed-forward in turn; the multi-token module's two last
     int n_layers;         // of them in the main model
     int n_layers_all;
+    bool cache_only; // the files have weights in a form that the forward pass without a cache lacks
     struct layer_shared shared;
     float *
         *stream; // residual stream before layer i, n_layers + 1; two places in turn if not training

@@ -95,8 +95,10 @@ static void add_attention(struct builder *b, const struct model_config *c, const
     add(b, PARAM_SPLIT_NONE, c->kv_lora + c->d_rope, d, "%s.self_attn.kv_a_proj_with_mqa.weight",
         prefix);
     add(b, PARAM_SPLIT_NONE, c->kv_lora, 0, "%s.self_attn.kv_a_layernorm.weight", prefix);
-    add(b, PARAM_SPLIT_ROWS, heads * (c->d_nope + c->d_value), c->kv_lora,
-        "%s.self_attn.kv_b_proj.weight", prefix);
+    struct param *kv_b = add(b, PARAM_SPLIT_ROWS, heads * (c->d_nope + c->d_value), c->kv_lora,
+                             "%s.self_attn.kv_b_proj.weight", prefix);
+    kv_b->n_heads = heads;
+    kv_b->n_key_rows = c->d_nope;
     add(b, PARAM_SPLIT_COLUMNS, d, heads * c->d_value, "%s.self_attn.o_proj.weight", prefix);
 }
 

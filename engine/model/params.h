@@ -48,6 +48,8 @@ struct param {
     bool trained; // has a gradient; otherwise state, set by rule (router bias)
     int layer;    // -1: outside the layers
     int expert;   // -1: none
+    // kv_b_proj: rows are cut in n_heads heads, whose first n_key_rows make keys; else 0
+    int64_t n_heads, n_key_rows;
 };
 
 struct params {

@@ -17,6 +17,14 @@ int layer_add_heads(struct layer *l, const char *name, int64_t n_heads, int64_t 
     return param;
 }
 
+int layer_add_heads_turned(struct layer *l, const char *name, int64_t n_heads, int64_t n_out,
+                           int64_t n_in, int64_t group_rows) {
+    int param = layer_add_heads(l, name, n_heads, n_out, n_in, 0, group_rows);
+
+    l->params[param].turned = true;
+    return param;
+}
+
 int layer_add_buffer(struct layer *l, const char *name, enum layer_life life, enum k_dtype dtype,
                      int64_t rows, int64_t columns) {
     assert(l->n_buffers < LAYER_BUFFERS_MAX);

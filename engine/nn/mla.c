@@ -4,9 +4,10 @@
  * normed vectors; d_rope dimensions of every key are one rotated vector shared by all heads.
  * Training forms the keys and values of every head. With a cache they are never formed: the cache
  * holds the compressed vector and the rotated key, queries are taken through the keys' half of kv_b
- * and the attended vectors through the values' half, at every position. Source: DeepSeek-V2,
+ * and the attended vectors through the values' half, at every position. Quantised files hold the keys' half
+ * transposed, so that this too is a product along rows. Source: DeepSeek-V2,
  * section 2.1 and appendix C; DeepSeek-V3, inference/model.py ("absorb"). */
-enum { NORM, O, KV_A, KV_A_NORM, KV_B, KV_B_KEYS, KV_B_VALUES, Q, Q_A, Q_A_NORM };
+enum { NORM, O, KV_A, KV_A_NORM, KV_B, KV_B_KEYS, KV_B_VALUES, KV_B_TURNED, Q, Q_A, Q_A_NORM };
 
 enum {
     SCALE,
@@ -66,6 +67,8 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
                     c->d_nope + c->d_value);
     layer_add_heads(l, "self_attn.kv_b_proj.weight", h, c->d_value, latent, c->d_nope,
                     c->d_nope + c->d_value);
+    layer_add_heads_turned(l, "self_attn.kv_b_proj.weight", h, latent, c->d_nope,
+                           c->d_nope + c->d_value);
     layer_add_param(l, c->q_lora ? "self_attn.q_b_proj.weight" : "self_attn.q_proj.weight", 1, key,
                     c->q_lora ? c->q_lora : d);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
@@ -177,6 +180,8 @@ static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *
     int64_t n = batch->n_tokens;
     struct k_attention a = attention_of(l, batch);
 
+    if (!l->params[KV_B].w)
+        return -ENOTSUP; /* the files have its halves, for use with a cache */
     LAYER_TRY(
         layer_linear(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, KV, n), false));
     LAYER_TRY(copy(ctx, kv_part(l, KV, n, false), key_part(l, KEY, n, NOPE)));
@@ -186,6 +191,21 @@ static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *
     a.k = key_part(l, KEY, n, WHOLE);
     a.v = kv_part(l, KV, n, true);
     return k_attention(ctx, &a);
+}
+
+/* Queries through the keys' half of kv_b. */
+static int absorb(struct k_ctx *ctx, const struct layer *l, int64_t n) {
+    const struct model_config *c = l->config;
+    struct k_tensor to = layer_heads(l, QUERY_LATENT, n, 0, c->n_heads, c->kv_lora + c->d_rope,
+                                     c->kv_lora);
+
+    if (l->params[KV_B_TURNED].w)
+        return k_linear_heads(ctx, &(struct k_linear_heads){.y = to,
+                                                            .x = key_part(l, QUERY, n, NOPE),
+                                                            .w = l->params[KV_B_TURNED].w});
+    return k_linear_heads_dx(ctx, &(struct k_linear_heads_dx){.dx = to,
+                                                              .dy = key_part(l, QUERY, n, NOPE),
+                                                              .w = l->params[KV_B_KEYS].w});
 }
 
 /* The same over the cache of compressed vectors: one key head of kv_lora + d_rope, whose first
@@ -202,10 +222,7 @@ static int attend_latent(struct k_ctx *ctx, struct layer *l, const struct layer_
     LAYER_TRY(
         layer_cache_put(ctx, batch, layer_heads(l, CKV_NORMED, n, 0, 1, latent, latent), values));
     LAYER_TRY(layer_cache_put(ctx, batch, shared_key(l, CKV, n, 1), turned));
-    LAYER_TRY(k_linear_heads_dx(
-        ctx, &(struct k_linear_heads_dx){.dx = layer_heads(l, QUERY_LATENT, n, 0, h, width, latent),
-                                         .dy = key_part(l, QUERY, n, NOPE),
-                                         .w = l->params[KV_B_KEYS].w}));
+    LAYER_TRY(absorb(ctx, l, n));
     LAYER_TRY(copy(ctx, key_part(l, QUERY, n, ROPE),
                    layer_heads(l, QUERY_LATENT, n, latent, h, width, c->d_rope)));
     a.y = layer_heads(l, OUT_LATENT, n, 0, h, latent, latent);

@@ -1,0 +1,140 @@
+/* hai-quantize - write a model's folder anew with matrices of 8 or 4 bits, or back with plain ones.
+ */
+#include "engine/model/quantize.h"
+#include "jobs/jobexit.h"
+#include "jobs/modelargs.h"
+#include "lib/timefmt.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define NAME "hai-quantize"
+
+static const char usage[] =
+    "usage: " NAME " IN OUT --type int8|int4|bf16 [--embedding] [--importance FILE] [--threads N]\n"
+    "Read the model folder IN, write the folder OUT with quantised matrices.\n"
+    "  --type int8        8 bits a weight, with a scale for every 32\n"
+    "  --type int4        4 bits a weight, with a scale for every 32\n"
+    "  --type bf16        back to a plain folder\n"
+    "  --embedding        the embedding too, in 8 bits; routers and norms always stay\n"
+    "  --importance FILE  how much each input of a matrix matters\n"
+    "  --threads N        default: the processors there are\n";
+
+struct args {
+    const char *in, *out, *importance;
+    int n_threads;
+    struct quantize_options options;
+};
+
+struct progress {
+    bool shown;
+    int64_t begun_us, last_us;
+};
+
+static void show_progress(void *userdata, int64_t n_done, int64_t n_all) {
+    struct progress *p = userdata;
+    int64_t now = timefmt_monotonic_us();
+
+    if (!p->shown || (now - p->last_us < 200000 && n_done < n_all))
+        return;
+    p->last_us = now;
+    double seconds = (double)MAX(now - p->begun_us, (int64_t)1) * 1e-6;
+    fprintf(stderr, "\r%5.1f %%  %.2f of %.2f GB written, %.0f MB/s ",
+            100 * (double)n_done / (double)MAX(n_all, (int64_t)1), (double)n_done * 1e-9,
+            (double)n_all * 1e-9, (double)n_done * 1e-6 / seconds);
+    if (n_done == n_all)
+        fputc('\n', stderr);
+}
+
+static int quantize(struct args *args, struct hai_err *err) {
+    _cleanup_(safetensors_freep) struct safetensors *importance = NULL;
+    struct progress progress = {.shown = isatty(STDERR_FILENO), .begun_us = timefmt_monotonic_us()};
+    struct quantize_result result;
+    struct k_pool *pool = NULL;
+    int r = 0;
+
+    if (args->importance)
+        r = safetensors_open(args->importance, &importance, err);
+    if (r == 0 && args->n_threads > 1)
+        r = pool_new(args->n_threads, &pool, err);
+    args->options.importance = importance;
+    args->options.pool = pool;
+    args->options.on_progress = show_progress;
+    args->options.userdata = &progress;
+    if (r == 0)
+        r = quantize_folder(args->in, args->out, &args->options, &result, err);
+    pool_free(pool);
+    if (r < 0)
+        return r;
+    printf("%s: %.3f GB", args->out, (double)result.n_bytes * 1e-9);
+    if (args->options.type != QUANTIZE_BF16)
+        printf(", %d of %d matrices as %s", result.n_quantized, result.n_matrices,
+               quantize_type_name(args->options.type));
+    printf(", %.1f s\n", (double)(timefmt_monotonic_us() - progress.begun_us) * 1e-6);
+    return fflush(stdout) ? hai_fail(err, -EIO, "writing to stdout failed") : 0;
+}
+
+static int set_option(int c, struct args *ret) {
+    double number = 0;
+    int status;
+
+    switch (c) {
+    case 't':
+        return quantize_type_parse(optarg, &ret->options.type) < 0
+                   ? jobexit_usage(NAME, "--type is '%s'; expected int8, int4 or bf16", optarg)
+                   : 0;
+    case 'e':
+        ret->options.embedding = true;
+        return 0;
+    case 'i':
+        ret->importance = optarg;
+        return 0;
+    case 'n':
+        status = modelargs_number(NAME, "--threads", optarg, 1, MODEL_THREADS_MAX, true, &number);
+        ret->n_threads = (int)number;
+        return status;
+    case 'h':
+        fputs(usage, stdout);
+        exit(JOBEXIT_DONE);
+    default:
+        fputs(usage, stderr);
+        return JOBEXIT_USAGE;
+    }
+}
+
+/* 0, or the exit status after a message. */
+static int parse(int argc, char **argv, struct args *ret) {
+    static const struct option options[] = {
+        {"type",       required_argument, NULL, 't'},
+        {"embedding",  no_argument,       NULL, 'e'},
+        {"importance", required_argument, NULL, 'i'},
+        {"threads",    required_argument, NULL, 'n'},
+        {"help",       no_argument,       NULL, 'h'},
+        {0},
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        int status = set_option(c, ret);
+        if (status)
+            return status;
+    }
+    if (argc - optind != 2)
+        return jobexit_usage(NAME, "expected two folders, IN and OUT");
+    if (ret->options.type == QUANTIZE_TYPE_COUNT)
+        return jobexit_usage(NAME, "expected --type int8, int4 or bf16");
+    ret->in = argv[optind];
+    ret->out = argv[optind + 1];
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    struct args args = {.n_threads = modelargs_threads(), .options.type = QUANTIZE_TYPE_COUNT};
+    struct hai_err err = {0};
+
+    int status = parse(argc, argv, &args);
+    if (!status && quantize(&args, &err) < 0)
+        status = jobexit_report(NAME, &err);
+    return status;
+}
