@@ -107,10 +107,10 @@ static int set_option(int c, struct args *ret) {
 static int parse(int argc, char **argv, struct args *ret) {
     static const struct option options[] = {
         {"type",       required_argument, NULL, 't'},
-        {"embedding",  no_argument,       NULL, 'e'},
-        {"importance", required_argument, NULL, 'i'},
-        {"threads",    required_argument, NULL, 'n'},
-        {"help",       no_argument,       NULL, 'h'},
+        {"embedding",        no_argument, NULL, 'e'},
+        {"importance",            required_argument, NULL, 'i'},
+        {"threads",required_argument, NULL, 'n'},
+        {"help",         no_argument, NULL, 'h'},
         {0},
     };
     int c;

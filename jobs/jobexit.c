@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 int jobexit_report(const char *program, const struct hai_err *err) {
-    static const int files[] = {EINVAL, EBADMSG, ENOENT, ENOTSUP, EFBIG, E2BIG,
+    static const int files[] = {EINVAL, EBADMSG, ENOENT, ENOTSUP, EFBIG,  E2BIG,
                                 ERANGE, ENODATA, ESTALE, ENOTDIR, EISDIR, EEXIST};
 
     fprintf(stderr, "%s: %s%s%s\n", program, err->where, err->where[0] ? ": " : "",

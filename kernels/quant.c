@@ -1,10 +1,10 @@
 #include "kernels/quant.h"
 #include "kernels/formats.h"
+#include "kernels/quantscale.h"
 
 enum {
     GROUP = K_QUANT_GROUP,
     PANEL = K_QUANT_PANEL,
-    TRIES = 8, // on each side of the plain scale
 };
 
 size_t k_quant_bytes(enum k_dtype dtype, int64_t n_out, int64_t n_in) {
@@ -47,74 +47,41 @@ double k_quant_value(enum k_dtype dtype, const void *data, const void *scale, in
     return by * ((k < GROUP / 2 ? byte & 15 : byte >> 4) - 8);
 }
 
-/* Codes of a group under a scale, and their weighted squared error. */
-static double round_group(const float *w, const float *importance, float scale, int low, int high,
-                          int8_t *ret) {
-    float inverse = scale != 0 ? 1 / scale : 0;
-    double error = 0;
+/* The codes of one group of a panel, four inputs of an output side by side; Q4's second half of the
+ * inputs goes into the high halves. */
+static void store_group(enum k_dtype dtype, void *data, int64_t at,
+                        const int8_t codes[GROUP][PANEL]) {
+    int n = dtype == K_Q8 ? GROUP : GROUP / 2;
 
-    for (int k = 0; k < GROUP; k++) {
-        float x = MAX(w[k] * inverse, (float)low), q = nearest(MIN(x, (float)high));
-        double d = (double)w[k] - (double)q * (double)scale;
-        error += d * d * (importance ? (double)importance[k] : 1);
-        ret[k] = (int8_t)q;
-    }
-    return error;
-}
-
-/* Scale and codes of a group. Q4 has one more code below zero than above: the largest value, of
- * whichever sign, gets it. */
-static uint16_t choose_scale(enum k_dtype dtype, const float *w, const float *importance,
-                             int8_t *codes) {
-    int high = dtype == K_Q8 ? 127 : 7, low = dtype == K_Q8 ? -127 : -8;
-    float largest = 0;
-    int8_t tried[GROUP];
-
-    for (int k = 0; k < GROUP; k++)
-        if ((w[k] < 0 ? -w[k] : w[k]) > (largest < 0 ? -largest : largest))
-            largest = w[k];
-    float plain = dtype == K_Q8 ? (largest < 0 ? -largest : largest) / 127 : largest / -8;
-    uint16_t best = k_to_f16(plain);
-    double least = round_group(w, importance, k_from_f16(best), low, high, codes);
-    for (int t = -TRIES; t <= TRIES && dtype == K_Q4; t++) {
-        uint16_t scale = k_to_f16(largest / (-8 + 0.15f * (float)t));
-        double error = round_group(w, importance, k_from_f16(scale), low, high, tried);
-        if (error < least) {
-            least = error;
-            best = scale;
-            memcpy(codes, tried, sizeof tried);
-        }
-    }
-    return best;
-}
-
-static void store_group(enum k_dtype dtype, void *data, int64_t at, int64_t output,
-                        const int8_t *codes) {
-    for (int k = 0; k < GROUP; k++) {
-        uint8_t *byte = byte_at(dtype, data, at, output, k);
-        if (dtype == K_Q8)
-            *byte = (uint8_t)(codes[k] + 128);
-        else if (k < GROUP / 2)
-            *byte = (uint8_t)((*byte & 0xf0) | (codes[k] + 8));
-        else
-            *byte = (uint8_t)((*byte & 0x0f) | (codes[k] + 8) << 4);
+    for (int k = 0; k < n; k += 4) {
+        uint8_t *bytes = byte_at(dtype, data, at, 0, k);
+        for (int output = 0; output < PANEL; output++)
+            for (int j = 0; j < 4; j++)
+                bytes[4 * output + j] =
+                    dtype == K_Q8 ? (uint8_t)(codes[k + j][output] + 128)
+                                  : (uint8_t)((codes[k + j][output] + 8) |
+                                              (codes[GROUP / 2 + k + j][output] + 8) << 4);
     }
 }
 
 void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_in,
                   const float *importance, void *data, uint16_t *scale) {
-    static const float zeros[GROUP];
-    int8_t codes[GROUP];
+    float group[GROUP][PANEL];
+    int8_t codes[GROUP][PANEL];
 
     assert(dtype == K_Q8 || dtype == K_Q4);
     assert(n_in % GROUP == 0);
-    for (int64_t row = 0; row < (n_out + PANEL - 1) / PANEL * PANEL; row++)
+    for (int64_t panel = 0; panel < (n_out + PANEL - 1) / PANEL; panel++)
         for (int64_t g = 0; g < n_in / GROUP; g++) {
-            int64_t at = group_at(n_in, row / PANEL, g);
-            const float *values = row < n_out ? w + row * n_in + g * GROUP : zeros;
-            scale[at * PANEL + row % PANEL] =
-                choose_scale(dtype, values, importance ? importance + g * GROUP : NULL, codes);
-            store_group(dtype, data, at, row % PANEL, codes);
+            int64_t at = group_at(n_in, panel, g);
+            for (int64_t o = 0; o < PANEL; o++) {
+                int64_t row = panel * PANEL + o;
+                for (int k = 0; k < GROUP; k++)
+                    group[k][o] = row < n_out ? w[row * n_in + g * GROUP + k] : 0;
+            }
+            quantscale_group(dtype, group, importance ? importance + g * GROUP : NULL, codes,
+                             &scale[at * PANEL]);
+            store_group(dtype, data, at, codes);
         }
 }
 

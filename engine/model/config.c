@@ -265,7 +265,7 @@ static int own_quantization_read(const struct json *value, const char *file, str
     int64_t layout = json_get_int(value, "layout", -1), group = json_get_int(value, "group", -1);
 
     for (const struct json *v = json_first(value); v; v = json_next(v)) {
-        static const char *const known[] = {"quant_method", "format", "layout",
+        static const char *const known[] = {"quant_method", "format",     "layout",
                                             "group",        "importance", "kept"};
         if (!listed(known, ARRAY_SIZE(known), json_key(v)))
             return hai_fail(err, -EINVAL, "%s: quantization_config: unknown field %s", file,
@@ -296,9 +296,7 @@ static int quantization_read(const struct json *value, const char *file,
     if (hai_streq(json_get_string(value, "quant_method", ""), "hai"))
         return own_quantization_read(value, file, err);
     if (config->kind != MODEL_DEEPSEEK_V3)
-        return hai_fail(err, -ENOTSUP,
-                        "%s: quantization_config: quant_method is not known for this model_type",
-                        file);
+        return hai_fail(err, -EINVAL, "%s: unknown field quantization_config", file);
     for (const struct json *v = json_first(value); v; v = json_next(v)) {
         _cleanup_(buf_free) struct buf text = {0};
         size_t i = 0;

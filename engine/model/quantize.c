@@ -100,8 +100,8 @@ static void choose_form(const struct job *job, struct item *item) {
 
     item->dtype = job->options->type == QUANTIZE_INT4 && !is_embedding(p) ? K_Q4 : K_Q8;
     if (wanted && p->n_heads)
-        item->form = p->shape[1] % K_QUANT_GROUP || p->n_key_rows % K_QUANT_GROUP ? FORM_COPY
-                                                                                 : FORM_HALVES;
+        item->form =
+            p->shape[1] % K_QUANT_GROUP || p->n_key_rows % K_QUANT_GROUP ? FORM_COPY : FORM_HALVES;
     else
         item->form = wanted && p->shape[1] % K_QUANT_GROUP == 0 ? FORM_WHOLE : FORM_COPY;
     if (item->form == FORM_COPY &&
@@ -139,10 +139,10 @@ static void add_halves(struct job *job, struct item *item, const char *name, int
 static void add_tensors(struct job *job, struct item *item) {
     const struct param *p = item->p;
     int64_t n_out = p->shape[0], n_in = p->shape[p->n_dims - 1];
-    enum safetensors_dtype dtype = item->form == FORM_BF16          ? SAFETENSORS_BF16
-                                   : item->source.dtype == K_F32    ? SAFETENSORS_F32
-                                   : item->source.dtype == K_F16    ? SAFETENSORS_F16
-                                                                    : SAFETENSORS_BF16;
+    enum safetensors_dtype dtype = item->form == FORM_BF16       ? SAFETENSORS_BF16
+                                   : item->source.dtype == K_F32 ? SAFETENSORS_F32
+                                   : item->source.dtype == K_F16 ? SAFETENSORS_F16
+                                                                 : SAFETENSORS_BF16;
 
     if (item->form == FORM_WHOLE) {
         add_tensor(job, item, item->dtype == K_Q8 ? ".q8" : ".q4", SAFETENSORS_U8, 1,
@@ -170,8 +170,7 @@ static int plan_items(struct job *job, struct hai_err *err) {
     int n = 0, r = 0;
 
     job->items = hai_new_array(struct item, (size_t)job->params->n);
-    job->tensors =
-        hai_new_array(struct safetensors_tensor, (size_t)job->params->n * PARTS_MAX);
+    job->tensors = hai_new_array(struct safetensors_tensor, (size_t)job->params->n * PARTS_MAX);
     for (int i = 0; i < job->params->n && r == 0; i++) {
         const struct param *p = &job->params->items[i], *owner = &job->params->items[p->tie];
         bool own_head = !back && !p->in_file && !job->options->embedding;
@@ -238,19 +237,17 @@ static void pack_head(void *arg, int64_t head, int thread) {
     for (int64_t k = 0; k < n_keys; k++)
         for (int64_t i = 0; i < n_in; i++)
             turned[i * n_keys + k] = rows[k * n_in + i];
-    k_quant_pack(
-        item->dtype, turned, n_in, n_keys,
-        w->key_importance ? w->key_importance + head * n_keys : NULL,
-        w->data[0] + head * source_data_bytes(item->dtype, n_in, n_keys),
-        (uint16_t *)(void *)(w->scale[0] + head * source_scale_bytes(n_in, n_keys)));
-    k_quant_pack(
-        item->dtype, rows + n_keys * n_in, n_values, n_in, w->importance,
-        w->data[1] + head * source_data_bytes(item->dtype, n_values, n_in),
-        (uint16_t *)(void *)(w->scale[1] + head * source_scale_bytes(n_values, n_in)));
+    k_quant_pack(item->dtype, turned, n_in, n_keys,
+                 w->key_importance ? w->key_importance + head * n_keys : NULL,
+                 w->data[0] + head * source_data_bytes(item->dtype, n_in, n_keys),
+                 (uint16_t *)(void *)(w->scale[0] + head * source_scale_bytes(n_in, n_keys)));
+    k_quant_pack(item->dtype, rows + n_keys * n_in, n_values, n_in, w->importance,
+                 w->data[1] + head * source_data_bytes(item->dtype, n_values, n_in),
+                 (uint16_t *)(void *)(w->scale[1] + head * source_scale_bytes(n_values, n_in)));
 }
 
-static const float *find_importance(const struct job *job, const struct item *item,
-                                    const char *end, int64_t n) {
+static const float *find_importance(const struct job *job, const struct item *item, const char *end,
+                                    int64_t n) {
     const struct safetensors_tensor *t = NULL;
     char name[NAME_BYTES];
 
@@ -284,7 +281,7 @@ static int write_quantized(struct job *job, const struct item *item,
     w.importance = find_importance(job, item, halves ? ".values" : "", n_in);
     w.key_importance = find_importance(job, item, ".keys", p->n_heads * p->n_key_rows);
     _cleanup_free_ uint8_t *bytes = hai_new_array(uint8_t, n_bytes);
-    _cleanup_free_ float *rows = hai_new_array(float, n_threads * (size_t)w.n_row_values);
+    _cleanup_free_ float *rows = hai_new_array(float, n_threads *(size_t)w.n_row_values);
     _cleanup_free_ bool *bad = hai_new_array(bool, n_threads);
     w.rows = rows;
     w.bad = bad;
@@ -324,7 +321,7 @@ static int write_bf16(struct job *job, const struct item *item, struct hai_err *
     enum { PIECE = 1 << 14 };
     int64_t n_all = item->p->n_elements, n_max = MIN(n_all, (int64_t)COPY_VALUES_MAX);
     size_t n_threads = (size_t)pool_n_threads(job->options->pool);
-    _cleanup_free_ float *values = hai_new_array(float, n_threads * PIECE);
+    _cleanup_free_ float *values = hai_new_array(float, n_threads *PIECE);
     _cleanup_free_ uint16_t *rounded = hai_new_array(uint16_t, (size_t)n_max);
     struct rounding a = {
         .source = &item->source, .n_piece = PIECE, .values = values, .ret = rounded};
@@ -391,15 +388,16 @@ static void list_kept(const struct job *job, struct buf *ret) {
 
 static int write_config(const struct job *job, const char *in, const char *out,
                         struct hai_err *err) {
-    static const char *const drop[] = {"quantization_config", "torch_dtype", "dtype", NULL};
     _cleanup_free_ char *path = hai_asprintf("%s/config.json", out);
     _cleanup_(buf_free) struct buf field = {0}, text = {0};
     bool back = job->options->type == QUANTIZE_BF16;
+    const char *const drop[] = {"quantization_config", back ? "torch_dtype" : NULL, "dtype", NULL};
 
-    buf_printf(&field, "\"torch_dtype\": \"bfloat16\"");
-    if (!back) {
+    if (back) {
+        buf_add_str(&field, "\"torch_dtype\": \"bfloat16\"");
+    } else {
         buf_printf(&field,
-                   ",\n  \"quantization_config\": {\"quant_method\": \"hai\", \"format\": \"%s\", "
+                   "\"quantization_config\": {\"quant_method\": \"hai\", \"format\": \"%s\", "
                    "\"layout\": %d, \"group\": %d, \"importance\": %s, \"kept\": ",
                    type_names[job->options->type], K_QUANT_LAYOUT, K_QUANT_GROUP,
                    job->options->importance ? "true" : "false");
@@ -414,9 +412,15 @@ static int write_weights(struct job *job, const char *out, struct hai_err *err) 
     _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", out);
     char layout[16], group[16];
     bool back = job->options->type == QUANTIZE_BF16;
-    const char *metadata[] = {
-        "format",     "pt",  back ? NULL : "hai_quant", type_names[job->options->type],
-        SOURCE_LAYOUT_KEY, layout, "hai_quant_group", group, NULL};
+    const char *metadata[] = {"format",
+                              "pt",
+                              back ? NULL : "hai_quant",
+                              type_names[job->options->type],
+                              SOURCE_LAYOUT_KEY,
+                              layout,
+                              "hai_quant_group",
+                              group,
+                              NULL};
 
     (void)snprintf(layout, sizeof layout, "%d", K_QUANT_LAYOUT);
     (void)snprintf(group, sizeof group, "%d", K_QUANT_GROUP);

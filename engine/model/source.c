@@ -8,8 +8,8 @@ static const char scale_end[] = "_scale_inv";
 
 /* Ends of the names of quantised values, longest first where one ends another. */
 static const char *const part_ends[] = {
-    ".keys.q8", ".keys.q4", ".keys.scale", ".values.q8", ".values.q4",
-    ".values.scale", ".q8", ".q4", ".scale", scale_end,
+    ".keys.q8",      ".keys.q4", ".keys.scale", ".values.q8", ".values.q4",
+    ".values.scale", ".q8",      ".q4",         ".scale",     scale_end,
 };
 
 enum { NAME_BYTES = PARAM_NAME_BYTES + 16, FILE_ALIGN = 64 };
@@ -63,8 +63,8 @@ static bool is_halved(const struct safetensors *files, const struct param *p) {
 }
 
 bool source_is_quantized(const struct safetensors *files, const struct param *p) {
-    return p->n_dims == 2 && (find_part(files, p, ".q8") || find_part(files, p, ".q4") ||
-                              is_halved(files, p));
+    return p->n_dims == 2 &&
+           (find_part(files, p, ".q8") || find_part(files, p, ".q4") || is_halved(files, p));
 }
 
 /* A tensor of n_heads times n bytes, in elements of a type. */
@@ -95,9 +95,8 @@ static int get_quantized(const struct safetensors *files, const struct param *p,
     char end[16];
 
     if (n_in % K_QUANT_GROUP)
-        return hai_fail(err, -EINVAL,
-                        "%s is quantised, but %lld numbers are no whole groups of %d", p->name,
-                        (long long)n_in, K_QUANT_GROUP);
+        return hai_fail(err, -EINVAL, "%s is quantised, but %lld numbers are no whole groups of %d",
+                        p->name, (long long)n_in, K_QUANT_GROUP);
     (void)snprintf(end, sizeof end, "%s.q4", part);
     enum k_dtype found = find_part(files, p, end) ? K_Q4 : K_Q8;
     if (*dtype != K_DTYPE_COUNT && *dtype != found)
@@ -209,8 +208,7 @@ int source_find(const struct safetensors *files, const struct param *p, struct s
 
 struct k_weight_part source_keys(const struct source *s, int64_t head) {
     return (struct k_weight_part){
-        .data = (const char *)s->keys +
-                head * source_data_bytes(s->dtype, s->n_in, s->n_key_rows),
+        .data = (const char *)s->keys + head * source_data_bytes(s->dtype, s->n_in, s->n_key_rows),
         .scale = (const char *)s->keys_scale + head * source_scale_bytes(s->n_in, s->n_key_rows),
         .n_out = s->n_in,
     };
@@ -218,8 +216,8 @@ struct k_weight_part source_keys(const struct source *s, int64_t head) {
 
 struct k_weight_part source_values(const struct source *s, int64_t head) {
     return (struct k_weight_part){
-        .data = (const char *)s->data +
-                head * source_data_bytes(s->dtype, s->n_value_rows, s->n_in),
+        .data =
+            (const char *)s->data + head * source_data_bytes(s->dtype, s->n_value_rows, s->n_in),
         .scale = (const char *)s->scale + head * source_scale_bytes(s->n_value_rows, s->n_in),
         .n_out = s->n_value_rows,
     };
@@ -244,8 +242,7 @@ static void read_quantized(const struct source *s, int64_t row, int64_t first, i
         row -= s->n_key_rows;
     }
     for (int64_t i = 0; i < n; i++)
-        ret[i] =
-            (float)k_quant_value(s->dtype, part.data, part.scale, s->n_in, row, first + i);
+        ret[i] = (float)k_quant_value(s->dtype, part.data, part.scale, s->n_in, row, first + i);
 }
 
 /* Numbers as the file has them, without scales. */
@@ -290,8 +287,7 @@ void source_read(const struct source *s, int64_t first, int64_t n, float *ret) {
         if (quantized)
             read_quantized(s, row, column, n_here, ret);
         for (int64_t i = 0; !quantized && i < n_here; i++)
-            ret[i] *= ((const float *)
-                           s->scale)[row / K_BLOCK * n_blocks + (column + i) / K_BLOCK];
+            ret[i] *= ((const float *)s->scale)[row / K_BLOCK * n_blocks + (column + i) / K_BLOCK];
         first += n_here;
         ret += n_here;
         n -= n_here;

@@ -53,8 +53,8 @@ struct layer_param {
     int64_t first_row, group_rows; // a head's share of a tensor: group g is its rows from
                                    // g * group_rows + first_row on; group_rows 0: everything
     bool turned;                   // the share transposed, [n_in of the tensor, rows]
-    struct k_weight *w; // of a matrix; NULL where quantised files hold it in another form
-    struct k_tensor vector;        // of a vector, float32
+    struct k_weight *w;     // of a matrix; NULL where quantised files hold it in another form
+    struct k_tensor vector; // of a vector, float32
     struct k_tensor dw;
 };
 
@@ -119,8 +119,8 @@ int layer_add_param(struct layer *l, const char *name, int64_t n_groups, int64_t
  * declared as a whole too. */
 int layer_add_heads(struct layer *l, const char *name, int64_t n_heads, int64_t n_out, int64_t n_in,
                     int64_t first_row, int64_t group_rows);
-/* The same transposed, as quantised files hold it: n_in rows of the tensor become the columns. Bound
- * only where they do, and then nothing else of that tensor's first rows is. */
+/* The same transposed, as quantised files hold it: n_in rows of the tensor become the columns.
+ * Bound only where they do, and then nothing else of that tensor's first rows is. */
 int layer_add_heads_turned(struct layer *l, const char *name, int64_t n_heads, int64_t n_out,
                            int64_t n_in, int64_t group_rows);
 int layer_add_buffer(struct layer *l, const char *name, enum layer_life life, enum k_dtype dtype,

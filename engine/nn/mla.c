@@ -4,9 +4,9 @@
  * normed vectors; d_rope dimensions of every key are one rotated vector shared by all heads.
  * Training forms the keys and values of every head. With a cache they are never formed: the cache
  * holds the compressed vector and the rotated key, queries are taken through the keys' half of kv_b
- * and the attended vectors through the values' half, at every position. Quantised files hold the keys' half
- * transposed, so that this too is a product along rows. Source: DeepSeek-V2,
- * section 2.1 and appendix C; DeepSeek-V3, inference/model.py ("absorb"). */
+ * and the attended vectors through the values' half, at every position. Quantised files hold the
+ * keys' half transposed, so that this too is a product along rows. Source: DeepSeek-V2, section 2.1
+ * and appendix C; DeepSeek-V3, inference/model.py ("absorb"). */
 enum { NORM, O, KV_A, KV_A_NORM, KV_B, KV_B_KEYS, KV_B_VALUES, KV_B_TURNED, Q, Q_A, Q_A_NORM };
 
 enum {
@@ -196,8 +196,8 @@ static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *
 /* Queries through the keys' half of kv_b. */
 static int absorb(struct k_ctx *ctx, const struct layer *l, int64_t n) {
     const struct model_config *c = l->config;
-    struct k_tensor to = layer_heads(l, QUERY_LATENT, n, 0, c->n_heads, c->kv_lora + c->d_rope,
-                                     c->kv_lora);
+    struct k_tensor to =
+        layer_heads(l, QUERY_LATENT, n, 0, c->n_heads, c->kv_lora + c->d_rope, c->kv_lora);
 
     if (l->params[KV_B_TURNED].w)
         return k_linear_heads(ctx, &(struct k_linear_heads){.y = to,

@@ -18,15 +18,15 @@ static const struct {
     int r;
     const char *says;
 } cases[] = {
-    {"{}",                                     0,                              0,NULL         },
-    {"{\"__metadata__\":{\"format\":\"pt\"}}", 0,                              0,NULL         },
-    {"{" ENTRY("a",                            "F32",                          "[2,3]",0,             24) "}   ", 24, 0, NULL},
+    {"{}",                                     0,                              0,NULL},
+    {"{\"__metadata__\":{\"format\":\"pt\"}}", 0,                              0,NULL},
+    {"{" ENTRY("a",                            "F32",                          "[2,3]",0,24) "}   ", 24, 0, NULL},
     {"{" ENTRY("a",                                      "F32",                                                                   "[]",0,4) "}", 4, 0, NULL},
     {"{" ENTRY("a","F32","[0,3]",0,0) "}", 0, 0, NULL},
     {"{" ENTRY("b",                                       "U8",                                                                 "[3]",8,11) "," ENTRY("a", "F16", "[4]", 0, 8) "}", 11, 0, NULL},
-    {"{" ENTRY("\\u00e9\\n",                                 "F8_E4M3",                                                                                                         "[1]",                                                                                                           0,                                                                                                                                                                                                   1) "}", 1, 0, NULL},
+    {"{" ENTRY("\\u00e9\\n",                                 "F8_E4M3",                                                                                                         "[1]",                                                                                                                           0,                                                                                                                                                                                                                   1) "}", 1, 0, NULL},
     {"{" ENTRY("a",                                    "F32",                                                                  "[9223372036854775807,4,0]",0,0) "}", 0, 0, NULL},
-    {"",                                       0,                                                    -EBADMSG,"expected '{'"                       },
+    {"",                                       0,                                                    -EBADMSG,"expected '{'"       },
     {"[]",                                  0,                                                              -EBADMSG,"expected '{'"},
     {"{} x",                   0,        -EBADMSG,"expected the end"},
     {"{\"a\"",                                       0,                                                                    -EBADMSG,"expected ':'"},
@@ -36,10 +36,10 @@ static const struct {
     {"{\"a\\u0000b\":{}}",                                0,-EBADMSG,"zero bytes"},
     {"{\"a\\ud800\":{}}",                                0,                                     -EBADMSG,                                                                                                                                           "surrogate"                                                                                                                                                                                                                                                                                                                                                                                                                                                      },
     {"{\"\xff\":{}}",                                0,-EBADMSG,"UTF-8"},
-    {"{" ENTRY("a",                                "F33",                                                                                                               "[2]",                                                                                                                                  0,                                                                                                                                                                       8) "}", 8, -EBADMSG, "dtype is 'F33'"},
+    {"{" ENTRY("a",                                "F33",                                                                                                               "[2]",                                                                                                                                                  0,                                                                                                                                                                                       8) "}", 8, -EBADMSG, "dtype is 'F33'"},
     {"{" ENTRY("a",                                   "F32","[2]",0,12) "}", 12, -EBADMSG, "make 8 bytes"},
     {"{" ENTRY("a",                              "F32",                                                            "[2]",0,8) "}", 4, -EBADMSG, "outside the file's 4 bytes"},
-    {"{" ENTRY("a",                                       "F32",                                                               "[2]",                                                8,                                                                                                                                                      0) "}", 8, -EBADMSG, "outside"},
+    {"{" ENTRY("a",                                       "F32",                                                               "[2]",                                                8,                                                                                                                      0) "}", 8, -EBADMSG, "outside"},
     {"{" ENTRY("a",                                        "F32",                                                   "[2]",0,18446744073709551616) "}", 8, -EBADMSG, "below 2^64"},
     {"{" ENTRY("a",                                        "F32",                                                    "[-2]",0,8) "}", 8, -EBADMSG, "whole number"},
     {"{" ENTRY("a",                                        "F32",                                                        "[2.0]",0,8) "}", 8, -EBADMSG, "whole number"},
@@ -48,19 +48,31 @@ static const struct {
     {"{" ENTRY("a",                            "U8",                   "[1,1,1,1,1,1,1,1,8]",0, 8) "}", 8, -EBADMSG, "fewer numbers"},
     {"{" ENTRY("a",                                      "F32",                                                            "[2]",0,8) "," ENTRY("a", "F32", "[2]", 8, 16) "}", 16, -EBADMSG,
      "'a' comes twice"},
-    {"{" ENTRY("a",      "F32","[2]",0,   8) "," ENTRY("b", "F32", "[2]", 4, 12) "}", 12, -EBADMSG,
+    {"{" ENTRY("a",      "F32","[2]",0,8) "," ENTRY("b", "F32", "[2]", 4, 12) "}", 12, -EBADMSG,
      "'a' and 'b' overlap"},
     {"{" ENTRY("a",                                "F32",                                  "[2]",0,8) "," ENTRY("b", "F32", "[2]", 0, 8) "}", 8, -EBADMSG,
      "overlap"},
     {"{" ENTRY("a",                                   "F32",  "[2]",4,12) "}", 12, -EBADMSG, "4 bytes before tensor 'a'"},
     {"{" ENTRY("a",                               "F32",                                                             "[2]",0,8) "}", 9, -EBADMSG, "1 bytes after the last"},
-    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}",                                       1,                                            -EBADMSG,                         "expected dtype, shape"                                                                                          },
-    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}",                                        1,                                                          -EBADMSG,
-     "two data_offsets"},
-    {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\"}}",                                  1,                                                               -EBADMSG,"repeated key 'dtype'"                            },
-    {"{\"a\":{\"kind\":\"U8\"}}",                            1,              -EBADMSG,"unknown key 'kind'"},
-    {"{\"__metadata__\":{\"format\":3}}",                                       0,                                                             -EBADMSG,"a string"},
-    {"{\"__metadata__\":{},\"__metadata__\":{}}",0,-EBADMSG,"twice"                                                 },
+    {"{" ENTRY("a",                                       "U8",                                            "[2]",                         0,                                                                           2) "," ENTRY("b", "U8", "[2]", 3, 5) "}", 5, -EBADMSG,
+     "1 bytes before tensor 'b'"},
+    {"{" ENTRY("a",                                        "U8",                                                          "[8]",0,8) "," ENTRY("b", "U8", "[2]", 3, 5) "}", 8, -EBADMSG,
+     "'a' and 'b' overlap"},
+    {"{" ENTRY("a",                                  "U8",                                                               "[2]",0,             2) "," ENTRY("b", "U8", "[0]", 1, 1) "}", 2, -EBADMSG,
+     "overlap"},
+    {"{" ENTRY("a",                            "U8",              "[2]",18446744073709551614,18446744073709551615) "}", 2, -EBADMSG,
+     "outside"},
+    {"{" ENTRY("a",                                       "F32",                                                             "[4611686018427387904,2]",0,0) "}", 0, -EBADMSG, "overflows"},
+    {"{" ENTRY("a","F64","[2305843009213693952]",0,                  0) "}", 0, -EBADMSG, "overflows"},
+    {"{" ENTRY("a",                                "BF16",                                                   "[2]",0,8) "}", 8, -EBADMSG, "make 4 bytes"},
+    {"{" ENTRY("a",                "F32","[0]",0,                                                                                                                                                    8) "}", 8, -EBADMSG, "make 0 bytes"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}",                             1,                                                           -EBADMSG,"expected dtype, shape"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}",                                       1,                                                               -EBADMSG,
+     "two data_offsets"                                    },
+    {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\"}}",                                        1,                                                          -EBADMSG,"repeated key 'dtype'"},
+    {"{\"a\":{\"kind\":\"U8\"}}",                        1,                                                 -EBADMSG,"unknown key 'kind'"},
+    {"{\"__metadata__\":{\"format\":3}}",                                      0,                                                            -EBADMSG,"a string"},
+    {"{\"__metadata__\":{},\"__metadata__\":{}}",                              0,                                                                                    -EBADMSG,                                                                               "twice"                                                                         },
 };
 
 TEST(headers)
@@ -163,6 +175,55 @@ TEST(written_comes_back)
     CHECK(strstr(err.text, path), "%s", err.text);
     CHECK(!s);
     unlink(path);
+    CHECK_EQ(rmdir(dir), 0);
+}
+
+/* Piece by piece the same bytes; a file that is not finished is not there. */
+TEST(written_piece_by_piece)
+{
+    static const float numbers[6] = {0.5f, -1, 2, 3, 4, 1e-30f};
+    const struct safetensors_tensor tensors[] = {
+        {.name = "a",
+         .n_dims = 1,
+         .shape = {2},
+         .dtype = SAFETENSORS_F32,
+         .data = numbers,
+         .n_bytes = 8 },
+        {.name = "b",
+         .n_dims = 1,
+         .shape = {4},
+         .dtype = SAFETENSORS_F32,
+         .data = numbers + 2,
+         .n_bytes = 16},
+    };
+    static const char *const metadata[] = {"k", "v", NULL};
+    char dir[32];
+    struct hai_err err = {0};
+    scratch_make(dir);
+    _cleanup_free_ char *whole = hai_asprintf("%s/whole", dir);
+    _cleanup_free_ char *pieces = hai_asprintf("%s/pieces", dir);
+
+    CHECK_EQ(safetensors_write(whole, tensors, 2, metadata, &err), 0, "%s", err.text);
+    for (int finished = 0; finished < 2; finished++) {
+        _cleanup_(safetensors_writer_freep) struct safetensors_writer *w = NULL;
+        CHECK_EQ(safetensors_writer_new(pieces, tensors, 2, metadata, &w, &err), 0, "%s", err.text);
+        CHECK_EQ(safetensors_writer_add(w, numbers, 3, &err), 0);
+        CHECK_EQ(safetensors_writer_add(w, (const char *)numbers + 3, 20, &err), 0);
+        CHECK_EQ(access(pieces, F_OK), -1);
+        if (!finished)
+            continue;
+        CHECK_EQ(safetensors_writer_add(w, (const char *)numbers + 23, 1, &err), 0);
+        CHECK_EQ(safetensors_writer_finish(w, &err), 0, "%s", err.text);
+    }
+    FILE *a = fopen(whole, "r"), *b = fopen(pieces, "r");
+    for (int c = 0; a && b && c != EOF;) {
+        c = fgetc(a);
+        CHECK_EQ(fgetc(b), c);
+    }
+    fclose(a);
+    fclose(b);
+    unlink(whole);
+    unlink(pieces);
     CHECK_EQ(rmdir(dir), 0);
 }
 

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""hai-quantize end to end: quantised folders run, come near, go back; what it refuses.
+
+usage: quantize.py HAI_QUANTIZE HAI_EVAL HAI_GENERATE
+"""
+import array
+import filecmp
+import json
+import math
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+
+MODELS = "tests/fixtures/models/"
+IDS = " ".join(str((i * 37 + i * i * 11 + 5) % 500) for i in range(48))
+failures = 0
+
+
+def check(ok, text):
+    global failures
+    if not ok:
+        failures += 1
+        print("FAILED:", text)
+
+
+def run(*args):
+    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=300)
+    return p.returncode, p.stdout.decode(), p.stderr.decode()
+
+
+def logits(evaluate, model, scratch, *more):
+    out = scratch + "/logits.npy"
+    code, _, err = run(evaluate, "logits", "--model", model, "--token-ids", IDS, "--out", out, *more)
+    check(code == 0, "%s: %s" % (model, err))
+    if code:
+        return array.array("f", [0])
+    data = open(out, "rb").read()
+    a = array.array("f")
+    a.frombytes(data[10 + struct.unpack("<H", data[8:10])[0]:])
+    return a
+
+
+def distance(a, b):
+    """RMS difference over RMS of b, the median over tokens: one whose experts changed counts once."""
+    check(len(a) == len(b), "%d and %d logits" % (len(a), len(b)))
+    rows = [(a[i:i + 512], b[i:i + 512]) for i in range(0, len(b), 512)]
+    return statistics.median(math.sqrt(sum((x - y) ** 2 for x, y in zip(*row)) /
+                                       sum(y * y for y in row[1])) for row in rows)
+
+
+def header(path):
+    data = open(path, "rb").read()
+    n = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8:8 + n]), 8 + n
+
+
+def check_metadata(model, folder, kind):
+    tensors, start = header(folder + "/model.safetensors")
+    meta = tensors.pop("__metadata__")
+    check(meta == {"format": "pt", "hai_quant": kind, "hai_quant_layout": "1",
+                   "hai_quant_group": "32"}, "metadata %s" % meta)
+    config = json.load(open(folder + "/config.json"))
+    quant = config.pop("quantization_config")
+    source = json.load(open(MODELS + model + "/config.json"))
+    source.pop("quantization_config", None)
+    check(config == source, "%s: config.json says something else" % model)
+    check(quant["quant_method"] == "hai" and quant["format"] == kind and quant["layout"] == 1 and
+          quant["group"] == 32 and quant["importance"] is False, str(quant))
+    check("model.embed_tokens.weight" in quant["kept"], str(quant))
+    plain = [n for n, t in tensors.items() if len(t["shape"]) == 2 and ".keys." not in n
+             and ".values." not in n]
+    for name in plain:
+        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        check(pattern in quant["kept"], "%s is not listed" % name)
+    for name, t in tensors.items():
+        if name.endswith((".q8", ".q4", ".scale")):
+            check((start + t["data_offsets"][0]) % 64 == 0, "%s is not aligned" % name)
+    return tensors
+
+
+def check_models(quantize, evaluate, scratch):
+    """Logits: of whole numbers near the model's, of the folder back nearer still, whatever threads
+    and backend."""
+    bounds = {"int8": 0.07, "int4": 0.7}
+    for model in ("llama_gqa", "deepseek_moe", "dsv2_lite", "dsv3_fp8_act", "qwen2_tied"):
+        plain = logits(evaluate, MODELS + model, scratch)
+        for kind, bound in bounds.items():
+            out, back = "%s/%s.%s" % (scratch, model, kind), "%s/%s.back" % (scratch, model)
+            code, text, err = run(quantize, MODELS + model, out, "--type", kind)
+            check(code == 0 and "matrices as " + kind in text, text + err)
+            names = check_metadata(model, out, kind)
+            check((model == "dsv3_fp8_act") == any(".keys." in n for n in names), model)
+            got = logits(evaluate, out, scratch)
+            check(0 < distance(got, plain) < bound, "%s %s: %g" % (model, kind, distance(got, plain)))
+            ref = logits(evaluate, out, scratch, "--backend", "ref")
+            # A value on the edge between two codes may fall either way.
+            check(distance(got, ref) < 0.02, "%s %s: ref differs by %g" %
+                  (model, kind, distance(got, ref)))
+            code, text, err = run(quantize, out, back, "--type", "bf16", "--threads", 1)
+            check(code == 0, text + err)
+            check("quantization_config" not in json.load(open(back + "/config.json")), back)
+            check(not any(n.endswith((".q8", ".q4", ".scale", "_scale_inv"))
+                          for n in header(back + "/model.safetensors")[0]), back)
+            # The same weights, activations not rounded. A tied head's own values are not kept.
+            near = distance(got, logits(evaluate, back, scratch))
+            check(near < (bound if model == "qwen2_tied" else 0.06), "%s %s: back differs by %g" % (model, kind, near))
+            flat = distance(logits(evaluate, out, scratch, "--dtype", "bf16"),
+                            logits(evaluate, back, scratch, "--dtype", "bf16"))
+            check(flat == 0, "%s %s: read as bf16: %g" % (model, kind, flat))
+            shutil.rmtree(back)
+
+
+def check_files(quantize, scratch):
+    """Other files come along, weights do not; the same bytes again; an existing folder is left."""
+    source = scratch + "/source"
+    shutil.copytree(MODELS + "llama_gqa", source)
+    open(source + "/pytorch_model.bin", "w").write("old weights")
+    open(source + "/LICENSE", "w").write("free")
+    outs = [scratch + "/first", scratch + "/second/"]
+    for i, out in enumerate(outs):
+        code, text, err = run(quantize, source, out, "--type", "int4", "--threads", 1 + i)
+        check(code == 0, text + err)
+    names = sorted(os.listdir(outs[0]))
+    check(names == ["LICENSE", "config.json", "generation_config.json", "golden.json",
+                    "model.safetensors", "tokenizer.json", "tokenizer_config.json"], str(names))
+    match, mismatch, errors = filecmp.cmpfiles(*outs, names, shallow=False)
+    check(not mismatch and not errors, "differ: %s %s" % (mismatch, errors))
+    code, _, err = run(quantize, source, outs[0], "--type", "int8")
+    check(code == 2 and "is there already" in err, "%d %s" % (code, err))
+    check(sorted(os.listdir(outs[0])) == names, "an existing folder was changed")
+    left = [n for n in os.listdir(scratch) if ".tmp" in n]
+    check(not left, "left behind: %s" % left)
+
+
+def check_refusals(quantize, generate, scratch):
+    model = MODELS + "llama_mha"
+    for args, wanted in (
+            ((model, scratch + "/x"), "expected --type"),
+            ((model, "--type", "int8"), "expected two folders"),
+            ((model, scratch + "/x", "--type", "int3"), "--type is 'int3'"),
+            ((model, scratch + "/x", "--type", "int8", "--threads", "0"), "--threads"),
+            ((scratch + "/none", scratch + "/x", "--type", "int8"), "No such file"),
+            ((model, scratch + "/x", "--type", "int8", "--importance", scratch + "/none"),
+             "No such file")):
+        code, _, err = run(quantize, *args)
+        check(code == 2 and wanted in err and err.count("\n") <= 2, "%s: %d %s" % (args, code, err))
+    check(not os.path.exists(scratch + "/x"), "a refused folder is there")
+    # A later layout must not be read as this one.
+    out = scratch + "/later"
+    check(run(quantize, model, out, "--type", "int8")[0] == 0, "quantise")
+    path = out + "/config.json"
+    text = open(path).read()
+    open(path, "w").write(text.replace('"layout": 1', '"layout": 99'))
+    code, _, err = run(generate, "--model", out, "--token-ids", "1 2", "--print-ids")
+    check(code == 2 and "layout 99" in err, "%d %s" % (code, err))
+
+
+def main():
+    quantize, evaluate, generate = (os.path.abspath(a) for a in sys.argv[1:4])
+    with tempfile.TemporaryDirectory() as scratch:
+        check_models(quantize, evaluate, scratch)
+        check_files(quantize, scratch)
+        check_refusals(quantize, generate, scratch)
+    print("%d failed" % failures)
+    sys.exit(failures > 0)
+
+
+main()
