@@ -3,11 +3,10 @@
 #include "engine/model/quantize.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
-#include "lib/timefmt.h"
+#include "jobs/writeprogress.h"
 
 #include <getopt.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #define NAME "hai-quantize"
 
@@ -27,29 +26,9 @@ struct args {
     struct quantize_options options;
 };
 
-struct progress {
-    bool shown;
-    int64_t begun_us, last_us;
-};
-
-static void show_progress(void *userdata, int64_t n_done, int64_t n_all) {
-    struct progress *p = userdata;
-    int64_t now = timefmt_monotonic_us();
-
-    if (!p->shown || (now - p->last_us < 200000 && n_done < n_all))
-        return;
-    p->last_us = now;
-    double seconds = (double)MAX(now - p->begun_us, (int64_t)1) * 1e-6;
-    fprintf(stderr, "\r%5.1f %%  %.2f of %.2f GB written, %.0f MB/s ",
-            100 * (double)n_done / (double)MAX(n_all, (int64_t)1), (double)n_done * 1e-9,
-            (double)n_all * 1e-9, (double)n_done * 1e-6 / seconds);
-    if (n_done == n_all)
-        fputc('\n', stderr);
-}
-
 static int quantize(struct args *args, struct hai_err *err) {
     _cleanup_(safetensors_freep) struct safetensors *importance = NULL;
-    struct progress progress = {.shown = isatty(STDERR_FILENO), .begun_us = timefmt_monotonic_us()};
+    struct writeprogress progress = writeprogress_begin();
     struct quantize_result result;
     struct k_pool *pool = NULL;
     int r = 0;
@@ -60,7 +39,7 @@ static int quantize(struct args *args, struct hai_err *err) {
         r = pool_new(args->n_threads, &pool, err);
     args->options.importance = importance;
     args->options.pool = pool;
-    args->options.on_progress = show_progress;
+    args->options.on_progress = writeprogress_show;
     args->options.userdata = &progress;
     if (r == 0)
         r = quantize_folder(args->in, args->out, &args->options, &result, err);
@@ -71,7 +50,7 @@ static int quantize(struct args *args, struct hai_err *err) {
     if (args->options.type != QUANTIZE_BF16)
         printf(", %d of %d matrices as %s", result.n_quantized, result.n_matrices,
                quantize_type_name(args->options.type));
-    printf(", %.1f s\n", (double)(timefmt_monotonic_us() - progress.begun_us) * 1e-6);
+    printf(", %.1f s\n", writeprogress_seconds(&progress));
     return fflush(stdout) ? hai_fail(err, -EIO, "writing to stdout failed") : 0;
 }
 

@@ -85,6 +85,17 @@ void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_i
         }
 }
 
+void k_quant_store(enum k_dtype dtype, int64_t n_in, int64_t row, int64_t group,
+                   const int8_t codes[GROUP], uint16_t by, void *data, uint16_t *scale) {
+    int64_t at = group_at(n_in, row / PANEL, group), output = row % PANEL;
+
+    scale[at * PANEL + output] = by;
+    for (int k = 0; k < (dtype == K_Q8 ? GROUP : GROUP / 2); k++)
+        *byte_at(dtype, data, at, output, k) =
+            dtype == K_Q8 ? (uint8_t)(codes[k] + 128)
+                          : (uint8_t)((codes[k] + 8) | (codes[GROUP / 2 + k] + 8) << 4);
+}
+
 void k_quant_row(const float *x, int64_t n, int8_t *q, float *scale) {
     for (int64_t g = 0; g < n / GROUP; g++) {
         const float *group = x + g * GROUP;

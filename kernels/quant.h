@@ -32,6 +32,12 @@ size_t k_quant_scale_bytes(int64_t n_out, int64_t n_in);
 void k_quant_pack(enum k_dtype dtype, const float *w, int64_t n_out, int64_t n_in,
                   const float *importance, void *data, uint16_t *scale);
 
+/* Put the codes of one group where they belong, as another program rounded them: -128 to 127 for
+ * Q8, -8 to 7 for Q4, with a float16 scale. Rows that are never stored must be zeroed bytes: scale
+ * 0. */
+void k_quant_store(enum k_dtype dtype, int64_t n_in, int64_t row, int64_t group,
+                   const int8_t codes[K_QUANT_GROUP], uint16_t by, void *data, uint16_t *scale);
+
 /* The value at [row, column], exact in double. */
 double k_quant_value(enum k_dtype dtype, const void *data, const void *scale, int64_t n_in,
                      int64_t row, int64_t column);
