@@ -151,7 +151,7 @@ def check_refusals(convert, scratch):
             (replace("qwen2.block_count", "str", "three"), "block_count: expected a whole number"),
             (replace("qwen2.block_count", "u32", 4), "blk.3."),
             (replace("qwen2.block_count", "u32", 2), "blk.2."),
-            (replace("qwen2.embedding_length", "u32", 32), "shape"),
+            (replace("qwen2.feed_forward_length", "u32", 96), "has shape"),
             (replace("qwen2.rope.scaling.type", "str", "dynamic"), "rope.scaling"),
             (replace("tokenizer.ggml.pre", "str", "poro"), "tokenizer.ggml.pre is poro"),
             (replace("tokenizer.ggml.model", "str", "llama"), "tokenizer.ggml.model"),
