@@ -1,7 +1,9 @@
-/* hai-eval - look at a model's numbers: logits of every token, answers to multiple choice. */
+/* hai-eval - look at a model's numbers: logits of every token, answers to multiple choice, how far
+ * two models are apart over a text. */
 #include "engine/infer/generate.h"
 #include "engine/infer/npy.h"
 #include "jobs/choices.h"
+#include "jobs/evalkl.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
 #include "jobs/progress.h"
@@ -17,6 +19,7 @@
 static const char usage[] =
     "usage: " NAME " logits --model DIR --token-ids \"1 2 3\" --out FILE.npy [options]\n"
     "       " NAME " choices --model DIR --input FILE.jsonl [--out FILE.jsonl] [--json] [options]\n"
+    "       " NAME " kl --model DIR --other DIR --text FILE [--tokens N] [--window N]\n"
     "logits:  write those of every token as a float32 array, tokens x vocabulary.\n"
     "choices: multiple choice, a line {\"prompt\": TEXT, \"choices\": [TEXT, ...], \"answer\": N "
     "from 0};\n"
@@ -24,6 +27,11 @@ static const char usage[] =
     "  --input FILE   - is stdin\n"
     "  --out FILE     of choices: a line for each question with the scores\n"
     "  --json         of choices: print one JSON object\n"
+    "kl:      print as JSON, over the first tokens of a text: mean KL(model || other) in nats, RMS of "
+    "the\n"
+    "         logits' differences, how often both find the same token likeliest, both perplexities.\n"
+    "  --tokens N     of kl: so many at most (default 4096)\n"
+    "  --window N     of kl: tokens read together, from an empty cache (default 256)\n"
     "  --backend B    ref, cpu (default) or cuda\n"
     "  --dtype bf16   round the weights to bf16 first; arithmetic stays float32\n"
     "  -q, --quiet    no progress on stderr\n";
@@ -188,9 +196,11 @@ int main(int argc, char **argv) {
         fputs(usage, stdout);
         return JOBEXIT_DONE;
     }
+    if (argc > 1 && hai_streq(argv[1], "kl"))
+        return evalkl_main(argc - 1, argv + 1);
     args.choices = argc > 1 && hai_streq(argv[1], "choices");
     if (argc < 2 || (!args.choices && !hai_streq(argv[1], "logits")))
-        return jobexit_usage(NAME, "expected 'logits' or 'choices'");
+        return jobexit_usage(NAME, "expected 'logits', 'choices' or 'kl'");
     int status = parse(argc - 1, argv + 1, &args);
     if (!status && (args.choices ? choices(&args, &err) : logits(&args, &err)) < 0)
         status = jobexit_report(NAME, &err);

@@ -1,5 +1,6 @@
 /* hai-quantize - write a model's folder anew with matrices of 8 or 4 bits, or back with plain ones.
  */
+#include "engine/infer/textruns.h"
 #include "engine/model/quantize.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
@@ -10,21 +11,41 @@
 
 #define NAME "hai-quantize"
 
+enum { WINDOW = 512, TOKENS = 16384 };
+
 static const char usage[] =
-    "usage: " NAME " IN OUT --type int8|int4|bf16 [--embedding] [--importance FILE] [--threads N]\n"
+    "usage: " NAME " IN OUT --type int8|int4|bf16 [--embedding] [--threads N]\n"
+    "                    [--importance FILE [--calibrate TEXT [--tokens N]]]\n"
     "Read the model folder IN, write the folder OUT with quantised matrices.\n"
     "  --type int8        8 bits a weight, with a scale for every 32\n"
     "  --type int4        4 bits a weight, with a scale for every 32\n"
     "  --type bf16        back to a plain folder\n"
     "  --embedding        the embedding too, in 8 bits; routers and norms always stay\n"
-    "  --importance FILE  how much each input of a matrix matters\n"
+    "  --importance FILE  how much each input of a matrix matters: errors are weighted with it\n"
+    "  --calibrate TEXT   measure that first by running IN over a text file, and write FILE\n"
+    "  --tokens N         so many of the text at most (default 16384)\n"
     "  --threads N        default: the processors there are\n";
 
 struct args {
-    const char *in, *out, *importance;
+    const char *in, *out, *importance, *text;
     int n_threads;
+    int64_t n_tokens;
     struct quantize_options options;
 };
+
+/* Run the model over the text. */
+static int calibrate(const struct args *args, struct hai_err *err) {
+    const struct generate_place place = {.backend = K_BACKEND_CPU, .n_threads = args->n_threads};
+    _cleanup_free_ int32_t *ids = NULL;
+    int64_t n = 0;
+
+    int r = textruns_read(args->in, args->text, args->n_tokens, &ids, &n, err);
+    if (r < 0)
+        return r;
+    fprintf(stderr, "running %s over %lld tokens\n", args->in, (long long)n);
+    return textruns_measure(args->in, &place, ids, n, MIN(n, (int64_t)WINDOW), args->importance,
+                            err);
+}
 
 static int quantize(struct args *args, struct hai_err *err) {
     _cleanup_(safetensors_freep) struct safetensors *importance = NULL;
@@ -33,7 +54,9 @@ static int quantize(struct args *args, struct hai_err *err) {
     struct k_pool *pool = NULL;
     int r = 0;
 
-    if (args->importance)
+    if (args->text)
+        r = calibrate(args, err);
+    if (r == 0 && args->importance)
         r = safetensors_open(args->importance, &importance, err);
     if (r == 0 && args->n_threads > 1)
         r = pool_new(args->n_threads, &pool, err);
@@ -69,6 +92,13 @@ static int set_option(int c, struct args *ret) {
     case 'i':
         ret->importance = optarg;
         return 0;
+    case 'c':
+        ret->text = optarg;
+        return 0;
+    case 'k':
+        status = modelargs_number(NAME, "--tokens", optarg, 1, 1 << 30, true, &number);
+        ret->n_tokens = (int64_t)number;
+        return status;
     case 'n':
         status = modelargs_number(NAME, "--threads", optarg, 1, MODEL_THREADS_MAX, true, &number);
         ret->n_threads = (int)number;
@@ -88,9 +118,11 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"type",       required_argument, NULL, 't'},
         {"embedding",        no_argument, NULL, 'e'},
         {"importance",            required_argument, NULL, 'i'},
-        {"threads",required_argument, NULL, 'n'},
-        {"help",         no_argument, NULL, 'h'},
-        {0},
+        {"calibrate",required_argument, NULL, 'c'},
+        {"tokens",         required_argument, NULL, 'k'},
+        {"threads", required_argument, NULL, 'n'},
+        {"help",        no_argument, NULL, 'h'},
+        {0           },
     };
     int c;
 
@@ -101,6 +133,9 @@ static int parse(int argc, char **argv, struct args *ret) {
     }
     if (argc - optind != 2)
         return jobexit_usage(NAME, "expected two folders, IN and OUT");
+    if (ret->text && !ret->importance)
+        return jobexit_usage(NAME,
+                             "--calibrate needs --importance, where to write what it measures");
     if (ret->options.type == QUANTIZE_TYPE_COUNT)
         return jobexit_usage(NAME, "expected --type int8, int4 or bf16");
     ret->in = argv[optind];
@@ -109,7 +144,8 @@ static int parse(int argc, char **argv, struct args *ret) {
 }
 
 int main(int argc, char **argv) {
-    struct args args = {.n_threads = modelargs_threads(), .options.type = QUANTIZE_TYPE_COUNT};
+    struct args args = {
+        .n_threads = modelargs_threads(), .n_tokens = TOKENS, .options.type = QUANTIZE_TYPE_COUNT};
     struct hai_err err = {0};
 
     int status = parse(argc, argv, &args);

@@ -68,6 +68,10 @@ int generate_open(const char *dir, const struct generate_place *place, int64_t n
     return 0;
 }
 
+struct model *generate_model(struct generate *g) {
+    return g->model;
+}
+
 const struct model_config *generate_config(const struct generate *g) {
     return &g->config;
 }

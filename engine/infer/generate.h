@@ -29,6 +29,7 @@ void generate_free(struct generate *g);
 DEFINE_CLEANUP(struct generate *, generate_free)
 
 const struct model_config *generate_config(const struct generate *g);
+struct model *generate_model(struct generate *g); // its own
 
 /* Logits of every token: rows are handed over in pieces, ascending, [n_rows, n_vocab] each.
  * -EINVAL: an id outside the vocabulary. */

@@ -246,15 +246,29 @@ static void pack_head(void *arg, int64_t head, int thread) {
                  (uint16_t *)(void *)(w->scale[1] + head * source_scale_bytes(n_values, n_in)));
 }
 
-static const float *find_importance(const struct job *job, const struct item *item, const char *end,
-                                    int64_t n) {
+/* n weights of errors; NULL stays where the file has none. */
+static int find_importance(const struct job *job, const struct item *item, const char *end,
+                           int64_t n, const float **ret, struct hai_err *err) {
+    const struct safetensors *files = job->options->importance;
     const struct safetensors_tensor *t = NULL;
     char name[NAME_BYTES];
 
     (void)snprintf(name, sizeof name, "%s%s", item->p->name, end);
-    if (job->options->importance)
-        t = safetensors_find(job->options->importance, name);
-    return t && t->dtype == SAFETENSORS_F32 && t->n_dims == 1 && t->shape[0] == n ? t->data : NULL;
+    if (!files || !safetensors_find(files, name))
+        return 0;
+    int r = safetensors_get(files, name, 1, &n, &t, err);
+    if (r < 0)
+        return r;
+    const float *values = t->data;
+    for (int64_t i = 0; i < n && t->dtype == SAFETENSORS_F32; i++)
+        if (!(values[i] >= 0 && values[i] < 1e30f))
+            return hai_fail(err, -EINVAL, "%s: %s holds what is no weight of an error",
+                            safetensors_path(files, t), name);
+    if (t->dtype != SAFETENSORS_F32)
+        return hai_fail(err, -EINVAL, "%s: %s has type %s; expected F32",
+                        safetensors_path(files, t), name, safetensors_dtype_name(t->dtype));
+    *ret = values;
+    return 0;
 }
 
 static int write_bytes(struct job *job, const void *data, size_t n_bytes, struct hai_err *err) {
@@ -278,8 +292,11 @@ static int write_quantized(struct job *job, const struct item *item,
     for (int i = 0; i < item->n_tensors; i++)
         n_bytes += t[i].n_bytes;
     w.n_row_values = halves ? 2 * p->shape[0] / p->n_heads * n_in : ROWS * n_in;
-    w.importance = find_importance(job, item, halves ? ".values" : "", n_in);
-    w.key_importance = find_importance(job, item, ".keys", p->n_heads * p->n_key_rows);
+    int r = find_importance(job, item, halves ? ".values" : "", n_in, &w.importance, err);
+    if (r == 0 && halves)
+        r = find_importance(job, item, ".keys", p->n_heads * p->n_key_rows, &w.key_importance, err);
+    if (r < 0)
+        return r;
     _cleanup_free_ uint8_t *bytes = hai_new_array(uint8_t, n_bytes);
     _cleanup_free_ float *rows = hai_new_array(float, n_threads *(size_t)w.n_row_values);
     _cleanup_free_ bool *bad = hai_new_array(bool, n_threads);

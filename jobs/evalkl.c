@@ -1,0 +1,98 @@
+#include "jobs/evalkl.h"
+#include "engine/infer/textruns.h"
+#include "jobs/jobexit.h"
+#include "jobs/modelargs.h"
+#include "lib/json.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+
+#define NAME "hai-eval"
+
+enum { WINDOW = 256, TOKENS = 4096 };
+
+struct args {
+    const char *model, *other, *text;
+    int64_t n_tokens, window;
+    struct generate_place place;
+};
+
+static int set_option(int c, struct args *ret) {
+    double number = 0;
+    int status;
+
+    switch (c) {
+    case 'm':
+        ret->model = optarg;
+        return 0;
+    case 'o':
+        ret->other = optarg;
+        return 0;
+    case 't':
+        ret->text = optarg;
+        return 0;
+    case 'n':
+        status = modelargs_number(NAME, "--tokens", optarg, 2, 1 << 30, true, &number);
+        ret->n_tokens = (int64_t)number;
+        return status;
+    case 'w':
+        status = modelargs_number(NAME, "--window", optarg, 2, 1 << 20, true, &number);
+        ret->window = (int64_t)number;
+        return status;
+    case 'b':
+        return modelargs_backend(NAME, optarg, &ret->place.backend);
+    default:
+        return jobexit_usage(NAME, "kl: unknown option");
+    }
+}
+
+/* 0, or the exit status after a message. */
+static int parse(int argc, char **argv, struct args *ret) {
+    static const struct option options[] = {
+        {"model",            required_argument, NULL, 'm'},
+        {"other",              required_argument, NULL, 'o'},
+        {"text",                  required_argument, NULL, 't'},
+        {"tokens",required_argument, NULL, 'n'},
+        {"window",               required_argument, NULL, 'w'},
+        {"backend",             required_argument, NULL, 'b'},
+        {0             },
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        int status = set_option(c, ret);
+        if (status)
+            return status;
+    }
+    if (optind < argc)
+        return jobexit_usage(NAME, "unexpected '%s'", argv[optind]);
+    if (!ret->model || !ret->other || !ret->text)
+        return jobexit_usage(NAME, "kl: expected --model, --other and --text");
+    return 0;
+}
+
+int evalkl_main(int argc, char **argv) {
+    struct args args = {
+        .n_tokens = TOKENS,
+        .window = WINDOW,
+        .place = {.backend = K_BACKEND_CPU, .n_threads = modelargs_threads()}
+    };
+    struct textruns_compared c = {0};
+    _cleanup_free_ int32_t *ids = NULL;
+    struct hai_err err = {0};
+    int64_t n = 0;
+
+    int status = parse(argc, argv, &args);
+    if (status)
+        return status;
+    int r = textruns_read(args.model, args.text, args.n_tokens, &ids, &n, &err);
+    if (r == 0)
+        r = textruns_compare(args.model, args.other, &args.place, ids, n, args.window, &c, &err);
+    if (r < 0)
+        return jobexit_report(NAME, &err);
+    printf("{\"positions\": %lld, \"kl\": %.6g, \"rms_logit_error\": %.6g, \"same_best\": %.6g, "
+           "\"perplexity\": %.6g, \"perplexity_other\": %.6g}\n",
+           (long long)c.n, c.kl, c.rms, c.same_best, exp(c.nll), exp(c.nll_other));
+    return fflush(stdout) ? JOBEXIT_FAILED : JOBEXIT_DONE;
+}
