@@ -1,6 +1,5 @@
 #include "kernels/quant.h"
 #include "kernels/formats.h"
-#include "kernels/quantscale.h"
 
 enum {
     GROUP = K_QUANT_GROUP,

@@ -13,13 +13,9 @@
  * so that a 64-byte vector holds four inputs of 16 outputs, as 8-bit dot products read them.
  */
 #pragma once
-#include "kernels/kernels.h"
+#include "kernels/quantscale.h"
 
-enum {
-    K_QUANT_GROUP = 32,
-    K_QUANT_PANEL = 16,
-    K_QUANT_LAYOUT = 1, // version, written into files
-};
+enum { K_QUANT_LAYOUT = 1 }; // version, written into files
 
 /* Bytes of the values, and of the scales, of a matrix. */
 size_t k_quant_bytes(enum k_dtype dtype, int64_t n_out, int64_t n_in);

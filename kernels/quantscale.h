@@ -4,7 +4,12 @@
  * the processor has, so all paths give the same codes.
  */
 #pragma once
-#include "kernels/quant.h"
+#include "kernels/kernels.h"
+
+enum {
+    K_QUANT_GROUP = 32, // inputs with one scale
+    K_QUANT_PANEL = 16, // outputs side by side
+};
 
 /* One group of each output of a panel: w[input][output]. Writes a float16 scale and codes, -127 to
  * 127 for Q8, -8 to 7 for Q4. Q4 has one more code below zero than above: the largest value, of

@@ -1,5 +1,8 @@
-/* quantscale_body.h - errors and codes of a group under given scales, for one target; included by
- * quantscale.c. */
+/* quantscale_body.h - errors and codes of a group under given scales, for one target.
+ *
+ * Included without guard by quantscale.c, with SCALE_TARGET (a function attribute) and
+ * SCALE_PATH(name) set.
+ */
 
 /* The scales largest / divisor of LANES outputs as float16, their values and 1 / value (0 for 0).
  */
