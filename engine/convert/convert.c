@@ -1,4 +1,5 @@
 #include "engine/convert/convert.h"
+#include "engine/convert/ggufconfig.h"
 #include "engine/convert/ggufmodel.h"
 #include "engine/convert/ggufwords.h"
 #include "engine/model/folder.h"
@@ -354,7 +355,7 @@ static int open_model(struct job *job, const char *in, struct buf *text, struct 
     int r = gguf_open(in, &job->gguf, err);
 
     if (r == 0)
-        r = ggufmodel_config(job->gguf, text, err);
+        r = ggufconfig_model(job->gguf, text, err);
     if (r < 0)
         return r;
     _cleanup_free_ char *whole =

@@ -19,7 +19,7 @@ struct convert_result {
     int n_quantized, n_matrices;
 };
 
-/* Errors: gguf_open's, ggufmodel_config's, ggufwords_tokenizer's; -ENOTSUP: a tensor of a type that
+/* Errors: gguf_open's, ggufconfig_model's, ggufwords_tokenizer's; -ENOTSUP: a tensor of a type that
  * is not read; -EEXIST: OUT is there. */
 int convert_gguf(const char *in, const char *out, const struct convert_options *options,
                  struct convert_result *ret, struct hai_err *err);

@@ -1,4 +1,5 @@
 /* ggufconfig.c - the configuration half of ggufmodel.h: metadata to config.json. */
+#include "engine/convert/ggufconfig.h"
 #include "engine/convert/ggufmodel.h"
 #include "kernels/kmath.h"
 
@@ -347,7 +348,7 @@ static void read_tokens(struct reading *x) {
     }
 }
 
-int ggufmodel_config(const struct gguf *g, struct buf *ret, struct hai_err *err) {
+int ggufconfig_model(const struct gguf *g, struct buf *ret, struct hai_err *err) {
     const struct gguf_value *v = gguf_find(g, "general.architecture");
     const struct gguf_tensor *embedding = gguf_tensor_find(g, "token_embd.weight");
     struct reading x = {.g = g, .ret = ret, .err = err};

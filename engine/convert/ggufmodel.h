@@ -19,10 +19,6 @@ struct ggufmodel_place {
     int64_t d_head;                   // rows of a head are permuted; 0: they are not
 };
 
-/* Append the text of a config.json. -EINVAL: a key is missing, unknown or of another kind;
- * -ENOTSUP: an architecture or option this engine does not have. */
-int ggufmodel_config(const struct gguf *g, struct buf *ret, struct hai_err *err);
-
 /* Where a parameter is. -ENOENT; -EINVAL: another shape. */
 int ggufmodel_find(const struct gguf *g, const struct model_config *config, const struct param *p,
                    struct ggufmodel_place *ret, struct hai_err *err);

@@ -1,4 +1,5 @@
 /* Whatever bytes a GGUF file holds: an answer, never a crash; and what is accepted can be read. */
+#include "engine/convert/ggufconfig.h"
 #include "engine/convert/ggufmodel.h"
 #include "engine/convert/ggufwords.h"
 
@@ -51,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
     }
     for (size_t i = 0; i < gguf_n_tensors(g); i++)
         sum += gguf_tensor_at(g, i)->data[gguf_tensor_at(g, i)->n_bytes - 1];
-    if (ggufmodel_config(g, &text, &err) == 0)
+    if (ggufconfig_model(g, &text, &err) == 0)
         read_rows(g, &text);
     (void)ggufwords_tokenizer(g, &words, &err);
     (void)ggufwords_config(g, &config, &err);
