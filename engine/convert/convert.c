@@ -3,11 +3,10 @@
 #include "engine/convert/ggufmodel.h"
 #include "engine/convert/ggufwords.h"
 #include "engine/model/folder.h"
-#include "engine/model/source.h"
+#include "engine/model/weightsfile.h"
 #include "kernels/formats.h"
 #include "kernels/quant.h"
 #include "lib/fileio.h"
-#include "storage/safetensors.h"
 
 #include <stdio.h>
 
@@ -28,18 +27,12 @@ struct job {
     struct params *params;
     struct item *items;
     int n_items;
-    struct safetensors_tensor *tensors; // names owned
-    size_t n_tensors;
-    struct safetensors_writer *writer;
-    int64_t n_done, n_all;
+    struct weightsfile *file; // tensors of the items in order
     float *row;
 };
 
 static void job_free(struct job *job) {
-    for (size_t i = 0; i < job->n_tensors; i++)
-        free((char *)(uintptr_t)job->tensors[i].name);
-    safetensors_writer_free(job->writer);
-    free(job->tensors);
+    weightsfile_free(job->file);
     free(job->items);
     free(job->row);
     params_free(job->params);
@@ -48,13 +41,6 @@ static void job_free(struct job *job) {
 
 static bool is_quantized(const struct item *item) {
     return item->dtype == K_Q8 || item->dtype == K_Q4;
-}
-
-static bool is_router(const struct param *p) {
-    static const char end[] = ".mlp.gate.weight";
-    size_t n = strlen(p->name);
-
-    return n > strlen(end) && hai_streq(p->name + n - strlen(end), end);
 }
 
 /* The type that keeps a tensor's values; K_DTYPE_COUNT: it is not read. */
@@ -85,7 +71,7 @@ static int choose_type(const struct job *job, struct item *item, struct hai_err 
                 err, -ENOTSUP, "%s: %s has type %s; expected F32, F16, BF16, Q8_0 or Q4_0",
                 gguf_path(job->gguf), tensors[i]->name, gguf_type_name(tensors[i]->type));
     item->dtype = kept_type(tensors[0]->type);
-    if (item->p->n_dims == 1 || is_router(item->p) ||
+    if (item->p->n_dims == 1 || params_is_router(item->p) ||
         (tensors[1] && tensors[1]->type != tensors[0]->type))
         item->dtype = K_F32;
     return 0;
@@ -131,52 +117,24 @@ static void unify_types(struct item *items, int n) {
     }
 }
 
-static void add_tensor(struct job *job, struct item *item, const char *end,
-                       enum safetensors_dtype dtype, int n_dims, int64_t n0, int64_t n1) {
-    struct safetensors_tensor *t = &job->tensors[job->n_tensors++];
-
-    *t = (struct safetensors_tensor){
-        .name = hai_asprintf("%s%s", item->p->name, end),
-        .dtype = dtype,
-        .n_dims = n_dims,
-        .shape = {n0, n1},
-        .n_bytes = safetensors_dtype_bytes(dtype) * (size_t)n0 * (size_t)(n_dims > 1 ? n1 : 1),
-    };
-    item->n_tensors++;
-    job->n_all += (int64_t)t->n_bytes;
-}
-
-static void add_quantized(struct job *job, struct item *item, const char *part, int64_t n_heads,
-                          int64_t n_out, int64_t n_in) {
-    int64_t n_data = source_data_bytes(item->dtype, n_out, n_in),
-            n_scale = source_scale_bytes(n_out, n_in) / 2;
-    char end[16];
-
-    (void)snprintf(end, sizeof end, "%s.%s", part, item->dtype == K_Q8 ? "q8" : "q4");
-    add_tensor(job, item, end, SAFETENSORS_U8, n_heads ? 2 : 1, n_heads ? n_heads : n_data, n_data);
-    (void)snprintf(end, sizeof end, "%s.scale", part);
-    add_tensor(job, item, end, SAFETENSORS_F16, n_heads ? 2 : 1, n_heads ? n_heads : n_scale,
-               n_scale);
-}
-
-static void add_tensors(struct job *job, struct item *item) {
+static void plan_item(struct job *job, struct item *item) {
     const struct param *p = item->p;
-    enum safetensors_dtype dtype = item->dtype == K_F32   ? SAFETENSORS_F32
-                                   : item->dtype == K_F16 ? SAFETENSORS_F16
-                                                          : SAFETENSORS_BF16;
+    size_t n = weightsfile_count(job->file);
 
     if (!is_quantized(item)) {
-        add_tensor(job, item, "", dtype, p->n_dims, p->shape[0], p->n_dims == 2 ? p->shape[1] : 0);
+        weightsfile_plan(job->file, p, item->dtype);
     } else if (item->place.keys) {
-        add_quantized(job, item, ".keys", p->n_heads, p->shape[1], p->n_key_rows);
-        add_quantized(job, item, ".values", p->n_heads, p->shape[0] / p->n_heads - p->n_key_rows,
-                      p->shape[1]);
+        weightsfile_plan_quant(job->file, p, ".keys", item->dtype, p->n_heads, p->shape[1],
+                               p->n_key_rows);
+        weightsfile_plan_quant(job->file, p, ".values", item->dtype, p->n_heads,
+                               p->shape[0] / p->n_heads - p->n_key_rows, p->shape[1]);
     } else {
-        add_quantized(job, item, "", 0, p->shape[0], p->shape[1]);
+        weightsfile_plan_quant(job->file, p, "", item->dtype, 0, p->shape[0], p->shape[1]);
     }
+    item->n_tensors = (int)(weightsfile_count(job->file) - n);
 }
 
-/* Whole panels first, then types of four bytes, then of two: so all are aligned. */
+/* In the order that weightsfile.h asks for. */
 static int rank_of(const struct item *item) {
     return is_quantized(item) ? 0 : item->dtype == K_F32 ? 1 : 2;
 }
@@ -187,7 +145,8 @@ static int plan_items(struct job *job, struct hai_err *err) {
     int n = 0, r = 0;
 
     job->items = hai_new_array(struct item, (size_t)job->params->n);
-    job->tensors = hai_new_array(struct safetensors_tensor, (size_t)job->params->n * PARTS_MAX);
+    job->file = weightsfile_new((size_t)job->params->n * PARTS_MAX, job->options->on_progress,
+                                job->options->userdata);
     for (int i = 0; i < job->params->n && r == 0; i++) {
         const struct param *p = &job->params->items[i];
         if (p->tie != i)
@@ -205,19 +164,10 @@ static int plan_items(struct job *job, struct hai_err *err) {
         for (int i = 0; i < n; i++)
             if (rank_of(&all[i]) == rank) {
                 job->items[job->n_items] = all[i];
-                add_tensors(job, &job->items[job->n_items++]);
+                plan_item(job, &job->items[job->n_items++]);
             }
     free(all);
     job->row = hai_new_array(float, 2 * (size_t)row_max);
-    return r;
-}
-
-static int write_bytes(struct job *job, const void *data, size_t n_bytes, struct hai_err *err) {
-    int r = safetensors_writer_add(job->writer, data, n_bytes, err);
-
-    job->n_done += (int64_t)n_bytes;
-    if (r == 0 && job->options->on_progress)
-        job->options->on_progress(job->options->userdata, job->n_done, job->n_all);
     return r;
 }
 
@@ -238,8 +188,9 @@ static void move_row(const struct gguf_tensor *t, int64_t from, enum k_dtype dty
     }
 }
 
-static int write_quantized(struct job *job, const struct item *item,
-                           const struct safetensors_tensor *t, struct hai_err *err) {
+/* first: number of the item's first tensor. */
+static int write_quantized(struct job *job, const struct item *item, size_t first,
+                           struct hai_err *err) {
     const struct gguf_tensor *from[2] = {item->place.tensor, NULL};
     size_t n_bytes = 0, at = 0;
 
@@ -248,20 +199,22 @@ static int write_quantized(struct job *job, const struct item *item,
         from[1] = item->place.tensor;
     }
     for (int i = 0; i < item->n_tensors; i++)
-        n_bytes += t[i].n_bytes;
+        n_bytes += weightsfile_bytes(job->file, first + (size_t)i);
     _cleanup_free_ uint8_t *bytes = hai_new_array(uint8_t, n_bytes);
-    for (int i = 0; i < 2 && from[i]; i++, t += 2) {
+    for (int i = 0; i < 2 && from[i]; i++, first += 2) {
+        size_t n_data = weightsfile_bytes(job->file, first),
+               n_scale = weightsfile_bytes(job->file, first + 1);
         int64_t n_heads = item->place.keys ? item->p->n_heads : 1,
                 n_rows = item->place.keys ? from[i]->shape[1] : item->p->shape[0];
         for (int64_t h = 0; h < n_heads; h++)
             for (int64_t row = 0; row < n_rows; row++)
-                move_row(
-                    from[i], item->place.keys ? h * n_rows + row : ggufmodel_row(&item->place, row),
-                    item->dtype, row, bytes + at + (size_t)h * (t[0].n_bytes / (size_t)n_heads),
-                    bytes + at + t[0].n_bytes + (size_t)h * (t[1].n_bytes / (size_t)n_heads));
-        at += t[0].n_bytes + t[1].n_bytes;
+                move_row(from[i],
+                         item->place.keys ? h * n_rows + row : ggufmodel_row(&item->place, row),
+                         item->dtype, row, bytes + at + (size_t)h * (n_data / (size_t)n_heads),
+                         bytes + at + n_data + (size_t)h * (n_scale / (size_t)n_heads));
+        at += n_data + n_scale;
     }
-    return write_bytes(job, bytes, n_bytes, err);
+    return weightsfile_add(job->file, bytes, n_bytes, err);
 }
 
 /* Values as a float type; exact, as only wider types are chosen for narrower values. */
@@ -270,10 +223,10 @@ static int write_values(struct job *job, const float *values, int64_t n, enum k_
     uint16_t *halves = (uint16_t *)(void *)(job->row + n);
 
     if (dtype == K_F32)
-        return write_bytes(job, values, (size_t)n * sizeof *values, err);
+        return weightsfile_add(job->file, values, (size_t)n * sizeof *values, err);
     for (int64_t i = 0; i < n; i++)
         halves[i] = dtype == K_F16 ? k_to_f16(values[i]) : k_to_bf16(values[i]);
-    return write_bytes(job, halves, (size_t)n * sizeof *halves, err);
+    return weightsfile_add(job->file, halves, (size_t)n * sizeof *halves, err);
 }
 
 /* kv_b_proj from its halves, head by head. */
@@ -320,27 +273,13 @@ static const char *quantized_form(const struct job *job) {
 }
 
 static int write_weights(struct job *job, const char *out, struct hai_err *err) {
-    _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", out);
-    const struct safetensors_tensor *t = job->tensors;
-    const char *form = quantized_form(job);
-    char layout[16], group[16];
-    const char *metadata[] = {"format",
-                              "pt",
-                              form ? "hai_quant" : NULL,
-                              form,
-                              SOURCE_LAYOUT_KEY,
-                              layout,
-                              "hai_quant_group",
-                              group,
-                              NULL};
+    size_t first = 0;
+    int r = weightsfile_begin(job->file, out, quantized_form(job), err);
 
-    (void)snprintf(layout, sizeof layout, "%d", K_QUANT_LAYOUT);
-    (void)snprintf(group, sizeof group, "%d", K_QUANT_GROUP);
-    int r = safetensors_writer_new(path, job->tensors, job->n_tensors, metadata, &job->writer, err);
-    for (int i = 0; i < job->n_items && r == 0; t += job->items[i++].n_tensors)
-        r = is_quantized(&job->items[i]) ? write_quantized(job, &job->items[i], t, err)
+    for (int i = 0; i < job->n_items && r == 0; first += (size_t)job->items[i++].n_tensors)
+        r = is_quantized(&job->items[i]) ? write_quantized(job, &job->items[i], first, err)
                                          : write_plain(job, &job->items[i], err);
-    return r < 0 ? r : safetensors_writer_finish(job->writer, err);
+    return r < 0 ? r : weightsfile_finish(job->file, err);
 }
 
 static int write_text(const char *dir, const char *name, const struct buf *text,
@@ -403,7 +342,7 @@ int convert_gguf(const char *in, const char *out, const struct convert_options *
         r = write_weights(&job, folder_dir(folder), err);
     if (r == 0)
         r = folder_finish(folder, err);
-    *ret = (struct convert_result){.n_bytes = job.n_all};
+    *ret = (struct convert_result){.n_bytes = weightsfile_all_bytes(job.file)};
     for (int i = 0; i < job.n_items; i++) {
         ret->n_matrices += job.items[i].p->n_dims == 2;
         ret->n_quantized += is_quantized(&job.items[i]);

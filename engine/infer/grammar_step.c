@@ -299,6 +299,28 @@ static bool fits(const match *m, uint32_t node, uint32_t depth) {
     return m->g->nodes[node].height + depth <= GRAMMAR_DEPTH_MAX;
 }
 
+/* A value that holds no others. Returns whether the frame is of one. */
+static bool feed_leaf(match *m, frame *f, uint8_t byte, struct grammar_set *ret) {
+    switch (m->g->nodes[f->node].kind) {
+    case GRAMMAR_KIND_LITERALS:
+        feed_literals(m, f, byte, ret);
+        return true;
+    case GRAMMAR_KIND_STRING:
+        feed_string(m, f, byte, ret);
+        return true;
+    case GRAMMAR_KIND_PATTERN:
+        feed_pattern(m, f, byte, ret);
+        return true;
+    case GRAMMAR_KIND_WHOLE:
+    case GRAMMAR_KIND_BOUNDED:
+    case GRAMMAR_KIND_NUMBER:
+        grammar_number_feed(m, f, byte, ret);
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Begin a value below a frame (0: none), inside `depth` containers, with its first byte. */
 static void enter(match *m, uint32_t id, uint32_t parent, uint16_t depth, uint8_t byte,
                   struct grammar_set *ret) {
@@ -312,20 +334,6 @@ static void enter(match *m, uint32_t id, uint32_t parent, uint16_t depth, uint8_
         for (uint32_t i = 0; i < node->n; i++)
             enter(m, m->g->lists[node->first + i], parent, depth, byte, ret);
         return;
-    case GRAMMAR_KIND_LITERALS:
-        feed_literals(m, &f, byte, ret);
-        return;
-    case GRAMMAR_KIND_STRING:
-        feed_string(m, &f, byte, ret);
-        return;
-    case GRAMMAR_KIND_PATTERN:
-        feed_pattern(m, &f, byte, ret);
-        return;
-    case GRAMMAR_KIND_WHOLE:
-    case GRAMMAR_KIND_BOUNDED:
-    case GRAMMAR_KIND_NUMBER:
-        grammar_number_feed(m, &f, byte, ret);
-        return;
     case GRAMMAR_KIND_OBJECT:
     case GRAMMAR_KIND_ARRAY:
         if (byte != (node->kind == GRAMMAR_KIND_OBJECT ? '{' : '['))
@@ -334,8 +342,8 @@ static void enter(match *m, uint32_t id, uint32_t parent, uint16_t depth, uint8_
         f.depth++;
         grammar_step_add(m, &f, ret);
         return;
-    default:
-        return;
+    default: // what nothing satisfies has no byte to begin with
+        (void)feed_leaf(m, &f, byte, ret);
     }
 }
 
@@ -614,28 +622,17 @@ void grammar_step_feed(match *m, uint32_t id, uint8_t byte, struct grammar_set *
         if (!feed_space(m, &f, byte, ret))
             enter(m, m->g->lists[m->g->nodes[f.node].first], 0, 0, byte, ret);
         return;
-    case GRAMMAR_KIND_LITERALS:
-        feed_literals(m, &f, byte, ret);
-        return;
-    case GRAMMAR_KIND_STRING:
-        feed_string(m, &f, byte, ret);
-        return;
-    case GRAMMAR_KIND_PATTERN:
-        feed_pattern(m, &f, byte, ret);
-        return;
     case GRAMMAR_KIND_OBJECT:
         feed_object(m, &f, byte, ret);
         return;
     case GRAMMAR_KIND_ARRAY:
         feed_array(m, &f, byte, ret);
         return;
-    case GRAMMAR_KIND_WHOLE:
-    case GRAMMAR_KIND_BOUNDED:
-    case GRAMMAR_KIND_NUMBER:
-        grammar_number_feed(m, &f, byte, ret);
-        return;
-    default:
-        assert(false); // alternatives and what nothing satisfies have no frames
+    default: {
+        bool leaf = feed_leaf(m, &f, byte, ret);
+        assert(leaf); // alternatives and what nothing satisfies have no frames
+        (void)leaf;
+    }
     }
 }
 

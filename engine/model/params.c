@@ -256,3 +256,7 @@ int params_find(const struct params *params, const char *name) {
             return i;
     return -1;
 }
+
+bool params_is_router(const struct param *p) {
+    return ends_with(p->name, ".mlp.gate.weight");
+}

@@ -66,3 +66,6 @@ DEFINE_CLEANUP(struct params *, params_free)
 
 /* Index of a published name, or -1. */
 int params_find(const struct params *params, const char *name);
+
+/* Is it a router's matrix? Its choices flip on small errors, so it is never quantised. */
+bool params_is_router(const struct param *p);

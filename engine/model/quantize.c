@@ -2,6 +2,7 @@
 #include "engine/model/folder.h"
 #include "engine/model/load.h"
 #include "engine/model/source.h"
+#include "engine/model/weightsfile.h"
 #include "kernels/formats.h"
 #include "kernels/quant.h"
 #include "lib/fileio.h"
@@ -63,17 +64,11 @@ struct job {
     struct safetensors *files;
     struct item *items;
     int n_items;
-    struct safetensors_tensor *tensors; // of the items in order; names owned
-    size_t n_tensors;
-    struct safetensors_writer *writer;
-    int64_t n_done, n_all;
+    struct weightsfile *file; // tensors of the items in order
 };
 
 static void job_free(struct job *job) {
-    for (size_t i = 0; i < job->n_tensors; i++)
-        free((char *)job->tensors[i].name);
-    safetensors_writer_free(job->writer);
-    free(job->tensors);
+    weightsfile_free(job->file);
     free(job->items);
     safetensors_free(job->files);
     params_free(job->params);
@@ -83,19 +78,12 @@ static bool is_embedding(const struct param *p) {
     return hai_streq(p->name, "model.embed_tokens.weight");
 }
 
-static bool is_router(const struct param *p) {
-    static const char end[] = ".mlp.gate.weight";
-    size_t n = strlen(p->name);
-
-    return n > strlen(end) && hai_streq(p->name + n - strlen(end), end);
-}
-
 /* What becomes of a parameter. */
 static void choose_form(const struct job *job, struct item *item) {
     const struct param *p = item->p;
     enum k_dtype from = item->source.dtype;
     bool plain = from == K_F32 || from == K_BF16 || from == K_F16;
-    bool wanted = p->n_dims == 2 && job->options->type != QUANTIZE_BF16 && !is_router(p) &&
+    bool wanted = p->n_dims == 2 && job->options->type != QUANTIZE_BF16 && !params_is_router(p) &&
                   (!is_embedding(p) || job->options->embedding);
 
     item->dtype = job->options->type == QUANTIZE_INT4 && !is_embedding(p) ? K_Q4 : K_Q8;
@@ -109,55 +97,24 @@ static void choose_form(const struct job *job, struct item *item) {
         item->form = FORM_BF16;
 }
 
-static void add_tensor(struct job *job, struct item *item, const char *end,
-                       enum safetensors_dtype dtype, int n_dims, int64_t n0, int64_t n1) {
-    struct safetensors_tensor *t = &job->tensors[job->n_tensors++];
-
-    *t = (struct safetensors_tensor){
-        .name = hai_asprintf("%s%s", item->p->name, end),
-        .dtype = dtype,
-        .n_dims = n_dims,
-        .shape = {n0, n1},
-        .n_bytes = safetensors_dtype_bytes(dtype) * (size_t)n0 * (size_t)(n_dims > 1 ? n1 : 1),
-    };
-    item->n_tensors++;
-    job->n_all += (int64_t)t->n_bytes;
-}
-
-static void add_halves(struct job *job, struct item *item, const char *name, int64_t n_out,
-                       int64_t n_in) {
-    int64_t heads = item->p->n_heads;
-    char end[16];
-
-    (void)snprintf(end, sizeof end, ".%s.%s", name, item->dtype == K_Q8 ? "q8" : "q4");
-    add_tensor(job, item, end, SAFETENSORS_U8, 2, heads,
-               source_data_bytes(item->dtype, n_out, n_in));
-    (void)snprintf(end, sizeof end, ".%s.scale", name);
-    add_tensor(job, item, end, SAFETENSORS_F16, 2, heads, source_scale_bytes(n_out, n_in) / 2);
-}
-
-static void add_tensors(struct job *job, struct item *item) {
+static void plan_item(struct job *job, struct item *item) {
     const struct param *p = item->p;
     int64_t n_out = p->shape[0], n_in = p->shape[p->n_dims - 1];
-    enum safetensors_dtype dtype = item->form == FORM_BF16       ? SAFETENSORS_BF16
-                                   : item->source.dtype == K_F32 ? SAFETENSORS_F32
-                                   : item->source.dtype == K_F16 ? SAFETENSORS_F16
-                                                                 : SAFETENSORS_BF16;
+    size_t n = weightsfile_count(job->file);
 
     if (item->form == FORM_WHOLE) {
-        add_tensor(job, item, item->dtype == K_Q8 ? ".q8" : ".q4", SAFETENSORS_U8, 1,
-                   source_data_bytes(item->dtype, n_out, n_in), 0);
-        add_tensor(job, item, ".scale", SAFETENSORS_F16, 1, source_scale_bytes(n_out, n_in) / 2, 0);
+        weightsfile_plan_quant(job->file, p, "", item->dtype, 0, n_out, n_in);
     } else if (item->form == FORM_HALVES) {
-        add_halves(job, item, "keys", n_in, p->n_key_rows);
-        add_halves(job, item, "values", n_out / p->n_heads - p->n_key_rows, n_in);
+        weightsfile_plan_quant(job->file, p, ".keys", item->dtype, p->n_heads, n_in, p->n_key_rows);
+        weightsfile_plan_quant(job->file, p, ".values", item->dtype, p->n_heads,
+                               n_out / p->n_heads - p->n_key_rows, n_in);
     } else {
-        add_tensor(job, item, "", dtype, p->n_dims, n_out, p->n_dims == 2 ? n_in : 0);
+        weightsfile_plan(job->file, p, item->form == FORM_BF16 ? K_BF16 : item->source.dtype);
     }
+    item->n_tensors = (int)(weightsfile_count(job->file) - n);
 }
 
-/* Whole panels come first, then plain tensors of four bytes a value, of two: so everything is
- * aligned without holes. */
+/* In the order that weightsfile.h asks for. */
 static int rank_of(const struct item *item) {
     if (item->form == FORM_WHOLE || item->form == FORM_HALVES)
         return 0;
@@ -170,7 +127,8 @@ static int plan_items(struct job *job, struct hai_err *err) {
     int n = 0, r = 0;
 
     job->items = hai_new_array(struct item, (size_t)job->params->n);
-    job->tensors = hai_new_array(struct safetensors_tensor, (size_t)job->params->n * PARTS_MAX);
+    job->file = weightsfile_new((size_t)job->params->n * PARTS_MAX, job->options->on_progress,
+                                job->options->userdata);
     for (int i = 0; i < job->params->n && r == 0; i++) {
         const struct param *p = &job->params->items[i], *owner = &job->params->items[p->tie];
         bool own_head = !back && !p->in_file && !job->options->embedding;
@@ -187,7 +145,7 @@ static int plan_items(struct job *job, struct hai_err *err) {
         for (int i = 0; i < n; i++)
             if (rank_of(&all[i]) == rank) {
                 job->items[job->n_items] = all[i];
-                add_tensors(job, &job->items[job->n_items++]);
+                plan_item(job, &job->items[job->n_items++]);
             }
     free(all);
     return r;
@@ -271,18 +229,9 @@ static int find_importance(const struct job *job, const struct item *item, const
     return 0;
 }
 
-static int write_bytes(struct job *job, const void *data, size_t n_bytes, struct hai_err *err) {
-    int r = safetensors_writer_add(job->writer, data, n_bytes, err);
-
-    job->n_done += (int64_t)n_bytes;
-    if (r == 0 && job->options->on_progress)
-        job->options->on_progress(job->options->userdata, job->n_done, job->n_all);
-    return r;
-}
-
-/* Quantise into memory, then write. t: the item's first tensor. */
-static int write_quantized(struct job *job, const struct item *item,
-                           const struct safetensors_tensor *t, struct hai_err *err) {
+/* Quantise into memory, then write. first: number of the item's first tensor. */
+static int write_quantized(struct job *job, const struct item *item, size_t first,
+                           struct hai_err *err) {
     const struct param *p = item->p;
     bool halves = item->form == FORM_HALVES;
     int64_t n_in = p->shape[1];
@@ -290,7 +239,7 @@ static int write_quantized(struct job *job, const struct item *item,
     struct work w = {.item = item};
 
     for (int i = 0; i < item->n_tensors; i++)
-        n_bytes += t[i].n_bytes;
+        n_bytes += weightsfile_bytes(job->file, first + (size_t)i);
     w.n_row_values = halves ? 2 * p->shape[0] / p->n_heads * n_in : ROWS * n_in;
     int r = find_importance(job, item, halves ? ".values" : "", n_in, &w.importance, err);
     if (r == 0 && halves)
@@ -303,10 +252,10 @@ static int write_quantized(struct job *job, const struct item *item,
     w.rows = rows;
     w.bad = bad;
     w.data[0] = bytes;
-    w.scale[0] = bytes + t[0].n_bytes;
+    w.scale[0] = bytes + weightsfile_bytes(job->file, first);
     if (halves) {
-        w.data[1] = w.scale[0] + t[1].n_bytes;
-        w.scale[1] = w.data[1] + t[2].n_bytes;
+        w.data[1] = w.scale[0] + weightsfile_bytes(job->file, first + 1);
+        w.scale[1] = w.data[1] + weightsfile_bytes(job->file, first + 2);
     }
     pool_run(job->options->pool, halves ? p->n_heads : (p->shape[0] + ROWS - 1) / ROWS,
              halves ? pack_head : pack_rows, &w);
@@ -314,7 +263,7 @@ static int write_quantized(struct job *job, const struct item *item,
         if (bad[i])
             return hai_fail(err, -EINVAL, "%s holds a value that is not finite, or too large",
                             p->name);
-    return write_bytes(job, bytes, n_bytes, err);
+    return weightsfile_add(job->file, bytes, n_bytes, err);
 }
 
 struct rounding {
@@ -347,25 +296,26 @@ static int write_bf16(struct job *job, const struct item *item, struct hai_err *
     for (; a.first < n_all && r == 0; a.first += a.n) {
         a.n = MIN(n_all - a.first, n_max);
         pool_run(job->options->pool, (a.n + PIECE - 1) / PIECE, round_piece, &a);
-        r = write_bytes(job, rounded, (size_t)a.n * sizeof *rounded, err);
+        r = weightsfile_add(job->file, rounded, (size_t)a.n * sizeof *rounded, err);
     }
     return r;
 }
 
 static int write_tensors(struct job *job, struct hai_err *err) {
-    const struct safetensors_tensor *t = job->tensors;
+    size_t first = 0;
     int r = 0;
 
-    for (int i = 0; i < job->n_items && r == 0; t += job->items[i++].n_tensors) {
+    for (int i = 0; i < job->n_items && r == 0; first += (size_t)job->items[i++].n_tensors) {
         const struct item *item = &job->items[i];
         if (item->form == FORM_COPY)
-            r = write_bytes(job, item->source.data, t->n_bytes, err);
+            r = weightsfile_add(job->file, item->source.data, weightsfile_bytes(job->file, first),
+                                err);
         else if (item->form == FORM_BF16)
             r = write_bf16(job, item, err);
         else
-            r = write_quantized(job, item, t, err);
+            r = write_quantized(job, item, first, err);
     }
-    return r < 0 ? r : safetensors_writer_finish(job->writer, err);
+    return r < 0 ? r : weightsfile_finish(job->file, err);
 }
 
 /* A name with its numbers replaced by "*". */
@@ -426,27 +376,14 @@ static int write_config(const struct job *job, const char *in, const char *out,
 }
 
 static int write_weights(struct job *job, const char *out, struct hai_err *err) {
-    _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", out);
-    char layout[16], group[16];
-    bool back = job->options->type == QUANTIZE_BF16;
-    const char *metadata[] = {"format",
-                              "pt",
-                              back ? NULL : "hai_quant",
-                              type_names[job->options->type],
-                              SOURCE_LAYOUT_KEY,
-                              layout,
-                              "hai_quant_group",
-                              group,
-                              NULL};
+    enum quantize_type type = job->options->type;
+    int r = weightsfile_begin(job->file, out, type == QUANTIZE_BF16 ? NULL : type_names[type], err);
 
-    (void)snprintf(layout, sizeof layout, "%d", K_QUANT_LAYOUT);
-    (void)snprintf(group, sizeof group, "%d", K_QUANT_GROUP);
-    int r = safetensors_writer_new(path, job->tensors, job->n_tensors, metadata, &job->writer, err);
     return r < 0 ? r : write_tensors(job, err);
 }
 
 static void count(const struct job *job, struct quantize_result *ret) {
-    *ret = (struct quantize_result){.n_bytes = job->n_all};
+    *ret = (struct quantize_result){.n_bytes = weightsfile_all_bytes(job->file)};
     for (int i = 0; i < job->n_items; i++) {
         ret->n_matrices += job->items[i].p->n_dims == 2;
         ret->n_quantized += rank_of(&job->items[i]) == 0;

@@ -20,7 +20,7 @@ enum quantize_type {
 };
 
 /* importance   float32 [n_in] for matrices by published name, of kv_b_proj's halves NAME.values and
- *              NAME.keys [n_heads * n_key_rows]: weights of squared errors (quantize_importance.h);
+ *              NAME.keys [n_heads * n_key_rows]: weights of squared errors (importance.h);
  *              a matrix that is not there has equal ones. NULL: none
  * pool         may be NULL
  * on_progress  told now and then how many bytes of the output are written; may be NULL */

@@ -47,7 +47,7 @@ def check_make(bench, generate, scratch):
     run(bench, "--make", other, "--like", "tiny", "--seed", 1)
     check(weights(other) != weights(again), "the seed does not change the values")
     code, _, err = run(bench, "--make", again, "--like", "tiny")
-    check(code == 1 and "is there already" in err, "%d %s" % (code, err))
+    check(code == 2 and "is there already" in err, "%d %s" % (code, err))
 
 
 def check_numbers(bench, model, *more):

@@ -44,12 +44,17 @@ def logits(evaluate, model, scratch, *more):
     return a
 
 
-def distance(a, b):
-    """RMS difference over RMS of b, the median over tokens: one whose experts changed counts once."""
+def distances(a, b):
+    """RMS difference over RMS of b, for each token."""
     check(len(a) == len(b), "%d and %d logits" % (len(a), len(b)))
     rows = [(a[i:i + 512], b[i:i + 512]) for i in range(0, len(b), 512)]
-    return statistics.median(math.sqrt(sum((x - y) ** 2 for x, y in zip(*row)) /
-                                       sum(y * y for y in row[1])) for row in rows)
+    return [math.sqrt(sum((x - y) ** 2 for x, y in zip(*row)) / sum(y * y for y in row[1]))
+            for row in rows]
+
+
+def distance(a, b):
+    """The median over tokens: one whose experts changed counts once."""
+    return statistics.median(distances(a, b))
 
 
 def header(path):
@@ -86,6 +91,7 @@ def check_models(quantize, evaluate, scratch):
     """Logits: of whole numbers near the model's, of the folder back nearer still, whatever threads
     and backend."""
     bounds = {"int8": 0.07, "int4": 0.7}
+    beside_ref = []
     for model in ("llama_gqa", "deepseek_moe", "dsv2_lite", "dsv3_fp8_act", "qwen2_tied"):
         plain = logits(evaluate, MODELS + model, scratch)
         for kind, bound in bounds.items():
@@ -97,8 +103,10 @@ def check_models(quantize, evaluate, scratch):
             got = logits(evaluate, out, scratch)
             check(0 < distance(got, plain) < bound, "%s %s: %g" % (model, kind, distance(got, plain)))
             ref = logits(evaluate, out, scratch, "--backend", "ref")
-            # A value on the edge between two codes may fall either way.
-            check(distance(got, ref) < 0.02, "%s %s: ref differs by %g" %
+            # An activation on the edge between two codes may fall either way, as its last bit does,
+            # and every later token sees it. Until then both say the same.
+            beside_ref += distances(got, ref)
+            check(distance(got, ref) < bounds["int8"], "%s %s: ref differs by %g" %
                   (model, kind, distance(got, ref)))
             code, text, err = run(quantize, out, back, "--type", "bf16", "--threads", 1)
             check(code == 0, text + err)
@@ -112,6 +120,8 @@ def check_models(quantize, evaluate, scratch):
                             logits(evaluate, back, scratch, "--dtype", "bf16"))
             check(flat == 0, "%s %s: read as bf16: %g" % (model, kind, flat))
             shutil.rmtree(back)
+    same = sum(d < 1e-3 for d in beside_ref)
+    check(same > 0.6 * len(beside_ref), "of %d tokens %d are as on ref" % (len(beside_ref), same))
 
 
 def check_files(quantize, scratch):
