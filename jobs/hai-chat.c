@@ -6,6 +6,7 @@
 #include "jobs/talk.h"
 
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -48,12 +49,34 @@ struct chatter {
     struct talk *talk;
 };
 
-/* Set by Ctrl-C. */
+/* Set by Ctrl-C. In a terminal SIGINT is let in only while an answer comes or a line is waited for:
+ * elsewhere it stays pending, so that none falls between two looks. */
 static volatile int interrupted;
 
 static void on_interrupt(int signal) {
     (void)signal;
     interrupted = 1;
+}
+
+static void let_in(const struct chatter *c, bool in) {
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    if (c->terminal)
+        sigprocmask(in ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL);
+}
+
+/* Wait until there is something to read. Returns whether Ctrl-C came first. */
+static bool wait_line(const struct chatter *c) {
+    struct pollfd in = {STDIN_FILENO, POLLIN, 0};
+    sigset_t set;
+
+    if (!c->terminal)
+        return false;
+    sigprocmask(SIG_BLOCK, NULL, &set);
+    sigdelset(&set, SIGINT);
+    return ppoll(&in, 1, NULL, &set) < 0 && errno == EINTR;
 }
 
 static void complain(struct chatter *c, const struct hai_err *err) {
@@ -87,8 +110,11 @@ static void ask(struct chatter *c, const char *text) {
     struct talk_answer a = {0};
     struct hai_err err = {0};
 
-    interrupted = 0;
-    if (talk_ask(c->talk, text, &c->options, print_piece, c, &interrupted, &a, &err) < 0) {
+    let_in(c, true); // one that came since the line was read stops this answer
+
+    int r = talk_ask(c->talk, text, &c->options, print_piece, c, &interrupted, &a, &err);
+    let_in(c, false);
+    if (r < 0) {
         complain(c, &err);
         return;
     }
@@ -180,17 +206,15 @@ static bool read_message(struct chatter *c, struct buf *ret) {
 
     buf_clear(ret);
     while (more) {
+        interrupted = 0;
         if (c->terminal)
             fputs(ret->n_bytes ? ". " : "> ", stderr);
-        errno = 0;
-        ssize_t n = getline(&text, &text_max, stdin);
-        if (n < 0 && errno == EINTR) {
-            clearerr(stdin);
+        if (wait_line(c)) {
             buf_clear(ret);
-            if (c->terminal)
-                fprintf(stderr, "\n(Ctrl-D or /exit leaves)\n");
+            fprintf(stderr, "\n(Ctrl-D or /exit leaves)\n");
             continue;
         }
+        ssize_t n = getline(&text, &text_max, stdin);
         if (n < 0) {
             free(text);
             text = NULL;
@@ -232,7 +256,7 @@ static int talk(struct chatter *c) {
 }
 
 static int run(struct chatter *c, struct hai_err *err) {
-    const struct sigaction action = {.sa_handler = on_interrupt}; // reads end with EINTR
+    const struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
     int r = talk_open(c->model, &c->engine, c->form, &c->talk, err);
 
     if (r == 0 && c->system)
@@ -244,6 +268,7 @@ static int run(struct chatter *c, struct hai_err *err) {
     c->terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
     if (c->terminal)
         sigaction(SIGINT, &action, NULL);
+    let_in(c, false);
     if (c->terminal && !c->quiet)
         fprintf(stderr, "%s; /help lists commands\n", c->model);
     r = talk(c);

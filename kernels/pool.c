@@ -1,6 +1,7 @@
 #include "kernels/pool.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -111,6 +112,23 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
+/* Signals are the program's own thread's business: one that waits for them must not miss any. */
+static int start_workers(struct k_pool *pool, int n) {
+    sigset_t all, before;
+    int r = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = 0; i < n && r == 0; i++) {
+        struct worker *w = &pool->workers[i];
+        *w = (struct worker){.pool = pool, .number = i + 1};
+        r = -pthread_create(&w->thread, NULL, worker_main, w);
+        pool->n_workers += r == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return r;
+}
+
 int pool_new(int n_threads, struct k_pool **ret, struct hai_err *err) {
     struct k_pool *pool = hai_new(struct k_pool);
 
@@ -121,15 +139,10 @@ int pool_new(int n_threads, struct k_pool **ret, struct hai_err *err) {
     pool->workers = hai_new_array(struct worker, (size_t)n_threads);
     pool->ranges = aligned_alloc(64, (size_t)n_threads * sizeof *pool->ranges);
     assert(pool->ranges);
-    for (int i = 0; i < n_threads - 1; i++) {
-        struct worker *w = &pool->workers[i];
-        *w = (struct worker){.pool = pool, .number = i + 1};
-        int r = pthread_create(&w->thread, NULL, worker_main, w);
-        if (r) {
-            pool_free(pool);
-            return hai_fail(err, -r, "cannot start %d threads: %s", n_threads, strerror(r));
-        }
-        pool->n_workers++;
+    int r = start_workers(pool, n_threads - 1);
+    if (r < 0) {
+        pool_free(pool);
+        return hai_fail(err, r, "cannot start %d threads: %s", n_threads, strerror(-r));
     }
     *ret = pool;
     return 0;
