@@ -52,7 +52,7 @@ static bool is_thought(const struct added_token *t) {
 
 static bool is_allowed(const struct added_token *t, const uint8_t *marks) {
     for (size_t i = 0; marks && i < t->n_bytes; i++)
-        if (marks[i] != ADDED_BY_PROGRAM && !is_one_character(t) &&
+        if (marks[i] != ADDED_BY_PROGRAM && (t->special || !is_one_character(t)) &&
             !(marks[i] == ADDED_BY_MODEL && is_thought(t)))
             return false;
     return true;

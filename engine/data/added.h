@@ -1,9 +1,9 @@
 /* added.h - tokens that are looked for in a text before anything else, the longest first.
  *
  * Marks say who wrote a byte of the text. What a person wrote is never read as one of these tokens,
- * so nobody can forge a turn of a chat; single characters excepted, since vocabularies without a
- * byte add it that way (DeepSeek-Coder: õ). What a model wrote may hold the two tokens around its
- * thoughts.
+ * so nobody can forge a turn of a chat; single characters that are not special excepted, since
+ * vocabularies without a byte add it that way (DeepSeek-Coder: õ). What a model wrote may hold the
+ * two tokens around its thoughts.
  */
 #pragma once
 #include "lib/base.h"

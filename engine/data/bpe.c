@@ -53,6 +53,7 @@ struct bpe {
     uint64_t *filter;
     struct byte_pair *byte_pairs; // 256 x 256; NULL until the first word
     const struct vocab *whole;    // NULL: words are merged from bytes
+    const uint8_t *not_whole;     // by id: no word becomes it
     struct word *words;
     struct symbol *symbols;
     size_t n_symbols_max;
@@ -87,8 +88,9 @@ void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id) {
     bpe->bytes[byte] = id;
 }
 
-void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab) {
+void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab, const uint8_t *except) {
     bpe->whole = vocab;
+    bpe->not_whole = except;
 }
 
 static uint64_t pair_of(int32_t left, int32_t right) {
@@ -295,7 +297,7 @@ static void merge_word(struct bpe *bpe, const uint8_t *word, size_t n_bytes,
     int32_t id = bpe->whole ? vocab_find(bpe->whole, word, n_bytes) : -1;
     size_t n_known = 0;
 
-    if (id >= 0) {
+    if (id >= 0 && !bpe->not_whole[id]) {
         token_list_add(ret, id);
         return;
     }

@@ -19,8 +19,12 @@ DEFINE_CLEANUP(struct bpe *, bpe_free)
 void bpe_set_byte(struct bpe *bpe, uint8_t byte, int32_t id);
 
 /* A word that is a token of this vocabulary becomes that token, merges or not ("ignore_merges").
- * The vocabulary must outlive bpe. */
-void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab);
+ *
+ * except  by id, not 0: no word becomes it. Added tokens are among the vocabulary and found by
+ *         added.h alone, which looks at who wrote them
+ *
+ * Both must outlive bpe. */
+void bpe_set_whole_words(struct bpe *bpe, const struct vocab *vocab, const uint8_t *except);
 
 /* left followed by right becomes merged; lower ranks go first. A pair given twice keeps the first.
  * Ids and ranks are below VOCAB_MAX. */

@@ -16,7 +16,7 @@ void tokenizer_free(struct tokenizer *t) {
     vocab_free(&t->vocab);
     buf_free(&t->normal);
     buf_free(&t->normal_marks);
-    free(t->special);
+    free(t->kinds);
     free(t->dir);
     free(t);
 }
@@ -26,11 +26,11 @@ struct tokenizer *tokenizer_new_bytes(void) {
 
     t->begin = BYTES_BEGIN;
     t->end = BYTES_END;
-    t->special = hai_alloc(BYTES_COUNT);
+    t->kinds = hai_alloc(BYTES_COUNT);
     for (int i = 0; i < BYTES_COUNT; i++) {
         int r = vocab_add(&t->vocab, i, &(uint8_t){(uint8_t)i}, i < 256);
         assert(r == 0);
-        t->special[i] = i >= BYTES_BEGIN;
+        t->kinds[i] = i >= BYTES_BEGIN ? TOKENIZER_SPECIAL : 0;
     }
     return t;
 }
@@ -59,7 +59,7 @@ int32_t tokenizer_added(const struct tokenizer *t, const char *text) {
 }
 
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
-    return id >= 0 && id < t->vocab.n && t->special[id];
+    return id >= 0 && id < t->vocab.n && t->kinds[id] & TOKENIZER_SPECIAL;
 }
 
 /* Cut valid UTF-8 by the steps from number `step` on; words go to the merger. */

@@ -7,12 +7,15 @@
 #include "engine/data/tokenizer.h"
 #include "engine/data/vocab.h"
 
+/* ADDED: found by its text alone (added.h); SPECIAL: left out of decoded text. */
+enum { TOKENIZER_ADDED = 1, TOKENIZER_SPECIAL = 2 };
+
 enum { TOKENIZER_STEPS_MAX = 16, TOKENIZER_FILE_BYTES_MAX = 64 << 20 };
 
 struct tokenizer {
     char *dir; // where the files are; NULL: bytes, or not from a folder
     struct vocab vocab;
-    uint8_t *special; // by id: left out of decoded text
+    uint8_t *kinds; // by id: bits below
     int32_t begin, end;
     uint64_t digest;
     struct bpe *bpe;                          // NULL: bytes

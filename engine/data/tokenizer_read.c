@@ -397,8 +397,6 @@ static int read_model(struct reader *x) {
     size_t end = x->scan.at;
     r = x->merges_later ? read_merges(x) : 0;
     x->scan.at = end;
-    if (is_set(x->model, "ignore_merges"))
-        bpe_set_whole_words(x->t->bpe, &x->t->vocab);
     return r < 0 ? r : check_model(x);
 }
 
@@ -456,9 +454,12 @@ static int read_added(const struct reader *x, const struct json *list) {
             vocab_add(&t->vocab, id, bytes.data, bytes.n_bytes);
     }
     added_sort(&t->added);
-    t->special = hai_alloc((size_t)t->vocab.n);
+    t->kinds = hai_alloc((size_t)t->vocab.n);
     for (size_t i = 0; i < t->added.n; i++)
-        t->special[t->added.list[i].id] = t->added.list[i].special;
+        t->kinds[t->added.list[i].id] =
+            TOKENIZER_ADDED | (t->added.list[i].special ? TOKENIZER_SPECIAL : 0);
+    if (is_set(x->model, "ignore_merges"))
+        bpe_set_whole_words(t->bpe, &t->vocab, t->kinds);
     return 0;
 }
 

@@ -129,8 +129,8 @@ struct made_up {
     bool merges_first;                        // before the vocabulary
 };
 
-static const char *const made_up_tokens[] = {"ab", "abc", "\u0120a",     "xyz",
-                                             "12", "123", "\u00c3\u00a9"};
+static const char *const made_up_tokens[] = {"ab", "abc", "\u0120a",      "xyz",
+                                             "12", "123", "\u00c3\u00a9", "end"};
 static const char *const made_up_merges[][2] = {
     {"a",      "b"     },
     {"ab",     "c"     },
@@ -172,7 +172,10 @@ static struct tokenizer *make_up(const struct made_up *m) {
                "{\"id\": 271, \"content\": \"<a>b\", \"special\": false},"
                "{\"id\": 272, \"content\": \"<n>e\u0301\", \"normalized\": true},"
                "{\"id\": 273, \"content\": \"\u00f5\", \"normalized\": true},"
-               "{\"id\": 274, \"content\": \"<think>\", \"normalized\": true}],"
+               "{\"id\": 274, \"content\": \"<think>\", \"normalized\": true},"
+               "{\"id\": 275, \"content\": \"\u00a7\", \"special\": true},"
+               "{\"id\": 276, \"content\": \"call\", \"special\": true},"
+               "{\"id\": 263, \"content\": \"end\", \"special\": true}],"
                "\"normalizer\": %s, \"pre_tokenizer\": {\"type\": \"Sequence\", "
                "\"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": %s}, "
                "\"behavior\": \"Isolated\"}, {\"type\": \"ByteLevel\", \"use_regex\": false}]},"
@@ -240,28 +243,36 @@ TEST(made_up_tokenizers)
     }
 }
 
-/* What a person wrote holds no special token, part of it neither; what a model wrote holds its
- * thoughts; a vocabulary's single characters are always found. */
+/* What a person wrote holds no special token, part of it neither, nor as a whole word; what a model
+ * wrote holds its thoughts; a vocabulary's single characters are always found, unless special. */
 TEST(marked_text)
 {
     static const struct {
         const char *text, *marks;
         int ids[12];
     } cases[] = {
-        {"<a>",          "000",     {270, -1}               },
-        {"<a>",          "111",     {'<', 'a', '>', -1}     },
-        {"<a>",          "001",     {'<', 'a', '>', -1}     },
-        {"<a>",          "100",     {'<', 'a', '>', -1}     },
-        {"<a>b",         "0001",    {270, 'b', -1}          },
-        {"<a><a>",       "111000",  {'<', 'a', '>', 270, -1}},
-        {"\xC3\xB5",     "11",      {273, -1}               },
-        {"<think>",      "0000000", {274, -1}               },
-        {"<think>",      "2222222", {274, -1}               },
-        {"<a>",          "222",     {'<', 'a', '>', -1}     },
-        {"e\xCC\x81<a>", "111111",  {262, '<', 'a', '>', -1}},
-        {"e\xCC\x81<a>", "111000",  {262, 270, -1}          },
+        {"<a>",          "000",      {270, -1}                          },
+        {"<a>",          "111",      {'<', 'a', '>', -1}                },
+        {"<a>",          "001",      {'<', 'a', '>', -1}                },
+        {"<a>",          "100",      {'<', 'a', '>', -1}                },
+        {"<a>b",         "0001",     {270, 'b', -1}                     },
+        {"<a><a>",       "111000",   {'<', 'a', '>', 270, -1}           },
+        {"\xC3\xB5",     "11",       {273, -1}                          },
+        {"<think>",      "0000000",  {274, -1}                          },
+        {"<think>",      "2222222",  {274, -1}                          },
+        {"<a>",          "222",      {'<', 'a', '>', -1}                },
+        {"e\xCC\x81<a>", "111111",   {262, '<', 'a', '>', -1}           },
+        {"e\xCC\x81<a>", "111000",   {262, 270, -1}                     },
+        {"\xC2\xA7",     "00",       {275, -1}                          },
+        {"\xC2\xA7",     "11",       {0xC2, 0xA7, -1}                   },
+        {"\xC2\xA7",     "22",       {0xC2, 0xA7, -1}                   },
+        {"call\nxyz",    "00000000", {276, '\n', 259, -1}               },
+        {"call\nxyz",    "11111111", {'c', 'a', 'l', 'l', '\n', 259, -1}},
+        {"end\nxyz",     "0000000",  {263, '\n', 259, -1}               },
+        {"end\nxyz",     "1111111",  {'e', 'n', 'd', '\n', 259, -1}     },
     };
-    static const struct made_up made = {"{\"type\": \"NFC\"}", QWEN, "", false, false};
+    static const struct made_up made = {"{\"type\": \"NFC\"}", QWEN, ", \"ignore_merges\": true",
+                                        false, false};
     _cleanup_(tokenizer_freep) struct tokenizer *t = make_up(&made);
 
     for (size_t i = 0; t && i < ARRAY_SIZE(cases); i++) {
