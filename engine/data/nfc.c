@@ -4,10 +4,17 @@
 
 #include <utf8proc.h>
 
-enum { PLAIN = 1, JOINING_INDEX = 0x8000 };
+enum {
+    PLAIN = 1,
+    JOINING_INDEX = 0x8000,
+    PARTS_MAX = 18, // characters that one is made of, more than any has
+    CLASSES = 256,  // of combining characters
+};
 
 struct nfc {
     struct charclass *chars;
+    int32_t *parts, *sorted; // scratch: characters of a stretch of text
+    size_t n_parts_max;
 };
 
 /* The vowels and finals of Hangul join by rule, not by table. */
@@ -45,6 +52,8 @@ void nfc_free(struct nfc *nfc) {
     if (!nfc)
         return;
     charclass_free(nfc->chars);
+    free(nfc->parts);
+    free(nfc->sorted);
     free(nfc);
 }
 
@@ -80,18 +89,79 @@ static void add_marks(struct buf *ret, const uint8_t *marks, size_t n_from, size
         memset(buf_extend(ret, n_to), highest, n_to);
 }
 
-static void add_normal(const char *text, size_t n_bytes, const uint8_t *marks, struct buf *ret,
-                       struct buf *ret_marks) {
-    uint8_t *normal = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const uint8_t *)text, (utf8proc_ssize_t)n_bytes, &normal,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+static size_t class_of(int32_t c) {
+    utf8proc_propval_t class = utf8proc_get_property(c)->combining_class;
 
-    if (n < 0) // it has run out of memory: the text is valid
-        abort();
-    buf_add(ret, normal, (size_t)n);
+    assert(class >= 0);
+    assert(class < CLASSES);
+    return (size_t) class;
+}
+
+/* Characters in the order of their classes, those of one class as they stand. Counted, as the
+ * library's own way of moving them one place at a time takes quadratic time. */
+static void sort_run(int32_t *parts, size_t n, int32_t *scratch) {
+    size_t first[CLASSES + 1] = {0};
+    bool sorted = true;
+
+    for (size_t i = 0; i < n; i++) {
+        first[class_of(parts[i]) + 1]++;
+        sorted &= !i || class_of(parts[i - 1]) <= class_of(parts[i]);
+    }
+    if (sorted)
+        return;
+    for (size_t i = 1; i < CLASSES; i++)
+        first[i] += first[i - 1];
+    for (size_t i = 0; i < n; i++)
+        scratch[first[class_of(parts[i])]++] = parts[i];
+    memcpy(parts, scratch, n * sizeof *parts);
+}
+
+/* Each run of combining characters. */
+static void sort_parts(int32_t *parts, size_t n, int32_t *scratch) {
+    for (size_t at = 0, end; at < n; at = end) {
+        for (end = at; end < n && class_of(parts[end]);)
+            end++;
+        if (end - at > 1)
+            sort_run(parts + at, end - at, scratch);
+        end += end == at;
+    }
+}
+
+/* The characters of a text, taken apart. */
+static size_t take_apart(struct nfc *nfc, const char *text, size_t n_bytes) {
+    size_t n = 0;
+    uint32_t c;
+
+    for (size_t at = 0; at < n_bytes;) {
+        if (n + PARTS_MAX >= nfc->n_parts_max) {
+            nfc->n_parts_max = 2 * (n + PARTS_MAX);
+            nfc->parts = hai_realloc_array(nfc->parts, nfc->n_parts_max, sizeof *nfc->parts);
+            nfc->sorted = hai_realloc_array(nfc->sorted, nfc->n_parts_max, sizeof *nfc->sorted);
+        }
+        at += utf8_next(text + at, &c);
+        utf8proc_ssize_t n_parts =
+            utf8proc_decompose_char((utf8proc_int32_t)c, nfc->parts + n, PARTS_MAX,
+                                    UTF8PROC_STABLE | UTF8PROC_COMPOSE, NULL);
+        assert(n_parts > 0);
+        assert(n_parts <= PARTS_MAX);
+        n += (size_t)n_parts;
+    }
+    return n;
+}
+
+static void add_normal(struct nfc *nfc, const char *text, size_t n_bytes, const uint8_t *marks,
+                       struct buf *ret, struct buf *ret_marks) {
+    size_t n = take_apart(nfc, text, n_bytes);
+
+    sort_parts(nfc->parts, n, nfc->sorted);
+    // Joined, and as UTF-8 in the same place, with a zero behind: of a character four bytes at
+    // most.
+    utf8proc_ssize_t n_normal =
+        utf8proc_reencode(nfc->parts, (utf8proc_ssize_t)n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    assert(n_normal >= 0);
+    buf_add(ret, nfc->parts, (size_t)n_normal);
     if (marks)
-        add_marks(ret_marks, marks, n_bytes, (size_t)n);
-    free(normal);
+        add_marks(ret_marks, marks, n_bytes, (size_t)n_normal);
 }
 
 void nfc_add(struct nfc *nfc, const char *text, size_t n_bytes, const uint8_t *marks,
@@ -109,7 +179,7 @@ void nfc_add(struct nfc *nfc, const char *text, size_t n_bytes, const uint8_t *m
             if (plain_run(nfc, text, next + utf8_next(text + next, &c), next, &last) > next)
                 break;
         if (next > keep)
-            add_normal(text + keep, next - keep, marks ? marks + keep : NULL, ret, ret_marks);
+            add_normal(nfc, text + keep, next - keep, marks ? marks + keep : NULL, ret, ret_marks);
         done = next;
     }
 }

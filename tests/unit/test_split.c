@@ -5,6 +5,7 @@
 #include "lib/json.h"
 #include "tests/unit/test.h"
 
+#include <time.h>
 #include <utf8proc.h>
 
 static const char *const by_hand[] = {
@@ -176,4 +177,28 @@ TEST(normal_forms)
     }
     CHECK(nfc_is_plain(nfc, "plain \xE6\xAF\x95\xE3\x81\x82", 12));
     CHECK(!nfc_is_plain(nfc, "e\xCC\x81", 3));
+}
+
+/* A megabyte of combining characters in the wrong order: the library needs minutes to sort it. */
+TEST(long_normal_forms)
+{
+    enum { N = 1 << 18 };
+    static const char *const made_of[][2] = {
+        {"\xCC\x81\xCC\xA3", "\xCC\xA3"}, // one over, one under the letter
+        {"\xCC\x81\xCC\x81", "\xCC\x81"},
+    };
+    _cleanup_(nfc_freep) struct nfc *nfc = nfc_new();
+
+    for (size_t i = 0; i < ARRAY_SIZE(made_of); i++) {
+        _cleanup_(buf_free) struct buf text = {0}, got = {0};
+        for (int k = 0; k < N; k++)
+            buf_add_str(&text, made_of[i][0]);
+        clock_t start = clock();
+        nfc_add(nfc, (const char *)text.data, text.n_bytes, NULL, &got, NULL);
+        CHECK((clock() - start) / CLOCKS_PER_SEC < 5);
+        CHECK_EQ(got.n_bytes, text.n_bytes);
+        for (size_t k = 0; k < got.n_bytes; k += 2)
+            if (!CHECK(!memcmp(got.data + k, k < 2 * N ? made_of[i][1] : "\xCC\x81", 2)))
+                break;
+    }
 }
