@@ -1,4 +1,5 @@
 #include "jobs/talk.h"
+#include "engine/data/added.h"
 #include "jobs/answer.h"
 #include "lib/fileio.h"
 
@@ -13,8 +14,8 @@ struct talk {
     struct engine *engine;
     int64_t n_tokens_max; // of prompt and answer
     struct json *messages;
-    // What the engine's cache has of the conversation: a text and its tokens.
-    struct buf text;
+    // What the engine's cache has of the conversation: a text, who wrote each byte, and its tokens.
+    struct buf text, marks;
     struct token_list ids;
     struct cut *cuts; // ascending
     size_t n_cuts;
@@ -28,6 +29,7 @@ void talk_free(struct talk *t) {
     tokenizer_free(t->tokenizer);
     json_free(t->messages);
     buf_free(&t->text);
+    buf_free(&t->marks);
     token_list_free(&t->ids);
     free(t->cuts);
     free(t);
@@ -129,11 +131,13 @@ static int asked(const struct talk *t, const char *text, struct json **ret, stru
     return 0;
 }
 
-/* The last place up to which a text is what is known. Later ones are forgotten. */
-static struct cut cut_back(struct talk *t, const struct buf *text) {
+/* The last place up to which a text is what is known, and of the same writers: the same bytes from
+ * another one may be other tokens. Later places are forgotten. */
+static struct cut cut_back(struct talk *t, const struct buf *text, const struct buf *marks) {
     while (t->n_cuts) {
         struct cut last = t->cuts[t->n_cuts - 1];
-        if (last.n_bytes <= text->n_bytes && memcmp(t->text.data, text->data, last.n_bytes) == 0)
+        if (last.n_bytes <= text->n_bytes && memcmp(t->text.data, text->data, last.n_bytes) == 0 &&
+            memcmp(t->marks.data, marks->data, last.n_bytes) == 0)
             return last;
         t->n_cuts--;
     }
@@ -142,19 +146,19 @@ static struct cut cut_back(struct talk *t, const struct buf *text) {
 
 /* The prompt's tokens: those that are in the cache, and the others from the text. */
 static int encode(struct talk *t, const struct json *messages, enum chat_thinking thinking,
-                  struct buf *ret_text, struct token_list *ret, struct hai_err *err) {
+                  struct buf *ret_text, struct buf *ret_marks, struct token_list *ret,
+                  struct hai_err *err) {
     const struct chat_request request = {
         .messages = messages, .add_generation_prompt = true, .thinking = thinking, .now_s = -1};
-    _cleanup_(buf_free) struct buf marks = {0};
 
-    int r = chat_render(t->chat, &request, ret_text, &marks, err);
+    int r = chat_render(t->chat, &request, ret_text, ret_marks, err);
     if (r < 0)
         return r;
-    struct cut known = cut_back(t, ret_text);
+    struct cut known = cut_back(t, ret_text, ret_marks);
     token_list_add_n(ret, t->ids.ids, known.n_ids);
     return tokenizer_encode_marked(t->tokenizer, buf_cstr(ret_text) + known.n_bytes,
-                                   marks.data + known.n_bytes, ret_text->n_bytes - known.n_bytes,
-                                   ret, err);
+                                   ret_marks->data + known.n_bytes,
+                                   ret_text->n_bytes - known.n_bytes, ret, err);
 }
 
 /* One answer in progress. */
@@ -243,8 +247,9 @@ static void add_cut(struct talk *t) {
 }
 
 /* What the cache has now: the prompt and the answer without an end token. */
-static void remember(struct talk *t, struct buf *text, struct token_list *ids,
-                     const struct answer *answer, const struct buf *said) {
+static void remember(struct talk *t, const struct buf *text, const struct buf *marks,
+                     const struct token_list *ids, const struct answer *answer,
+                     const struct buf *said) {
     const struct model_config *config = model_config_of(engine_model(t->engine));
     size_t n = answer->ids.n;
 
@@ -255,12 +260,16 @@ static void remember(struct talk *t, struct buf *text, struct token_list *ids,
         }
     buf_clear(&t->text);
     buf_add(&t->text, text->data, text->n_bytes);
+    buf_clear(&t->marks);
+    buf_add(&t->marks, marks->data, marks->n_bytes);
     t->ids.n = 0;
     token_list_add_n(&t->ids, ids->ids, ids->n);
     add_cut(t);
     if (stop_found(answer->stop) >= 0)
         return; // the tokens say more than the text
     buf_add(&t->text, said->data, said->n_bytes);
+    if (said->n_bytes)
+        memset(buf_extend(&t->marks, said->n_bytes), ADDED_BY_MODEL, said->n_bytes);
     token_list_add_n(&t->ids, answer->ids.ids, n);
     add_cut(t);
 }
@@ -283,14 +292,14 @@ int talk_ask(struct talk *t, const char *text, struct talk_options *options,
     _cleanup_(json_freep) struct json *messages = NULL;
     _cleanup_(stop_rules_freep) struct stop_rules *rules = NULL;
     _cleanup_(token_list_free) struct token_list ids = {0};
-    _cleanup_(buf_free) struct buf rendered = {0};
+    _cleanup_(buf_free) struct buf rendered = {0}, marks = {0};
     struct turn turn = {.ret = ret, .said = said, .userdata = userdata};
 
     int r = sampleargs_rules(&options->sample, &rules, err);
     if (r == 0)
         r = asked(t, text, &messages, err);
     if (r == 0)
-        r = encode(t, messages, options->thinking, &rendered, &ids, err);
+        r = encode(t, messages, options->thinking, &rendered, &marks, &ids, err);
     if (r == 0 && !ids.n)
         r = hai_fail(err, -EINVAL, "the template makes nothing of these messages");
     if (r < 0)
@@ -299,7 +308,7 @@ int talk_ask(struct talk *t, const char *text, struct talk_options *options,
     answer_start(&turn.answer, t->tokenizer, rules);
     r = generate(t, &ids, options, stop, &turn, err);
     if (r == 0) {
-        remember(t, &rendered, &ids, &turn.answer, &ret->text);
+        remember(t, &rendered, &marks, &ids, &turn.answer, &ret->text);
         json_append(messages, answer_message(&ret->text));
         json_free(t->messages);
         t->messages = TAKE_PTR(messages);
