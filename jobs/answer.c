@@ -36,6 +36,14 @@ void answer_end(struct answer *a, struct buf *ret) {
     buf_clear(&a->pending);
 }
 
+void answer_dump_usage(enum batcher_end end, int32_t n_prompt, int32_t n_hit, int32_t n_new,
+                       struct buf *ret) {
+    buf_printf(ret,
+               "\"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %d, "
+               "\"prompt_cache_hit_tokens\": %d, \"completion_tokens\": %d}",
+               batcher_end_text(end), n_prompt, n_hit, n_new);
+}
+
 void answer_dump_logprobs(const struct sample_result *token, struct buf *ret) {
     buf_printf(ret, "{\"id\": %d, \"logprob\": ", token->id);
     json_dump_real(token->logprob, ret);

@@ -3,6 +3,7 @@
  */
 #pragma once
 #include "engine/data/tokenizer.h"
+#include "engine/infer/batcher.h"
 #include "engine/infer/sample.h"
 #include "engine/infer/stop.h"
 
@@ -25,6 +26,11 @@ bool answer_add(struct answer *a, int32_t id, struct buf *ret);
 
 /* The end: append what was held back. */
 void answer_end(struct answer *a, struct buf *ret);
+
+/* Append "finish_reason": "stop", "usage": {"prompt_tokens": 5, "prompt_cache_hit_tokens": 0,
+ * "completion_tokens": 7}. */
+void answer_dump_usage(enum batcher_end end, int32_t n_prompt, int32_t n_hit, int32_t n_new,
+                       struct buf *ret);
 
 /* Append {"id": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.5]]}. */
 void answer_dump_logprobs(const struct sample_result *token, struct buf *ret);

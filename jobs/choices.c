@@ -1,4 +1,5 @@
 #include "jobs/choices.h"
+#include "jobs/inout.h"
 #include "jobs/promptline.h"
 
 #include <math.h>
@@ -100,17 +101,14 @@ static int encode(struct tokenizer *t, struct asked *a, int64_t *n_max, struct h
     return r;
 }
 
-static int read_all(const char *path, struct tokenizer *t, int64_t n_position, struct list *list,
-                    struct hai_err *err) {
-    FILE *in = hai_streq(path, "-") ? stdin : fopen(path, "re");
+static int read_all(FILE *in, const char *path, struct tokenizer *t, int64_t n_position,
+                    struct list *list, struct hai_err *err) {
     _cleanup_free_ char *text = NULL;
     size_t text_max = 0;
     int64_t line = 0;
     ssize_t n;
     int r = 0;
 
-    if (!in)
-        return hai_fail(err, -errno, "%s: %m", path);
     while (r == 0 && (n = getline(&text, &text_max, in)) >= 0) {
         line++;
         if (strspn(text, " \t\r\n") == (size_t)n)
@@ -135,8 +133,6 @@ static int read_all(const char *path, struct tokenizer *t, int64_t n_position, s
     }
     if (r == 0 && ferror(in))
         r = hai_fail(err, -EIO, "%s: %m", path);
-    if (in != stdin)
-        fclose(in);
     return r < 0 || list->n ? r : hai_fail(err, -ENODATA, "%s: no questions", path);
 }
 
@@ -230,26 +226,55 @@ static int answer(struct generate *g, const struct asked *a, FILE *out, struct c
     return out && ferror(out) ? hai_fail(err, -EIO, "writing failed") : 0;
 }
 
-int choices_run(const char *model, const struct generate_place *place, const char *path, FILE *out,
-                void (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
-                struct choices_result *ret, struct hai_err *err) {
+/* The questions of a file, whole in memory before the other file is opened for writing. */
+static int read_file(const char *path, const char *out_path, struct tokenizer *t,
+                     int64_t n_position, struct list *list, FILE **ret_out, struct hai_err *err) {
+    FILE *in;
+
+    int r = inout_open_in(path, &in, err);
+    if (r < 0)
+        return r;
+    r = inout_check(in, path, out_path, err);
+    if (r == 0)
+        r = read_all(in, path, t, n_position, list, err);
+    if (in != stdin)
+        fclose(in);
+    return r < 0 || !out_path ? r : inout_open_out(out_path, ret_out, err);
+}
+
+static int answer_all(struct generate *g, const struct list *list, FILE *out,
+                      void (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
+                      struct choices_result *ret, struct hai_err *err) {
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < list->n; i++) {
+        r = answer(g, list->items[i], out, ret, err);
+        if (said)
+            said(userdata, (int64_t)i + 1, (int64_t)list->n);
+    }
+    return r;
+}
+
+int choices_run(const char *model, const struct generate_place *place, const char *path,
+                const char *out_path, void (*said)(void *userdata, int64_t done, int64_t all),
+                void *userdata, struct choices_result *ret, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *t = NULL;
     _cleanup_(generate_freep) struct generate *g = NULL;
     _cleanup_(list_free) struct list list = {0};
     struct model_config config;
+    FILE *out = NULL;
 
     *ret = (struct choices_result){0};
     int r = config_read(model, &config, err);
     if (r == 0)
         r = tokenizer_read(model, &t, err);
     if (r == 0)
-        r = read_all(path, t, config.n_position, &list, err);
+        r = read_file(path, out_path, t, config.n_position, &list, &out, err);
     if (r == 0)
         r = generate_open(model, place, list.n_tokens_max, &g, err);
-    for (size_t i = 0; r == 0 && i < list.n; i++) {
-        r = answer(g, list.items[i], out, ret, err);
-        if (said)
-            said(userdata, (int64_t)i + 1, (int64_t)list.n);
-    }
+    if (r == 0)
+        r = answer_all(g, &list, out, said, userdata, ret, err);
+    if (out && (out == stdout ? fflush(out) : fclose(out)) && r == 0)
+        r = hai_fail(err, -errno, "%s: %m", out_path);
     return r;
 }

@@ -40,11 +40,11 @@ struct choices_result {
 /* Answer all questions of a file ("-": stdin). Questions are read and encoded first: a bad line is
  * an error before anything is computed, with FILE:LINE.
  *
- * out     NULL, or gets a line for each: {"id", "answer", "chosen", "chosen_per_byte", "logprobs":
- *         [...], "bytes": [...]}
- * said    NULL, or called after every question with how many are done, of how many
+ * out_path  NULL, or a file that gets a line for each: {"id", "answer", "chosen",
+ * "chosen_per_byte", "logprobs": [...], "bytes": [...]}; untouched if a question is bad said NULL,
+ * or called after every question with how many are done, of how many
  *
- * -ENODATA: no questions. */
-int choices_run(const char *model, const struct generate_place *place, const char *path, FILE *out,
-                void (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
-                struct choices_result *ret, struct hai_err *err);
+ * -ENODATA: no questions; -EINVAL also: both files are the same. */
+int choices_run(const char *model, const struct generate_place *place, const char *path,
+                const char *out_path, void (*said)(void *userdata, int64_t done, int64_t all),
+                void *userdata, struct choices_result *ret, struct hai_err *err);

@@ -1,4 +1,5 @@
 /* hai-chat - talk with a model in the terminal: `hai chat MODEL`. */
+#include "jobs/answer.h"
 #include "jobs/engineargs.h"
 #include "jobs/jobexit.h"
 #include "jobs/modelargs.h"
@@ -98,10 +99,9 @@ static void print_json(const struct talk_answer *a) {
 
     buf_add_str(&line, "{\"text\": ");
     json_dump_string((const char *)a->text.data, a->text.n_bytes, &line);
-    buf_printf(&line,
-               ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %d, "
-               "\"prompt_cache_hit_tokens\": %d, \"completion_tokens\": %d}}",
-               batcher_end_text(a->end), a->n_prompt, a->n_hit, a->n_new);
+    buf_add_str(&line, ", ");
+    answer_dump_usage(a->end, a->n_prompt, a->n_hit, a->n_new, &line);
+    buf_add_u8(&line, '}');
     puts(buf_cstr(&line));
 }
 

@@ -104,17 +104,13 @@ static void print_result(const struct args *args, const struct choices_result *x
 }
 
 static int choices(const struct args *args, struct hai_err *err) {
-    FILE *out = args->out ? fopen(args->out, "we") : NULL;
     struct choices_result result;
     struct progress progress;
 
-    if (args->out && !out)
-        return hai_fail(err, -errno, "%s: %m", args->out);
     progress_start(&progress, args->quiet);
-    int r = choices_run(args->model, &args->place, args->input, out, say, &progress, &result, err);
+    int r = choices_run(args->model, &args->place, args->input, args->out, say, &progress, &result,
+                        err);
     progress_clear(&progress);
-    if (out && fclose(out) < 0 && r == 0)
-        r = hai_fail(err, -errno, "%s: %m", args->out);
     if (r < 0)
         return r;
     print_result(args, &result);

@@ -1,6 +1,7 @@
 #include "jobs/promptfile.h"
 #include "engine/data/tokenline.h"
 #include "jobs/answer.h"
+#include "jobs/inout.h"
 #include "jobs/jsonrules.h"
 #include "jobs/progress.h"
 #include "jobs/schemacache.h"
@@ -158,14 +159,6 @@ static int read_line(struct run *run, char **text, size_t *text_max, struct hai_
     return 1;
 }
 
-static void dump_usage(const struct item *x, struct buf *ret) {
-    buf_printf(ret,
-               ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %d, "
-               "\"prompt_cache_hit_tokens\": %d, \"completion_tokens\": %d}",
-               batcher_end_text(x->ending.end), x->ending.n_prompt, x->ending.n_hit,
-               x->ending.n_new);
-}
-
 static void dump(const struct item *x, struct buf *ret) {
     const struct json *id = json_get(x->prompt.tree, "id");
 
@@ -191,7 +184,8 @@ static void dump(const struct item *x, struct buf *ret) {
     }
     buf_add_str(ret, "\"token_ids\": ");
     tokenline_add_ids(&x->answer.ids, ret);
-    dump_usage(x, ret);
+    buf_add_str(ret, ", ");
+    answer_dump_usage(x->ending.end, x->ending.n_prompt, x->ending.n_hit, x->ending.n_new, ret);
     if (x->prompt.sample.options.n_logprobs >= 0) {
         buf_add_str(ret, ", \"logprobs\": [");
         buf_add(ret, x->logprobs.data, x->logprobs.n_bytes);
@@ -311,10 +305,12 @@ static int open_all(struct run *run, struct hai_err *err) {
     struct engine_options options = o->engine;
     struct hai_err ignored = {0};
 
-    run->in = hai_streq(o->input, "-") ? stdin : fopen(o->input, "re");
-    if (!run->in)
-        return hai_fail(err, -errno, "%s: %m", o->input);
-    int r = tokenizer_read(o->model, &run->tokenizer, err);
+    int r = inout_open_in(o->input, &run->in, err);
+    if (r == 0)
+        r = inout_check(run->in, o->input, o->output, err);
+    if (r < 0)
+        return r;
+    r = tokenizer_read(o->model, &run->tokenizer, err);
     if (r < 0 && r != -ENOENT)
         return r;
     // Without a tokenizer ids can be continued, without a template texts can.
@@ -322,10 +318,7 @@ static int open_all(struct run *run, struct hai_err *err) {
         (void)chat_open(o->model, run->tokenizer, NULL, &run->chat, &ignored);
     options.n_requests_max = PROMPTFILE_LINES_MAX;
     r = engine_open(o->model, &options, &run->engine, err);
-    if (r < 0)
-        return r;
-    run->out = hai_streq(o->output, "-") ? stdout : fopen(o->output, "we");
-    return run->out ? 0 : hai_fail(err, -errno, "%s: %m", o->output);
+    return r < 0 ? r : inout_open_out(o->output, &run->out, err);
 }
 
 int promptfile_run(const struct promptfile_options *o, struct hai_err *err) {

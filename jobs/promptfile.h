@@ -24,5 +24,5 @@ struct promptfile_options {
 };
 
 /* Returns the number of lines that failed (each was named on stderr), or a negative errno: of the
- * model, of reading, of writing. */
+ * model, of reading, of writing; -EINVAL: output is the same file as input. */
 int promptfile_run(const struct promptfile_options *o, struct hai_err *err);

@@ -122,8 +122,20 @@ def check_bad(evaluate, scratch):
     for options, says in [([], "--model and --input"), (["--input", scratch + "/no"], "/no"),
                           (["--input", "-", "--token-ids", "1"], "is for logits"),
                           (["--input", "-", "--out", scratch + "/no/where"], "where")]:
-        code, _, err = run(evaluate, *model, *options)
+        code, _, err = run(evaluate, *model, *options, stdin=json.dumps(QUESTIONS[0]))
         check(code == 2 and says in err, "%s: exit %d: %s" % (options, code, err))
+    # What is there is not lost: the questions themselves, or earlier answers where a line is bad.
+    source, link, out = (scratch + "/" + name for name in ("same.jsonl", "link.jsonl", "old.jsonl"))
+    text = json.dumps(QUESTIONS[0]) + "\n"
+    open(source, "w").write(text)
+    open(out, "w").write("old")
+    os.symlink(source, link)
+    for to in (source, link):
+        code, _, err = run(evaluate, *model, "--input", source, "--out", to)
+        check(code == 2 and "same file" in err and open(source).read() == text,
+              "%s: exit %d: %s" % (to, code, err))
+    code, _, err = run(evaluate, *model, "--input", "-", "--out", out, stdin=text + "{\n")
+    check(code == 2 and ":2: bad JSON" in err and open(out).read() == "old", err)
     code, _, err = run(evaluate, "logits", "--model", MODELS + "llama_mha", "--token-ids", "1",
                        "--out", scratch + "/x", "--json")
     check(code == 2 and "for choices" in err, err)

@@ -222,6 +222,20 @@ def check_bad(generate, scratch):
             (["--input", source, "--output", scratch + "/no/where"], "where", 2)]:
         code, _, err = run(generate, "--model", MODELS + "llama_mha", *options)
         check(code == status and says in err, "%s: exit %d: %s" % (options, code, err))
+    # The input is not emptied under any name, nor fed with its own answers.
+    link, text = scratch + "/link.jsonl", open(source).read()
+    os.symlink(source, link)
+    for options in (["--input", source, "--output", source], ["--input", link, "--output", source]):
+        code, _, err = run(generate, "--model", MODELS + "llama_mha", *options)
+        check(code == 2 and "same file" in err and open(source).read() == text,
+              "%s: exit %d: %s" % (options, code, err))
+    with open(source, "a") as appended:
+        p = subprocess.run([generate, "--model", MODELS + "llama_mha", "--input", source],
+                           stdout=appended, stderr=subprocess.PIPE)
+    check(p.returncode == 2 and open(source).read() == text, "appended: %r" % p.stderr[-200:])
+    code, _, err = run(generate, "--model", MODELS + "llama_mha", "--input", "/dev/null",
+                       "--output", "/dev/null")
+    check(code == 0, "/dev/null: exit %d: %s" % (code, err))
     with open("/dev/full", "w") as full:
         p = subprocess.run([generate, "--model", MODELS + "llama_mha", "--input", source],
                            stdout=full, stderr=subprocess.PIPE)
