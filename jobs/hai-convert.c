@@ -25,8 +25,10 @@ static int convert(const char *in, const char *out, struct convert_options *opti
     int r = convert_gguf(in, out, options, &result, err);
     if (r < 0)
         return r;
-    printf("%s: %.3f GB, %d of %d matrices quantised, %.1f s\n", out, (double)result.n_bytes * 1e-9,
-           result.n_quantized, result.n_matrices, writeprogress_seconds(&progress));
+    printf("%s: %.3f GB, %d matrices", out, (double)result.n_bytes * 1e-9, result.n_matrices);
+    if (result.n_quantized)
+        printf(", %d of them quantised", result.n_quantized);
+    printf(", %.1f s\n", writeprogress_seconds(&progress));
     return fflush(stdout) ? hai_fail(err, -EIO, "writing to stdout failed") : 0;
 }
 

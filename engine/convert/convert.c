@@ -71,7 +71,10 @@ static int choose_type(const struct job *job, struct item *item, struct hai_err 
                 err, -ENOTSUP, "%s: %s has type %s; expected F32, F16, BF16, Q8_0 or Q4_0",
                 gguf_path(job->gguf), tensors[i]->name, gguf_type_name(tensors[i]->type));
     item->dtype = kept_type(tensors[0]->type);
-    if (item->p->n_dims == 1 || params_is_router(item->p) ||
+    // Products of heads read quantised values in halves only, keys transposed: codes along the rows
+    // of a whole matrix are of other groups.
+    bool whole_heads = item->p->n_heads && !tensors[1] && is_quantized(item);
+    if (item->p->n_dims == 1 || params_is_router(item->p) || whole_heads ||
         (tensors[1] && tensors[1]->type != tensors[0]->type))
         item->dtype = K_F32;
     return 0;
@@ -342,10 +345,12 @@ int convert_gguf(const char *in, const char *out, const struct convert_options *
         r = write_weights(&job, folder_dir(folder), err);
     if (r == 0)
         r = folder_finish(folder, err);
+    if (r < 0)
+        return r;
     *ret = (struct convert_result){.n_bytes = weightsfile_all_bytes(job.file)};
     for (int i = 0; i < job.n_items; i++) {
         ret->n_matrices += job.items[i].p->n_dims == 2;
         ret->n_quantized += is_quantized(&job.items[i]);
     }
-    return r;
+    return 0;
 }

@@ -2,7 +2,7 @@
  *
  * Values are kept: float types as they are, Q8_0 and Q4_0 as our 8 and 4 bits (the same groups of
  * 32 with the same scales and codes) where all matrices of a product have that type, and as float32
- * elsewhere; routers and vectors are float32. Other types are refused. Memory is that of one
+ * elsewhere, as a kv_b_proj that is not in halves; routers and vectors are float32. Other types are refused. Memory is that of one
  * tensor.
  */
 #pragma once

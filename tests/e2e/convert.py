@@ -48,6 +48,35 @@ def tensors_of(folder):
             for k, t in header.items()}
 
 
+def check_counts(text, folder):
+    """What is said of matrices is what the folder has."""
+    quantized, plain = set(), set()
+    for name, (_, shape, _) in tensors_of(folder).items():
+        end = name.rsplit(".", 1)[1]
+        if end in ("q8", "q4"):
+            quantized.add(name.rsplit(".weight", 1)[0])
+        elif end == "weight" and len(shape) == 2:
+            plain.add(name)
+    wanted = " GB, %d matrices" % len(quantized | plain)
+    wanted += ", %d of them quantised, " % len(quantized) if quantized else ", "
+    check(wanted in text, "%s, not %s" % (text, wanted))
+
+
+def decoded(values, n_row, kind):
+    """What the blocks of values say."""
+    blocks, ret = ggufwrite.encode(values, n_row, kind), []
+    n = 34 if kind == "Q8_0" else 18
+    for at in range(0, len(blocks), n):
+        scale = struct.unpack("<e", blocks[at:at + 2])[0]
+        codes = blocks[at + 2:at + n]
+        if kind == "Q8_0":
+            codes = struct.unpack("32b", codes)
+        else:
+            codes = [(c & 15) - 8 for c in codes] + [(c >> 4) - 8 for c in codes]
+        ret += [scale * c for c in codes]
+    return ret
+
+
 def check_plain(convert, evaluate, scratch):
     """Exact types: the same logits, bit for bit."""
     cases = (("llama_mha", "BF16", {}), ("llama_gqa", "F32", {"version": 2}),
@@ -61,7 +90,8 @@ def check_plain(convert, evaluate, scratch):
         path, out = "%s/%d.gguf" % (scratch, i), "%s/%d" % (scratch, i)
         ggufwrite.write(MODELS + model, path, kind=kind, **more)
         code, text, err = run(convert, path, out)
-        check(code == 0 and "0 of" in text, model + ": " + text + err)
+        check(code == 0 and not err, model + ": " + text + err)
+        check_counts(text, out)
         check(logits(evaluate, out, scratch) == logits(evaluate, MODELS + model, scratch),
               "%s %s: other logits" % (model, kind))
         config, source = (json.load(open(f + "/config.json")) for f in (out, MODELS + model))
@@ -77,7 +107,8 @@ def check_quantized(convert, evaluate, quantize, scratch):
         path, out, back = (scratch + "/" + n for n in ("q.gguf", "q." + model + kind, "b." + model + kind))
         ggufwrite.write(MODELS + model, path, kind=kind)
         code, text, err = run(convert, path, out)
-        check(code == 0 and " 0 of" not in text, text + err)
+        check(code == 0 and "of them quantised" in text, text + err)
+        check_counts(text, out)
         names = tensors_of(out)
         end = ".q8" if kind == "Q8_0" else ".q4"
         check(any(n.endswith(end) for n in names), model)
@@ -88,31 +119,34 @@ def check_quantized(convert, evaluate, quantize, scratch):
         for name, (shape, values) in plain.items():
             if name + end not in names:
                 continue
-            blocks = ggufwrite.encode(values, shape[1], kind)
-            wrong = 0
-            for i in range(0, len(values), 32):
-                block = blocks[i // 32 * (34 if kind == "Q8_0" else 18):]
-                scale = struct.unpack("<e", block[:2])[0]
-                for k in range(32):
-                    code = (struct.unpack("b", block[2 + k:3 + k])[0] if kind == "Q8_0" else
-                            (block[2 + k] & 15) - 8 if k < 16 else (block[2 + k - 16] >> 4) - 8)
-                    wrong += abs(got[name][1][i + k] - scale * code) > abs(scale * code) * 2 ** -8
+            wrong = sum(abs(x - y) > abs(y) * 2 ** -8
+                        for x, y in zip(got[name][1], decoded(values, shape[1], kind)))
             check(wrong == 0, "%s %s %s: %d values" % (model, kind, name, wrong))
         logits(evaluate, out, scratch)
 
 
 def check_halves(convert, evaluate, scratch, quantize):
-    """Quantised halves of kv_b_proj are taken over as they are."""
-    source, path, out = scratch + "/plain", scratch + "/h.gguf", scratch + "/halves"
+    """Quantised halves of kv_b_proj are taken over as they are, a whole one becomes float32."""
+    source, path = scratch + "/plain", scratch + "/h.gguf"
     check(run(quantize, MODELS + "dsv3_fp8_act", source, "--type", "bf16")[0] == 0, "bf16")
-    ggufwrite.write(source, path, kind="Q8_0")
-    code, text, err = run(convert, path, out)
-    check(code == 0, text + err)
-    check(any(n.endswith("kv_b_proj.weight.keys.q8") for n in tensors_of(out)), "no halves")
-    a, b = (array.array("f", logits(evaluate, m, scratch)[128:]) for m in (out, source))
-    rows = sorted((sum((x - y) ** 2 for x, y in zip(a[i:i + 512], b[i:i + 512])) /
-                   sum(y * y for y in b[i:i + 512])) ** 0.5 for i in range(0, len(b), 512))
-    check(rows[len(rows) // 2] < 0.1, "halves: logits differ by %s" % rows[len(rows) // 2])
+    plain = ggufwrite.read_folder(source)
+    for kind, whole, bound in (("Q8_0", False, 0.1), ("Q8_0", True, 0.1), ("Q4_0", True, 1.0)):
+        out = "%s/halves.%s.%d" % (scratch, kind, whole)
+        ggufwrite.write(source, path, kind=kind, whole_kv_b=whole)
+        code, text, err = run(convert, path, out)
+        check(code == 0, text + err)
+        check_counts(text, out)
+        tensors = tensors_of(out)
+        check(any(n.endswith("kv_b_proj.weight.keys.q8") for n in tensors) != whole, "halves")
+        for name in (n for n in plain if whole and n.endswith("kv_b_proj.weight")):
+            shape, values = plain[name]
+            dtype, _, data = tensors.get(name, ("none", [], b""))
+            check(dtype == "F32" and list(array.array("f", data)) == decoded(values, shape[1], kind),
+                  "%s %s as %s" % (kind, name, dtype))
+        a, b = (array.array("f", logits(evaluate, m, scratch)[128:]) for m in (out, source))
+        rows = sorted((sum((x - y) ** 2 for x, y in zip(a[i:i + 512], b[i:i + 512])) /
+                       sum(y * y for y in b[i:i + 512])) ** 0.5 for i in range(0, len(b), 512))
+        check(rows and rows[len(rows) // 2] < bound, "%s: logits differ by %s" % (out, rows))
 
 
 def check_text(convert, generate, tokenize, scratch):
