@@ -1,9 +1,11 @@
 /* hai-bench - how fast a model runs on this machine; folders with random weights to try shapes. */
 #include "engine/data/tokenizer.h"
 #include "engine/model/dummy.h"
+#include "engine/model/folder.h"
 #include "jobs/benchrun.h"
 #include "jobs/engineargs.h"
 #include "jobs/jobexit.h"
+#include "jobs/jobstop.h"
 #include "jobs/modelargs.h"
 #include "lib/json.h"
 
@@ -40,20 +42,29 @@ struct args {
     bool json, quiet;
 };
 
-static void say_written(void *userdata, int64_t done, int64_t all) {
+static int say_written(void *userdata, int64_t done, int64_t all) {
     progress_say(userdata, "%.1f of %.1f GB written", (double)done / 1e9, (double)all / 1e9);
+    return jobstop_look();
 }
 
 static int make(const struct args *args, struct hai_err *err) {
     _cleanup_(tokenizer_freep) struct tokenizer *bytes = tokenizer_new_bytes();
     int dtype = args->dtype ? schema_enum_parse(&dummy_dtype_enum, args->dtype) : DUMMY_BF16;
+    _cleanup_(folder_freep) struct folder *folder = NULL;
     struct progress progress;
 
+    jobstop_catch();
+    jobstop_hold();
+    int r = folder_new(args->make, &folder, err);
+    if (r < 0)
+        return r;
     progress_start(&progress, args->quiet);
-    int r = dummy_write(args->make, args->like, dtype, (uint64_t)args->seed,
-                        args->bench.engine.place.n_threads, say_written, &progress, err);
+    r = dummy_write(folder, args->like, dtype, (uint64_t)args->seed,
+                    args->bench.engine.place.n_threads, say_written, &progress, err);
     progress_clear(&progress);
-    return r < 0 ? r : tokenizer_export(bytes, args->make, err);
+    if (r == 0)
+        r = tokenizer_export(bytes, folder_dir(folder), err);
+    return r < 0 ? r : folder_finish(folder, err);
 }
 
 static void print_spread(const char *name, const struct benchrun_spread *x, int width) {
@@ -299,6 +310,6 @@ int main(int argc, char **argv) {
     int status = parse(argc, argv, &args);
 
     if (!status && (args.make ? make(&args, &err) : bench(&args, &err)) < 0)
-        status = jobexit_report(NAME, &err);
+        status = jobstop_status(&err, jobexit_report(NAME, &err));
     return status;
 }

@@ -1,6 +1,7 @@
 /* hai-convert - write a model's folder from a GGUF file. */
 #include "engine/convert/convert.h"
 #include "jobs/jobexit.h"
+#include "jobs/jobstop.h"
 #include "jobs/writeprogress.h"
 
 #include <getopt.h>
@@ -20,6 +21,8 @@ static int convert(const char *in, const char *out, struct convert_options *opti
     struct writeprogress progress = writeprogress_begin();
     struct convert_result result;
 
+    jobstop_catch();
+    jobstop_hold();
     options->on_progress = writeprogress_show;
     options->userdata = &progress;
     int r = convert_gguf(in, out, options, &result, err);
@@ -56,6 +59,7 @@ int main(int argc, char **argv) {
         }
     if (argc - optind != 2)
         return jobexit_usage(NAME, "expected a GGUF file and a folder");
-    return convert(argv[optind], argv[optind + 1], &with, &err) < 0 ? jobexit_report(NAME, &err)
-                                                                    : 0;
+    if (convert(argv[optind], argv[optind + 1], &with, &err) == 0)
+        return JOBEXIT_DONE;
+    return jobstop_status(&err, jobexit_report(NAME, &err));
 }

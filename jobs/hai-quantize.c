@@ -1,8 +1,10 @@
 /* hai-quantize - write a model's folder anew with matrices of 8 or 4 bits, or back with plain ones.
  */
 #include "engine/infer/textruns.h"
+#include "engine/model/folder.h"
 #include "engine/model/quantize.h"
 #include "jobs/jobexit.h"
+#include "jobs/jobstop.h"
 #include "jobs/modelargs.h"
 #include "jobs/writeprogress.h"
 
@@ -29,7 +31,7 @@ static const char usage[] =
 struct args {
     const char *in, *out, *importance, *text;
     int n_threads;
-    int64_t n_tokens;
+    int64_t n_tokens; // 0: not said
     struct quantize_options options;
 };
 
@@ -39,7 +41,8 @@ static int calibrate(const struct args *args, struct hai_err *err) {
     _cleanup_free_ int32_t *ids = NULL;
     int64_t n = 0;
 
-    int r = textruns_read(args->in, args->text, args->n_tokens, &ids, &n, err);
+    int r = textruns_read(args->in, args->text, args->n_tokens ? args->n_tokens : TOKENS, &ids, &n,
+                          err);
     if (r < 0)
         return r;
     fprintf(stderr, "running %s over %lld tokens\n", args->in, (long long)n);
@@ -52,9 +55,10 @@ static int quantize(struct args *args, struct hai_err *err) {
     struct writeprogress progress = writeprogress_begin();
     struct quantize_result result;
     struct k_pool *pool = NULL;
-    int r = 0;
+    int r = folder_check(args->out, err); // before minutes are spent
 
-    if (args->text)
+    jobstop_catch();
+    if (r == 0 && args->text)
         r = calibrate(args, err);
     if (r == 0 && args->importance)
         r = safetensors_open(args->importance, &importance, err);
@@ -64,6 +68,7 @@ static int quantize(struct args *args, struct hai_err *err) {
     args->options.pool = pool;
     args->options.on_progress = writeprogress_show;
     args->options.userdata = &progress;
+    jobstop_hold();
     if (r == 0)
         r = quantize_folder(args->in, args->out, &args->options, &result, err);
     pool_free(pool);
@@ -136,20 +141,24 @@ static int parse(int argc, char **argv, struct args *ret) {
     if (ret->text && !ret->importance)
         return jobexit_usage(NAME,
                              "--calibrate needs --importance, where to write what it measures");
+    if (ret->n_tokens && !ret->text)
+        return jobexit_usage(NAME, "--tokens is for --calibrate");
     if (ret->options.type == QUANTIZE_TYPE_COUNT)
         return jobexit_usage(NAME, "expected --type int8, int4 or bf16");
+    if (ret->options.type == QUANTIZE_BF16 && (ret->options.embedding || ret->importance))
+        return jobexit_usage(NAME, "%s is for --type int8 or int4; bf16 rounds everything alike",
+                             ret->importance ? "--importance" : "--embedding");
     ret->in = argv[optind];
     ret->out = argv[optind + 1];
     return 0;
 }
 
 int main(int argc, char **argv) {
-    struct args args = {
-        .n_threads = modelargs_threads(), .n_tokens = TOKENS, .options.type = QUANTIZE_TYPE_COUNT};
+    struct args args = {.n_threads = modelargs_threads(), .options.type = QUANTIZE_TYPE_COUNT};
     struct hai_err err = {0};
 
     int status = parse(argc, argv, &args);
     if (!status && quantize(&args, &err) < 0)
-        status = jobexit_report(NAME, &err);
+        status = jobstop_status(&err, jobexit_report(NAME, &err));
     return status;
 }

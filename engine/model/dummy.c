@@ -7,7 +7,6 @@
 #include "storage/safetensors.h"
 
 #include <math.h>
-#include <sys/stat.h>
 
 DEFINE_ENUM(dummy_dtype, DUMMY, DUMMY_DTYPES);
 
@@ -215,7 +214,7 @@ static void make_table(struct maker *m) {
 }
 
 static int write_tensors(struct maker *m, struct safetensors_writer *w,
-                         void (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
+                         int (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
                          struct hai_err *err) {
     int64_t done = 0, all = 0;
     int r = 0;
@@ -233,15 +232,17 @@ static int write_tensors(struct maker *m, struct safetensors_writer *w,
             pool_run(m->pool, (m->n_values + PIECE_VALUES - 1) / PIECE_VALUES, fill_piece, m);
             r = safetensors_writer_add(w, m->buffer, (size_t)(m->n_values * size), err);
             done += m->n_values * size;
-            if (said)
-                said(userdata, done, all);
+            int stop = r == 0 && said ? said(userdata, done, all) : 0;
+            if (stop < 0)
+                r = hai_fail(err, stop, "stopped at %lld of %lld bytes", (long long)done,
+                             (long long)all);
         }
     }
     return r < 0 ? r : safetensors_writer_finish(w, err);
 }
 
 static int make(struct maker *m, const char *dir, const struct buf *config_text, int n_threads,
-                void (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
+                int (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
                 struct hai_err *err) {
     static const char *const metadata[] = {"format", "pt", NULL};
     _cleanup_(safetensors_writer_freep) struct safetensors_writer *w = NULL;
@@ -276,19 +277,16 @@ int dummy_config(const char *shape, enum dummy_dtype dtype, struct buf *ret, str
     return hai_fail(err, -EINVAL, "'%s'; expected %s", shape, dummy_shapes());
 }
 
-int dummy_write(const char *dir, const char *shape, enum dummy_dtype dtype, uint64_t seed,
-                int n_threads, void (*said)(void *userdata, int64_t done, int64_t all),
-                void *userdata, struct hai_err *err) {
+int dummy_write(const struct folder *folder, const char *shape, enum dummy_dtype dtype,
+                uint64_t seed, int n_threads,
+                int (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
+                struct hai_err *err) {
     _cleanup_(maker_free) struct maker m = {.dtype = dtype, .seed = seed};
     _cleanup_(buf_free) struct buf config = {0};
-    _cleanup_free_ char *path = hai_asprintf("%s/config.json", dir);
+    _cleanup_free_ char *path = hai_asprintf("%s/config.json", folder_dir(folder));
     int r = dummy_config(shape, dtype, &config, err);
 
-    if (r == 0 && access(path, F_OK) == 0)
-        r = hai_fail(err, -EEXIST, "%s: is there already", path);
     if (r == 0)
-        r = fileio_mkdir_p(dir, 0777, err);
-    if (r == 0)
-        r = make(&m, dir, &config, n_threads, said, userdata, err);
+        r = make(&m, folder_dir(folder), &config, n_threads, said, userdata, err);
     return r < 0 ? r : fileio_replace(path, config.data, config.n_bytes, 0644, err);
 }

@@ -5,6 +5,7 @@
  * bytes depend on shape, type and seed only, not on the number of threads (Philox).
  */
 #pragma once
+#include "engine/model/folder.h"
 #include "lib/base.h"
 #include "lib/pure/buf.h"
 #include "lib/pure/schema.h"
@@ -22,11 +23,13 @@ const char *dummy_shapes(void);
 /* Append the config.json of a shape; -EINVAL: there is no such shape. */
 int dummy_config(const char *shape, enum dummy_dtype dtype, struct buf *ret, struct hai_err *err);
 
-/* Write config.json and model.safetensors into DIR, which is made; config.json last.
+/* Write config.json and model.safetensors into a new folder (folder.h).
  *
- * said  may be NULL; called now and then with the bytes written so far and in all
+ * said  may be NULL; called now and then with the bytes written so far and in all. A negative errno
+ *       from it ends the work and is returned
  *
- * -EINVAL: no such shape; -EEXIST: there is a model in DIR; errors of writing. */
-int dummy_write(const char *dir, const char *shape, enum dummy_dtype dtype, uint64_t seed,
-                int n_threads, void (*said)(void *userdata, int64_t done, int64_t all),
-                void *userdata, struct hai_err *err);
+ * -EINVAL: no such shape; errors of writing. */
+int dummy_write(const struct folder *folder, const char *shape, enum dummy_dtype dtype,
+                uint64_t seed, int n_threads,
+                int (*said)(void *userdata, int64_t done, int64_t all), void *userdata,
+                struct hai_err *err);

@@ -5,12 +5,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 enum { COPY_BYTES = 1 << 20, CONFIG_BYTES_MAX = 1 << 20 };
 
 struct folder {
     char *path, *temporary;
+    mode_t mode; // of the folder once it is visible
 };
 
 static int check_free(const char *path, struct hai_err *err) {
@@ -29,22 +31,55 @@ static int check_free(const char *path, struct hai_err *err) {
                             path);
 }
 
-int folder_new(const char *path, struct folder **ret, struct hai_err *err) {
+static char *without_slashes(const char *path) {
     size_t n = strlen(path);
 
     while (n > 1 && path[n - 1] == '/')
         n--;
-    _cleanup_free_ char *plain = hai_asprintf("%.*s", (int)n, path);
+    return hai_strndup(path, n);
+}
+
+static char *parent_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+
+    if (!slash)
+        return hai_strdup(".");
+    return hai_strndup(path, (size_t)MAX(slash - path, (ptrdiff_t)1));
+}
+
+int folder_check(const char *path, struct hai_err *err) {
+    _cleanup_free_ char *plain = without_slashes(path), *at = parent_of(plain);
+
     int r = check_free(plain, err);
     if (r < 0)
         return r;
-    _cleanup_free_ char *temporary = hai_asprintf("%s.tmp%d", plain, (int)getpid());
-    r = fileio_mkdir_durable(temporary, 0777, err);
+    // Parents that are missing will be made: the nearest one there is counts.
+    while (access(at, F_OK) < 0 && errno == ENOENT && strcmp(at, ".") && strcmp(at, "/")) {
+        char *above = parent_of(at);
+        free(at);
+        at = above;
+    }
+    _cleanup_free_ char *inside = hai_asprintf("%s/.", at); // a folder, no file
+    return access(inside, W_OK | X_OK) < 0 ? hai_fail(err, -errno, "%s: %m", at) : 0;
+}
+
+int folder_new(const char *path, struct folder **ret, struct hai_err *err) {
+    _cleanup_free_ char *plain = without_slashes(path), *parent = parent_of(plain);
+    _cleanup_free_ char *temporary = hai_asprintf("%s.tmpXXXXXX", plain);
+
+    int r = check_free(plain, err);
+    if (r == 0)
+        r = fileio_mkdir_durable(parent, 0777, err);
     if (r < 0)
         return r;
+    if (!mkdtemp(temporary))
+        return hai_fail(err, -errno, "%s: %m", temporary);
+    mode_t mask = umask(0);
+    umask(mask);
     struct folder *folder = hai_new(struct folder);
     folder->path = TAKE_PTR(plain);
     folder->temporary = TAKE_PTR(temporary);
+    folder->mode = 0777 & ~mask;
     *ret = folder;
     return 0;
 }
@@ -115,11 +150,10 @@ int folder_take_over(struct folder *folder, const char *from, struct hai_err *er
 }
 
 int folder_finish(struct folder *folder, struct hai_err *err) {
-    const char *slash = strrchr(folder->path, '/');
-    _cleanup_free_ char *parent =
-        slash ? hai_asprintf("%.*s", MAX((int)(slash - folder->path), 1), folder->path)
-              : hai_strdup(".");
+    _cleanup_free_ char *parent = parent_of(folder->path);
 
+    if (chmod(folder->temporary, folder->mode) < 0)
+        return hai_fail(err, -errno, "%s: %m", folder->temporary);
     int r = fileio_sync_dir(folder->temporary, err);
     if (r < 0)
         return r;

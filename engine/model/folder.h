@@ -1,6 +1,7 @@
 /* folder.h - a new folder in Hugging Face layout: there whole or not at all.
  *
- * It is filled under another name beside its own, synchronised, and renamed. Files that say nothing
+ * It is filled under another name beside its own that nobody else has, synchronised, and renamed.
+ * Who is killed meanwhile leaves that one behind, PATH.tmpXXXXXX. Files that say nothing
  * about weights (tokenizer, generation settings, licence) are taken over from the model it is made
  * from.
  */
@@ -10,7 +11,11 @@
 
 struct folder;
 
-/* -EEXIST: path is there and not an empty folder. */
+/* Could a folder be made there? For asking before long work. -EEXIST: path is there and not an
+ * empty folder; -EACCES, -ENOTDIR, -EROFS...: the folder that would hold it takes no new files. */
+int folder_check(const char *path, struct hai_err *err);
+
+/* Errors as of folder_check. */
 int folder_new(const char *path, struct folder **ret, struct hai_err *err);
 
 /* Where its files are to be written until folder_finish. */

@@ -23,13 +23,14 @@ enum quantize_type {
  *              NAME.keys [n_heads * n_key_rows]: weights of squared errors (importance.h);
  *              a matrix that is not there has equal ones. NULL: none
  * pool         may be NULL
- * on_progress  told now and then how many bytes of the output are written; may be NULL */
+ * on_progress  told now and then how many bytes of the output are written; may be NULL. A negative
+ *              errno from it ends the work: nothing is left, quantize_folder returns it */
 struct quantize_options {
     enum quantize_type type;
     bool embedding; // INT8, INT4: the embedding too, as INT8
     const struct safetensors *importance;
     struct k_pool *pool;
-    void (*on_progress)(void *userdata, int64_t n_done, int64_t n_all);
+    int (*on_progress)(void *userdata, int64_t n_done, int64_t n_all);
     void *userdata;
 };
 

@@ -9,12 +9,12 @@ struct weightsfile {
     size_t n, n_max;
     struct safetensors_writer *writer;
     int64_t n_done, n_all;
-    void (*on_progress)(void *userdata, int64_t n_done, int64_t n_all);
+    int (*on_progress)(void *userdata, int64_t n_done, int64_t n_all);
     void *userdata;
 };
 
 struct weightsfile *
-weightsfile_new(size_t n_max, void (*on_progress)(void *userdata, int64_t n_done, int64_t n_all),
+weightsfile_new(size_t n_max, int (*on_progress)(void *userdata, int64_t n_done, int64_t n_all),
                 void *userdata) {
     struct weightsfile *w = hai_new(struct weightsfile);
 
@@ -106,9 +106,12 @@ int weightsfile_add(struct weightsfile *w, const void *data, size_t n_bytes, str
     int r = safetensors_writer_add(w->writer, data, n_bytes, err);
 
     w->n_done += (int64_t)n_bytes;
-    if (r == 0 && w->on_progress)
-        w->on_progress(w->userdata, w->n_done, w->n_all);
-    return r;
+    if (r < 0 || !w->on_progress)
+        return r;
+    r = w->on_progress(w->userdata, w->n_done, w->n_all);
+    return r < 0 ? hai_fail(err, r, "stopped at %lld of %lld bytes", (long long)w->n_done,
+                            (long long)w->n_all)
+                 : 0;
 }
 
 int weightsfile_finish(struct weightsfile *w, struct hai_err *err) {

@@ -11,9 +11,10 @@
 
 struct weightsfile;
 
-/* n_max: the most tensors. on_progress: told how many bytes are written; may be NULL. */
+/* n_max: the most tensors. on_progress: told how many bytes are written; may be NULL. A negative
+ * errno from it ends the writing, weightsfile_add returns it. */
 struct weightsfile *
-weightsfile_new(size_t n_max, void (*on_progress)(void *userdata, int64_t n_done, int64_t n_all),
+weightsfile_new(size_t n_max, int (*on_progress)(void *userdata, int64_t n_done, int64_t n_all),
                 void *userdata);
 void weightsfile_free(struct weightsfile *w);
 DEFINE_CLEANUP(struct weightsfile *, weightsfile_free)

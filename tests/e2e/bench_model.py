@@ -46,6 +46,9 @@ def check_make(bench, generate, scratch):
     check(weights(again) == weights(scratch + "/bf16"), "threads change the values")
     run(bench, "--make", other, "--like", "tiny", "--seed", 1)
     check(weights(other) != weights(again), "the seed does not change the values")
+    left = [n for n in os.listdir(scratch) if ".tmp" in n]
+    check(not left and sorted(os.listdir(again)) == ["config.json", "model.safetensors",
+                                                     "tokenizer_config.json"], "left: %s" % left)
     code, _, err = run(bench, "--make", again, "--like", "tiny")
     check(code == 2 and "is there already" in err, "%d %s" % (code, err))
 

@@ -141,15 +141,21 @@ class Writer:
         self.tensors.append((name, dims, kind, data))
 
     def bytes(self):
+        header, data = self.header(), b""
+        for _, _, _, raw in self.tensors:
+            data += raw + b"\0" * (-len(raw) % ALIGN)
+        return header + data
+
+    def header(self):
+        """What stands before the data; of a tensor only the length of its data counts."""
         out = struct.pack("<IIQQ", MAGIC, self.version, len(self.tensors), len(self.keys))
         out += b"".join(self.keys)
-        at, data = 0, b""
+        at = 0
         for name, dims, kind, raw in self.tensors:
             out += self.text(name) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims,
                                                  TYPES[kind], at)
-            data += raw + b"\0" * (-len(raw) % ALIGN)
-            at = len(data)
-        return out + b"\0" * (-len(out) % ALIGN) + data
+            at += len(raw) + -len(raw) % ALIGN
+        return out + b"\0" * (-len(out) % ALIGN)
 
 
 def rope_factors(c, d):

@@ -9,11 +9,14 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
+
+import hollow
 
 MODELS = "tests/fixtures/models/"
 IDS = " ".join(str((i * 37 + i * i * 11 + 5) % 500) for i in range(48))
@@ -146,6 +149,34 @@ def check_files(quantize, scratch):
     check(not left, "left behind: %s" % left)
 
 
+def check_signals(quantize, scratch):
+    """What was begun is removed."""
+    source, out = scratch + "/hollow", scratch + "/interrupted"
+    hollow.folder(source)
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        code, err, left = hollow.interrupt([quantize, source, out, "--type", "int4"], out, number)
+        check(code == status and err.count("\n") == 1 and not left,
+              "%s: exit %s, %s left: %s" % (number, code, left, err))
+
+
+def check_out(quantize, scratch):
+    """Where the new folder cannot be is said before anything is measured; it gets the mode of any
+    new folder."""
+    text, importance = scratch + "/text", scratch + "/importance"
+    open(text, "w").write("some text " * 200)
+    for out, wanted in ((MODELS + "llama_gqa", "is there already"), (text + "/x", "Not a directory")):
+        code, said, err = run(quantize, MODELS + "llama_gqa", out, "--type", "int4", "--importance",
+                              importance, "--calibrate", text)
+        check(code in (1, 2) and wanted in err and err.count("\n") == 1 and not said,
+              "%s: %d %s" % (out, code, err))
+        check(not os.path.exists(importance), "%s: measured before OUT was looked at" % out)
+    out, mask = scratch + "/some/new/folder", os.umask(0o027)
+    code, _, err = run(quantize, MODELS + "llama_gqa", out, "--type", "int4")
+    os.umask(mask)
+    check(code == 0 and os.stat(out).st_mode & 0o777 == 0o750, err)
+    check(os.listdir(scratch + "/some/new") == ["folder"], str(os.listdir(scratch + "/some/new")))
+
+
 def check_refusals(quantize, generate, scratch):
     model = MODELS + "llama_mha"
     for args, wanted in (
@@ -153,6 +184,10 @@ def check_refusals(quantize, generate, scratch):
             ((model, "--type", "int8"), "expected two folders"),
             ((model, scratch + "/x", "--type", "int3"), "--type is 'int3'"),
             ((model, scratch + "/x", "--type", "int8", "--threads", "0"), "--threads"),
+            ((model, scratch + "/x", "--type", "bf16", "--embedding"), "--embedding is for"),
+            ((model, scratch + "/x", "--type", "bf16", "--importance", "y"), "--importance is for"),
+            ((model, scratch + "/x", "--type", "int8", "--tokens", "9"), "--tokens is for"),
+            ((model, scratch + "/x", "--type", "int8", "--calibrate", "y"), "needs --importance"),
             ((scratch + "/none", scratch + "/x", "--type", "int8"), "No such file"),
             ((model, scratch + "/x", "--type", "int8", "--importance", scratch + "/none"),
              "No such file")):
@@ -174,7 +209,9 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         check_models(quantize, evaluate, scratch)
         check_files(quantize, scratch)
+        check_out(quantize, scratch)
         check_refusals(quantize, generate, scratch)
+        check_signals(quantize, scratch)
     print("%d failed" % failures)
     sys.exit(failures > 0)
 
