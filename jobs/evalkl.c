@@ -13,7 +13,7 @@
 enum { WINDOW = 256, TOKENS = 4096 };
 
 struct args {
-    const char *model, *other, *text;
+    const char *usage, *model, *other, *text;
     int64_t n_tokens, window;
     struct generate_place place;
 };
@@ -42,8 +42,16 @@ static int set_option(int c, struct args *ret) {
         return status;
     case 'b':
         return modelargs_backend(NAME, optarg, &ret->place.backend);
+    case 'd':
+        return modelargs_dtype(NAME, optarg, &ret->place.dtype);
+    case 'q': // kl shows no progress
+        return 0;
+    case 'h':
+        fputs(ret->usage, stdout);
+        exit(JOBEXIT_DONE);
     default:
-        return jobexit_usage(NAME, "kl: unknown option");
+        fputs(ret->usage, stderr);
+        return JOBEXIT_USAGE;
     }
 }
 
@@ -56,11 +64,14 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"tokens",required_argument, NULL, 'n'},
         {"window",               required_argument, NULL, 'w'},
         {"backend",             required_argument, NULL, 'b'},
-        {0             },
+        {"dtype",              required_argument, NULL, 'd'},
+        {"quiet",                  no_argument, NULL, 'q'},
+        {"help",              no_argument, NULL, 'h'},
+        {0              },
     };
     int c;
 
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "q", options, NULL)) != -1) {
         int status = set_option(c, ret);
         if (status)
             return status;
@@ -72,8 +83,31 @@ static int parse(int argc, char **argv, struct args *ret) {
     return 0;
 }
 
-int evalkl_main(int argc, char **argv) {
+/* Do the models and the text have a window's tokens? */
+static int check_window(const struct args *args, int64_t n, struct hai_err *err) {
+    const char *const models[] = {args->model, args->other};
+
+    if (args->window > n)
+        return hai_fail(err, -EINVAL,
+                        "--window is %lld; expected at most the %lld tokens that are read of %s",
+                        (long long)args->window, (long long)n, args->text);
+    for (size_t i = 0; i < ARRAY_SIZE(models); i++) {
+        struct model_config config;
+        int r = config_read(models[i], &config, err);
+        if (r < 0)
+            return r;
+        if (args->window > config.n_position)
+            return hai_fail(err, -EINVAL,
+                            "--window is %lld; expected at most max_position_embeddings of %s, "
+                            "%lld",
+                            (long long)args->window, models[i], (long long)config.n_position);
+    }
+    return 0;
+}
+
+int evalkl_main(int argc, char **argv, const char *usage) {
     struct args args = {
+        .usage = usage,
         .n_tokens = TOKENS,
         .window = WINDOW,
         .place = {.backend = K_BACKEND_CPU, .n_threads = modelargs_threads()}
@@ -88,11 +122,16 @@ int evalkl_main(int argc, char **argv) {
         return status;
     int r = textruns_read(args.model, args.text, args.n_tokens, &ids, &n, &err);
     if (r == 0)
+        r = check_window(&args, n, &err);
+    if (r == 0)
         r = textruns_compare(args.model, args.other, &args.place, ids, n, args.window, &c, &err);
     if (r < 0)
         return jobexit_report(NAME, &err);
     printf("{\"positions\": %lld, \"kl\": %.6g, \"rms_logit_error\": %.6g, \"same_best\": %.6g, "
            "\"perplexity\": %.6g, \"perplexity_other\": %.6g}\n",
            (long long)c.n, c.kl, c.rms, c.same_best, exp(c.nll), exp(c.nll_other));
-    return fflush(stdout) ? JOBEXIT_FAILED : JOBEXIT_DONE;
+    if (!fflush(stdout) && !ferror(stdout))
+        return JOBEXIT_DONE;
+    hai_fail(&err, -EIO, "writing to stdout failed");
+    return jobexit_report(NAME, &err);
 }

@@ -2,5 +2,5 @@
 #pragma once
 #include "lib/base.h"
 
-/* argv[0] is "kl". Returns the exit status; messages are printed. */
-int evalkl_main(int argc, char **argv);
+/* argv[0] is "kl"; usage is what --help prints. Returns the exit status; messages are printed. */
+int evalkl_main(int argc, char **argv, const char *usage);

@@ -35,7 +35,8 @@ static const char usage[] =
     "  --tokens N     of kl: so many at most (default 4096)\n"
     "  --window N     of kl: tokens read together, from an empty cache (default 256)\n"
     "  --backend B    ref, cpu (default) or cuda\n"
-    "  --dtype bf16   round the weights to bf16 first; arithmetic stays float32\n"
+    "  --dtype bf16   round the weights to bf16 first, of kl both models'; arithmetic stays "
+    "float32\n"
     "  -q, --quiet    no progress on stderr\n";
 
 struct args {
@@ -195,7 +196,7 @@ int main(int argc, char **argv) {
         return JOBEXIT_DONE;
     }
     if (argc > 1 && hai_streq(argv[1], "kl"))
-        return evalkl_main(argc - 1, argv + 1);
+        return evalkl_main(argc - 1, argv + 1, usage);
     args.choices = argc > 1 && hai_streq(argv[1], "choices");
     if (argc < 2 || (!args.choices && !hai_streq(argv[1], "logits")))
         return jobexit_usage(NAME, "expected 'logits', 'choices' or 'kl'");
