@@ -1,4 +1,5 @@
 #include "engine/convert/ggufwords.h"
+#include "engine/data/split.h"
 #include "engine/data/utf8.h"
 #include "lib/json.h"
 
@@ -97,33 +98,30 @@ static const uint32_t cased[][2] = {
     {0x1e900, 0x1e943}
 };
 
-#define QWEN2_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
-#define QWEN2_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
 static const char han[] = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+";
 static const char cased_mark[] = "cased";   // stands for the pattern of cased letters
 static const char digits_mark[] = "digits"; // every digit alone
 
 /* The steps that names of pre-tokenizers stand for, from the published tokenizer.json files. */
-static const struct {
+static const struct pre_tokenizer {
     const char *name;
     bool nfc;
+    bool llama3; // whole words need no merges; a text begins with the begin token unless said
     const char *steps[7];
 } pre_tokenizers[] = {
     {"deepseek-v3",
-     false,                     {"\\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-      "[!\"#$%&'()*+,\\-./"
-      ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-      "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"}                },
+     false,                     false,
+     {"\\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", SPLIT_V3}                     },
     {"deepseek-llm",
-     false,                     {"[\r\n]", cased_mark, "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
-      "\\s+$", han, digits_mark}                                               },
-    {"deepseek-coder",   false, {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", han, digits_mark}},
-    {"qwen2",            true,  {QWEN2_HEAD QWEN2_TAIL}                                   },
-    {"deepseek-r1-qwen", true,  {QWEN2_HEAD QWEN2_TAIL}                                   },
-    {"llama-bpe",        false, {QWEN2_HEAD "{1,3}" QWEN2_TAIL}                           },
-    {"llama3",           false, {QWEN2_HEAD "{1,3}" QWEN2_TAIL}                           },
-    {"llama-v3",         false, {QWEN2_HEAD "{1,3}" QWEN2_TAIL}                           },
+     false,                     false,
+     {"[\r\n]", cased_mark, "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+      "\\s+$", han, digits_mark}                                                                 },
+    {"deepseek-coder",   false, false, {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", han, digits_mark}},
+    {"qwen2",            true,  false, {SPLIT_QWEN2}                                             },
+    {"deepseek-r1-qwen", true,  false, {SPLIT_QWEN2}                                             },
+    {"llama-bpe",        false, true,  {SPLIT_LLAMA3}                                            },
+    {"llama3",           false, true,  {SPLIT_LLAMA3}                                            },
+    {"llama-v3",         false, true,  {SPLIT_LLAMA3}                                            },
 };
 
 static bool is_text(const struct gguf_value *v, const char *text) {
@@ -169,22 +167,30 @@ static void add_step(struct buf *ret, const char *step) {
     buf_add_str(ret, "},\"behavior\":\"Isolated\",\"invert\":false},");
 }
 
+/* NULL: the name is not known, or absent. */
+static const struct pre_tokenizer *find_pre_tokenizer(const struct gguf *g) {
+    const struct gguf_value *pre = gguf_find(g, "tokenizer.ggml.pre");
+
+    for (size_t i = 0; i < ARRAY_SIZE(pre_tokenizers); i++)
+        if (is_text(pre, pre_tokenizers[i].name))
+            return &pre_tokenizers[i];
+    return NULL;
+}
+
 static int add_pre_tokenizer(const struct gguf *g, struct buf *ret, struct hai_err *err) {
     const struct gguf_value *pre = gguf_find(g, "tokenizer.ggml.pre");
-    size_t i = 0;
+    const struct pre_tokenizer *found = find_pre_tokenizer(g);
 
-    while (i < ARRAY_SIZE(pre_tokenizers) && !is_text(pre, pre_tokenizers[i].name))
-        i++;
-    if (i == ARRAY_SIZE(pre_tokenizers))
+    if (!found)
         return hai_fail(err, -ENOTSUP, "%s: tokenizer.ggml.pre is %.*s, which is not known",
                         gguf_path(g),
                         pre && pre->kind == GGUF_STRING ? (int)MIN(pre->n_bytes, (size_t)60) : 6,
                         pre && pre->kind == GGUF_STRING ? pre->text : "absent");
-    buf_add_str(ret, pre_tokenizers[i].nfc ? ",\n \"normalizer\":{\"type\":\"NFC\"}"
-                                           : ",\n \"normalizer\":null");
+    buf_add_str(ret,
+                found->nfc ? ",\n \"normalizer\":{\"type\":\"NFC\"}" : ",\n \"normalizer\":null");
     buf_add_str(ret, ",\n \"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[");
-    for (size_t k = 0; k < ARRAY_SIZE(pre_tokenizers[i].steps) && pre_tokenizers[i].steps[k]; k++)
-        add_step(ret, pre_tokenizers[i].steps[k]);
+    for (size_t k = 0; k < ARRAY_SIZE(found->steps) && found->steps[k]; k++)
+        add_step(ret, found->steps[k]);
     buf_add_str(ret, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
                      "\"use_regex\":false}]},\n \"post_processor\":null,\n "
                      "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
@@ -268,7 +274,9 @@ int ggufwords_tokenizer(const struct gguf *g, struct buf *ret, struct hai_err *e
         return r;
     buf_add_str(ret, ",\n \"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
                      "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-                     "\"fuse_unk\":false,\"byte_fallback\":false,\n  \"vocab\":{");
+                     "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":");
+    buf_add_str(ret, find_pre_tokenizer(g)->llama3 ? "true" : "false");
+    buf_add_str(ret, ",\n  \"vocab\":{");
     add_tokens(ret, tokens, kinds, false);
     buf_add_str(ret, "},\n  \"merges\":[");
     const uint8_t *at = merges->items;
@@ -303,9 +311,11 @@ int ggufwords_config(const struct gguf *g, struct buf *ret, struct hai_err *err)
     };
     const struct gguf_value *add = gguf_find(g, "tokenizer.ggml.add_bos_token");
     const struct gguf_value *chat = gguf_find(g, "tokenizer.chat_template");
+    const struct pre_tokenizer *pre = find_pre_tokenizer(g);
     struct gguf_value token;
+    bool begins = add ? add->number == 1 : pre && pre->llama3;
 
-    buf_printf(ret, "{\n \"add_bos_token\": %s", add && add->number == 1 ? "true" : "false");
+    buf_printf(ret, "{\n \"add_bos_token\": %s", begins ? "true" : "false");
     for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
         if (find_token(g, keys[i][0], &token)) {
             buf_add_str(ret, ",\n ");

@@ -2,6 +2,8 @@
  *
  * Files of the kind "gpt2" (byte-level BPE) carry tokens, their kinds, merges, and the name of the
  * pre-tokenizer; what that name stands for is known here for DeepSeek's series, Qwen2 and Llama 3.
+ * Llama 3's name also means that words of the vocabulary need no merges, and that texts begin with
+ * the begin token where the file does not say. Source: llama.cpp, src/llama-vocab.cpp.
  */
 #pragma once
 #include "lib/pure/buf.h"

@@ -29,20 +29,14 @@ struct split {
     uint8_t wanted, space; // KIND_CLASS: bits
 };
 
-/* What follows the part by which Qwen2's and Llama 3's patterns differ. */
-#define QWEN2_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
-#define QWEN2_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
 static const struct {
     enum kind kind;
     const char *pattern;
 } known[] = {
-    {KIND_V3,       "[!\"#$%&'()*+,\\-./"
-              ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-              "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"},
-    {KIND_QWEN2,    QWEN2_HEAD QWEN2_TAIL                                          },
-    {KIND_LLAMA3,   QWEN2_HEAD "{1,3}" QWEN2_TAIL                                  },
-    {KIND_LINE_END, "\\s+$"                                                        },
+    {KIND_V3,       SPLIT_V3    },
+    {KIND_QWEN2,    SPLIT_QWEN2 },
+    {KIND_LLAMA3,   SPLIT_LLAMA3},
+    {KIND_LINE_END, "\\s+$"     },
 };
 
 void split_free(struct split *s) {

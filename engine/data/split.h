@@ -12,6 +12,17 @@
 
 struct split;
 
+/* The patterns that are searched for by hand whole. What follows QWEN2_HEAD is the part by which
+ * Qwen2's and Llama 3's differ. */
+#define SPLIT_V3                                                                                   \
+    "[!\"#$%&'()*+,\\-./"                                                                          \
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"                 \
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+#define SPLIT_QWEN2_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+#define SPLIT_QWEN2_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define SPLIT_QWEN2 SPLIT_QWEN2_HEAD SPLIT_QWEN2_TAIL
+#define SPLIT_LLAMA3 SPLIT_QWEN2_HEAD "{1,3}" SPLIT_QWEN2_TAIL
+
 /* by_hand false: leave it to PCRE2. -EINVAL: the pattern is wrong. */
 int split_new(const char *pattern, bool by_hand, struct split **ret, struct hai_err *err);
 void split_free(struct split *s);

@@ -6,12 +6,14 @@ usage: convert.py HAI_CONVERT HAI_EVAL HAI_GENERATE HAI_TOKENIZE HAI_QUANTIZE
 import array
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 
 import ggufwrite
+import hollow
 
 MODELS = "tests/fixtures/models/"
 IDS = " ".join(str((i * 37 + i * i * 11 + 5) % 500) for i in range(40))
@@ -165,6 +167,20 @@ def check_text(convert, generate, tokenize, scratch):
     config, source = (json.load(open(f + "/tokenizer_config.json")) for f in (out, MODELS + "dsv3"))
     for field in ("chat_template", "bos_token", "eos_token", "add_bos_token"):
         check(config[field] == source[field], field)
+    # Where the file does not say whether a text begins with the begin token, its series does.
+    silent = lambda w: w.keys.__setitem__(slice(None), [k for k in w.keys if not k.startswith(
+        w.text("tokenizer.ggml.add_bos_token"))])
+    says_no = lambda w: (silent(w), w.key("tokenizer.ggml.add_bos_token", "bool", 0))
+    for i, (pre, change, whole, begins) in enumerate((
+            ("llama-bpe", silent, True, True), ("llama-bpe", says_no, True, False),
+            ("qwen2", silent, False, False), ("deepseek-v3", silent, False, False))):
+        out = "%s/words.%d" % (scratch, i)
+        ggufwrite.write(MODELS + "llama3_rope", path, kind="BF16", pre=pre, change=change)
+        check(run(convert, path, out)[0] == 0, "convert")
+        words, config = (json.load(open(out + "/" + n)) for n in ("tokenizer.json",
+                                                                  "tokenizer_config.json"))
+        check(words["model"]["ignore_merges"] is whole, "%s: ignore_merges" % pre)
+        check(config["add_bos_token"] is begins, "%s: add_bos_token" % pre)
 
 
 def check_refusals(convert, scratch):
@@ -207,6 +223,16 @@ def check_refusals(convert, scratch):
     check(code == 2 and "not a GGUF file" in err, err)
 
 
+def check_signals(convert, scratch):
+    """What was begun is removed."""
+    path, out = scratch + "/hollow.gguf", scratch + "/interrupted"
+    hollow.gguf(path)
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        code, err, left = hollow.interrupt([convert, path, out, "--no-tokenizer"], out, number)
+        check(code == status and err.count("\n") == 1 and not left,
+              "%s: exit %s, %s left: %s" % (number, code, left, err))
+
+
 def main():
     convert, evaluate, generate, tokenize, quantize = (os.path.abspath(a) for a in sys.argv[1:6])
     with tempfile.TemporaryDirectory() as scratch:
@@ -215,6 +241,7 @@ def main():
         check_halves(convert, evaluate, scratch, quantize)
         check_text(convert, generate, tokenize, scratch)
         check_refusals(convert, scratch)
+        check_signals(convert, scratch)
     print("%d failed" % failures)
     sys.exit(failures > 0)
 
