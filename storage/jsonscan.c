@@ -289,3 +289,12 @@ int jsonscan_skip(struct jsonscan *s) {
 int jsonscan_end(struct jsonscan *s) {
     return peek(s) < 0 ? 0 : fault(s, "the end");
 }
+
+int jsonscan_fail(const struct jsonscan *s, const char *path, struct hai_err *err) {
+    int line = 1;
+
+    for (size_t i = 0; i < s->at; i++)
+        line += s->text[i] == '\n';
+    return hai_fail(err, -EBADMSG, "%s:%d: bad JSON: expected %s", path, line,
+                    s->fault ? s->fault : "a value");
+}

@@ -38,3 +38,6 @@ int jsonscan_skip(struct jsonscan *s);
 
 /* Only white space may be left. */
 int jsonscan_end(struct jsonscan *s);
+
+/* Report the fault of one of these: "PATH:LINE: bad JSON: expected ..."; returns -EBADMSG. */
+int jsonscan_fail(const struct jsonscan *s, const char *path, struct hai_err *err);

@@ -7,14 +7,6 @@ static bool is_wanted(const char *name, const char *const *names) {
     return *names;
 }
 
-static int broken(const struct jsonscan *s, const char *path, struct hai_err *err) {
-    int line = 1;
-
-    for (size_t i = 0; i < s->at; i++)
-        line += s->text[i] == '\n';
-    return hai_fail(err, -EBADMSG, "%s:%d: bad JSON: expected %s", path, line, s->fault);
-}
-
 static int read_member(struct jsonscan *s, const char *path, const struct buf *key,
                        const char *const *names, struct json *to, struct hai_err *err) {
     _cleanup_(json_freep) struct json *value = NULL;
@@ -22,7 +14,7 @@ static int read_member(struct jsonscan *s, const char *path, const struct buf *k
     size_t from = s->at;
 
     if (jsonscan_skip(s) < 0)
-        return broken(s, path, err);
+        return jsonscan_fail(s, path, err);
     if (!is_wanted(name, names))
         return 0;
     int r = json_parse(s->text + from, s->at - from, path, &value, err);
@@ -43,17 +35,17 @@ int jsonpick(const void *text, size_t n_bytes, const char *path, const char *con
     int r;
 
     if (jsonscan_enter(&s, '{') < 0)
-        return broken(&s, path, err);
+        return jsonscan_fail(&s, path, err);
     while ((r = jsonscan_next(&s, '}', &n)) > 0) {
         if (jsonscan_key(&s, &key) < 0)
-            return broken(&s, path, err);
+            return jsonscan_fail(&s, path, err);
         buf_cstr(&key);
         r = read_member(&s, path, &key, names, picked, err);
         if (r < 0)
             return r;
     }
     if (r < 0 || jsonscan_end(&s) < 0)
-        return broken(&s, path, err);
+        return jsonscan_fail(&s, path, err);
     *ret = TAKE_PTR(picked);
     return 0;
 }

@@ -44,12 +44,7 @@ static int malformed(const struct reader *x, const char *what) {
 
 /* A fault of the JSON text itself, with its line. */
 static int broken(const struct reader *x) {
-    int line = 1;
-
-    for (size_t i = 0; i < x->scan.at; i++)
-        line += x->scan.text[i] == '\n';
-    return hai_fail(x->err, -EBADMSG, "%s:%d: bad JSON: expected %s", x->path, line,
-                    x->scan.fault ? x->scan.fault : "a value");
+    return jsonscan_fail(&x->scan, x->path, x->err);
 }
 
 static void byte_table(int16_t ret[512]) {
