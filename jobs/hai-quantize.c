@@ -10,6 +10,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define NAME "hai-quantize"
 
@@ -35,13 +36,23 @@ struct args {
     struct quantize_options options;
 };
 
+/* Could FILE be written? Looked at before the model runs. */
+static int check_importance(const char *path, struct hai_err *err) {
+    const char *slash = strrchr(path, '/');
+    _cleanup_free_ char *parent = hai_asprintf("%.*s.", slash ? (int)(slash + 1 - path) : 0, path);
+
+    return access(parent, W_OK | X_OK) < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+}
+
 /* Run the model over the text. */
 static int calibrate(const struct args *args, struct hai_err *err) {
     const struct generate_place place = {.backend = K_BACKEND_CPU, .n_threads = args->n_threads};
     _cleanup_free_ int32_t *ids = NULL;
     int64_t n = 0;
 
-    int r = textruns_read(args->in, args->text, args->n_tokens ? args->n_tokens : TOKENS, &ids, &n,
+    int r = check_importance(args->importance, err);
+    if (r == 0)
+        r = textruns_read(args->in, args->text, args->n_tokens ? args->n_tokens : TOKENS, &ids, &n,
                           err);
     if (r < 0)
         return r;

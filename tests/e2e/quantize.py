@@ -169,7 +169,10 @@ def check_out(quantize, scratch):
                               importance, "--calibrate", text)
         check(code in (1, 2) and wanted in err and err.count("\n") == 1 and not said,
               "%s: %d %s" % (out, code, err))
-        check(not os.path.exists(importance), "%s: measured before OUT was looked at" % out)
+        check("running" not in err, "%s: measured before OUT was looked at" % out)
+    code, _, err = run(quantize, MODELS + "llama_gqa", scratch + "/never", "--type", "int4",
+                       "--importance", scratch + "/no/where", "--calibrate", text)
+    check(code == 2 and "no/where: No such" in err and "running" not in err, err)
     out, mask = scratch + "/some/new/folder", os.umask(0o027)
     code, _, err = run(quantize, MODELS + "llama_gqa", out, "--type", "int4")
     os.umask(mask)
