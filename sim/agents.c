@@ -24,8 +24,26 @@ static void after(struct agents *agents, int64_t us, enum agenda_kind kind, int 
     agenda_add(agents->agenda, agents->agenda->now_us + us, kind, number, what, NULL);
 }
 
+/* Said with every poll: snprintf would take long. */
+char *agents_number(int64_t n, char *ret) {
+    char digits[20];
+    int n_digits = 0;
+
+    assert(n >= 0);
+    do
+        digits[n_digits++] = (char)('0' + n % 10);
+    while (n /= 10);
+    while (n_digits)
+        *ret++ = digits[--n_digits];
+    *ret = 0;
+    return ret;
+}
+
 void agents_boot_id(int node, int boot, char ret[static 32]) {
-    (void)snprintf(ret, 32, "boot-%d-%d", node, boot);
+    memcpy(ret, "boot-", 5);
+    char *at = agents_number(node, ret + 5);
+    *at = '-';
+    agents_number(boot, at + 1);
 }
 
 /* Struck, now or just before: then whatever it was about to do is not done. */

@@ -97,5 +97,8 @@ void agents_strike(struct agents *agents, int node, enum agents_blow blow);
 void agents_boot(struct agents *agents, int node);
 void agents_lose_shim(struct agents *agents, struct shim *shim);
 
+/* Write a number that is not negative, and the 0 after it; returns where that is. */
+char *agents_number(int64_t n, char *ret);
+
 /* The text of its boot_id. */
 void agents_boot_id(int node, int boot, char ret[static 32]);

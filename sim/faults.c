@@ -30,6 +30,8 @@ static bool begin(struct tempest *t, struct rng *ret_saved) {
 
 static void end(struct tempest *t, const struct rng *saved, const char *what, int node) {
     t->rng = *saved;
+    if (node >= 0)
+        starve_trouble(&t->starve, node, t->world.now_us);
     if (t->options->on_fault)
         t->options->on_fault(t->options->userdata, t->n_met - 1, t->agenda.now_us, what,
                              node < 0 ? NULL : t->world.state->nodes[node]->r.name);
@@ -297,6 +299,7 @@ void faults_start(struct tempest *t) {
     t->down = false;
     world_start(&t->world);
     gateway_started(&t->gateway);
+    starve_forget(&t->starve, t->world.state);
     t->n_committed = t->world.n_log;
     if (t->r == 0)
         t->r = invariants_state(t->world.state, t->err);

@@ -90,7 +90,11 @@ void gateway_held(struct gateway *g, int node, int64_t seq) {
 /* ---- polls ---- */
 
 static void principal_of(const struct gateway *g, int number, char ret[static PRINCIPAL_MAX + 1]) {
-    (void)snprintf(ret, PRINCIPAL_MAX + 1, "node:%s", node_of(g, number)->r.name);
+    const char *name = node_of(g, number)->r.name;
+
+    memcpy(ret, "node:", 5);
+    memcpy(ret + 5, name, MIN(strlen(name), (size_t)PRINCIPAL_MAX - 5) + 1);
+    ret[PRINCIPAL_MAX] = 0;
 }
 
 static bool holds_part(const void *holdings, int64_t job, int64_t epoch) {
@@ -110,7 +114,7 @@ struct spoken {
 
 static const struct witness_account *account_of(const struct net_message *poll,
                                                 struct spoken *spoken) {
-    (void)snprintf(spoken->instance, sizeof spoken->instance, "%lld", (long long)poll->instance);
+    agents_number(poll->instance, spoken->instance);
     agents_boot_id(poll->node, poll->boot, spoken->boot_id);
     spoken->account = (struct witness_account){
         .instance = spoken->instance,

@@ -72,8 +72,8 @@ int invariants_explained(const struct state *state, struct hai_err *err) {
  * core derives is not trusted here. */
 static bool has_earlier(const struct state *state, const struct job *job) {
     for (const struct job *one = state->jobs_first; one != job; one = one->next)
-        if (!state_job_ended(one) && hai_streq(one->r.spec.user, job->r.spec.user) &&
-            hai_streq(one->r.spec.name, job->r.spec.name))
+        if (!state_job_ended(one) && hai_streq(one->r.spec.name, job->r.spec.name) &&
+            hai_streq(one->r.spec.user, job->r.spec.user))
             return true;
     return false;
 }

@@ -1,6 +1,5 @@
 #include "sim/naiveplan.h"
 #include "scheduler/core/apart.h"
-#include "scheduler/core/attempt.h"
 #include "scheduler/core/backfill.h"
 #include "scheduler/core/hold.h"
 
@@ -12,8 +11,16 @@ struct planned {
     bool spans;
 };
 
+/* A job that holds a part of a node, until it ends. */
+struct holding {
+    const struct job *job;
+    int64_t end_s;
+};
+
 struct naiveplan {
     const struct state *state;
+    struct holding *holdings; // of node k from first[k] to first[k + 1] - 1
+    size_t *first;
     int64_t now_s;
     struct planned plans[BACKFILL_PLANS_MAX]; // in the order of their starts
     size_t n;
@@ -23,17 +30,13 @@ struct left {
     int64_t gpus, cpus, memory_bytes;
 };
 
-struct naiveplan *naiveplan_new(const struct state *state) {
-    struct naiveplan *plans = hai_new(struct naiveplan);
-
-    plans->state = state;
-    plans->now_s = state->r.time_us / HOLD_SECOND_US;
-    return plans;
-}
-
 void naiveplan_free(struct naiveplan *plans) {
-    for (size_t i = 0; plans && i < plans->n; i++)
+    if (!plans)
+        return;
+    for (size_t i = 0; i < plans->n; i++)
         free(plans->plans[i].nodes);
+    free(plans->holdings);
+    free(plans->first);
     free(plans);
 }
 
@@ -55,6 +58,35 @@ static int64_t end_of(const struct naiveplan *plans, const struct job *job) {
     return MAX(at_s, plans->now_s);
 }
 
+/* Who holds what, counted job by job, and then in the order of the nodes. */
+static void list_holdings(struct naiveplan *plans) {
+    const struct state *state = plans->state;
+    size_t n_nodes = (size_t)state->n_nodes;
+
+    plans->first = hai_new_array(size_t, n_nodes + 2);
+    for (const struct job *job = state->live_first; job; job = job->live_next)
+        for (size_t i = 0; i < job->r.allocs.n; i++)
+            plans->first[job->r.allocs.items[i].node + 2] +=
+                !job->r.allocs.items[i].gone && !job->r.allocs.items[i].released;
+    for (size_t k = 2; k < n_nodes + 2; k++)
+        plans->first[k] += plans->first[k - 1];
+    plans->holdings = hai_new_array(struct holding, plans->first[n_nodes + 1] + 1);
+    for (const struct job *job = state->live_first; job; job = job->live_next)
+        for (size_t i = 0; i < job->r.allocs.n; i++)
+            if (!job->r.allocs.items[i].gone && !job->r.allocs.items[i].released)
+                plans->holdings[plans->first[job->r.allocs.items[i].node + 1]++] =
+                    (struct holding){job, end_of(plans, job)};
+}
+
+struct naiveplan *naiveplan_new(const struct state *state) {
+    struct naiveplan *plans = hai_new(struct naiveplan);
+
+    plans->state = state;
+    plans->now_s = state->r.time_us / HOLD_SECOND_US;
+    list_holdings(plans);
+    return plans;
+}
+
 static void take(struct left *left, const struct job *job, int64_t sign) {
     left->gpus -= sign * job->r.spec.gpus_per_node;
     left->cpus -= sign * job->cpus_per_node;
@@ -74,11 +106,9 @@ static struct left left_at(const struct naiveplan *plans, int number, int64_t at
     struct left left = {__builtin_popcount(state_gpus_free(node)), node->cpus_free,
                         node->memory_free};
 
-    for (const struct job *job = plans->state->live_first; job; job = job->live_next) {
-        int alloc = attempt_alloc_on(job, number);
-        if (alloc >= 0 && !job->r.allocs.items[alloc].released && end_of(plans, job) <= at_s)
-            take(&left, job, -1);
-    }
+    for (size_t i = plans->first[number]; i < plans->first[number + 1]; i++)
+        if (plans->holdings[i].end_s <= at_s)
+            take(&left, plans->holdings[i].job, -1);
     for (size_t i = 0; i < plans->n; i++)
         if (plans->plans[i].start_s <= at_s && at_s < plans->plans[i].end_s &&
             on_node(&plans->plans[i], number))
@@ -227,6 +257,7 @@ static size_t list_fit(const struct naiveplan *plans, const struct job *job, boo
     bool recovers = job->r.state == JOB_STATE_RECOVERING;
     _cleanup_free_ uint64_t *now = recovers ? NULL : spare_map(state, false);
     _cleanup_free_ uint64_t *idle = recovers ? NULL : spare_map(state, true);
+    struct place_need need = place_need_of(state, job);
     size_t n = 0;
 
     for (size_t i = 0; i < group->nodes.n; i++) {
@@ -234,7 +265,6 @@ static size_t list_fit(const struct naiveplan *plans, const struct job *job, boo
         bool left_out = false;
         for (size_t k = 0; avoid && k < job->r.avoid.n; k++)
             left_out |= job->r.avoid.items[k] == number;
-        struct place_need need = place_need_of(state, job);
         if (left_out || state->nodes[number]->reserved != need.reserve ||
             at_s > hold_latest_s(&need, state->nodes[number]) ||
             !state_node_usable(state->nodes[number]) || spare_marked(idle, number) ||
@@ -287,6 +317,8 @@ static int64_t earliest(const struct naiveplan *plans, const struct job *job, bo
     size_t n = list_times(plans, &times);
 
     for (size_t i = 0; i < n; i++) {
+        if (i && times[i] == times[i - 1])
+            continue;
         size_t n_fit = list_fit(plans, job, avoid, times[i], fit);
         if (!suffices(plans, job, fit, n_fit, times[i]))
             continue;

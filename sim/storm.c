@@ -52,7 +52,21 @@ static void check_whole(struct tempest *t) {
         tempest_note(t, invariants_nodes(t->world.state, &t->agents.shims, t->err));
 }
 
+/* Whose agents are out of reach now. */
+static void note_trouble(struct tempest *t) {
+    for (int i = 0; i < t->agents.n_nodes; i++) {
+        const struct agents_node *node = &t->agents.nodes[i];
+        const struct net_link *link = &t->net.links[i];
+        if (link->deaf || link->mute || link->bad || node->down || !node->runs || node->blow ||
+            node->stalled_until_us || node->n_adopting)
+            starve_trouble(&t->starve, i, t->world.now_us);
+    }
+}
+
 static void check_turn(struct tempest *t) {
+    note_trouble(t);
+    if (t->r == 0)
+        tempest_note(t, starve_watch(&t->starve, t->world.state, t->err));
     if (t->r == 0 && t->agents.shims.err.r < 0) {
         *t->err = t->agents.shims.err;
         tempest_note(t, t->err->r);
@@ -403,6 +417,7 @@ static void prepare(struct tempest *t) {
     t->world.naive = naive_new(t->seed % NAIVE_SEEDS ? NAIVE_RUNS : 1);
     world_cluster(&t->world, &cluster);
     connect(t);
+    starve_init(&t->starve, t->world.state);
     set_clocks(t);
     add_accounts(t);
     agenda_add(&t->agenda, 0, AGENDA_SILENCE, 0, 0, NULL);
@@ -418,6 +433,9 @@ static void finish(struct tempest *t) {
     t->result.retries = t->clients.n_retries;
     t->result.entries = (int64_t)t->world.n_log;
     t->result.messages = t->net.n_sent;
+    t->result.waited = t->starve.n_waited;
+    t->result.served = t->starve.n_served;
+    t->result.claims = t->starve.n_claims;
     for (size_t i = 0; i < t->world.n_log; i++)
         t->result.rooms += t->world.log[i].kind == ENTRY_MAKE_ROOM;
     t->result.digest = digest(t->world.state);
@@ -427,6 +445,7 @@ static void finish(struct tempest *t) {
             net_message_free(event.data);
     }
     quota_rules_forget(&t->quotas);
+    starve_free(&t->starve);
     clients_free(&t->clients);
     gateway_free(&t->gateway);
     agents_free(&t->agents);

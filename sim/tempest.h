@@ -7,6 +7,7 @@
 #include "sim/gateway.h"
 #include "sim/people.h"
 #include "sim/quota_rules.h"
+#include "sim/starve.h"
 #include "sim/storm_result.h"
 
 #define TEMPEST_SECOND INT64_C(1000000)
@@ -23,6 +24,7 @@ struct tempest {
     struct clients clients;
     struct people people;
     struct quota_rules_seen quotas;
+    struct starve starve;
     struct drift wall;             // the clock of the scheduler's host
     struct drift clock;            // log time, from the last start on
     bool down;                     // no scheduler runs

@@ -57,7 +57,12 @@ void buf_add_u64(struct buf *b, uint64_t v) {
     add_little_endian(b, v, 8);
 }
 
+/* Nearly all are of one byte. */
 void buf_add_varint(struct buf *b, uint64_t v) {
+    if (v < 0x80 && b->n_bytes < b->n_bytes_max) {
+        b->data[b->n_bytes++] = (uint8_t)v;
+        return;
+    }
     uint8_t *first = buf_extend(b, VARINT_BYTES_MAX), *at = first;
 
     while (v >= 0x80) {

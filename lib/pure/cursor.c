@@ -37,6 +37,10 @@ int cursor_u64(struct cursor *c, uint64_t *ret) {
 int cursor_varint(struct cursor *c, uint64_t *ret) {
     uint64_t v = 0;
 
+    if (c->at < c->n_bytes && c->data[c->at] < 0x80) { // nearly all are of one byte
+        *ret = c->data[c->at++];
+        return 0;
+    }
     for (int shift = 0; shift < 70; shift += 7) {
         uint8_t byte;
         int r = cursor_u8(c, &byte);

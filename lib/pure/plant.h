@@ -33,7 +33,11 @@
     X(SYNCED_EARLY, "an agent says that its account is complete before it has looked for shims")   \
     X(MARK_BLOCKS, "a mark that nobody asks for makes a newer attempt of its job wait")            \
     X(LATE_START, "ranks start although the lease has run out meanwhile")                          \
-    X(LEASE_FROM_ANSWER, "an agent counts a lease from the answer to its poll, not from the poll")
+    X(LEASE_FROM_ANSWER, "an agent counts a lease from the answer to its poll, not from the poll") \
+    X(NEVER_URGENT, "a job that has waited for too long may ask nobody more than before")          \
+    X(AGED_IN_VAIN, "nor one that has aged those of the priority that it has come to")             \
+    X(ASKED_ONCE, "who asked in vain for room does not ask again")                                 \
+    X(GRACE_LONG, "who gives way has ten minutes more than its grace")
 
 enum plant {
     PLANT_NONE,

@@ -181,7 +181,9 @@ static int64_t grace_us(const struct job *job) {
 void attempt_clear_out(struct mutate *c, struct job *job, enum reason reason, const char *text) {
     job->r.ending_us = c->entry->time_us;
     effects_event(c->fx, c->entry, EVENT_SUSPEND, job, -1, -1, "%s", text);
-    attempt_end(c, job, DESIRED_PHASE_TERM, c->entry->time_us + grace_us(job));
+    attempt_end(c, job, DESIRED_PHASE_TERM,
+                c->entry->time_us + grace_us(job) +
+                    HAI_PLANT(PLANT_GRACE_LONG) * SAVE_GRACE_MAX_US);
     mutate_state(c, job, JOB_STATE_SUSPENDING, reason, "%s", text);
 }
 

@@ -1,4 +1,5 @@
 #include "scheduler/core/decide.h"
+#include "lib/pure/plant.h"
 #include "lib/pure/tlv.h"
 #include "scheduler/core/backfill.h"
 #include "scheduler/core/claim.h"
@@ -270,7 +271,7 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
     if (state->r.time_us < memo->ask_us || d->n_asks > ASKS_MAX || !order_may_ask(state, job) ||
         ++d->n_asks > ASKS_MAX)
         return false;
-    memo->ask_us = order_next_look_us(state);
+    memo->ask_us = HAI_PLANT(PLANT_ASKED_ONCE) ? INT64_MAX : order_next_look_us(state);
     struct place_need need = place_need_of(state, job);
     if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0 ||
         waits_for_leaves(d, state, job, &need, memo))

@@ -1,4 +1,5 @@
 #include "scheduler/core/order.h"
+#include "lib/pure/plant.h"
 #include "scheduler/core/fair.h"
 
 #define SECOND INT64_C(1000000)
@@ -147,9 +148,10 @@ struct order_asker order_asker_of(const struct state *state, const struct job *j
         .state = state,
         .view = view,
         .tier = tier_at(state, &view, view.position),
-        .aged = fair_position(state, job),
+        .aged = HAI_PLANT(PLANT_AGED_IN_VAIN) ? view.position : fair_position(state, job),
         .waited = waited,
-        .too_long = now_us - job->r.since_us >= TOO_LONG * min_run_us,
+        .too_long =
+            now_us - job->r.since_us >= TOO_LONG * min_run_us && !HAI_PLANT(PLANT_NEVER_URGENT),
         .never_ran = job->r.started_us == S_ABSENT && now_us - job->r.submitted_us >= min_run_us,
         .gains = waited && takes_whole_nodes(state, job),
     };

@@ -1,10 +1,10 @@
 /* hai-sim-planted - the simulator over cores with a fault planted in them (lib/pure/plant.h).
  *
- * usage: hai-sim-planted SEEDS FIRST
- * For every fault, and for none, prints one line: how many seeds from FIRST on it took until one
- * failed, and how. At most SEEDS; each runs in a process of its own, as some faults end in an
- * assertion. Exit status: 0 each fault was found, and nothing where there is none; 1 not so; 2
- * usage.
+ * usage: hai-sim-planted SEEDS FIRST [LEFT_OUT]
+ * For every fault but the first LEFT_OUT, and for none, prints one line: how many seeds from FIRST
+ * on it took until one failed, and how. At most SEEDS; each runs in a process of its own, as some
+ * faults end in an assertion. Exit status: 0 each fault was found, and nothing where there is none;
+ * 1 not so; 2 usage.
  */
 #include "lib/pure/plant.h"
 #include "sim/minimise.h"
@@ -105,15 +105,15 @@ static bool shortens(int plant, uint64_t first, uint64_t n) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t n = argc == 3 ? strtoull(argv[1], NULL, 10) : 0;
-    int n_wrong = 0;
+    uint64_t n = argc == 3 || argc == 4 ? strtoull(argv[1], NULL, 10) : 0;
+    int left_out = argc == 4 ? atoi(argv[3]) : 0, n_wrong = 0;
 
     if (!n) {
-        fputs("usage: hai-sim-planted SEEDS FIRST\n", stderr);
+        fputs("usage: hai-sim-planted SEEDS FIRST [LEFT_OUT]\n", stderr);
         return 2;
     }
     uint64_t first = strtoull(argv[2], NULL, 10);
-    for (int plant = PLANT_NONE; plant < PLANT_END; plant++)
+    for (int plant = PLANT_NONE; plant < PLANT_END; plant = MAX(plant, left_out) + 1)
         n_wrong +=
             !hunt(plant, first, plant == PLANT_NONE ? MIN(n, (uint64_t)CONTROL_SEEDS_MAX) : n);
     n_wrong += !shortens(PLANT_FENCE_FORGOTTEN, first, n);
