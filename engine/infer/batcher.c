@@ -327,11 +327,12 @@ int batcher_drafts(struct batcher *b, int64_t id, const int32_t *ids, int32_t n_
     return 0;
 }
 
-/* What came out of a sequence: its drafts' fate, its next id, or its end. */
+/* What came out of a sequence: its drafts' fate, its next id, or its end. Rows that failed give no
+ * token, and nobody may find them in the prefix cache. */
 static void take_result(struct batcher *b, struct request *r, const struct batcher_seq *seq,
                         int32_t n_rows, const struct batcher_result *result) {
     const int32_t *drafts = b->drafts + (int64_t)r->slot * b->config.n_drafts_max;
-    int32_t n = result->n_accepted;
+    int32_t n = result->n_accepted, n_new = n + !result->failed;
 
     assert(n >= 0);
     assert(n <= seq->n_drafts);
@@ -339,12 +340,13 @@ static void take_result(struct batcher *b, struct request *r, const struct batch
         batcher_append(b, r, drafts[i]);
     if (!result->stop && !result->failed)
         batcher_append(b, r, result->token);
-    batcher_cache_advance(b, r, n_rows - seq->n_drafts + n);
-    r->n_new += n + 1;
-    b->counts.n_new_tokens += n + 1;
+    if (!result->failed)
+        batcher_cache_advance(b, r, n_rows - seq->n_drafts + n);
+    r->n_new += n_new;
+    b->counts.n_new_tokens += n_new;
     b->counts.n_accepted += n;
-    batcher_lines_charge_admitted(b, r, n + 1, BATCHER_COST_NEW);
-    batcher_lines_charge_served(b, r, n + 1, BATCHER_COST_NEW);
+    batcher_lines_charge_admitted(b, r, n_new, BATCHER_COST_NEW);
+    batcher_lines_charge_served(b, r, n_new, BATCHER_COST_NEW);
     if (result->failed)
         batcher_end_request(b, r, BATCHER_END_FAILED);
     else if (result->stop)

@@ -175,7 +175,8 @@ struct batcher_result {
     int32_t token;      // the next id after the accepted drafts
     int32_t n_accepted; // 0 to n_drafts
     bool stop;          // the request ends here; token is not looked at
-    bool failed;        // the request ends here, too
+    bool failed;        // the request ends here, too: no token came but the accepted ones, and its
+                        // rows of this step are not reused
 };
 
 struct batcher;

@@ -582,3 +582,38 @@ TEST(failed_steps)
     CHECK(batcher_next_end(d.batcher, &e) && e.id == fourth && e.end == BATCHER_END_LENGTH);
     end(&d);
 }
+
+/* Rows whose choice failed give no token, and nobody finds their keys; a good run of the same ids
+ * is found. */
+TEST(failed_rows_are_not_reused)
+{
+    static const int32_t ids[33];
+    struct batcher_request q = {.weight = 1, .ids = ids, .n_ids = 33, .n_new_max = 5};
+    struct batcher_result results[] = {{.failed = true}, {.stop = true}};
+    struct batcher_counts counts;
+    struct batcher_ending e;
+    struct hai_err err = {0};
+    struct driver d = {0};
+    int64_t id;
+
+    int r = pages_new(64, 16, &d.pages, &err);
+    assert(r == 0);
+    _cleanup_(prefix_freep) struct prefix *prefix = prefix_new(d.pages, 1);
+    r = batcher_new(&base, d.pages, prefix, &d.batcher, &err);
+    assert(r == 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(batcher_submit(d.batcher, &q, 0, &id, &err), 0, "%s", err.text);
+        CHECK_EQ(plan(&d), 1);
+        batcher_done(d.batcher, &results[i], 0, 0);
+        batcher_count(d.batcher, &counts);
+        CHECK_EQ(prefix_n_nodes(prefix), 2 * i);
+        CHECK_EQ(counts.n_new_tokens, i);
+        CHECK(batcher_next_end(d.batcher, &e) && e.n_new == i);
+        CHECK_EQ(e.end, i == 0 ? BATCHER_END_FAILED : BATCHER_END_STOP);
+    }
+    batcher_check(d.batcher);
+    batcher_free(d.batcher);
+    prefix_free(TAKE_PTR(prefix));
+    CHECK_EQ(pages_n_unused(d.pages), 64);
+    pages_free(d.pages);
+}
