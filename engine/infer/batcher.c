@@ -298,14 +298,22 @@ void batcher_preempt(struct batcher *b, struct request *r) {
     batcher_lines_push(b, r, true);
 }
 
-int batcher_cancel(struct batcher *b, int64_t id, int64_t now_us) {
+static int end_by_id(struct batcher *b, int64_t id, int64_t now_us, enum batcher_end end) {
     struct request *r = find(b, id);
 
     see_time(b, now_us);
     if (!r)
         return -ENOENT;
-    batcher_end_request(b, r, BATCHER_END_CANCELLED);
+    batcher_end_request(b, r, end);
     return 0;
+}
+
+int batcher_cancel(struct batcher *b, int64_t id, int64_t now_us) {
+    return end_by_id(b, id, now_us, BATCHER_END_CANCELLED);
+}
+
+int batcher_fail(struct batcher *b, int64_t id, int64_t now_us) {
+    return end_by_id(b, id, now_us, BATCHER_END_FAILED);
 }
 
 int batcher_drafts(struct batcher *b, int64_t id, const int32_t *ids, int32_t n_ids) {

@@ -149,7 +149,8 @@ struct batcher_seq {
                         // had this slot
 };
 
-/* The packed batch, in order of slots. Valid until the next call that is given the batcher. */
+/* The packed batch, in order of slots. Valid until the next batcher_plan, its table until
+ * batcher_done; submitting and cancelling change nothing in it. */
 struct batcher_plan {
     int32_t n_seqs, n_tokens, n_logits, n_moves;
     const struct batcher_seq *seqs; // [n_seqs]
@@ -199,6 +200,9 @@ int batcher_submit(struct batcher *b, const struct batcher_request *request, int
  * or never was. */
 int batcher_cancel(struct batcher *b, int64_t id, int64_t now_us);
 
+/* The same, as failed. */
+int batcher_fail(struct batcher *b, int64_t id, int64_t now_us);
+
 /* Propose the tokens that may follow the last known id of a sequence that decodes. For the next
  * plan only; more than n_drafts_max or than the request has left are cut, and so are those that
  * there is no room for. -ENOENT: not decoding. */
@@ -230,6 +234,7 @@ struct batcher_counts {
     int32_t n_swapped;                                  // waiting with pages in the swap space
     int64_t n_steps, n_prompt_tokens, n_new_tokens;     // computed, since the start
     int64_t n_hit_tokens, n_recomputed_tokens, n_preempted, n_drafted, n_accepted;
+    int64_t n_swapped_out, n_swapped_in; // requests, each time that pages of them were copied
 };
 void batcher_count(const struct batcher *b, struct batcher_counts *ret);
 

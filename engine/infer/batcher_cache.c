@@ -128,6 +128,7 @@ static void use_prefix(struct batcher *b, struct request *r, const struct found 
 /* Move swapped pages in, those apart that the prefix cache still has. */
 static void swap_in(struct batcher *b, struct request *r) {
     int32_t from = r->swap_first;
+    bool moved = false;
 
     for (int32_t i = 0; i < r->n_swap; i++, from = b->swap_next[from]) {
         int32_t n_tokens = MIN(r->n_swap_tokens - i * b->page_tokens, b->page_tokens);
@@ -139,7 +140,9 @@ static void swap_in(struct batcher *b, struct request *r) {
         table_set(b, r, r->n_pages++, page);
         r->n_cached = r->n_swap_tokens;
         r->preempted_in = b->n_plans;
+        moved = true;
     }
+    b->counts.n_swapped_in += moved;
     batcher_cache_release_swap(b, r);
 }
 
@@ -272,6 +275,7 @@ void batcher_cache_swap_out(struct batcher *b, struct request *r) {
     r->n_swap = n;
     r->n_swap_tokens = r->n_cached;
     b->counts.n_swapped++;
+    b->counts.n_swapped_out++;
 }
 
 static void add_to_tree(struct batcher *b, struct request *r) {

@@ -25,7 +25,6 @@ struct seq {
 };
 
 struct engine {
-    char *dir;
     struct engine_options options;
     struct model_config config;
     struct safetensors *files; // NULL: the matrices are in the model
@@ -41,9 +40,11 @@ struct engine {
     size_t page_bytes;    // over all layers
     int32_t *tables;      // [n_slots, n_table]
     int32_t *next_ids, *mtp_rows;
-    struct batcher_result *results; // [n_slots]
-    struct sample_result *tokens;   // [n_drafts_max + 1]
-    struct seq *current;            // whose tokens are being chosen
+    struct batcher_result *results;            // [n_slots]
+    struct sample_result *tokens;              // [n_drafts_max + 1]
+    struct seq *current;                       // whose tokens are being chosen
+    int64_t told_us;                           // spent in callbacks of the step
+    uint8_t weights_hash[DIGEST_SHA256_BYTES]; // of what was loaded; with a prefix cache
 };
 
 struct engine_options engine_defaults(void) {
@@ -95,7 +96,6 @@ void engine_free(struct engine *e) {
     sample_space_free(e->space);
     model_free(e->model);
     safetensors_free(e->files);
-    free(e->dir);
     free(e->buckets);
     free(e->mask);
     free(e->swap);
@@ -128,6 +128,7 @@ static int load(struct engine *e, const char *dir, struct hai_err *err) {
     int64_t n_table = pages_needed(o->n_seq_tokens_max, o->page_tokens);
     const struct model_options options = {
         .backend = o->place.backend,
+        .path = o->path,
         .n_threads = o->place.n_threads,
         .n_tokens_max = o->n_step_tokens_max,
         .n_seqs_max = o->n_slots,
@@ -146,6 +147,12 @@ static int load(struct engine *e, const char *dir, struct hai_err *err) {
     return r < 0 ? r : load_model(e->model, dir, err);
 }
 
+/* Ids of all requests that there can be, each as long as can be, in whole pages. */
+static int64_t ids_of_all(const struct engine_options *o) {
+    return (int64_t)o->n_requests_max * o->page_tokens *
+           pages_needed(o->n_seq_tokens_max, o->page_tokens);
+}
+
 static int check_options(struct engine *e, const char *dir, struct hai_err *err) {
     struct engine_options *o = &e->options;
 
@@ -160,7 +167,31 @@ static int check_options(struct engine *e, const char *dir, struct hai_err *err)
     if (o->page_tokens < 1 || o->n_cache_tokens < 1 || o->n_slots < 1)
         return hai_fail(err, -EINVAL, "a cache of %lld tokens in pages of %d for %d requests",
                         (long long)o->n_cache_tokens, o->page_tokens, o->n_slots);
+    if (o->n_requests_max < 1 || o->n_requests_max > BATCHER_REQUESTS_MAX)
+        return hai_fail(err, -EINVAL, "n_requests_max is %d: from 1 to %d", o->n_requests_max,
+                        BATCHER_REQUESTS_MAX);
+    if (o->n_seq_tokens_max < 2 || o->n_seq_tokens_max > BATCHER_TOKENS_MAX)
+        return hai_fail(err, -EINVAL, "n_seq_tokens_max is %lld: from 2 to %d",
+                        (long long)o->n_seq_tokens_max, BATCHER_TOKENS_MAX);
+    if (ids_of_all(o) > PAGES_ROWS_MAX)
+        return hai_fail(err, -EINVAL,
+                        "n_requests_max is %d and n_seq_tokens_max %lld: together %lld tokens in "
+                        "whole pages, at most %d",
+                        o->n_requests_max, (long long)o->n_seq_tokens_max, (long long)ids_of_all(o),
+                        PAGES_ROWS_MAX);
     return 0;
+}
+
+/* Copying a page of all layers, at about 4 GB/s: what decides between swapping and computing again,
+ * which the batcher learns. */
+static double page_us(const struct engine *e) {
+    const struct model_config *c = &e->config;
+    int64_t columns = c->n_kv_heads * (config_d_key(c) + config_d_value(c));
+
+    if (c->latent_attention)
+        columns = c->kv_lora + c->d_rope;
+    int64_t n = columns * (c->n_layers + c->n_mtp) * e->options.page_tokens;
+    return 1 + (double)k_dtype_n_bytes(e->options.cache_dtype, n) / 4000;
 }
 
 static int make_batcher(struct engine *e, struct hai_err *err) {
@@ -173,15 +204,14 @@ static int make_batcher(struct engine *e, struct hai_err *err) {
         .n_chunk_max = o->n_chunk_max,
         .n_drafts_max = o->n_drafts_max,
         .n_seq_tokens_max = (int32_t)o->n_seq_tokens_max,
-        .n_ids_max =
-            o->n_requests_max * o->page_tokens * pages_needed(o->n_seq_tokens_max, o->page_tokens),
+        .n_ids_max = ids_of_all(o),
         .n_swap_pages = o->n_swap_pages,
         .latency_us = o->latency_us,
         .age_us = 10 * 1000000,
         .us_step = 100,
         .us_row = MAX(us_row, 0.1),
         .us_key = 0.01,
-        .us_swap_page = 50,
+        .us_swap_page = page_us(e),
     };
 
     if (o->prefix_cache)
@@ -215,7 +245,6 @@ int engine_open(const char *dir, const struct engine_options *options, struct en
     _cleanup_(engine_freep) struct engine *e = hai_new(struct engine);
 
     e->options = *options;
-    e->dir = hai_strdup(dir);
     int r = config_read(dir, &e->config, err);
     if (r == 0)
         r = check_options(e, dir, err);
@@ -226,6 +255,9 @@ int engine_open(const char *dir, const struct engine_options *options, struct en
         r = make_batcher(e, err);
     if (r == 0)
         r = load(e, dir, err);
+    // Now, while the files are those that were loaded: later others may lie there.
+    if (r == 0 && e->prefix)
+        r = weighthash(dir, e->weights_hash, err);
     if (r < 0)
         return r;
     take_memory(e);
@@ -343,9 +375,7 @@ static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct h
     _Static_assert(sizeof ret->weights_hash == DIGEST_SHA256_BYTES, "a SHA-256");
     if (!e->prefix)
         return hai_fail(err, -ENOTSUP, "the engine has no prefix cache");
-    int r = weighthash(e->dir, what.weights, err);
-    if (r < 0)
-        return r;
+    memcpy(what.weights, e->weights_hash, sizeof what.weights);
     *ret = (struct prefix_file_owner){.cache_dtype = e->options.cache_dtype,
                                       .page_bytes = (int64_t)e->page_bytes};
     digest_sha256(&what, sizeof what, ret->weights_hash);

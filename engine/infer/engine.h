@@ -22,9 +22,11 @@
     X(P, MTP, "mtp")   /* by the model's multi-token module, one token */
 DECLARE_ENUM(engine_drafts, ENGINE_DRAFTS, ENGINE_DRAFTS_ALL);
 
-/* Sizes at least 1; zeros stand for the defaults that engine_defaults gives. */
+/* Start from engine_defaults. Sizes at least 1 unless noted. n_requests_max times n_seq_tokens_max,
+ * in whole pages, is at most PAGES_ROWS_MAX. */
 struct engine_options {
     struct generate_place place;
+    const char *path;          // of the kernels; NULL: the best here, see k_ctx_init
     enum k_dtype cache_dtype;  // K_F32, K_F16 or K_BF16
     int64_t n_cache_tokens;    // of all requests together; rounded up to pages
     int64_t n_seq_tokens_max;  // prompt and output of one request
@@ -63,8 +65,8 @@ struct engine_request {
 
 struct engine;
 
-/* Load DIR. -ENOTSUP: drafts by a module that the model does not have. -EINVAL: an option out of
- * bounds. */
+/* Load DIR. With a prefix cache, weighthash is taken of it. -ENOTSUP: drafts by a module that the
+ * model does not have. -EINVAL: an option out of bounds. */
 int engine_open(const char *dir, const struct engine_options *options, struct engine **ret,
                 struct hai_err *err);
 
