@@ -18,7 +18,7 @@ struct seq {
     struct sample_history *history;
     struct grammar_match *match; // NULL without a grammar
     int32_t guess;               // of the multi-token module, -1: none
-    bool ended;                  // by a token of the last step
+    bool ended;                  // by a token, or cancelled: nothing more is given to it
     int failed;
     struct hai_err err;
     struct seq *next; // of the same bucket
@@ -318,7 +318,14 @@ int engine_submit(struct engine *e, const struct engine_request *request, int64_
 }
 
 int engine_cancel(struct engine *e, int64_t id) {
-    return batcher_cancel(e->batcher, id, engine_now_us());
+    struct seq *s = *place_of(e, id);
+
+    // In a callback: one that has its last token ends by that.
+    if (!s || s->ended)
+        return -ENOENT;
+    int r = batcher_cancel(e->batcher, id, engine_now_us());
+    s->ended = r == 0;
+    return r;
 }
 
 /* Guesses for everybody who decodes. Who does not is told so by the batcher, and passed over. */
@@ -445,31 +452,45 @@ static int hook_take(void *userdata, int32_t id, struct hai_err *err) {
     return ends || (s->match && grammar_match_closed(s->match));
 }
 
-/* The tokens of one sequence, from the rows of its logits on. */
+/* Give n tokens to their request, until it has enough or is cancelled. Returns how many. */
+static int give(struct engine *e, struct seq *s, int n) {
+    int64_t start_us = engine_now_us();
+    int k = 0;
+
+    while (k < n && !s->ended) {
+        s->n_ids++;
+        if (s->request.take(s->request.userdata, s->id, &e->tokens[k++]))
+            s->ended = true;
+    }
+    e->told_us += engine_now_us() - start_us;
+    return k;
+}
+
+/* The tokens of one sequence, from the rows of its logits on. What counts is what was given:
+ * guesses may have been right beyond the token that was enough. */
 static void choose(struct engine *e, const struct batcher_seq *planned, const int32_t *drafts,
                    const float *rows, struct batcher_result *ret) {
     struct seq *s = e->current = find(e, planned->id);
     const struct sample_hooks hooks = {hook_mask, hook_take, e};
     int64_t n_before = s->n_ids;
 
+    *ret = (struct batcher_result){.stop = true};
+    if (s->ended) // another's callback has cancelled it
+        return;
     int n = sample_verify(e->space, rows, drafts, planned->n_drafts, &s->request.sample, s->history,
                           &hooks, s->n_ids, e->tokens, &s->err);
-    *ret = (struct batcher_result){0};
+    s->n_ids = n_before;
     if (n < 0) {
         s->failed = n;
-        ret->failed = true;
+        *ret = (struct batcher_result){.failed = true};
         return;
     }
     bool ended = s->match && grammar_match_closed(s->match);
-    int32_t last = e->tokens[n - 1].id;
-    ended |= is_end(e, last) && !s->request.ignore_eos;
-    for (int i = 0; i < n && !s->ended; i++)
-        s->ended = s->request.take(s->request.userdata, s->id, &e->tokens[i]) != 0;
-    s->ended |= ended;
-    s->n_ids = n_before + n;
-    ret->token = last;
-    ret->n_accepted = n - 1;
-    ret->stop = s->ended;
+    ended |= is_end(e, e->tokens[n - 1].id) && !s->request.ignore_eos;
+    int k = give(e, s, n);
+    s->ended |= ended && k == n;
+    *ret = (struct batcher_result){
+        .token = e->tokens[k - 1].id, .n_accepted = k - 1, .stop = s->ended};
 }
 
 /* The multi-token module on the same rows: a guess for everybody who goes on. */
@@ -507,7 +528,10 @@ static int guess(struct engine *e, const struct batcher_plan *plan, struct model
     return r;
 }
 
-static int run(struct engine *e, const struct batcher_plan *plan, struct hai_err *err) {
+/* The pass, and the choice of tokens. What it returns in ret_batch serves the multi-token module.
+ */
+static int run(struct engine *e, const struct batcher_plan *plan, struct model_batch *ret_batch,
+               struct hai_err *err) {
     struct model_batch batch = {.n_tokens = plan->n_tokens,
                                 .n_seqs = plan->n_seqs,
                                 .ids = plan->ids,
@@ -533,37 +557,66 @@ static int run(struct engine *e, const struct batcher_plan *plan, struct hai_err
                (const float *)logits.data + row * logits.stride[0], &e->results[i]);
         row += planned->n_logits;
     }
-    return e->options.drafts == ENGINE_DRAFTS_MTP ? guess(e, plan, &batch, err) : 0;
+    *ret_batch = batch;
+    return 0;
 }
 
-/* Say who has ended, and forget them. */
-static void tell_ends(struct engine *e) {
+/* Say who has ended, and forget them. why: of a pass that failed. Returns how many. */
+static int tell_ends(struct engine *e, const struct hai_err *why) {
     struct batcher_ending ending;
+    int n = 0;
 
-    while (batcher_next_end(e->batcher, &ending)) {
+    for (; batcher_next_end(e->batcher, &ending); n++) {
         struct seq **at = place_of(e, ending.id);
         _cleanup_(seq_freep) struct seq *s = *at;
+        bool by_pass = ending.end == BATCHER_END_FAILED && !s->failed;
         *at = s->next;
-        s->request.end(s->request.userdata, &ending, &s->err);
+        // One that was cancelled in a callback has tokens that the batcher did not come to count.
+        ending.n_new = (int32_t)(s->n_ids - s->request.n_ids);
+        s->request.end(s->request.userdata, &ending, by_pass ? why : &s->err);
     }
+    return n;
+}
+
+/* Run a plan and tell the batcher what came of it. */
+static int run_plan(struct engine *e, const struct batcher_plan *plan, int64_t start_us,
+                    struct hai_err *err) {
+    struct model_batch batch;
+
+    e->told_us = 0;
+    int r = run(e, plan, &batch, err);
+    if (r < 0) {
+        batcher_done_failed(e->batcher, engine_now_us());
+        return r;
+    }
+    if (e->options.drafts == ENGINE_DRAFTS_MTP)
+        r = guess(e, plan, &batch, err);
+    int64_t now_us = engine_now_us();
+    // The latency budget learns what passes take, not what those do who get the tokens.
+    batcher_done(e->batcher, e->results, now_us, now_us - start_us - e->told_us);
+    // Its tokens are given, and count; but those who were part of a failed pass end.
+    for (int32_t i = 0; i < plan->n_seqs && r < 0; i++)
+        (void)batcher_fail(e->batcher, plan->seqs[i].id, now_us);
+    return r;
 }
 
 int engine_step(struct engine *e, struct hai_err *err) {
     struct batcher_plan plan;
+    struct hai_err why = {0};
+    int64_t start_us;
+    int n;
 
     propose(e);
-    int64_t start_us = engine_now_us();
-    int n = batcher_plan(e->batcher, start_us, &plan);
-    if (n == 0) {
-        tell_ends(e);
+    // Whoever is told of an end may submit what runs now.
+    do {
+        start_us = engine_now_us();
+        n = batcher_plan(e->batcher, start_us, &plan);
+    } while (n == 0 && tell_ends(e, &why) > 0);
+    if (n == 0)
         return 0;
-    }
-    int r = run(e, &plan, err);
-    int64_t end_us = engine_now_us();
-    if (r < 0)
-        batcher_done_failed(e->batcher, end_us);
-    else
-        batcher_done(e->batcher, e->results, end_us, end_us - start_us);
-    tell_ends(e);
+    int r = run_plan(e, &plan, start_us, &why);
+    (void)tell_ends(e, &why);
+    if (r < 0 && err)
+        *err = why;
     return r < 0 ? r : n;
 }

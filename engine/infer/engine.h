@@ -2,7 +2,7 @@
  *
  * Ties the parts together: batcher.h says which tokens run, model.h turns them into logits,
  * sample.h and grammar.h choose, drafts.h or the multi-token module guess ahead. One thread calls
- * it, from its own loop: submit and cancel at any time between steps, then step. What a request
+ * it, from its own loop: submit and cancel between steps or in callbacks, then step. What a request
  * gets depends on its ids, its options and its seed alone (batcher.h and sample.h say why); when it
  * gets it depends on everything.
  *
@@ -56,9 +56,11 @@ struct engine_request {
     struct sample_options sample; // biases are borrowed until the end
     struct grammar *grammar;      // borrowed until the end; NULL: anything
     bool ignore_eos;              // go on after an end token
-    /* Each token as it is chosen, the end token too; 1 ends the request with it. */
+    /* Each token as it is chosen, the end token too; 1 ends the request with it, and nothing that
+     * was guessed beyond it is given or counts. */
     int (*take)(void *userdata, int64_t id, const struct sample_result *token);
-    /* Once, when it has ended: nothing of it is left. err: why, if it failed, else empty. */
+    /* Once, when it has ended: nothing of it is left. ending->n_new: the tokens that take got.
+     * err: why, if it failed, of itself or with its pass; else empty. */
     void (*end)(void *userdata, const struct batcher_ending *ending, const struct hai_err *err);
     void *userdata;
 };
@@ -83,7 +85,8 @@ int64_t engine_now_us(void); // CLOCK_MONOTONIC
 int engine_submit(struct engine *e, const struct engine_request *request, int64_t *ret_id,
                   struct hai_err *err);
 
-/* Its `end` is called by the next step. -ENOENT: it has ended already. */
+/* It gets no more tokens, and its `end` is called by the next step, or by the one whose callback
+ * this is. -ENOENT: it has ended already, or has its last token. */
 int engine_cancel(struct engine *e, int64_t id);
 
 /* Write the prefix cache to a file, at most its n_pages_max pages used last, or take one in. Only
@@ -95,6 +98,8 @@ int engine_cache_save(struct engine *e, const char *path, int32_t n_pages_max, s
 int engine_cache_load(struct engine *e, const char *path, struct hai_err *err);
 
 /* One step: drafts, plan, forward pass, choice; `take` and `end` of who got something. They may
- * submit and cancel. Returns the number of sequences that ran; 0: nothing to do until something is
- * submitted. A failed pass ends those who were part of it, and is returned. */
+ * submit and cancel, themselves included, but not step. Returns the number of sequences that ran;
+ * 0: nothing to do until something is submitted, and no `end` has submitted anything. A failed pass
+ * ends those who were part of it, with its reason, and is returned; so does one of the multi-token
+ * module, after the tokens that were chosen before it. */
 int engine_step(struct engine *e, struct hai_err *err);
