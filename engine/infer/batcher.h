@@ -9,10 +9,11 @@
  * A turn of the engine:
  *
  *   batcher_submit, batcher_cancel, ...  what came in meanwhile; batcher_drafts
- *   batcher_plan                         what runs; 0 sequences: nothing to do before the next
- * event plan.moves in order, then the step, then sampling from the logit rows batcher_done what was
- * chosen, and how long it took batcher_next_end                     until it says no: who has
- * ended, and why
+ *   batcher_plan                         what runs; 0 sequences: nothing to do yet
+ *   (the engine)                         plan.moves in order, the step, then sampling from the rows
+ *                                        that have logits
+ *   batcher_done                         what was chosen, and how long it took
+ *   batcher_next_end                     until it says no: who has ended, and why
  *
  * The life of a request. It waits in a line; it is admitted: gets a slot (a row of the page table)
  * and what the prefix cache has of it; it is resident. Of its ids, n_cached have their keys in the
@@ -20,9 +21,9 @@
  * there is room for; if exactly one is not, this id and its draft tokens run in every step (it is
  * decoding, a stream). The row of the last known id gives the next one. Full pages go to the prefix
  * cache at once, so that others can use them, also those who have begun to compute the same.
- * Preemption puts a resident back to the head of its
- * line: its pages are copied to the swap space if that is faster and there is room, otherwise let
- * go of (to the prefix cache, as far as nobody needs them) and computed again.
+ * Preemption puts a resident back to the head of its line: its pages are copied to the swap space
+ * if that is faster and there is room, otherwise let go of (to the prefix cache, as far as nobody
+ * needs them) and computed again.
  *
  * What a token gets never depends on any of this (ENGINE contract of row-invariant inference), only
  * when it comes. One thing for the engine to know: what a multi-token module caches of a position
@@ -75,7 +76,6 @@ enum {
     BATCHER_TOKENS_MAX = 1 << 24, // of one sequence
     BATCHER_SWAP_PAGES_MAX = 1 << 28,
     BATCHER_TABLE_MAX = 1 << 30, // entries of the page tables: slots times pages of a sequence
-
 };
 
 /* Everything that can grow, and how to reckon. Sizes are at least 1 unless noted. */

@@ -74,14 +74,3 @@ bool pages_drop(struct pages *p, int32_t page) {
     p->unused[p->n_unused++] = page;
     return true;
 }
-
-int pages_own(struct pages *p, int32_t *page) {
-    if (pages_holders(p, *page) == 1)
-        return 0;
-    int32_t fresh = pages_take(p);
-    if (fresh < 0)
-        return fresh;
-    (void)pages_drop(p, *page);
-    *page = fresh;
-    return 1;
-}

@@ -4,7 +4,7 @@
  * one page number for all layers). A sequence lists its pages in a page table; the token at
  * position p lies in row `page * page_tokens + p % page_tokens` of every layer's cache. Pages are
  * counted by reference, so sequences and the prefix cache may share them; who wants to write into a
- * page must be its only holder (pages_own). The same allocator counts the pages of the swap space.
+ * page must be its only holder. The same allocator counts the pages of the swap space.
  *
  * Pure bookkeeping: the pages' bytes are elsewhere. Everything is allocated by pages_new; the calls
  * after it take constant time. The page given out is the one freed last, so the same calls give the
@@ -40,12 +40,6 @@ void pages_hold(struct pages *p, int32_t page);
 
 /* One holder less. True: that was the last one, the page is unused now. */
 bool pages_drop(struct pages *p, int32_t page);
-
-/* Make *page a page that its caller, who holds it, may write into. If others hold it too, the
- * caller lets go of it and holds a fresh page instead. Returns 0: *page is unchanged; 1: *page is
- * the fresh page, and what is to be kept of the old one must be copied; -ENOSPC: no page is unused,
- * nothing has changed. */
-int pages_own(struct pages *p, int32_t *page);
 
 /* Pages that hold n_tokens tokens. */
 static inline int64_t pages_needed(int64_t n_tokens, int64_t page_tokens) {

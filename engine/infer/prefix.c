@@ -147,23 +147,6 @@ int32_t prefix_part(const struct prefix *t, uint64_t key, int32_t node, const in
     return longest;
 }
 
-void prefix_find(const struct prefix *t, uint64_t key, const int32_t *ids, int64_t n_ids,
-                 struct prefix_hit *ret) {
-    struct prefix_hit hit = {.node = PREFIX_NONE, .part_page = PREFIX_NONE};
-    int64_t at = 0;
-
-    for (; at + t->page_tokens <= n_ids; at += t->page_tokens) {
-        int32_t next = prefix_child(t, key, hit.node, ids + at);
-        if (next == PREFIX_NONE)
-            break;
-        hit.node = next;
-        hit.n_pages++;
-    }
-    int32_t n = (int32_t)MIN(n_ids - at, (int64_t)t->page_tokens);
-    hit.n_part = prefix_part(t, key, hit.node, ids + at, n, &hit.part_page);
-    *ret = hit;
-}
-
 void prefix_path(const struct prefix *t, int32_t node, int32_t *ret_pages, int32_t n_pages) {
     for (int32_t i = n_pages; i-- > 0; node = node_of(t, node)->parent)
         ret_pages[i] = node;

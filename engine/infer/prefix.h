@@ -49,17 +49,6 @@ int32_t prefix_child(const struct prefix *t, uint64_t key, int32_t node, const i
 int32_t prefix_part(const struct prefix *t, uint64_t key, int32_t node, const int32_t *ids,
                     int32_t n_ids, int32_t *ret_page);
 
-/* The longest cached prefix of a prompt in one piece: whole pages along `node`, then tokens of one
- * page more. n_pages * page_tokens + n_part is at most n_ids. */
-struct prefix_hit {
-    int32_t node; // of the last whole page, PREFIX_NONE if none
-    int32_t n_pages;
-    int32_t part_page; // PREFIX_NONE if n_part is 0
-    int32_t n_part;    // its first tokens that agree, less than page_tokens
-};
-void prefix_find(const struct prefix *t, uint64_t key, const int32_t *ids, int64_t n_ids,
-                 struct prefix_hit *ret);
-
 /* The pages of the path to `node`, n_pages of them, first page first. */
 void prefix_path(const struct prefix *t, int32_t node, int32_t *ret_pages, int32_t n_pages);
 

@@ -7,8 +7,8 @@
  * that only the server's user can write. Numbers are little-endian:
  *
  *   header  PREFIX_FILE_HEADER_BYTES: magic, u32 version, u32 page_tokens, weights hash, kernel
- * path (zero-padded), u32 cache dtype, u32 n_nodes, u64 page_bytes, u64 bytes of the file, u64
- *           zero, u64 XXH3 of the index, u64 XXH3 of the header up to here
+ *           path (zero-padded), u32 cache dtype, u32 n_nodes, u64 page_bytes, u64 bytes of the
+ *           file, u64 zero, u64 XXH3 of the index, u64 XXH3 of the header up to here
  *   index   a record a node: u32 number of the parent's record, below its own (0xffffffff: none),
  *           u64 key, u64 XXH3 of the page, page_tokens times i32 ids, none negative
  *   pages   page_bytes each, in order of the index, from the next multiple of PREFIX_FILE_ALIGN on

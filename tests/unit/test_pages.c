@@ -51,29 +51,6 @@ TEST(taken_and_dropped)
     pages_free(p);
 }
 
-TEST(copied_before_it_is_written)
-{
-    struct pages *p = NULL;
-    int r = pages_new(2, 64, &p, NULL);
-
-    assert(r == 0);
-    int32_t page = pages_take(p), before = page;
-    CHECK_EQ(pages_own(p, &page), 0);
-    CHECK_EQ(page, before);
-    pages_hold(p, page);
-    CHECK_EQ(pages_own(p, &page), 1);
-    CHECK(page != before);
-    CHECK_EQ(pages_holders(p, before), 1);
-    CHECK_EQ(pages_holders(p, page), 1);
-    // None is left for a copy: nothing changes.
-    pages_hold(p, before);
-    int32_t same = before;
-    CHECK_EQ(pages_own(p, &same), -ENOSPC);
-    CHECK_EQ(same, before);
-    CHECK_EQ(pages_holders(p, before), 2);
-    pages_free(p);
-}
-
 /* Random calls beside counts kept by hand. */
 TEST(counts)
 {

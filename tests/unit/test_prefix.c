@@ -59,11 +59,23 @@ static int32_t add(struct bench *b, uint64_t key, const char *text) {
     return node;
 }
 
-static struct prefix_hit find(const struct bench *b, uint64_t key, const char *text) {
-    int32_t ids[256];
-    struct prefix_hit hit;
+/* The longest cached prefix of a text: whole pages along `node`, then n_part tokens of one more. */
+struct hit {
+    int32_t node, n_pages;
+    int32_t part_page, n_part;
+};
 
-    prefix_find(b->tree, key, ids, ids_of(text, ids), &hit);
+static struct hit find(const struct bench *b, uint64_t key, const char *text) {
+    int32_t ids[256], n = ids_of(text, ids), at = 0, next;
+    struct hit hit = {.node = PREFIX_NONE, .part_page = PREFIX_NONE};
+
+    while (at + TOKENS <= n &&
+           (next = prefix_child(b->tree, key, hit.node, ids + at)) != PREFIX_NONE) {
+        hit.node = next;
+        hit.n_pages++;
+        at += TOKENS;
+    }
+    hit.n_part = prefix_part(b->tree, key, hit.node, ids + at, MIN(n - at, TOKENS), &hit.part_page);
     return hit;
 }
 
@@ -101,7 +113,7 @@ TEST(longest_prefix)
     add(&b, 1, "abcdefghijkl");
     CHECK_EQ(prefix_n_nodes(b.tree), 7);
     for (size_t i = 0; i < ARRAY_SIZE(finds); i++) {
-        struct prefix_hit hit = find(&b, finds[i].key, finds[i].text);
+        struct hit hit = find(&b, finds[i].key, finds[i].text);
         CHECK_EQ(hit.n_pages, finds[i].n_pages, "%s", finds[i].text);
         CHECK_EQ(hit.n_part, finds[i].n_part, "%s", finds[i].text);
         CHECK_EQ(hit.part_page != PREFIX_NONE, hit.n_part > 0, "%s", finds[i].text);
@@ -123,7 +135,7 @@ TEST(least_recently_used_goes_first)
     add(&b, 1, "aaaacccc");
     add(&b, 1, "dddd");
     // Used again: a and b are younger than c and d.
-    struct prefix_hit hit = find(&b, 1, "aaaabbbb");
+    struct hit hit = find(&b, 1, "aaaabbbb");
     prefix_pin(b.tree, hit.node);
     CHECK_EQ(prefix_n_pinned(b.tree), 2);
     prefix_unpin(b.tree, hit.node);
@@ -160,7 +172,7 @@ TEST(keys_do_not_meet)
     for (uint64_t key = 0; key < PAGES; key++)
         for (uint64_t other = 0; other < PAGES; other++) {
             char text[] = {'a', 'b', (char)other + 1, 'c', 0};
-            struct prefix_hit hit = find(&b, key, text);
+            struct hit hit = find(&b, key, text);
             CHECK_EQ(hit.n_pages, key == other);
             CHECK_EQ(hit.n_part, key == other ? 0 : 2);
             CHECK(hit.n_part == 0 || prefix_key(b.tree, hit.part_page) == key);
@@ -188,7 +200,7 @@ TEST(random_trees)
             CHECK_EQ(find(&b, key, text).n_pages, n / TOKENS, "%s", text);
             continue;
         }
-        struct prefix_hit hit = find(&b, key, text);
+        struct hit hit = find(&b, key, text);
         int32_t path[8];
         prefix_path(b.tree, hit.node, path, hit.n_pages);
         for (int at = 0; at < hit.n_pages * TOKENS; at++)
