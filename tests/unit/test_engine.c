@@ -95,7 +95,6 @@ static void check_path(const char *path) {
     if (hai_streq(best.path, path))
         SKIP("the path of the tests before");
     check_ways("llama_gqa", false, path);
-    check_ways("dsv3", true, path);
 }
 
 TEST(avx2)

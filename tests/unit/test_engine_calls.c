@@ -308,7 +308,7 @@ TEST(failed_choice)
 
 static void dawdle(struct client *c, void *userdata) {
     CHECK(c && !userdata, "");
-    (void)usleep(150000);
+    (void)usleep(600000);
 }
 
 /* The latency budget is about passes: with slow callbacks two still run at once. */
@@ -316,13 +316,13 @@ TEST(slow_callbacks_are_not_slow_passes)
 {
     struct engine_options options = engine_defaults();
     struct client c[3] = {
-        [0] = {.at_token = dawdle, .stop_at = 5}
+        [0] = {.at_token = dawdle, .stop_at = 2}
     };
     struct engine *e = NULL;
     struct hai_err err = {0};
 
     options.n_seq_tokens_max = 128;
-    options.latency_us = 100000;
+    options.latency_us = 400000;
     CHECK_EQ(engine_open(plain_model, &options, &e, &err), 0, "%s", err.text);
     for (int i = 0; i < 3; i++) {
         c[i].prompt[0] = i;
