@@ -175,13 +175,14 @@ struct grammar_match {
     struct grammar_set history[GRAMMAR_HISTORY_MAX]; // sets before the last steps, a ring
     uint32_t n_steps; // ever; the last min(n_steps, GRAMMAR_HISTORY_MAX) can be undone
     uint32_t n_undo;
-    uint32_t *pool; // sets of a walk, one after the other
+    uint32_t *pool; // the sets of a walk, one a byte, one after the other
 };
 
 /* grammar_step.c: frames and how bytes move them. */
 uint32_t grammar_step_intern(struct grammar_match *m, const struct grammar_frame *frame);
+void grammar_step_join(uint32_t id, struct grammar_set *ret); // once, and while there is room
 void grammar_step_add(struct grammar_match *m, const struct grammar_frame *frame,
-                      struct grammar_set *ret);                     // interned, once
+                      struct grammar_set *ret);                     // interned and joined
 void grammar_step_drop(struct grammar_match *m, uint32_t n_frames); // those from n_frames on
 void grammar_step_feed(struct grammar_match *m, uint32_t id, uint8_t byte, struct grammar_set *ret);
 bool grammar_step_ends(const struct grammar_match *m, uint32_t id); // may the text end with it?

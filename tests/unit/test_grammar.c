@@ -425,6 +425,116 @@ TEST(random_schemas)
     CHECK(n_endless < n_compiled / 10, "%d walks without end", n_endless);
 }
 
+/* ---- many stacks at once ---- */
+
+/* {"anyOf": [ ... ]}: `format` with each number from 0 to n - 1, and one more alternative. */
+static void add_crowd(struct buf *out, const char *before, int n, const char *after,
+                      const char *last) {
+    buf_add_str(out, "{\"anyOf\": [");
+    for (int i = 0; i < n; i++)
+        buf_printf(out, "%s%d%s, ", before, 1000 + i, after);
+    buf_printf(out, "%s]}", last);
+}
+
+/* A set of stacks, each of one frame, and a text that has ended, is about as long as a mask's key
+ * may be: 128 of them are too long by one. */
+TEST(keys_of_many_stacks)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+
+    for (int n = 120; n < 300 && !test_failed(); n += n < 136 ? 1 : 50) {
+        _cleanup_(buf_free) struct buf schema = {0};
+        add_crowd(&schema, "{\"const\": ", n, "}", "{\"const\": 1}");
+        _cleanup_(grammar_freep) struct grammar *g =
+            grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+        _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+        CHECK_EQ(grammar_match_text(m, "1", 1), 0);
+        check_mask(m, "a crowd", "1");
+        check_mask(m, "a crowd", "1"); // from memory, where it was kept
+        CHECK_EQ(grammar_match_complete(m), n < GRAMMAR_STACKS_MAX, "%d", n);
+    }
+}
+
+/* The first stack becomes more than there is room for, and none of them goes on; the second one
+ * does. Whether a token may come is asked of each alone. */
+TEST(crowded_out)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    _cleanup_(buf_free) struct buf schema = {0};
+
+    buf_add_str(&schema, "{\"anyOf\": [{\"items\": ");
+    add_crowd(&schema, "{\"items\": {\"const\": ", 300, "}}", "{\"items\": {\"const\": 1}}");
+    buf_add_str(&schema, "}, {\"items\": {\"items\": {\"type\": \"object\"}}}]}");
+    _cleanup_(grammar_freep) struct grammar *g =
+        grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+    _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+    CHECK_EQ(grammar_match_text(m, "[", 1), 0);
+    check_mask(m, "crowds", "[");
+    CHECK_EQ(grammar_match_text(m, "[{\"", 3), 0);
+    check_mask(m, "crowds", "[[{");
+    CHECK_EQ(grammar_match_text(m, "a\":1}]]", 7), 0);
+    CHECK(grammar_match_complete(m));
+}
+
+/* Alternatives that begin alike, inside each other, from none to more than there is room for. */
+static void add_alike(struct buf *out, int depth) {
+    static const char *const begin[] = {"{\"items\": ", "{\"prefixItems\": [true], \"items\": ",
+                                        "{\"properties\": {\"a\": ",
+                                        "{\"properties\": {\"id\": true, \"a\": "},
+                             *const end[] = {"}", "}", "}}", "}}"},
+                             *const leaf[] = {"{\"type\": \"string\", \"maxLength\": %u}",
+                                              "{\"type\": \"integer\", \"minimum\": %u}",
+                                              "{\"enum\": [%u, \"abc\", \"name\"]}",
+                                              "{\"pattern\": \"^a{%u}\"}",
+                                              "{\"type\": \"object\", \"required\": [\"a%u\"]}"};
+    uint32_t n = depth == 0 ? 0 : random_below(3) ? 1 + random_below(6) : 1 + random_below(40);
+
+    buf_add_str(out, "{\"anyOf\": [");
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = random_below(ARRAY_SIZE(begin));
+        buf_add_str(out, begin[k]);
+        add_alike(out, depth - 1);
+        buf_printf(out, "%s, ", end[k]);
+    }
+    n = 1 + random_below(8);
+    for (uint32_t i = 0; i < n; i++) {
+        buf_add_str(out, i ? ", " : "");
+        uint32_t k = random_below(ARRAY_SIZE(leaf)), number = random_below(9);
+        const char *cut = strstr(leaf[k], "%u");
+        buf_printf(out, "%.*s%u%s", (int)(cut - leaf[k]), leaf[k], number, cut + 2);
+    }
+    buf_add_str(out, "]}");
+}
+
+TEST(masks_of_crowds)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    int n_steps = 0;
+
+    for (uint64_t seed = 1; seed <= 30 && !test_failed(); seed++) {
+        state = seed;
+        _cleanup_(buf_free) struct buf schema = {0};
+        add_alike(&schema, 2);
+        _cleanup_(grammar_freep) struct grammar *g =
+            grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+        if (!g)
+            continue;
+        _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+        _cleanup_(grammar_match_freep) struct grammar_match *twin = grammar_match_new(g);
+        uint64_t mask[(N_TOKENS + 63) / 64];
+        for (int step = 0; step < 12 && !test_failed(); step++, n_steps++) {
+            grammar_match_copy(twin, m);
+            check_mask(twin, buf_cstr(&schema), "a walk");
+            grammar_match_mask(m, mask);
+            int32_t id = choose(mask, 0);
+            if (!CHECK(id >= 0, "%s: a dead end", buf_cstr(&schema)) || id >= END)
+                break;
+            CHECK_EQ(grammar_match_token(m, id), 0);
+        }
+    }
+    CHECK(n_steps > 150, "%d", n_steps);
+}
+
 TEST(masks_of_the_cases)
 {
     _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
