@@ -37,7 +37,9 @@ enum {
     GRAMMAR_SCHEMA_BYTES_MAX = 256 * 1024,
     GRAMMAR_DEPTH_MAX = 60,        // arrays and objects inside each other; lib/json.h reads 64
     GRAMMAR_NODES_MAX = 20000,     // of a compiled schema
-    GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging, about the work of compiling
+    GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging; long texts count as more
+    GRAMMAR_WORK_MAX = 20000000,   // values compared and references followed, under a second
+    GRAMMAR_LISTS_MAX = 1 << 20,   // alternatives and items of all nodes
     GRAMMAR_PROPERTIES_MAX = 1024, // of one object
     GRAMMAR_ANY_ORDER_MAX = 64,    // the same where any order is allowed
     GRAMMAR_EXTRA_MAX = 256,       // other keys in one object of the output

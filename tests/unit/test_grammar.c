@@ -77,6 +77,15 @@ static const struct {
     {"{\"type\": \"integer\", \"minimum\": 100, \"maximum\": 120}",
      {"100", "120", "110"},
      {"1", "10", "121", "99", "-100", "1000", "0"}                                                                                                                                                                           },
+    {"{\"type\": \"number\", \"exclusiveMinimum\": -1e18, \"exclusiveMaximum\": 1e17}",
+     {"-999999999999999", "999999999999999.5"},
+     {"x"}                                                                                                                                                                                                                   },
+    {"{\"type\": \"number\", \"exclusiveMinimum\": 1e14, \"maximum\": 123456789012345.6}",
+     {"100000000000000.008", "123456789012345.6", "123456789012345.599"},
+     {"100000000000000", "100000000000000.000000001", "123456789012345.7"}                                                                                                                                                   },
+    {"{\"type\": \"integer\", \"exclusiveMinimum\": -1e29, \"exclusiveMaximum\": 1e19}",
+     {"9223372036854775807", "-9223372036854775808"},
+     {"9223372036854775808"}                                                                                                                                                                                                 },
     {"{\"type\": \"integer\"}",
      {"9223372036854775807", "-9223372036854775808", "0", "-5"},
      {"9223372036854775808", "-9223372036854775809", "1.5", "1e3"}                                                                                                                                                           },
@@ -264,6 +273,100 @@ TEST(patterns_in_numbers)
         CHECK_EQ(r, same ? 0 : -E2BIG, "%s", err.text);
         grammar_free(g);
     }
+}
+
+/* Schemas that would take minutes or all memory are refused with their place; large ones as people
+ * write them are not. Two lists of numbered items, between three texts. */
+static const struct {
+    struct list {
+        const char *before, *item, *item_end;
+        int n;
+    } lists[2];
+    const char *after;
+    int r;
+    const char *where, *text;
+} large[] = {
+    {{{"{\"properties\": {\"a\": {\"oneOf\": [", "{\"const\": 1", "}", 12000}},
+     "]}}}",                                                                                    -E2BIG,
+     "/properties/a",                                                                                         "oneOf"      },
+    {{{"{\"oneOf\": [", "{\"const\": 1", "}", 2000}},                                     "]}", 0,      NULL, ""           },
+    {{{"{\"items\": {\"allOf\": [{\"enum\": [", "1", "", 12000},
+      {"]}, {\"enum\": [", "2", "", 12000}},
+     "]}]}}",                                                                                   -E2BIG,
+     "/items",                                                                                                "comparisons"},
+    {{{"{\"allOf\": [{\"enum\": [", "1", "", 3000}, {"]}, {\"enum\": [", "1", "", 3000}},
+     "]}]}",                                                                                    0,
+     NULL,                                                                                                    ""           },
+    {{{"{\"required\": [", "\"1", "\"", 9000},
+      {"], \"allOf\": [{\"required\": [", "\"2", "\"", 9000}},
+     "]}]}",                                                                                    -E2BIG,
+     "/",                                                                                                     "comparisons"},
+    {{{"{\"items\": {\"oneOf\": [",
+       "{\"type\": \"object\", \"required\": [\"k\"], \"properties\": {\"k\": {\"const\": 1", "}}}",
+       3000}},
+     "]}}",                                                                                     -E2BIG,
+     "/items",                                                                                                "oneOf"      },
+    {{{"{\"allOf\": [{\"properties\": {", "\"1", "\": true", 900},
+      {"}}, {\"additionalProperties\": {\"enum\": [", "1", "", 20000}},
+     "]}}]}",                                                                                   -E2BIG,
+     "/",                                                                                                     "large"      },
+};
+
+static void add_list(struct buf *out, const struct list *list) {
+    buf_add_str(out, list->before ? list->before : "");
+    for (int i = 0; i < list->n; i++)
+        buf_printf(out, "%s%s%04d%s", i ? ", " : "", list->item, i, list->item_end);
+}
+
+TEST(large_schemas)
+{
+    for (size_t c = 0; c < ARRAY_SIZE(large); c++) {
+        _cleanup_(buf_free) struct buf text = {0};
+        _cleanup_(grammar_freep) struct grammar *g = NULL;
+        struct hai_err err = {0};
+        add_list(&text, &large[c].lists[0]);
+        add_list(&text, &large[c].lists[1]);
+        buf_add_str(&text, large[c].after);
+        int r = grammar_new(NULL, buf_cstr(&text), text.n_bytes, NULL, &g, &err);
+        CHECK_EQ(r, large[c].r, "%.60s: %s", buf_cstr(&text), err.text);
+        CHECK(strstr(err.text, large[c].text), "%.60s: %s", buf_cstr(&text), err.text);
+        if (large[c].where)
+            CHECK_STR(err.where, large[c].where, "%.60s", buf_cstr(&text));
+    }
+}
+
+/* A long text is not copied into each of many alternatives. */
+TEST(long_text_merged)
+{
+    _cleanup_(buf_free) struct buf text = {0};
+    struct grammar *g = NULL;
+    struct hai_err err = {0};
+
+    buf_printf(&text, "{\"description\": \"%0150000d\", ", 1);
+    add_list(&text,
+             &(struct list){"\"type\": \"object\", \"anyOf\": [", "{\"title\": \"", "\"}", 3000});
+    buf_add_str(&text, "]}");
+    CHECK_EQ(grammar_new(NULL, buf_cstr(&text), text.n_bytes, NULL, &g, &err), -E2BIG);
+    CHECK(!strncmp(err.where, "/anyOf/", 7), "%s", err.where);
+}
+
+/* Forty definitions, each twice the next: 2^40 ways to the same value. */
+TEST(alternatives_of_alternatives)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    _cleanup_(buf_free) struct buf text = {0};
+
+    buf_add_str(&text, "{\"$ref\": \"#/$defs/a0\", \"$defs\": {");
+    for (int i = 0; i < 40; i++)
+        buf_printf(
+            &text,
+            "\"a%d\": {\"anyOf\": [{\"$ref\": \"#/$defs/a%d\"}, {\"$ref\": \"#/$defs/a%d\"}]}, ", i,
+            i + 1, i + 1);
+    buf_add_str(&text, "\"a40\": {\"items\": {\"$ref\": \"#\"}, \"maxItems\": 2}}}");
+    _cleanup_(grammar_freep) struct grammar *g =
+        grammar_of(v, buf_cstr(&text), (struct grammar_options){0});
+    CHECK(accepts(g, "[[],[[]]]", 1));
+    CHECK(!accepts(g, "[[],[],[]]", 1));
 }
 
 /* ---- random schemas ---- */
