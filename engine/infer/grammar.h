@@ -38,7 +38,7 @@ enum {
     GRAMMAR_DEPTH_MAX = 60,        // arrays and objects inside each other; lib/json.h reads 64
     GRAMMAR_NODES_MAX = 20000,     // of a compiled schema
     GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging; long texts count as more
-    GRAMMAR_WORK_MAX = 20000000,   // values compared and references followed, under a second
+    GRAMMAR_WORK_MAX = 20000000,   // values compared and references followed, up to a second
     GRAMMAR_LISTS_MAX = 1 << 20,   // alternatives and items of all nodes
     GRAMMAR_PROPERTIES_MAX = 1024, // of one object
     GRAMMAR_ANY_ORDER_MAX = 64,    // the same where any order is allowed

@@ -433,7 +433,7 @@ static unsigned kind_bit(const struct json *value) {
 static unsigned types_of(struct grammar_trees *t, const struct json *schema) {
     unsigned bits = 0;
 
-    t->work -= 2; // several members are looked up
+    t->work -= 4; // members are looked up
     if (json_kind(schema) == JSON_KIND_BOOL)
         return json_as_bool(schema) ? ~0u : 0;
     if (json_get(schema, "const"))
