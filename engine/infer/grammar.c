@@ -3,7 +3,7 @@
 enum {
     FRAMES_FIRST = 256,
     FRAMES_TIDY = 4096, // more at the start of a step: those that no set needs are dropped
-    POOL = 32768,       // numbers of frames in the sets of a walk
+    POOL = (GRAMMAR_TOKEN_BYTES_MAX + 1) * GRAMMAR_STACKS_MAX, // of a walk's sets, one a byte
 };
 
 int grammar_new(const struct grammar_vocab *vocab, const char *schema, size_t n_bytes,
@@ -132,27 +132,37 @@ static void step(struct grammar_match *m, const uint32_t *ids, uint32_t n, uint8
         grammar_step_feed(m, ids[i], byte, ret);
 }
 
-int grammar_match_text(struct grammar_match *m, const void *bytes, size_t n_bytes) {
-    const uint8_t *p = bytes;
-    struct grammar_set sets[2];
+/* What one stack becomes by some bytes is added to ret: nothing, if they are not allowed. */
+static void lead(struct grammar_match *m, uint32_t id, const uint8_t *bytes, size_t n_bytes,
+                 struct grammar_set *ret) {
+    struct grammar_set sets[2] = {
+        {.n = 1, .ids = {id}}
+    };
+    uint32_t n_frames = m->n_frames;
     int at = 0;
+
+    for (size_t i = 0; sets[at].n > 0 && i < n_bytes; i++, at = !at)
+        step(m, sets[at].ids, sets[at].n, bytes[i], &sets[!at]);
+    if (sets[at].n == 0)
+        grammar_step_drop(m, n_frames);
+    for (uint32_t i = 0; i < sets[at].n; i++)
+        grammar_step_join(sets[at].ids[i], ret);
+}
+
+/* Each stack goes alone, as in a mask: all together, they could crowd out the only one that the
+ * last byte leads on, and the step would refuse what the mask allows. */
+int grammar_match_text(struct grammar_match *m, const void *bytes, size_t n_bytes) {
+    struct grammar_set moved = {0};
 
     if (m->n_frames > FRAMES_TIDY)
         tidy(m);
-    uint32_t n_frames = m->n_frames;
-    sets[0].n = m->now.n;
-    memcpy(sets[0].ids, m->now.ids, m->now.n * sizeof *m->now.ids);
-    for (size_t i = 0; i < n_bytes; i++, at = !at) {
-        step(m, sets[at].ids, sets[at].n, p[i], &sets[!at]);
-        if (sets[!at].n == 0) {
-            grammar_step_drop(m, n_frames);
-            return -EINVAL;
-        }
-    }
+    for (uint32_t i = 0; i < m->now.n; i++)
+        lead(m, m->now.ids[i], bytes, n_bytes, &moved);
+    if (moved.n == 0)
+        return -EINVAL;
     *past(m, m->n_steps++) = m->now;
     m->n_undo = MIN(m->n_undo + 1, (uint32_t)GRAMMAR_HISTORY_MAX);
-    m->now.n = sets[at].n;
-    memcpy(m->now.ids, sets[at].ids, sets[at].n * sizeof *m->now.ids);
+    m->now = moved;
     return 0;
 }
 
@@ -213,9 +223,9 @@ static void walk_one(struct grammar_match *m, uint32_t node, uint32_t *ids, uint
     if (moved.n) {
         if (v->token[node] >= 0)
             allow(v, v->token[node], words);
-        uint32_t n_moved = MIN(moved.n, (uint32_t)(m->pool + POOL - next));
-        memcpy(next, moved.ids, n_moved * sizeof *next);
-        walk(m, node + 1, v->end[node], next, n_moved, words);
+        assert(moved.n <= (size_t)(m->pool + POOL - next));
+        memcpy(next, moved.ids, moved.n * sizeof *next);
+        walk(m, node + 1, v->end[node], next, moved.n, words);
     }
     grammar_step_drop(m, n_frames);
 }
@@ -325,6 +335,8 @@ static uint32_t key_of(const struct grammar_match *m, uint32_t *ret) {
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < m->now.n; i++) {
+        if (n == GRAMMAR_KEY_MAX)
+            return 0;
         for (uint32_t at = m->now.ids[i]; at; at = m->frames[at].parent) {
             const struct grammar_frame *f = &m->frames[at];
             if (n + 8 > GRAMMAR_KEY_MAX || f->phase == GRAMMAR_PHASE_OTHER)

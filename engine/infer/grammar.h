@@ -37,7 +37,9 @@ enum {
     GRAMMAR_SCHEMA_BYTES_MAX = 256 * 1024,
     GRAMMAR_DEPTH_MAX = 60,        // arrays and objects inside each other; lib/json.h reads 64
     GRAMMAR_NODES_MAX = 20000,     // of a compiled schema
-    GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging, about the work of compiling
+    GRAMMAR_TREE_MAX = 200000,     // JSON values made by merging; long texts count as more
+    GRAMMAR_WORK_MAX = 20000000,   // values compared and references followed, up to a second
+    GRAMMAR_LISTS_MAX = 1 << 20,   // alternatives and items of all nodes
     GRAMMAR_PROPERTIES_MAX = 1024, // of one object
     GRAMMAR_ANY_ORDER_MAX = 64,    // the same where any order is allowed
     GRAMMAR_EXTRA_MAX = 256,       // other keys in one object of the output
@@ -85,8 +87,9 @@ int grammar_new(const struct grammar_vocab *vocab, const char *schema, size_t n_
 void grammar_free(struct grammar *g);
 DEFINE_CLEANUP(struct grammar *, grammar_free)
 
-/* One text in progress: about 220 KB. A step takes memory only where a text is nested deeper than
- * any before, or once in thousands of steps to tidy up; a mask only for the grammar's first ones.
+/* One text in progress: at most 350 KB, a third of it where a schema is not ambiguous. A step takes
+ * memory only where a text is nested deeper than any before, or once in thousands of steps to tidy
+ * up; a mask only for the grammar's first ones.
  */
 struct grammar_match;
 struct grammar_match *grammar_match_new(struct grammar *g); // which must outlive it

@@ -65,6 +65,7 @@ static const struct {
 
 struct checker {
     const struct json *root;
+    int64_t work; // what is left for following references
     char pointer[POINTER_BYTES];
     struct hai_err *err;
 };
@@ -131,26 +132,27 @@ static bool next_part(const char **p, char *ret, size_t n_max) {
     return n + 1 < n_max;
 }
 
-static const struct json *element(const struct json *array, const char *number) {
+static const struct json *element(const struct json *array, const char *number, int64_t *work) {
     char *end;
     long at = strtol(number, &end, 10);
     const struct json *v = json_first(array);
 
     if (*end || end == number || at < 0)
         return NULL;
-    for (; v && at > 0; at--)
+    for (; v && at > 0; at--, --*work)
         v = json_next(v);
     return v;
 }
 
 /* Follows only ways on which there are schemas. */
-const struct json *grammar_check_resolve(const struct json *root, const char *ref) {
+const struct json *grammar_check_resolve(const struct json *root, const char *ref, int64_t *work) {
     const struct json *at = root;
     const char *p = ref + 1;
     char part[POINTER_BYTES];
 
     if (ref[0] != '#')
         return NULL;
+    --*work;
     while (*p) {
         if (!next_part(&p, part, sizeof part) || json_kind(at) != JSON_KIND_OBJECT)
             return NULL;
@@ -162,7 +164,7 @@ const struct json *grammar_check_resolve(const struct json *root, const char *re
         if (form == FORM_NAMED && next_part(&p, part, sizeof part))
             at = json_get(at, part);
         else if (form == FORM_SCHEMAS && next_part(&p, part, sizeof part))
-            at = element(at, part);
+            at = element(at, part, work);
         else if (form != FORM_SCHEMA)
             return NULL;
         if (!at)
@@ -244,9 +246,9 @@ static int check_text(struct checker *c, const struct json *value, enum form for
         return 0;
     if (text[0] != '#')
         return fail(c, -ENOTSUP, "references to other documents are not supported");
-    if (!grammar_check_resolve(c->root, text))
+    if (!grammar_check_resolve(c->root, text, &c->work))
         return fail(c, -EINVAL, "refers to no schema of this document");
-    return 0;
+    return c->work < 0 ? fail(c, -E2BIG, "references take too long to follow") : 0;
 }
 
 static int check_keyword(struct checker *c, const char *name, const struct json *value) {
@@ -297,7 +299,7 @@ static int check(struct checker *c, const struct json *schema) {
 }
 
 int grammar_check_schema(const struct json *schema, struct hai_err *err) {
-    struct checker c = {.root = schema, .err = err};
+    struct checker c = {.root = schema, .work = GRAMMAR_WORK_MAX, .err = err};
 
     return check(&c, schema);
 }

@@ -18,7 +18,7 @@ enum {
 enum grammar_kind {
     GRAMMAR_KIND_NONE,
     GRAMMAR_KIND_ROOT,     // lists[first]: the schema's node
-    GRAMMAR_KIND_ALT,      // any of lists[first..first + n)
+    GRAMMAR_KIND_ALT,      // any of lists[first..first + n); in the end none of them is another
     GRAMMAR_KIND_LITERALS, // one of texts[first..first + n), ascending by bytes
     GRAMMAR_KIND_STRING,   // min to max characters
     GRAMMAR_KIND_PATTERN,  // a string that the automaton `regex` accepts
@@ -175,13 +175,14 @@ struct grammar_match {
     struct grammar_set history[GRAMMAR_HISTORY_MAX]; // sets before the last steps, a ring
     uint32_t n_steps; // ever; the last min(n_steps, GRAMMAR_HISTORY_MAX) can be undone
     uint32_t n_undo;
-    uint32_t *pool; // sets of a walk, one after the other
+    uint32_t *pool; // the sets of a walk, one a byte, one after the other
 };
 
 /* grammar_step.c: frames and how bytes move them. */
 uint32_t grammar_step_intern(struct grammar_match *m, const struct grammar_frame *frame);
+void grammar_step_join(uint32_t id, struct grammar_set *ret); // once, and while there is room
 void grammar_step_add(struct grammar_match *m, const struct grammar_frame *frame,
-                      struct grammar_set *ret);                     // interned, once
+                      struct grammar_set *ret);                     // interned and joined
 void grammar_step_drop(struct grammar_match *m, uint32_t n_frames); // those from n_frames on
 void grammar_step_feed(struct grammar_match *m, uint32_t id, uint8_t byte, struct grammar_set *ret);
 bool grammar_step_ends(const struct grammar_match *m, uint32_t id); // may the text end with it?
@@ -195,18 +196,25 @@ bool grammar_number_ends(const struct grammar_match *m, const struct grammar_fra
 
 /* grammar_schema.c, grammar_check.c, grammar_merge.c: from JSON to nodes. */
 int grammar_schema_compile(struct grammar *g, const struct json *schema, struct hai_err *err);
+uint32_t grammar_schema_add_list(struct grammar *g, const uint32_t *values, uint32_t n);
 int grammar_check_schema(const struct json *schema, struct hai_err *err);
-const struct json *grammar_check_resolve(const struct json *root, const char *ref);
-bool grammar_check_is_annotation(const char *keyword); // or a place for definitions
+const struct json *grammar_check_resolve(const struct json *root, const char *ref,
+                                         int64_t *work); // lowered by the values passed
+bool grammar_check_is_annotation(const char *keyword);   // or a place for definitions
+
+/* grammar_finish.c: the root, alternatives without others inside, heights. work: as of trees. */
+int grammar_finish(struct grammar *g, uint32_t root, int64_t *work, struct hai_err *err);
 
 /* Trees made on the way, freed together. */
 struct grammar_trees {
     const struct json *root;
     struct json **made;
     size_t n_made, n_made_max, n_values;
+    int64_t work; // what is left of GRAMMAR_WORK_MAX; below 0, answers may be wrong
 };
 void grammar_merge_free(struct grammar_trees *t);
-bool grammar_merge_contains(const struct json *array, const struct json *value);
+bool grammar_merge_contains(struct grammar_trees *t, const struct json *array,
+                            const struct json *value);
 
 /* A schema without some keywords. */
 struct json *grammar_merge_without(struct grammar_trees *t, const struct json *schema,
@@ -216,7 +224,7 @@ int grammar_merge_both(struct grammar_trees *t, const struct json *a, const stru
                        const char *pointer, int depth, const struct json **ret,
                        struct hai_err *err);
 /* Is it certain that no value satisfies both? */
-bool grammar_merge_disjoint(const struct grammar_trees *t, const struct json *a,
-                            const struct json *b, int depth);
+bool grammar_merge_disjoint(struct grammar_trees *t, const struct json *a, const struct json *b,
+                            int depth);
 /* The types a schema speaks of, as bits 1 << json_kind (both kinds of numbers: JSON_KIND_REAL). */
 unsigned grammar_merge_types(const struct json *schema);

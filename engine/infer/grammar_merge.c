@@ -20,11 +20,15 @@ static struct json *keep(struct grammar_trees *t, struct json *tree) {
     return t->made[t->n_made++] = tree;
 }
 
-/* A copy that is not kept: it becomes part of another tree. */
+/* A copy that is not kept: it becomes part of another tree. Beyond GRAMMAR_TREE_MAX it is not
+ * whole: no tree is looked at from there on. */
 static struct json *copy(struct grammar_trees *t, const struct json *value) {
     struct json *made;
 
-    t->n_values++;
+    if (t->n_values > GRAMMAR_TREE_MAX)
+        return json_new_null();
+    t->n_values +=
+        1 + (json_kind(value) == JSON_KIND_STRING ? json_as_string_bytes(value) / 32 : 0);
     switch (json_kind(value)) {
     case JSON_KIND_BOOL:
         return json_new_bool(json_as_bool(value));
@@ -41,8 +45,10 @@ static struct json *copy(struct grammar_trees *t, const struct json *value) {
         return made;
     case JSON_KIND_OBJECT:
         made = json_new_object();
-        for (const struct json *v = json_first(value); v; v = json_next(v))
+        for (const struct json *v = json_first(value); v; v = json_next(v)) {
+            t->n_values += json_key_bytes(v) / 32;
             json_add(made, json_key(v), copy(t, v));
+        }
         return made;
     default:
         return json_new_null();
@@ -64,9 +70,10 @@ struct json *grammar_merge_without(struct grammar_trees *t, const struct json *s
     return keep(t, made);
 }
 
-static bool equal(const struct json *a, const struct json *b) {
+static bool equal(struct grammar_trees *t, const struct json *a, const struct json *b) {
     enum json_kind ka = json_kind(a), kb = json_kind(b);
 
+    t->work--;
     if ((ka == JSON_KIND_INT || ka == JSON_KIND_REAL) &&
         (kb == JSON_KIND_INT || kb == JSON_KIND_REAL))
         return json_as_real(a) == json_as_real(b);
@@ -76,17 +83,20 @@ static bool equal(const struct json *a, const struct json *b) {
     case JSON_KIND_BOOL:
         return json_as_bool(a) == json_as_bool(b);
     case JSON_KIND_STRING:
-        return strcmp(json_as_string(a), json_as_string(b)) == 0;
+        if (json_as_string_bytes(a) != json_as_string_bytes(b))
+            return false;
+        t->work -= (int64_t)json_as_string_bytes(a) / 256;
+        return memcmp(json_as_string(a), json_as_string(b), json_as_string_bytes(a)) == 0;
     case JSON_KIND_ARRAY:
         for (const struct json *x = json_first(a), *y = json_first(b); x;
              x = json_next(x), y = json_next(y))
-            if (!equal(x, y))
+            if (!equal(t, x, y))
                 return false;
         return true;
     case JSON_KIND_OBJECT:
         for (const struct json *x = json_first(a); x; x = json_next(x)) {
             const struct json *y = json_get(b, json_key(x));
-            if (!y || !equal(x, y))
+            if (!y || !equal(t, x, y))
                 return false;
         }
         return true;
@@ -95,9 +105,10 @@ static bool equal(const struct json *a, const struct json *b) {
     }
 }
 
-bool grammar_merge_contains(const struct json *array, const struct json *value) {
-    for (const struct json *v = json_first(array); v; v = json_next(v))
-        if (equal(v, value))
+bool grammar_merge_contains(struct grammar_trees *t, const struct json *array,
+                            const struct json *value) {
+    for (const struct json *v = json_first(array); v && t->work >= 0; v = json_next(v))
+        if (equal(t, v, value))
             return true;
     return false;
 }
@@ -199,9 +210,11 @@ struct merging {
 };
 
 static int refuse(struct merging *m, const char *keyword) {
-    return hai_fail_at(m->err, -ENOTSUP, NULL, m->pointer, NULL,
+    const char *at = m->pointer[0] ? m->pointer : "/";
+
+    return hai_fail_at(m->err, -ENOTSUP, NULL, at, NULL,
                        "schema, %.100s: two different '%s' that must both hold are not supported",
-                       m->pointer, keyword);
+                       at, keyword);
 }
 
 /* A property that one schema names and the other does not: the other's additionalProperties holds
@@ -232,7 +245,7 @@ static void merge_required(struct merging *m, const struct json *a, const struct
     for (const struct json *v = json_first(a); v; v = json_next(v))
         json_append(out, copy(m->t, v));
     for (const struct json *v = json_first(b); v; v = json_next(v))
-        if (!grammar_merge_contains(a, v))
+        if (!grammar_merge_contains(m->t, a, v))
             json_append(out, copy(m->t, v));
 }
 
@@ -241,7 +254,7 @@ static void merge_enum(struct merging *m, const struct json *a, const struct jso
     struct json *out = json_add(m->out, "enum", json_new_array());
 
     for (const struct json *v = json_first(a); v; v = json_next(v))
-        if (grammar_merge_contains(b, v))
+        if (grammar_merge_contains(m->t, b, v))
             json_append(out, copy(m->t, v));
     m->nothing |= json_count(out) == 0;
 }
@@ -259,7 +272,7 @@ static void merge_any(struct merging *m, const struct json *a, const struct json
     struct json *out = json_add(m->out, "anyOf", json_new_array());
 
     for (const struct json *x = json_first(a); x; x = json_next(x))
-        for (const struct json *y = json_first(b); y && m->t->n_values < GRAMMAR_TREE_MAX;
+        for (const struct json *y = json_first(b); y && m->t->n_values <= GRAMMAR_TREE_MAX;
              y = json_next(y))
             json_append(out, both_later(m->t, x, y));
 }
@@ -311,7 +324,7 @@ static int merge_keyword(struct merging *m, const struct json *a, const struct j
         merge_any(m, a, b);
     else if (!strcmp(name, "allOf"))
         merge_all(m, a, b);
-    else if (equal(a, b))
+    else if (equal(m->t, a, b))
         json_add(m->out, name, copy(m->t, a));
     else if (!strcmp(name, "const"))
         m->nothing = true;
@@ -343,6 +356,20 @@ static int merge_from(struct merging *m, const struct json *from, const struct j
     return 0;
 }
 
+static int fail(struct hai_err *err, int r, const char *pointer, const char *text) {
+    const char *at = pointer[0] ? pointer : "/";
+
+    return hai_fail_at(err, r, NULL, at, NULL, "schema, %.100s: %s", at, text);
+}
+
+static int check_limits(const struct grammar_trees *t, const char *pointer, struct hai_err *err) {
+    if (t->n_values > GRAMMAR_TREE_MAX)
+        return fail(err, -E2BIG, pointer, "merging it becomes too large");
+    if (t->work < 0)
+        return fail(err, -E2BIG, pointer, "merging it takes too many comparisons");
+    return 0;
+}
+
 /* A schema without a reference at its top: what it refers to, and what stands beside. */
 static int expand(struct grammar_trees *t, const struct json *schema, const char *pointer,
                   int depth, const struct json **ret, struct hai_err *err) {
@@ -352,9 +379,8 @@ static int expand(struct grammar_trees *t, const struct json *schema, const char
     if (!ref)
         return 0;
     if (depth > MERGE_DEPTH_MAX)
-        return hai_fail_at(err, -E2BIG, NULL, pointer, NULL, "schema, %.100s: references too deep",
-                           pointer);
-    const struct json *target = grammar_check_resolve(t->root, json_as_string(ref));
+        return fail(err, -E2BIG, pointer, "references too deep");
+    const struct json *target = grammar_check_resolve(t->root, json_as_string(ref), &t->work);
     assert(target);
     return grammar_merge_both(t, target, grammar_merge_without(t, schema, "$ref"), pointer,
                               depth + 1, ret, err);
@@ -365,11 +391,10 @@ int grammar_merge_both(struct grammar_trees *t, const struct json *a, const stru
                        struct hai_err *err) {
     struct merging m = {.t = t, .pointer = pointer, .err = err};
 
-    if (t->n_values > GRAMMAR_TREE_MAX)
-        return hai_fail_at(err, -E2BIG, NULL, pointer, NULL,
-                           "schema, %.100s: merging it becomes too large", pointer);
-    int r = expand(t, a, pointer, depth, &m.a, err);
+    int r = check_limits(t, pointer, err);
+    r = r < 0 ? r : expand(t, a, pointer, depth, &m.a, err);
     r = r < 0 ? r : expand(t, b, pointer, depth, &m.b, err);
+    r = r < 0 ? r : check_limits(t, pointer, err);
     if (r < 0)
         return r;
     if (json_kind(m.a) == JSON_KIND_BOOL || json_kind(m.b) == JSON_KIND_BOOL) {
@@ -383,6 +408,7 @@ int grammar_merge_both(struct grammar_trees *t, const struct json *a, const stru
         merge_properties(&m);
     r = merge_from(&m, m.a, m.b, true);
     r = r < 0 ? r : merge_from(&m, m.b, m.a, false);
+    r = r < 0 ? r : check_limits(t, pointer, err);
     if (r == 0)
         *ret = m.nothing ? keep(t, json_new_bool(false)) : m.out;
     return r;
@@ -390,9 +416,9 @@ int grammar_merge_both(struct grammar_trees *t, const struct json *a, const stru
 
 /* ---- alternatives that exclude each other ---- */
 
-static const struct json *behind_refs(const struct grammar_trees *t, const struct json *schema) {
+static const struct json *behind_refs(struct grammar_trees *t, const struct json *schema) {
     for (int i = 0; i < MERGE_DEPTH_MAX && json_get(schema, "$ref"); i++)
-        schema = grammar_check_resolve(t->root, json_as_string(json_get(schema, "$ref")));
+        schema = grammar_check_resolve(t->root, json_as_string(json_get(schema, "$ref")), &t->work);
     return schema;
 }
 
@@ -404,62 +430,66 @@ static unsigned kind_bit(const struct json *value) {
 }
 
 /* Of all values that a schema can have, at least these types are the only ones. */
-static unsigned types_of(const struct json *schema) {
+static unsigned types_of(struct grammar_trees *t, const struct json *schema) {
     unsigned bits = 0;
 
+    t->work -= 4; // members are looked up
     if (json_kind(schema) == JSON_KIND_BOOL)
         return json_as_bool(schema) ? ~0u : 0;
     if (json_get(schema, "const"))
         return kind_bit(json_get(schema, "const"));
     if (json_get(schema, "enum")) {
-        for (const struct json *v = json_first(json_get(schema, "enum")); v; v = json_next(v))
+        for (const struct json *v = json_first(json_get(schema, "enum")); v;
+             v = json_next(v), t->work--)
             bits |= kind_bit(v);
         return bits;
     }
     return json_get(schema, "type") ? types_named(json_get(schema, "type")) : ~0u;
 }
 
-static bool allows_value(const struct json *schema, const struct json *value) {
+static bool allows_value(struct grammar_trees *t, const struct json *schema,
+                         const struct json *value) {
     const struct json *list = json_get(schema, "enum"), *one = json_get(schema, "const");
 
     if (one)
-        return equal(one, value);
-    return !list || grammar_merge_contains(list, value);
+        return equal(t, one, value);
+    return !list || grammar_merge_contains(t, list, value);
 }
 
 /* Does one list its values, and does the other list none of them? */
-static bool values_differ(const struct json *a, const struct json *b) {
+static bool values_differ(struct grammar_trees *t, const struct json *a, const struct json *b) {
     const struct json *one = json_get(a, "const");
 
     if (one)
-        return !allows_value(b, one);
+        return !allows_value(t, b, one);
     if (!json_get(a, "enum"))
         return false;
     for (const struct json *v = json_first(json_get(a, "enum")); v; v = json_next(v))
-        if (allows_value(b, v))
+        if (t->work < 0 || allows_value(t, b, v))
             return false;
     return true;
 }
 
-bool grammar_merge_disjoint(const struct grammar_trees *t, const struct json *a,
-                            const struct json *b, int depth) {
+bool grammar_merge_disjoint(struct grammar_trees *t, const struct json *a, const struct json *b,
+                            int depth) {
     a = behind_refs(t, a);
     b = behind_refs(t, b);
     if (depth > DISJOINT_DEPTH_MAX)
         return false;
-    unsigned both = types_of(a) & types_of(b);
+    unsigned both = types_of(t, a) & types_of(t, b);
     if (!both)
         return true;
     if (json_kind(a) == JSON_KIND_BOOL || json_kind(b) == JSON_KIND_BOOL)
         return false;
-    if (values_differ(a, b))
+    if (values_differ(t, a, b))
         return true;
     if (both != 1u << JSON_KIND_OBJECT)
         return false;
-    for (const struct json *v = json_first(json_get(a, "required")); v; v = json_next(v)) {
+    for (const struct json *v = json_first(json_get(a, "required")); v && t->work >= 0;
+         v = json_next(v), t->work--) {
         const struct json *x = json_get(json_get(a, "properties"), json_as_string(v));
         const struct json *y = json_get(json_get(b, "properties"), json_as_string(v));
-        if (x && y && grammar_merge_contains(json_get(b, "required"), v) &&
+        if (x && y && grammar_merge_contains(t, json_get(b, "required"), v) &&
             grammar_merge_disjoint(t, x, y, depth + 1))
             return true;
     }

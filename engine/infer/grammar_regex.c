@@ -584,7 +584,7 @@ static int state_of(struct builder *b, int32_t n, struct hai_err *err) {
 
     for (int i = 0; i < out->n_states; i++) {
         size_t length = b->from[i + 1] - b->from[i];
-        --*b->work;
+        *b->work -= length == (size_t)n ? 1 + n / 64 : 1;
         if (length == (size_t)n &&
             !memcmp(b->sets + b->from[i], b->members, length * sizeof *b->sets))
             return i;

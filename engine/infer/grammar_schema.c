@@ -49,7 +49,7 @@ static int new_node(struct compiler *c, enum grammar_kind kind, const char *poin
     return 0;
 }
 
-static uint32_t add_list(struct grammar *g, const uint32_t *values, uint32_t n) {
+uint32_t grammar_schema_add_list(struct grammar *g, const uint32_t *values, uint32_t n) {
     uint32_t first = g->n_lists;
 
     if (g->n_lists + n > g->n_lists_max) {
@@ -93,7 +93,7 @@ static int new_alternatives(struct compiler *c, const uint32_t *ids, uint32_t n,
     int r = new_node(c, GRAMMAR_KIND_ALT, pointer, ret);
     if (r < 0)
         return r;
-    c->g->nodes[*ret].first = add_list(c->g, ids, n);
+    c->g->nodes[*ret].first = grammar_schema_add_list(c->g, ids, n);
     c->g->nodes[*ret].n = n;
     return 0;
 }
@@ -174,7 +174,7 @@ static int compile_enum(struct compiler *c, const struct json *schema, const cha
         return hai_fail_at(c->err, -ENOTSUP, NULL, pointer, NULL,
                            "schema, %.100s: '%s' beside enum or const is not supported", pointer,
                            other);
-    if (one && list && !grammar_merge_contains(list, one)) {
+    if (one && list && !grammar_merge_contains(&c->trees, list, one)) {
         *ret = GRAMMAR_NONE;
         return 0;
     }
@@ -270,34 +270,45 @@ static int compile_string(struct compiler *c, const struct json *schema, const c
     return r;
 }
 
+/* Does n / unit, read as JSON readers do, hold a bound from below? */
+static bool holds(__int128 n, int64_t unit, double bound, bool above) {
+    double x = (double)((long double)n / (long double)unit);
+
+    return above ? x > bound : x >= bound;
+}
+
 /* The smallest (or with `above`, above a bound) multiple of 1/unit at or above a bound: of whole
- * numbers exact; of others the nearest decimal that reads back as no less. */
+ * numbers exact; of others the nearest decimal that reads back as no less. Around large doubles
+ * there are too many multiples to count them up. */
+static __int128 least_real(double bound, int64_t unit, bool above) {
+    long double scaled = (long double)bound * (long double)unit;
+    __int128 low, high, step = 1;
+
+    if (scaled > 1e30L || scaled < -1e30L)
+        return scaled > 0 ? (__int128)1 << 100 : -((__int128)1 << 100);
+    low = high = (__int128)floorl(scaled - fabsl(scaled) * 0x1p-51L) - 1;
+    for (; !holds(high, unit, bound, above); high += step, step *= 2)
+        low = high;
+    while (high - low > 1) {
+        __int128 middle = low + (high - low) / 2;
+        if (holds(middle, unit, bound, above))
+            high = middle;
+        else
+            low = middle;
+    }
+    return high;
+}
+
 static __int128 least(const struct json *bound, int64_t unit, bool above) {
     if (json_kind(bound) == JSON_KIND_INT)
         return (__int128)json_as_int(bound) * unit + above;
-    double x = json_as_real(bound);
-    long double scaled = (long double)x * (long double)unit;
-    if (scaled > 1e30L || scaled < -1e30L)
-        return scaled > 0 ? (__int128)1 << 100 : -((__int128)1 << 100);
-    __int128 n = (__int128)floorl(scaled) - 1;
-    while ((double)((long double)n / (long double)unit) < x ||
-           (above && (double)((long double)n / (long double)unit) == x))
-        n++;
-    return n;
+    return least_real(json_as_real(bound), unit, above);
 }
 
 static __int128 most(const struct json *bound, int64_t unit, bool below) {
     if (json_kind(bound) == JSON_KIND_INT)
         return (__int128)json_as_int(bound) * unit - below;
-    double x = json_as_real(bound);
-    long double scaled = (long double)x * (long double)unit;
-    if (scaled > 1e30L || scaled < -1e30L)
-        return scaled > 0 ? (__int128)1 << 100 : -((__int128)1 << 100);
-    __int128 n = (__int128)ceill(scaled) + 1;
-    while ((double)((long double)n / (long double)unit) > x ||
-           (below && (double)((long double)n / (long double)unit) == x))
-        n--;
-    return n;
+    return -least_real(-json_as_real(bound), unit, below);
 }
 
 static int compile_number(struct compiler *c, const struct json *schema, bool whole,
@@ -353,7 +364,7 @@ static int compile_array(struct compiler *c, const struct json *schema, const ch
     if (r < 0)
         return r;
     struct grammar_node *node = &c->g->nodes[*ret];
-    node->first = add_list(c->g, ids, n);
+    node->first = grammar_schema_add_list(c->g, ids, n);
     node->n = n;
     node->rest = rest;
     node->min = length_of(schema, "minItems", 0);
@@ -399,7 +410,7 @@ static void link_required(struct grammar *g, struct grammar_node *node,
         }
     for (uint32_t i = n; i-- > 0;)
         next[i] = MIN(next[i], next[i + 1]);
-    node->required_first = add_list(g, next, n + 1);
+    node->required_first = grammar_schema_add_list(g, next, n + 1);
 }
 
 /* The keys of an object: those with a schema, then those that are only required. */
@@ -486,7 +497,7 @@ static int compile_shared(struct compiler *c, const struct json *schema, const c
     int r = new_node(c, GRAMMAR_KIND_ALT, pointer, &id);
     if (r < 0)
         return r;
-    uint32_t at = add_list(c->g, &inner, 1);
+    uint32_t at = grammar_schema_add_list(c->g, &inner, 1);
     c->g->nodes[id].first = at;
     c->g->nodes[id].n = 1;
     map_put(&c->refs, (int64_t)(intptr_t)schema, (void *)((intptr_t)id + 1));
@@ -501,7 +512,7 @@ static int compile_shared(struct compiler *c, const struct json *schema, const c
 static int compile_ref(struct compiler *c, const struct json *schema, const char *pointer,
                        uint32_t *ret) {
     const char *ref = json_as_string(json_get(schema, "$ref"));
-    const struct json *target = grammar_check_resolve(c->trees.root, ref), *merged;
+    const struct json *target = grammar_check_resolve(c->trees.root, ref, &c->trees.work), *merged;
 
     assert(target);
     if (is_plain(schema, "$ref"))
@@ -528,10 +539,14 @@ static int compile_all(struct compiler *c, const struct json *schema, const char
 static int check_exclusive(struct compiler *c, const struct json *list, const char *pointer) {
     for (const struct json *a = json_first(list); a; a = json_next(a))
         for (const struct json *b = json_next(a); b; b = json_next(b))
-            if (!grammar_merge_disjoint(&c->trees, a, b, 0))
+            if (!grammar_merge_disjoint(&c->trees, a, b, 0) && c->trees.work >= 0)
                 return fail(c, -ENOTSUP, pointer,
                             "oneOf is supported where types, or a required property with different "
                             "values, keep alternatives apart; use anyOf");
+            else if (c->trees.work < 0)
+                return fail(c, -E2BIG, pointer,
+                            "to tell the alternatives of oneOf apart takes too many comparisons; "
+                            "use fewer, or anyOf");
     return 0;
 }
 
@@ -604,74 +619,12 @@ static int compile(struct compiler *c, const struct json *schema, const char *po
     else
         r = compile_types(c, schema, pointer, ret);
     c->depth--;
+    if (r == 0 && c->trees.work < 0)
+        r = fail(c, -E2BIG, pointer, "it takes too many comparisons");
     return r;
 }
 
-/* ---- what follows from all nodes together ---- */
-
-/* Alternatives that lead back to themselves without a byte between. */
-static bool loops(const struct grammar *g, uint32_t id, uint8_t *colour) {
-    const struct grammar_node *node = &g->nodes[id];
-
-    if (node->kind != GRAMMAR_KIND_ALT || colour[id] == 2)
-        return false;
-    if (colour[id] == 1)
-        return true;
-    colour[id] = 1;
-    for (uint32_t i = 0; i < node->n; i++)
-        if (loops(g, g->lists[node->first + i], colour))
-            return true;
-    colour[id] = 2;
-    return false;
-}
-
-static uint32_t height_of(const struct grammar *g, const struct grammar_node *node) {
-    uint32_t height = 0;
-
-    switch (node->kind) {
-    case GRAMMAR_KIND_NONE:
-        return GRAMMAR_HEIGHT_NONE;
-    case GRAMMAR_KIND_LITERALS:
-        return node->height;
-    case GRAMMAR_KIND_ROOT:
-    case GRAMMAR_KIND_ALT:
-        height = GRAMMAR_HEIGHT_NONE;
-        for (uint32_t i = 0; i < node->n; i++)
-            height = MIN(height, (uint32_t)g->nodes[g->lists[node->first + i]].height);
-        return height;
-    case GRAMMAR_KIND_OBJECT:
-        for (uint32_t i = 0; i < node->n; i++)
-            if (g->texts[node->first + i].required)
-                height = MAX(height, (uint32_t)g->nodes[g->texts[node->first + i].node].height);
-        break;
-    case GRAMMAR_KIND_ARRAY:
-        for (uint32_t i = 0; i < MIN(node->n, node->min); i++)
-            height = MAX(height, (uint32_t)g->nodes[g->lists[node->first + i]].height);
-        if (node->min > node->n)
-            height = MAX(height, (uint32_t)g->nodes[node->rest].height);
-        break;
-    default:
-        return 0;
-    }
-    return height + 1 > GRAMMAR_DEPTH_MAX ? (uint32_t)GRAMMAR_HEIGHT_NONE : height + 1;
-}
-
-/* Heights from below: what nothing of finite height satisfies stays out of reach. */
-static void find_heights(struct grammar *g) {
-    bool more = true;
-
-    for (uint32_t i = 0; i < g->n_nodes; i++)
-        if (g->nodes[i].kind != GRAMMAR_KIND_LITERALS)
-            g->nodes[i].height = GRAMMAR_HEIGHT_NONE;
-    while (more) {
-        more = false;
-        for (uint32_t i = 0; i < g->n_nodes; i++) {
-            uint16_t height = (uint16_t)height_of(g, &g->nodes[i]);
-            more |= height != g->nodes[i].height;
-            g->nodes[i].height = height;
-        }
-    }
-}
+/* ---- the whole ---- */
 
 /* The nodes with fixed numbers. */
 static int add_fixed(struct compiler *c) {
@@ -694,36 +647,25 @@ static int add_fixed(struct compiler *c) {
     if (r < 0)
         return r;
     c->g->nodes[ids[2]].rest = c->g->nodes[ids[3]].rest = GRAMMAR_ANY;
-    c->g->nodes[ids[3]].required_first = add_list(c->g, &nothing, 1);
-    c->g->nodes[GRAMMAR_ANY].first = add_list(c->g, ids, 5);
+    c->g->nodes[ids[3]].required_first = grammar_schema_add_list(c->g, &nothing, 1);
+    c->g->nodes[GRAMMAR_ANY].first = grammar_schema_add_list(c->g, ids, 5);
     c->g->nodes[GRAMMAR_ANY].n = 5;
-    return 0;
-}
-
-static int finish(struct compiler *c, uint32_t root) {
-    struct grammar *g = c->g;
-    _cleanup_free_ uint8_t *colour = hai_new_array(uint8_t, g->n_nodes);
-
-    g->nodes[GRAMMAR_ROOT].first = add_list(g, &root, 1);
-    g->nodes[GRAMMAR_ROOT].n = 1;
-    for (uint32_t i = 0; i < g->n_nodes; i++)
-        if (loops(g, i, colour))
-            return fail(c, -EINVAL, "", "a reference leads back to itself");
-    find_heights(g);
-    if (g->nodes[GRAMMAR_ROOT].height == GRAMMAR_HEIGHT_NONE)
-        return fail(c, -EINVAL, "", "no value satisfies it");
     return 0;
 }
 
 int grammar_schema_compile(struct grammar *g, const struct json *schema, struct hai_err *err) {
     struct compiler c = {
-        .g = g, .trees = {.root = schema}, .regex_work = GRAMMAR_REGEX_WORK_MAX, .err = err};
+        .g = g,
+        .trees = {.root = schema, .work = GRAMMAR_WORK_MAX},
+        .regex_work = GRAMMAR_REGEX_WORK_MAX,
+        .err = err
+    };
     uint32_t root = GRAMMAR_NONE;
     int r = grammar_check_schema(schema, err);
 
     r = r < 0 ? r : add_fixed(&c);
     r = r < 0 ? r : compile_shared(&c, schema, "", &root);
-    r = r < 0 ? r : finish(&c, root);
+    r = r < 0 ? r : grammar_finish(g, root, &c.trees.work, err);
     grammar_merge_free(&c.trees);
     map_free(&c.refs);
     map_free(&c.patterns);

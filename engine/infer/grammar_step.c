@@ -49,7 +49,7 @@ void grammar_step_drop(match *m, uint32_t n_frames) {
     }
 }
 
-static void add(uint32_t id, struct grammar_set *ret) {
+void grammar_step_join(uint32_t id, struct grammar_set *ret) {
     for (uint32_t i = 0; i < ret->n; i++)
         if (ret->ids[i] == id)
             return;
@@ -58,12 +58,12 @@ static void add(uint32_t id, struct grammar_set *ret) {
 }
 
 void grammar_step_add(match *m, const frame *f, struct grammar_set *ret) {
-    add(grammar_step_intern(m, f), ret);
+    grammar_step_join(grammar_step_intern(m, f), ret);
 }
 
 /* The frame's value is whole: its container goes on, or the text has ended. */
 static void pop(const frame *f, struct grammar_set *ret) {
-    add(f->parent, ret);
+    grammar_step_join(f->parent, ret);
 }
 
 int grammar_step_utf8(int state, uint8_t b) {

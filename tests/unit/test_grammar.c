@@ -77,6 +77,15 @@ static const struct {
     {"{\"type\": \"integer\", \"minimum\": 100, \"maximum\": 120}",
      {"100", "120", "110"},
      {"1", "10", "121", "99", "-100", "1000", "0"}                                                                                                                                                                           },
+    {"{\"type\": \"number\", \"exclusiveMinimum\": -1e18, \"exclusiveMaximum\": 1e17}",
+     {"-999999999999999", "999999999999999.5"},
+     {"x"}                                                                                                                                                                                                                   },
+    {"{\"type\": \"number\", \"exclusiveMinimum\": 1e14, \"maximum\": 123456789012345.6}",
+     {"100000000000000.008", "123456789012345.6", "123456789012345.599"},
+     {"100000000000000", "100000000000000.000000001", "123456789012345.7"}                                                                                                                                                   },
+    {"{\"type\": \"integer\", \"exclusiveMinimum\": -1e29, \"exclusiveMaximum\": 1e19}",
+     {"9223372036854775807", "-9223372036854775808"},
+     {"9223372036854775808"}                                                                                                                                                                                                 },
     {"{\"type\": \"integer\"}",
      {"9223372036854775807", "-9223372036854775808", "0", "-5"},
      {"9223372036854775808", "-9223372036854775809", "1.5", "1e3"}                                                                                                                                                           },
@@ -266,6 +275,100 @@ TEST(patterns_in_numbers)
     }
 }
 
+/* Schemas that would take minutes or all memory are refused with their place; large ones as people
+ * write them are not. Two lists of numbered items, between three texts. */
+static const struct {
+    struct list {
+        const char *before, *item, *item_end;
+        int n;
+    } lists[2];
+    const char *after;
+    int r;
+    const char *where, *text;
+} large[] = {
+    {{{"{\"properties\": {\"a\": {\"oneOf\": [", "{\"const\": 1", "}", 12000}},
+     "]}}}",                                                                                    -E2BIG,
+     "/properties/a",                                                                                         "oneOf"      },
+    {{{"{\"oneOf\": [", "{\"const\": 1", "}", 2000}},                                     "]}", 0,      NULL, ""           },
+    {{{"{\"items\": {\"allOf\": [{\"enum\": [", "1", "", 12000},
+      {"]}, {\"enum\": [", "2", "", 12000}},
+     "]}]}}",                                                                                   -E2BIG,
+     "/items",                                                                                                "comparisons"},
+    {{{"{\"allOf\": [{\"enum\": [", "1", "", 3000}, {"]}, {\"enum\": [", "1", "", 3000}},
+     "]}]}",                                                                                    0,
+     NULL,                                                                                                    ""           },
+    {{{"{\"required\": [", "\"1", "\"", 9000},
+      {"], \"allOf\": [{\"required\": [", "\"2", "\"", 9000}},
+     "]}]}",                                                                                    -E2BIG,
+     "/",                                                                                                     "comparisons"},
+    {{{"{\"items\": {\"oneOf\": [",
+       "{\"type\": \"object\", \"required\": [\"k\"], \"properties\": {\"k\": {\"const\": 1", "}}}",
+       3000}},
+     "]}}",                                                                                     -E2BIG,
+     "/items",                                                                                                "oneOf"      },
+    {{{"{\"allOf\": [{\"properties\": {", "\"1", "\": true", 900},
+      {"}}, {\"additionalProperties\": {\"enum\": [", "1", "", 20000}},
+     "]}}]}",                                                                                   -E2BIG,
+     "/",                                                                                                     "large"      },
+};
+
+static void add_list(struct buf *out, const struct list *list) {
+    buf_add_str(out, list->before ? list->before : "");
+    for (int i = 0; i < list->n; i++)
+        buf_printf(out, "%s%s%04d%s", i ? ", " : "", list->item, i, list->item_end);
+}
+
+TEST(large_schemas)
+{
+    for (size_t c = 0; c < ARRAY_SIZE(large); c++) {
+        _cleanup_(buf_free) struct buf text = {0};
+        _cleanup_(grammar_freep) struct grammar *g = NULL;
+        struct hai_err err = {0};
+        add_list(&text, &large[c].lists[0]);
+        add_list(&text, &large[c].lists[1]);
+        buf_add_str(&text, large[c].after);
+        int r = grammar_new(NULL, buf_cstr(&text), text.n_bytes, NULL, &g, &err);
+        CHECK_EQ(r, large[c].r, "%.60s: %s", buf_cstr(&text), err.text);
+        CHECK(strstr(err.text, large[c].text), "%.60s: %s", buf_cstr(&text), err.text);
+        if (large[c].where)
+            CHECK_STR(err.where, large[c].where, "%.60s", buf_cstr(&text));
+    }
+}
+
+/* A long text is not copied into each of many alternatives. */
+TEST(long_text_merged)
+{
+    _cleanup_(buf_free) struct buf text = {0};
+    struct grammar *g = NULL;
+    struct hai_err err = {0};
+
+    buf_printf(&text, "{\"description\": \"%0150000d\", ", 1);
+    add_list(&text,
+             &(struct list){"\"type\": \"object\", \"anyOf\": [", "{\"title\": \"", "\"}", 3000});
+    buf_add_str(&text, "]}");
+    CHECK_EQ(grammar_new(NULL, buf_cstr(&text), text.n_bytes, NULL, &g, &err), -E2BIG);
+    CHECK(!strncmp(err.where, "/anyOf/", 7), "%s", err.where);
+}
+
+/* Forty definitions, each twice the next: 2^40 ways to the same value. */
+TEST(alternatives_of_alternatives)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    _cleanup_(buf_free) struct buf text = {0};
+
+    buf_add_str(&text, "{\"$ref\": \"#/$defs/a0\", \"$defs\": {");
+    for (int i = 0; i < 40; i++)
+        buf_printf(
+            &text,
+            "\"a%d\": {\"anyOf\": [{\"$ref\": \"#/$defs/a%d\"}, {\"$ref\": \"#/$defs/a%d\"}]}, ", i,
+            i + 1, i + 1);
+    buf_add_str(&text, "\"a40\": {\"items\": {\"$ref\": \"#\"}, \"maxItems\": 2}}}");
+    _cleanup_(grammar_freep) struct grammar *g =
+        grammar_of(v, buf_cstr(&text), (struct grammar_options){0});
+    CHECK(accepts(g, "[[],[[]]]", 1));
+    CHECK(!accepts(g, "[[],[],[]]", 1));
+}
+
 /* ---- random schemas ---- */
 
 static uint64_t state;
@@ -423,6 +526,116 @@ TEST(random_schemas)
     }
     CHECK(n_compiled > 250, "%d", n_compiled);
     CHECK(n_endless < n_compiled / 10, "%d walks without end", n_endless);
+}
+
+/* ---- many stacks at once ---- */
+
+/* {"anyOf": [ ... ]}: `format` with each number from 0 to n - 1, and one more alternative. */
+static void add_crowd(struct buf *out, const char *before, int n, const char *after,
+                      const char *last) {
+    buf_add_str(out, "{\"anyOf\": [");
+    for (int i = 0; i < n; i++)
+        buf_printf(out, "%s%d%s, ", before, 1000 + i, after);
+    buf_printf(out, "%s]}", last);
+}
+
+/* A set of stacks, each of one frame, and a text that has ended, is about as long as a mask's key
+ * may be: 128 of them are too long by one. */
+TEST(keys_of_many_stacks)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+
+    for (int n = 120; n < 300 && !test_failed(); n += n < 136 ? 1 : 50) {
+        _cleanup_(buf_free) struct buf schema = {0};
+        add_crowd(&schema, "{\"const\": ", n, "}", "{\"const\": 1}");
+        _cleanup_(grammar_freep) struct grammar *g =
+            grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+        _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+        CHECK_EQ(grammar_match_text(m, "1", 1), 0);
+        check_mask(m, "a crowd", "1");
+        check_mask(m, "a crowd", "1"); // from memory, where it was kept
+        CHECK_EQ(grammar_match_complete(m), n < GRAMMAR_STACKS_MAX, "%d", n);
+    }
+}
+
+/* The first stack becomes more than there is room for, and none of them goes on; the second one
+ * does. Whether a token may come is asked of each alone. */
+TEST(crowded_out)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    _cleanup_(buf_free) struct buf schema = {0};
+
+    buf_add_str(&schema, "{\"anyOf\": [{\"items\": ");
+    add_crowd(&schema, "{\"items\": {\"const\": ", 300, "}}", "{\"items\": {\"const\": 1}}");
+    buf_add_str(&schema, "}, {\"items\": {\"items\": {\"type\": \"object\"}}}]}");
+    _cleanup_(grammar_freep) struct grammar *g =
+        grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+    _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+    CHECK_EQ(grammar_match_text(m, "[", 1), 0);
+    check_mask(m, "crowds", "[");
+    CHECK_EQ(grammar_match_text(m, "[{\"", 3), 0);
+    check_mask(m, "crowds", "[[{");
+    CHECK_EQ(grammar_match_text(m, "a\":1}]]", 7), 0);
+    CHECK(grammar_match_complete(m));
+}
+
+/* Alternatives that begin alike, inside each other, from none to more than there is room for. */
+static void add_alike(struct buf *out, int depth) {
+    static const char *const begin[] = {"{\"items\": ", "{\"prefixItems\": [true], \"items\": ",
+                                        "{\"properties\": {\"a\": ",
+                                        "{\"properties\": {\"id\": true, \"a\": "},
+                             *const end[] = {"}", "}", "}}", "}}"},
+                             *const leaf[] = {"{\"type\": \"string\", \"maxLength\": %u}",
+                                              "{\"type\": \"integer\", \"minimum\": %u}",
+                                              "{\"enum\": [%u, \"abc\", \"name\"]}",
+                                              "{\"pattern\": \"^a{%u}\"}",
+                                              "{\"type\": \"object\", \"required\": [\"a%u\"]}"};
+    uint32_t n = depth == 0 ? 0 : random_below(3) ? 1 + random_below(6) : 1 + random_below(40);
+
+    buf_add_str(out, "{\"anyOf\": [");
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = random_below(ARRAY_SIZE(begin));
+        buf_add_str(out, begin[k]);
+        add_alike(out, depth - 1);
+        buf_printf(out, "%s, ", end[k]);
+    }
+    n = 1 + random_below(8);
+    for (uint32_t i = 0; i < n; i++) {
+        buf_add_str(out, i ? ", " : "");
+        uint32_t k = random_below(ARRAY_SIZE(leaf)), number = random_below(9);
+        const char *cut = strstr(leaf[k], "%u");
+        buf_printf(out, "%.*s%u%s", (int)(cut - leaf[k]), leaf[k], number, cut + 2);
+    }
+    buf_add_str(out, "]}");
+}
+
+TEST(masks_of_crowds)
+{
+    _cleanup_(grammar_vocab_freep) struct grammar_vocab *v = vocab_new();
+    int n_steps = 0;
+
+    for (uint64_t seed = 1; seed <= 30 && !test_failed(); seed++) {
+        state = seed;
+        _cleanup_(buf_free) struct buf schema = {0};
+        add_alike(&schema, 2);
+        _cleanup_(grammar_freep) struct grammar *g =
+            grammar_of(v, buf_cstr(&schema), (struct grammar_options){0});
+        if (!g)
+            continue;
+        _cleanup_(grammar_match_freep) struct grammar_match *m = grammar_match_new(g);
+        _cleanup_(grammar_match_freep) struct grammar_match *twin = grammar_match_new(g);
+        uint64_t mask[(N_TOKENS + 63) / 64];
+        for (int step = 0; step < 12 && !test_failed(); step++, n_steps++) {
+            grammar_match_copy(twin, m);
+            check_mask(twin, buf_cstr(&schema), "a walk");
+            grammar_match_mask(m, mask);
+            int32_t id = choose(mask, 0);
+            if (!CHECK(id >= 0, "%s: a dead end", buf_cstr(&schema)) || id >= END)
+                break;
+            CHECK_EQ(grammar_match_token(m, id), 0);
+        }
+    }
+    CHECK(n_steps > 150, "%d", n_steps);
 }
 
 TEST(masks_of_the_cases)
