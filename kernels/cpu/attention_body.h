@@ -5,7 +5,8 @@
  * sums of CHUNK keys, cut at absolute positions, are kept apart and added up in ascending order, so
  * that long sequences with few queries can be spread over threads. What a row gets depends on its
  * own keys alone: a block's products are one chain for each element, its maximum and sum look at
- * the row's own keys, and keys behind them weigh exactly nothing.
+ * the row's own keys, and keys behind them weigh exactly nothing, or are left out where their
+ * values are not finite.
  * Source: Dao and others, FlashAttention, 2022 (the running maximum and sum).
  */
 #pragma once
@@ -240,23 +241,51 @@ static void soften(float *scores, int64_t n, int64_t n_keys, float scale, struct
     run->sum += exponentials(scores, n, n_keys, scale, max);
 }
 
-/* One block of keys, added to out and run. */
+/* Are the packed values of keys [first, n) of a block finite? */
+static bool values_finite(const float *values, int64_t first, int64_t n, int64_t d) {
+    vf sum = v_zero();
+
+    for (int64_t c = 0; c < d; c += TILE_COLUMNS, values += n * TILE_COLUMNS)
+        for (int64_t i = first * TILE_COLUMNS; i < n * TILE_COLUMNS; i += VEC)
+            sum = v_fma(v_load(values + i), v_zero(), sum);
+    return v_sum(sum) == 0;
+}
+
+/* out of rows [row, row + m) += their exponentials times the n keys whose values are packed. */
+static void add_values(const struct attention_work *w, int64_t row, int64_t m, int64_t n, int64_t d,
+                       float *out) {
+    for (int64_t i = 0; i < m; i += TILE_ROWS)
+        pack_across(K_F32, (const char *)(w->scores + (row + i) * KEYS), KEYS,
+                    MIN(m - i, (int64_t)TILE_ROWS), 0, n, n, w->p + i / TILE_ROWS * n * PANEL_ROWS,
+                    PANEL_ROWS, false);
+    multiply(m, d, n, w->p, w->values, out + row * d, d, true, NULL);
+}
+
+/* One block of keys, added to out and run. Nothing times a value that is not finite is NaN, so a
+ * query must not meet such a value of a key behind it: then each has a product of its own. */
 static void attend_block(const struct k_attention *a, const struct attention_rows *r,
                          const struct attention_work *w, int64_t first, int64_t n, float *out,
                          struct running *run) {
     int64_t m = r->n_q * r->n_h, d = a->v.shape[2];
+    int64_t own = MIN(MAX(r->position + 1 - first, (int64_t)0), n); // keys of the first query
 
     pack_keys(a, r, first, n, w->keys);
     multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false, NULL);
     for (int64_t i = 0; i < m; i++)
         soften(w->scores + i * KEYS, MIN(r->position + i / r->n_h + 1 - first, n), n, a->scale,
                &run[i], out + i * d, d);
-    for (int64_t i = 0; i < m; i += TILE_ROWS)
-        pack_across(K_F32, (const char *)(w->scores + i * KEYS), KEYS,
-                    MIN(m - i, (int64_t)TILE_ROWS), 0, n, n, w->p + i / TILE_ROWS * n * PANEL_ROWS,
-                    PANEL_ROWS, false);
     pack_values(a, r, first, n, w->values);
-    multiply(m, d, n, w->p, w->values, out, d, true, NULL);
+    if (values_finite(w->values, own, n, d)) {
+        add_values(w, 0, m, n, d, out);
+        return;
+    }
+    for (int64_t q = 0; q < r->n_q; q++) {
+        own = MIN(r->position + q + 1 - first, n);
+        if (own <= 0)
+            continue;
+        pack_values(a, r, first, own, w->values);
+        add_values(w, q * r->n_h, r->n_h, own, d, out);
+    }
 }
 
 /* Keys of one chunk. */

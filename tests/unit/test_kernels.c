@@ -1,5 +1,5 @@
 /* Every operator of every CPU path against ref over generated shapes, with one tolerance. Bits are
- * compared between one and three threads, and between rows computed in lots of many sizes. Times of
+ * compared between one and three threads; between rows in lots of many sizes: test_rows.c. Times of
  * the same cases: tests/bench/bench_kernels.c. */
 #include "kernels/formats.h"
 #include "kernels/kmath.h"
@@ -95,8 +95,6 @@ TEST(bits_do_not_depend_on_threads)
     }
 }
 
-enum { MANY_ROWS = 512, MANY_OUT = 83 };
-
 /* Rows [first, first + n) of a product, its y of all rows. */
 static void run_rows(struct k_ctx *ctx, const struct k_linear *all, int64_t first, int64_t n) {
     struct k_linear a = *all;
@@ -108,92 +106,6 @@ static void run_rows(struct k_ctx *ctx, const struct k_linear *all, int64_t firs
     ctx->workspace = aligned_alloc(64, (ctx->workspace_bytes + 64) / 64 * 64);
     CHECK_EQ(k_linear(ctx, &a), 0, "");
     free(ctx->workspace);
-}
-
-/* Fill y with what the product begins from. */
-static void reset(const struct k_linear *a) {
-    for (int64_t i = 0; i < MANY_ROWS * MANY_OUT; i++)
-        ((float *)a->y.data)[i] = (float)(i % 13) - 6;
-}
-
-/* All rows with two threads, and with one; then the first rows in lots of every size. want: y. */
-static void check_lots(const char *path, const struct k_linear *a, float *want) {
-    static const int64_t lots[] = {1, 2, 3, 5, 8, 17, 130};
-    const size_t n_bytes = sizeof(float) * MANY_ROWS * MANY_OUT;
-    struct k_ctx ctx;
-
-    CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_CPU, path, NULL), 0, "");
-    reset(a);
-    run_rows(&ctx, a, 0, MANY_ROWS);
-    memcpy(want, a->y.data, n_bytes);
-    CHECK_EQ(pool_new(2, &ctx.pool, NULL), 0, "");
-    reset(a);
-    run_rows(&ctx, a, 0, MANY_ROWS);
-    CHECK(memcmp(want, a->y.data, n_bytes) == 0, "%s %s: two threads", path,
-          k_dtype_name(k_weight_dtype(a->w)));
-    for (size_t i = 0; i < ARRAY_SIZE(lots); i++) {
-        int64_t n = MIN(MANY_ROWS / lots[i], (int64_t)5) * lots[i];
-        reset(a);
-        for (int64_t first = 0; first + lots[i] <= n; first += lots[i])
-            run_rows(&ctx, a, first, lots[i]);
-        CHECK(memcmp(want, a->y.data, sizeof(float) * (size_t)(n * MANY_OUT)) == 0,
-              "%s %s, %lld inputs: rows in lots of %lld", path, k_dtype_name(k_weight_dtype(a->w)),
-              (long long)k_weight_size(a->w, 2), (long long)lots[i]);
-    }
-    pool_free(ctx.pool);
-}
-
-/* A row's bits depend neither on the rows computed beside it nor on threads; and as the order of
- * sums is the same, not on the width of the vectors either. */
-TEST(bits_do_not_depend_on_rows)
-{
-    static const struct {
-        enum k_dtype dtype;
-        int64_t n_in;
-        bool accumulate;
-    } cases[] = {
-        {K_F32,  301, false},
-        {K_F32,  64,  true },
-        {K_BF16, 301, true },
-        {K_BF16, 512, false},
-        {K_F16,  301, false},
-        {K_F16,  33,  true },
-        {K_E4M3, 301, false},
-        {K_E4M3, 512, true },
-        {K_E4M3, 5,   false},
-        {K_E5M2, 301, true },
-        {K_E5M2, 384, false},
-        {K_Q8,   352, false},
-        {K_Q8,   32,  true },
-        {K_Q4,   352, true },
-        {K_Q4,   512, false},
-    };
-    _cleanup_free_ float *one = hai_new_array(float, MANY_ROWS *MANY_OUT);
-    _cleanup_free_ float *other = hai_new_array(float, MANY_ROWS *MANY_OUT);
-    struct k_ctx ctx;
-
-    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        struct kernel_made s = {.seed = 7, .n_bytes_max = 8 << 20};
-        s.memory = hai_alloc(s.n_bytes_max);
-        CHECK_EQ(k_ctx_init(&ctx, K_BACKEND_REF, NULL, NULL), 0, "");
-        struct k_linear a = {
-            .x = f2(&s, MANY_ROWS, cases[i].n_in),
-            .w = weights(&ctx, &s, cases[i].dtype, 1, MANY_OUT, cases[i].n_in, true),
-            .y = f2(&s, MANY_ROWS, MANY_OUT),
-            .bias = f1(&s, MANY_OUT),
-            .accumulate = cases[i].accumulate};
-        bool narrow = k_ctx_init(&ctx, K_BACKEND_CPU, "avx2", NULL) == 0;
-        bool wide = k_ctx_init(&ctx, K_BACKEND_CPU, "avx512", NULL) == 0;
-        if (narrow)
-            check_lots("avx2", &a, one);
-        if (wide)
-            check_lots("avx512", &a, other);
-        CHECK(!wide || memcmp(one, other, sizeof(float) * MANY_ROWS * MANY_OUT) == 0,
-              "%s, %lld inputs: avx2 and avx512 differ", k_dtype_name(cases[i].dtype),
-              (long long)cases[i].n_in);
-        drop_weights(&s);
-        free(s.memory);
-    }
 }
 
 /* A damaged weight of one output, or input of one row, gives NaN there and nowhere else. */
@@ -443,6 +355,105 @@ TEST(a_nan_stays_one)
         check_damaged_key(&ctx, 37, 0);
         check_damaged_key(&ctx, 37, 20);
         check_damaged_key(&ctx, 40, 39);
+    }
+}
+
+enum { DAMAGED_KEYS = 70, DAMAGED_HEADS = 4, DAMAGED_D = 20 };
+
+/* A damaged value of one key: rows before it keep their bits, those from it on show it. */
+static void check_damaged_value(struct k_ctx *ctx, struct k_attention *a, uint16_t *v,
+                                int64_t damaged, uint16_t bits, int64_t n) {
+    static float whole[DAMAGED_KEYS * DAMAGED_HEADS * DAMAGED_D];
+    int64_t row = DAMAGED_HEADS * DAMAGED_D;
+    int64_t page = ((const int32_t *)a->pages.data)[damaged / a->page_tokens];
+    int64_t at = (page * a->page_tokens + damaged % a->page_tokens) * a->v.stride[0] + 3;
+    const float *y = a->y.data;
+    int32_t start[] = {0, (int32_t)n}, length = DAMAGED_KEYS;
+    uint16_t kept = v[at];
+
+    a->q_start = k_tensor_1d(start, K_I32, 2);
+    a->kv_length = k_tensor_1d(&length, K_I32, 1);
+    a->q.shape[0] = a->y.shape[0] = n;
+    CHECK_EQ(k_attention(ctx, a), 0, "");
+    memcpy(whole, y, (size_t)(n * row) * sizeof *y);
+    v[at] = bits;
+    CHECK_EQ(k_attention(ctx, a), 0, "");
+    v[at] = kept;
+    for (int64_t i = 0; i < n * row; i++)
+        if (DAMAGED_KEYS - n + i / row < damaged || i % DAMAGED_D != 3 || i % row >= row / 2)
+            CHECK(memcmp(&y[i], &whole[i], sizeof *y) == 0, "%s: value 0x%x of key %lld: y[%lld]",
+                  ctx->path, bits, (long long)damaged, (long long)i);
+        else
+            CHECK(!isfinite(y[i]), "%s: value 0x%x of key %lld: y[%lld]", ctx->path, bits,
+                  (long long)damaged, (long long)i);
+}
+
+/* Keys of a later query are not there for the ones before, whatever their values. */
+TEST(a_damaged_value_stays_behind)
+{
+    static float q[DAMAGED_KEYS * DAMAGED_HEADS * DAMAGED_D], y[ARRAY_SIZE(q)];
+    static uint16_t k[(DAMAGED_KEYS + 10) * 2 * DAMAGED_D], v[ARRAY_SIZE(k)];
+    static const int64_t keys[] = {0, 1, 37, 63, 64, 69}, queries[] = {DAMAGED_KEYS, 9, 1};
+    static const uint16_t bits[] = {0x7e00, 0x7c00, 0xfc00}; // NaN, infinite
+    int32_t pages[] = {3, 1, 0, 2};
+    struct k_attention a = {
+        .q = k_tensor_3d(q, K_F32, DAMAGED_KEYS, DAMAGED_HEADS, DAMAGED_D),
+        .y = k_tensor_3d(y, K_F32, DAMAGED_KEYS, DAMAGED_HEADS, DAMAGED_D),
+        .k = k_tensor_3d(k, K_F16, DAMAGED_KEYS + 10, 2, DAMAGED_D),
+        .v = k_tensor_3d(v, K_F16, DAMAGED_KEYS + 10, 2, DAMAGED_D),
+        .pages = k_tensor_2d(pages, K_I32, 1, ARRAY_SIZE(pages)),
+        .page_tokens = 20,
+        .scale = 0.25f,
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(q); i++)
+        q[i] = (float)((i * 7919 + i / 13) % 1024) / 512 - 1;
+    for (size_t i = 0; i < ARRAY_SIZE(k); i++)
+        k[i] = v[i] = k_to_f16((float)((i * 104729 + i / 7) % 2048) / 512 - 2);
+    for (size_t p = 0; p <= ARRAY_SIZE(paths); p++)
+        for (size_t i = 0; i < ARRAY_SIZE(keys) * ARRAY_SIZE(bits) * ARRAY_SIZE(queries); i++) {
+            struct k_ctx ctx;
+            bool ref = p == ARRAY_SIZE(paths);
+            if (k_ctx_init(&ctx, ref ? K_BACKEND_REF : K_BACKEND_CPU, ref ? NULL : paths[p], NULL) <
+                0)
+                continue;
+            ctx.workspace_bytes = (k_attention_workspace(&ctx, &a) + 63) / 64 * 64;
+            ctx.workspace = aligned_alloc(64, ctx.workspace_bytes + 64);
+            check_damaged_value(&ctx, &a, v, keys[i % ARRAY_SIZE(keys)],
+                                bits[i / ARRAY_SIZE(keys) % ARRAY_SIZE(bits)],
+                                queries[i / ARRAY_SIZE(keys) / ARRAY_SIZE(bits)]);
+            free(ctx.workspace);
+        }
+}
+
+/* A group of activations below 2^-100 counts as zero, on every path. */
+TEST(tiny_activations_are_zero)
+{
+    enum { N = 64, ROWS = 9, N_OUT = 20 };
+    static const float sizes[] = {0x1p-101f, -0x1p-120f, 0x1p-140f, 0x1p-99f};
+    static const enum k_dtype dtypes[] = {K_Q8, K_Q4};
+
+    for (size_t i = 0; i < 3 * ARRAY_SIZE(sizes) * ARRAY_SIZE(dtypes); i++) {
+        struct kernel_made s = {.seed = 7, .n_bytes_max = 1 << 20};
+        size_t p = i / ARRAY_SIZE(sizes) / ARRAY_SIZE(dtypes);
+        float size = sizes[i % ARRAY_SIZE(sizes)];
+        struct k_ctx ctx;
+        bool ref = p == ARRAY_SIZE(paths);
+        if (k_ctx_init(&ctx, ref ? K_BACKEND_REF : K_BACKEND_CPU, ref ? NULL : paths[p], NULL) < 0)
+            continue;
+        s.memory = hai_alloc(s.n_bytes_max);
+        struct k_linear a = {
+            .x = f2(&s, ROWS, N),
+            .w = weights(&ctx, &s, dtypes[i / ARRAY_SIZE(sizes) % 2], 1, N_OUT, N, false),
+            .y = f2(&s, ROWS, N_OUT)};
+        for (int k = 0; k < ROWS * N; k++)
+            ((float *)a.x.data)[k] = size;
+        run_rows(&ctx, &a, 0, ROWS);
+        for (int k = 0; k < ROWS * N_OUT; k++)
+            CHECK((((float *)a.y.data)[k] != 0) == (size == 0x1p-99f), "%s %g: %g", ctx.path,
+                  (double)size, (double)((float *)a.y.data)[k]);
+        drop_weights(&s);
+        free(s.memory);
     }
 }
 
