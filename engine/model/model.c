@@ -370,6 +370,8 @@ static int seq_begin(struct model *m, const struct model_batch *batch, int64_t s
 
     if (n < 0 || length < n)
         return hai_fail(err, -EINVAL, "sequence %lld ends before it starts", (long long)s);
+    if (batch->seq_start[s + 1] > batch->n_tokens)
+        return hai_fail(err, -EINVAL, "sequence %lld ends behind the batch", (long long)s);
     if (length > m->shared.rope_cos.shape[0])
         return hai_fail(err, -EINVAL, "a sequence of %lld tokens; at most %lld", (long long)length,
                         (long long)m->shared.rope_cos.shape[0]);

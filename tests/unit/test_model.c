@@ -238,6 +238,13 @@ TEST(batch_refusals)
     batch = good;
     seq_start[1] = TOKENS - 1;
     CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "not covered");
+    seq_start[1] = 2 * TOKENS;
+    seq_start[2] = TOKENS;
+    batch.n_seqs = 2;
+    batch.pages = NULL;
+    CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "a sequence of two batches");
+    CHECK_STR(err.text, "sequence 0 ends behind the batch", "");
+    batch = good;
     seq_start[1] = TOKENS;
     pages[2] = 2 * SEQ_PAGES;
     CHECK_EQ(model_forward(m, &batch, &logits, NULL, &err), -EINVAL, "no such page");
