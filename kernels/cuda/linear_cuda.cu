@@ -135,7 +135,8 @@ static __device__ inline void read_quant(const uint8_t *row, int64_t group, int 
     }
 }
 
-/* Round a group's eight of each of 4 lanes to 8 bits, as k_quant_row; returns the scale. */
+/* Round a group's eight of each of 4 lanes to 8 bits, as k_quant_scale says; returns the scale.
+ * A NaN stays in x, and of an infinite group too, so that sums become NaN. */
 static __device__ inline float round_group(float *x) {
     float amax = 0;
 
@@ -143,10 +144,11 @@ static __device__ inline float round_group(float *x) {
         amax = fmaxf(amax, fabsf(x[i]));
     amax = fmaxf(amax, __shfl_xor_sync(FULL, amax, 1));
     amax = fmaxf(amax, __shfl_xor_sync(FULL, amax, 2));
-    float inverse = amax > 0 ? __fdiv_rn(127.0f, amax) : 0.0f;
+    bool nothing = amax < 0x1p-100f;
+    float inverse = nothing ? 0.0f : __fdiv_rn(127.0f, amax);
     for (int i = 0; i < 8; i++)
         x[i] = rintf(__fmul_rn(x[i], inverse));
-    return __fdiv_rn(amax, 127.0f);
+    return nothing ? 0.0f : __fdiv_rn(amax, 127.0f);
 }
 
 static __device__ inline void multiply(float *acc, const uint32_t *a, const uint32_t *b) {
