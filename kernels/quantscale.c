@@ -1,4 +1,5 @@
 #include "kernels/quantscale.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/formats.h"
 
 #ifdef __x86_64__
@@ -95,15 +96,7 @@ static const struct path {
 };
 
 static bool can_run(size_t path) {
-#ifdef __x86_64__
-    if (path == 1)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    if (path == 2)
-        return can_run(1) && __builtin_cpu_supports("avx512f") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl");
-#endif
-    return path == 0;
+    return path == 0 || k_cpu_table(paths[path].name);
 }
 
 /* One candidate of every output. */

@@ -182,18 +182,6 @@ static void file_add(struct file *f, const char *name, const char *end, const do
                                                      .n_bytes = (size_t)n * sizeof *means};
 }
 
-/* The next row of the table with the same end of name, for another expert. */
-static int next_expert(const struct params *params, int i) {
-    const char *end = strstr(strstr(params->items[i].name, ".experts.") + 9, ".");
-
-    for (int k = i + 1; k < params->n && params->items[k].layer == params->items[i].layer; k++) {
-        const char *name = strstr(params->items[k].name, ".experts.");
-        if (params->items[k].expert >= 0 && hai_streq(strstr(name + 9, "."), end))
-            return k;
-    }
-    return -1;
-}
-
 /* Every tensor of a weight. */
 static void add_met(struct file *f, const struct params *params, const struct met *m) {
     int i = m->param;
@@ -206,7 +194,7 @@ static void add_met(struct file *f, const struct params *params, const struct me
         int k = i;
         for (int64_t rows = 0; rows < m->n_out; rows += params->items[k++].shape[0])
             file_add(f, params->items[k].name, "", m->sums + g * m->n_in, m->n_in, m->n_rows[g]);
-        i = params->items[i].expert >= 0 ? next_expert(params, i) : -1;
+        i = params->items[i].expert >= 0 ? params_next_expert(params, i) : -1;
     }
 }
 

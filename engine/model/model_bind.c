@@ -18,21 +18,6 @@ static int find_source(struct model *m, int i, struct source *ret, struct hai_er
     return 0;
 }
 
-/* The next row of the table after i for another expert with the same name behind the number. */
-static int next_expert(const struct params *params, int i) {
-    const char *end = strrchr(params->items[i].name, '.');
-
-    while (end > params->items[i].name && end[-1] != '.')
-        end--; /* "gate_proj.weight" */
-    for (int k = i + 1; k < params->n; k++) {
-        const char *name = params->items[k].name;
-        size_t n = strlen(name), n_end = strlen(end);
-        if (params->items[k].expert >= 0 && n > n_end && strcmp(name + n - n_end, end) == 0)
-            return k;
-    }
-    return -1;
-}
-
 /* Parts of one group from row i of the table on, until they have n_out rows. */
 static int collect(struct model *m, int i, int64_t n_out, enum k_dtype *dtype,
                    struct k_weight_part *parts, int parts_max, struct hai_err *err) {
@@ -120,7 +105,7 @@ static int bind_weight(struct model *m, const struct layer_param *p, int i, stru
         return bind_heads(m, p, i, ret, err);
     for (int64_t g = 0; g < p->n_groups; g++) {
         if (g > 0)
-            i = next_expert(m->params, i);
+            i = params_next_expert(m->params, i);
         assert(i >= 0);
         n = collect(m, i, p->n_out, &dtype, parts + n_all, PARTS_MAX, err);
         if (n < 0)

@@ -1,4 +1,5 @@
-/* model_impl.h - the inside of struct model, shared by model.c and model_step.c only.
+/* model_impl.h - the inside of struct model: for model.c, model_bind.c and model_step.c, and
+ * for importance.c, which watches its operators.
  */
 #pragma once
 #include "engine/model/model.h"

@@ -257,6 +257,23 @@ int params_find(const struct params *params, const char *name) {
     return -1;
 }
 
+/* What follows the number in "....experts.NUMBER.gate_proj.weight". */
+static const char *behind_expert(const struct param *p) {
+    static const char experts[] = ".experts.";
+
+    return strchr(strstr(p->name, experts) + strlen(experts), '.');
+}
+
+int params_next_expert(const struct params *params, int i) {
+    const struct param *p = params->items;
+
+    assert(p[i].expert >= 0);
+    for (int k = i + 1; k < params->n && p[k].layer == p[i].layer; k++)
+        if (p[k].expert >= 0 && hai_streq(behind_expert(&p[k]), behind_expert(&p[i])))
+            return k;
+    return -1;
+}
+
 bool params_is_router(const struct param *p) {
     return ends_with(p->name, ".mlp.gate.weight");
 }

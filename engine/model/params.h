@@ -67,5 +67,8 @@ DEFINE_CLEANUP(struct params *, params_free)
 /* Index of a published name, or -1. */
 int params_find(const struct params *params, const char *name);
 
+/* Index of the next expert's tensor of the same kind and layer as the expert's at i, or -1. */
+int params_next_expert(const struct params *params, int i);
+
 /* Is it a router's matrix? Its choices flip on small errors, so it is never quantised. */
 bool params_is_router(const struct param *p);

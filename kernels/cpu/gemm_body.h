@@ -124,8 +124,8 @@ ALWAYS_INLINE void transpose_8(__m256 r[8]) {
     }
 }
 
-/* dst[k * width + i] = src[i * stride + k] for i < n_rows, 0 for n_rows <= i < width, from k =
- * first on; k up to n_padded are 0 from n_k on. first and n_padded are multiples of 8. */
+/* dst[packed_at(k) * width + i] = src[i * stride + k] for i < n_rows, 0 for n_rows <= i < width: of
+ * all k from first up to n_padded, those from n_k on 0. width is a multiple of 8. */
 ALWAYS_INLINE void pack_across(const enum k_dtype type, const char *src, int64_t stride,
                                int64_t n_rows, int64_t first, int64_t n_k, int64_t n_padded,
                                float *dst, int64_t width, bool chains) {
