@@ -256,6 +256,42 @@ TEST(bits_of_products_do_not_depend_on_rows)
         check_product(&ctx, dtypes[i]);
 }
 
+/* A group of activations below 2^-100 counts as zero, as on the CPU. */
+TEST(tiny_activations_are_zero)
+{
+    static const enum k_dtype dtypes[] = {K_Q8, K_Q4};
+    static const float sizes[] = {0x1p-101f, -0x1p-120f, 0x1p-99f};
+    static float y[ROWS * N_OUT];
+    struct k_ctx ctx, ref;
+
+    if (!open_device(&ctx))
+        return;
+    CHECK_EQ(k_ctx_init(&ref, K_BACKEND_REF, NULL, NULL), 0, "");
+    for (size_t i = 0; i < ARRAY_SIZE(dtypes) * ARRAY_SIZE(sizes); i++) {
+        struct kernel_made made = {.seed = 5, .n_bytes_max = PRODUCT_BYTES, .call = call_linear};
+        float size = sizes[i % ARRAY_SIZE(sizes)];
+        struct moved m = {0};
+        made.memory = hai_alloc(PRODUCT_BYTES);
+        struct k_linear *a = take(&made, sizeof *a);
+        *a = (struct k_linear){
+            .x = f2(&made, ROWS, N_IN),
+            .w = weights(&ref, &made, dtypes[i / ARRAY_SIZE(sizes)], 1, N_OUT, N_IN, true),
+            .y = f2(&made, ROWS, N_OUT)};
+        for (int k = 0; k < ROWS * N_IN; k++)
+            ((float *)a->x.data)[k] = size;
+        made.arg = a;
+        const struct kernel_bench b = {.made = made};
+        CHECK_EQ(move_case(&ctx, &b, K_OP_linear, &m), 0, "");
+        product_of(&ctx, &made, &m, 0, ROWS, y);
+        for (int k = 0; k < ROWS * N_OUT; k++)
+            CHECK((y[k] != 0) == (size == 0x1p-99f), "%g: y[%d] is %g", (double)size, k,
+                  (double)y[k]);
+        drop_case(&ctx, &m);
+        drop_weights(&made);
+        free(made.memory);
+    }
+}
+
 enum {
     KEYS = 1300,
     HEADS = 4,
