@@ -130,7 +130,7 @@ ALWAYS_INLINE void few_chunk(const enum k_dtype type, const int rows, const char
         vi r[4];
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
-            _mm_prefetch(at[i + q] + ahead, _MM_HINT_T1);
+            _mm_prefetch(at[i + q] + ahead, _MM_HINT_T0);
             if (left >= FEW_CHUNK) {
                 r[q] = v_load_bits(at[i + q] + offset);
             } else {
@@ -139,7 +139,7 @@ ALWAYS_INLINE void few_chunk(const enum k_dtype type, const int rows, const char
                 r[q] = v_load_bits(part);
             }
             if (type == K_E4M3)
-                *seen = v_max_bytes(*seen, v_or(r[q], v_set_words((short)0x8080)));
+                *seen = float8_see_nan(*seen, r[q]);
         }
         v_transpose_four(r, u + i);
         if (before)
@@ -291,14 +291,24 @@ ALWAYS_INLINE void few_stream(const enum k_dtype type, const int rows, const str
     for (int r = 0; r < rows; r++)
         sum[r][0] = sum[r][1] = sum[r][2] = sum[r][3] = v_zero();
     few_chunk(type, rows, at, 0, f->n_in, f->n_in, &chunks[0], NULL, NULL, sum, seen);
-    for (; k + FEW_CHUNK < f->n_in; k += FEW_CHUNK) {
-        few_chunk(type, rows, at, k + FEW_CHUNK, f->n_in - k - FEW_CHUNK, f->n_in,
+    for (; k + 2 * FEW_CHUNK <= f->n_in; k += FEW_CHUNK) {
+        few_chunk(type, rows, at, k + FEW_CHUNK, FEW_CHUNK, f->n_in,
                   &chunks[(k / FEW_CHUNK + 1) & 1], &chunks[k / FEW_CHUNK & 1], few_x(f, rows, k),
                   sum, seen);
         if ((k + FEW_CHUNK) % K_BLOCK)
             continue;
         few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
         few_fold(type, rows, f, output, k / K_BLOCK, sum, 2, total);
+    }
+    if (k + FEW_CHUNK < f->n_in) { /* a last one that is short */
+        few_sums(type, rows, &chunks[k / FEW_CHUNK & 1], 0, VEC, few_x(f, rows, k), sum);
+        if ((k + FEW_CHUNK) % K_BLOCK == 0) {
+            few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
+            few_fold(type, rows, f, output, k / K_BLOCK, sum, 2, total);
+        }
+        k += FEW_CHUNK;
+        few_chunk(type, rows, at, k, f->n_in - k, f->n_in, &chunks[k / FEW_CHUNK & 1], NULL, NULL,
+                  sum, seen);
     }
     few_sums(type, rows, &chunks[k / FEW_CHUNK & 1], 0, VEC, few_x(f, rows, k), sum);
     few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);

@@ -161,7 +161,7 @@ ALWAYS_INLINE bool pack_chunk(const enum k_dtype type, const char *src, int64_t 
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
             r[q] = v_load_bits(src + (MIN(i + q, n_rows - 1) * stride + k) * size);
-            seen = v_max_bytes(seen, v_or(r[q], v_set_words((short)0x8080)));
+            seen = float8_see_nan(seen, r[q]);
         }
         v_transpose_four(r, u + i);
     }

@@ -95,8 +95,15 @@ ALWAYS_INLINE vi v_and(vi a, vi b) {
 ALWAYS_INLINE vi v_or(vi a, vi b) {
     return _mm512_or_si512(a, b);
 }
-ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
-    return _mm512_max_epu8(a, b);
+ALWAYS_INLINE vi v_add_bytes(vi a, vi b) {
+    return _mm512_add_epi8(a, b);
+}
+/* a | (b ^ c), and: is the sign of any byte set? */
+ALWAYS_INLINE vi v_or_differences(vi a, vi b, vi c) {
+    return _mm512_ternarylogic_epi32(a, b, c, 0xf6);
+}
+ALWAYS_INLINE bool v_any_sign(vi a) {
+    return _mm512_movepi8_mask(a) != 0;
 }
 #define V_LEFT_DWORDS(a, n) _mm512_slli_epi32(a, n)
 #define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm512_srli_epi32(a, n)
@@ -233,8 +240,14 @@ ALWAYS_INLINE vi v_and(vi a, vi b) {
 ALWAYS_INLINE vi v_or(vi a, vi b) {
     return _mm256_or_si256(a, b);
 }
-ALWAYS_INLINE vi v_max_bytes(vi a, vi b) {
-    return _mm256_max_epu8(a, b);
+ALWAYS_INLINE vi v_add_bytes(vi a, vi b) {
+    return _mm256_add_epi8(a, b);
+}
+ALWAYS_INLINE vi v_or_differences(vi a, vi b, vi c) {
+    return _mm256_or_si256(a, _mm256_xor_si256(b, c));
+}
+ALWAYS_INLINE bool v_any_sign(vi a) {
+    return _mm256_movemask_epi8(a) != 0;
 }
 #define V_LEFT_DWORDS(a, n) _mm256_slli_epi32(a, n)
 #define V_UNSIGNED_RIGHT_DWORDS(a, n) _mm256_srli_epi32(a, n)
