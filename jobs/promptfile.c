@@ -317,6 +317,7 @@ static int open_all(struct run *run, struct hai_err *err) {
     if (run->tokenizer)
         (void)chat_open(o->model, run->tokenizer, NULL, &run->chat, &ignored);
     options.n_requests_max = PROMPTFILE_LINES_MAX;
+    options.prefix_file = o->prefix_cache != NULL;
     r = engine_open(o->model, &options, &run->engine, err);
     return r < 0 ? r : inout_open_out(o->output, &run->out, err);
 }

@@ -44,7 +44,7 @@ struct engine {
     struct sample_result *tokens;              // [n_drafts_max + 1]
     struct seq *current;                       // whose tokens are being chosen
     int64_t told_us;                           // spent in callbacks of the step
-    uint8_t weights_hash[DIGEST_SHA256_BYTES]; // of what was loaded; with a prefix cache
+    uint8_t weights_hash[DIGEST_SHA256_BYTES]; // of what was loaded; with prefix_file
 };
 
 struct engine_options engine_defaults(void) {
@@ -256,7 +256,7 @@ int engine_open(const char *dir, const struct engine_options *options, struct en
     if (r == 0)
         r = load(e, dir, err);
     // Now, while the files are those that were loaded: later others may lie there.
-    if (r == 0 && e->prefix)
+    if (r == 0 && e->options.prefix_file)
         r = weighthash(dir, e->weights_hash, err);
     if (r < 0)
         return r;
@@ -380,8 +380,8 @@ static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct h
     } what = {.dtype = e->options.place.dtype};
 
     _Static_assert(sizeof ret->weights_hash == DIGEST_SHA256_BYTES, "a SHA-256");
-    if (!e->prefix)
-        return hai_fail(err, -ENOTSUP, "the engine has no prefix cache");
+    if (!e->prefix || !e->options.prefix_file)
+        return hai_fail(err, -ENOTSUP, "the engine has no prefix cache that may lie in a file");
     memcpy(what.weights, e->weights_hash, sizeof what.weights);
     *ret = (struct prefix_file_owner){.cache_dtype = e->options.cache_dtype,
                                       .page_bytes = (int64_t)e->page_bytes};

@@ -40,6 +40,7 @@ struct engine_options {
     enum engine_drafts drafts;
     int32_t n_drafts_max;
     bool prefix_cache;
+    bool prefix_file; // it may be saved and loaded: the weights are hashed on opening
 };
 
 struct engine_options engine_defaults(void);
@@ -67,7 +68,7 @@ struct engine_request {
 
 struct engine;
 
-/* Load DIR. With a prefix cache, weighthash is taken of it. -ENOTSUP: drafts by a module that the
+/* Load DIR. With prefix_file, weighthash is taken of it. -ENOTSUP: drafts by a module that the
  * model does not have. -EINVAL: an option out of bounds. */
 int engine_open(const char *dir, const struct engine_options *options, struct engine **ret,
                 struct hai_err *err);

@@ -135,6 +135,7 @@ static void check_loaded(const char *name) {
 
     struct engine_options options = engine_defaults();
     options.n_seq_tokens_max = 128;
+    options.prefix_file = true;
     for (int k = 0; k < 3; k++) {
         options.page_tokens = k == 0 ? 32 : 16;
         options.cache_dtype = k == 1 ? K_F16 : K_F32;
