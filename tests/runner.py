@@ -27,6 +27,8 @@ CLOSING = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
 SKIPPED = re.compile(r"^\s*skipped:? .*$", re.M)
 TAIL_LINES = 40
 N_PARALLEL = max(1, min(os.cpu_count() or 1, 8))
+# End-to-end tests that measure, or look for what others leave behind.
+ALONE = {"test_agent_faults", "test_install", "test_sim", "test_upd", "test_usage"}
 # Sanitized programs and loaded machines are slower, never more than this.
 SANITIZER_FACTOR = 4
 BUILDS = {
@@ -238,7 +240,7 @@ def thread_targets():
                   if any(name.endswith(":threads") for name in test["suite"]))
 
 
-def scripts(folder, kind, timeout_s, prefix="test_"):
+def scripts(folder, kind, timeout_s, alone=lambda name: True):
     """Executable files tests/FOLDER/test_*, run against the programs of build-tests/KIND."""
     path = os.path.join(ROOT, "tests", folder)
     stage = os.path.join(BUILD, kind, "stage", "usr", "local")
@@ -249,8 +251,8 @@ def scripts(folder, kind, timeout_s, prefix="test_"):
     jobs = []
     for name in names:
         file = os.path.join(path, name)
-        if name.startswith(prefix) and os.path.isfile(file) and os.access(file, os.X_OK):
-            jobs.append(Job(f"{kind}/{folder}/{name}", [file], env, timeout_s * factor, True))
+        if name.startswith("test_") and os.path.isfile(file) and os.access(file, os.X_OK):
+            jobs.append(Job(f"{kind}/{folder}/{name}", [file], env, timeout_s * factor, alone(name)))
     return jobs
 
 
@@ -270,7 +272,8 @@ def stages(runner):
                 Job("tidy/planted", ["tests/test_tidy.py"], env, 300, False)])
     for kind in built:
         runner.say(f"end to end, {kind}")
-        runner.run(scripts("e2e", kind, 300))
+        # Most of their time is waiting: they share the machine, each with a cluster of its own.
+        runner.run(scripts("e2e", kind, 300, alone=ALONE.__contains__))
     if "release" in built:
         runner.say("campaigns, short form")
         runner.run(scripts("fault", "release", 600))
