@@ -48,7 +48,8 @@ struct turn {
     struct result *results;
     int64_t clock_offset_us; // log time - CLOCK_BOOTTIME
     int64_t retry_us;        // not before: ticks, after a failed commit
-    bool undecided;          // proposals were lost with a commit: decide again by a tick
+    bool undecided;          // proposals were lost with a commit, or the last decision was not at
+                             // its end: decide again by a tick
     int64_t append_us;       // CLOCK_MONOTONIC
     struct turn_stats stats;
 #ifdef HAI_PLANT_EARLY_REPLY
@@ -185,6 +186,7 @@ static void answer_all(struct turn *turn) {
 static void propose(struct turn *turn) {
     decide_list_clear(&turn->proposals);
     decide_run(turn->decide, turn->state, &turn->proposals);
+    turn->undecided = decide_unfinished(turn->decide);
     for (size_t i = 0; i < turn->proposals.n; i++) {
         const struct decide_proposal *proposal = &turn->proposals.items[i];
         size_t at = turn->waiting.payloads.n_bytes;

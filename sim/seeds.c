@@ -57,18 +57,19 @@ int seeds_run(uint64_t first, uint64_t last, int n_steps) {
         total.faults += one.faults;
         total.retries += one.retries;
         total.waited += one.waited;
-        total.served += one.served;
+        total.near += one.near;
         total.claims += one.claims;
         total.messages += one.messages;
         total.digest = total.digest * 31 + one.digest;
     }
-    printf(
-        "%llu seeds, %lld entries, %lld jobs, %lld placements, %lld faults, digest %016llx: "
-        "%d failed; room made %lld times, %lld requests made again, %lld messages to and from "
-        "agents, %lld jobs waited for too long, %lld of them had room then, %lld had room in all\n",
-        (unsigned long long)(last - first + 1), (long long)total.entries, (long long)total.jobs,
-        (long long)total.placements, (long long)total.faults, (unsigned long long)total.digest,
-        n_failed, (long long)total.rooms, (long long)total.retries, (long long)total.messages,
-        (long long)total.waited, (long long)total.served, (long long)total.claims);
+    printf("%llu seeds, %lld entries, %lld jobs, %lld placements, %lld faults, digest %016llx: "
+           "%d failed; room made %lld times, %lld requests made again, %lld messages to and from "
+           "agents, %lld times a job waited for too long, %lld of them near the bound, %lld had "
+           "room in "
+           "all\n",
+           (unsigned long long)(last - first + 1), (long long)total.entries, (long long)total.jobs,
+           (long long)total.placements, (long long)total.faults, (unsigned long long)total.digest,
+           n_failed, (long long)total.rooms, (long long)total.retries, (long long)total.messages,
+           (long long)total.waited, (long long)total.near, (long long)total.claims);
     return n_failed;
 }

@@ -69,14 +69,11 @@ static struct starve_clock *clock_of(struct starve *starve, const struct job *jo
 }
 
 /* Of jobs that have room, or nodes, or want none any more. */
-static void drop_unseen(struct starve *starve, const struct state *state) {
+static void drop_unseen(struct starve *starve) {
     size_t n = 0;
 
     for (size_t i = 0; i < starve->n; i++) {
         struct starve_clock *clock = &starve->clocks[i];
-        const struct job *job = clock->seen ? NULL : state_job_find(state, clock->job);
-        if (job && clock->kind == STARVE_WAITS && (job->r.claim.n || job->r.epoch > clock->epoch))
-            starve->n_served++;
         if (clock->seen)
             starve->clocks[n++] = *clock;
     }
@@ -95,8 +92,8 @@ static int64_t too_long_us(const struct state *state, const struct job *job) {
     return job->r.since_us + TOO_LONG * state->r.min_run_us;
 }
 
-/* The position in PRIORITIES that the job surely has by now. */
-static int aged_position(const struct state *state, const struct job *job) {
+/* The position in PRIORITIES that the job has, as it has aged, at a time. */
+static int aged_position(const struct state *state, const struct job *job, int64_t at_us) {
     int position = state_priority_level(job->r.priority),
         most = state_priority_level(AGED_MAX_PRIORITY);
     const struct state_user *user = state_user_find(state, job->r.spec.user);
@@ -105,7 +102,7 @@ static int aged_position(const struct state *state, const struct job *job) {
     if (aging_us == S_ABSENT || job->r.line_us == S_ABSENT || position <= most ||
         (user && user->external == 1))
         return position;
-    int64_t aged_us = state->r.time_us - TURN_US - job->r.line_us - aging_us / AGING_LOOKS;
+    int64_t aged_us = at_us - job->r.line_us - aging_us / AGING_LOOKS;
     return aged_us < aging_us ? position : (int)MAX(position - aged_us / aging_us, most);
 }
 
@@ -113,12 +110,26 @@ static bool has_bound(const struct job *job) {
     return job->queued && job->r.priority > 0 && job->r.over != 1;
 }
 
-/* Does another that asks for the same stand before it, and wait for room? Then that one asks. */
+/* The position that it surely has by now. */
+static int sure_position(const struct state *state, const struct job *job) {
+    return aged_position(state, job, state->r.time_us - TURN_US);
+}
+
+/* Does another that asks for the same have the right to ask, too, and goes before it? It is of a
+ * higher priority, or has waited for longer. */
 static bool stands_behind(const struct state *state, const struct job *job) {
-    for (const struct job *one = state->jobs_first; one; one = one->next)
-        if (one != job && one->queued && one->shape == job->shape && !one->r.claim.n &&
-            queue_before(one, job))
+    int position = sure_position(state, job);
+
+    for (const struct job *one = state->jobs_first; one; one = one->next) {
+        if (one == job || !one->queued || one->shape != job->shape || one->r.claim.n ||
+            one->r.over == 1 || too_long_us(state, one) > state->r.time_us)
+            continue;
+        int its = aged_position(state, one, state->r.time_us + TURN_US);
+        bool longer = one->r.since_us < job->r.since_us ||
+                      (one->r.since_us == job->r.since_us && one->r.id < job->r.id);
+        if (its < position || (its == position && longer))
             return true;
+    }
     return false;
 }
 
@@ -146,15 +157,17 @@ static void leave(struct starve *starve, const struct job *running) {
 /* Would it lie on the nodes in service, if all who must leave did? */
 static bool could_start(struct starve *starve, const struct state *state, const struct job *job) {
     struct place_need need = place_need_of(state, job);
-    int position = aged_position(state, job);
+    int position = sure_position(state, job);
     struct state as_left = *state;
 
     for (int i = 0; i < state->n_nodes; i++)
         starve->copies[i] = *state->nodes[i];
     as_left.nodes = starve->nodes;
     for (const struct job *one = state->live_first; one; one = one->live_next)
-        if (must_leave(state, one, position))
+        if (must_leave(state, one, position)) {
             leave(starve, one);
+            as_left.n_cross_zone -= one->spans;
+        }
     return place_find(&as_left, &need, &starve->scratch) == 0;
 }
 
@@ -169,8 +182,14 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
         clock->since_us = 0;
         return 0;
     }
-    if (!clock->since_us)
+    if (!clock->since_us) {
         clock->since_us = now_us;
+        starve->n_ran++;
+    }
+    if (!clock->near && now_us - clock->since_us > look_us(state) / 2) {
+        clock->near = true;
+        starve->n_near++;
+    }
     if (now_us - clock->since_us <= look_us(state) + TURN_US)
         return 0;
     FAIL(
@@ -231,9 +250,10 @@ static int watch_claim(struct starve *starve, const struct state *state, const s
 
 /* When it is told to end, by its time limit: at once if that was over before it was placed. */
 static int64_t limit_us(const struct job *job) {
-    int64_t left_us = job->r.time_limit_us - job->r.ran_us - job->r.spec.warn_us;
-
-    return job->r.time_limit_us == S_ABSENT ? INT64_MAX : job->r.placed_us + MAX(left_us, 0);
+    if (job->r.time_limit_us == S_ABSENT)
+        return INT64_MAX;
+    return job->r.placed_us +
+           MAX(job->r.time_limit_us - job->r.ran_us - job->r.spec.warn_us, INT64_C(0));
 }
 
 static int watch_leaving(struct starve *starve, const struct state *state, const struct job *job,
@@ -242,6 +262,8 @@ static int watch_leaving(struct starve *starve, const struct state *state, const
     struct starve_clock *clock = clock_of(starve, job, STARVE_LEAVES);
     int64_t until_us = job->r.phase == DESIRED_PHASE_TERM ? job->r.kill_at_us : now_us;
 
+    if (until_us > now_us + MAX(grace_us(job), job->r.spec.warn_us))
+        FAIL("job %lld ends later than after its grace", (long long)job->r.id);
     clock->since_us = clock->since_us ? MIN(clock->since_us, until_us) : until_us;
     for (size_t i = 0; i < job->r.allocs.n; i++) {
         int node = (int)job->r.allocs.items[i].node;
@@ -293,6 +315,6 @@ int starve_watch(struct starve *starve, const struct state *state, struct hai_er
                 r = watch_waiting(starve, state, job, err);
     for (const struct job *job = state->claimants; job && r == 0; job = job->claimant_next)
         r = watch_claim(starve, state, job, err);
-    drop_unseen(starve, state);
+    drop_unseen(starve);
     return r;
 }

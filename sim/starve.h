@@ -5,10 +5,11 @@
  * anew at every break:
  *
  * - Where jobs share time one that has waited for 16 min_run is given room within the longest look,
- *   once it would fit on the nodes in service if all who must leave did: those of its priority (as
- *   it has aged) and below, and those over quota, who have run for min_run / 30. A job of priority
- * 0 or over quota has no bound, nor one as long as another that asks for the same stands before it
- *   without room.
+ *   once it would fit on the nodes in service
+ * if all who must leave did: those of its priority (as it has aged) and below, and those over
+ * quota, who have run for min_run / 30. No bound has a job of priority 0 or over quota, nor one as
+ * long as another that asks for the same, and has waited for 16 min_run, too, is of a higher
+ * priority or has waited for longer.
  * - Who leaves it room does so within the longest grace, and who has a time limit is told to end
  *   when that is over.
  * - Who is told to end is gone at the end of its grace. Time during which the scheduler is down, or
@@ -28,6 +29,7 @@ struct starve_clock {
     enum starve_kind kind;
     int64_t since_us; // log time: it runs since then; 0: it does not
     bool seen;        // in this look
+    bool near;        // it has run for more than half of what it may
 };
 
 struct starve {
@@ -35,8 +37,9 @@ struct starve {
     size_t n, n_max;
     uint64_t changes;     // of the queue, when waits_us was found
     int64_t waits_us;     // nobody has waited for too long before
-    int64_t n_waited;     // jobs that waited for too long
-    int64_t n_served;     // and were given room, or placed
+    int64_t n_waited;     // times that a job waited for too long
+    int64_t n_ran;        // clocks of these that ran, and
+    int64_t n_near;       // jobs whose clock came past half a look
     int64_t n_claims;     // jobs that were given room
     int64_t *troubled_us; // by node, log time: when its agent was last out of reach
     struct node *copies;  // of the nodes, as if others had left; and where place_find sees them

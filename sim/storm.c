@@ -434,7 +434,7 @@ static void finish(struct tempest *t) {
     t->result.entries = (int64_t)t->world.n_log;
     t->result.messages = t->net.n_sent;
     t->result.waited = t->starve.n_waited;
-    t->result.served = t->starve.n_served;
+    t->result.near = t->starve.n_near;
     t->result.claims = t->starve.n_claims;
     for (size_t i = 0; i < t->world.n_log; i++)
         t->result.rooms += t->world.log[i].kind == ENTRY_MAKE_ROOM;

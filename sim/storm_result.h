@@ -11,7 +11,7 @@ struct storm_result {
     int64_t retries;  // requests that were made again for want of an answer
     int64_t messages; // between scheduler and agents
     int64_t waited;   // jobs that waited until the bound on waiting applies (starve.h)
-    int64_t served;   // and then had room or nodes
+    int64_t near;     // and could have had nodes for more than half of a look
     int64_t claims;   // room that was given, and was watched until it was left
     int64_t n_met;    // faults whose time came, those that were left out included
     uint64_t digest;  // of the final state

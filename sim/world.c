@@ -97,7 +97,7 @@ enum { STALE_MAX = 100 };
 size_t world_decide(struct world *w) {
     size_t n_placed = 0, n_stale = 0;
 
-    while (decide_run(w->decide, w->state, &w->proposals)) {
+    while (decide_run(w->decide, w->state, &w->proposals) || decide_unfinished(w->decide)) {
         for (size_t i = 0; i < w->proposals.n; i++) {
             struct decide_proposal *proposal = &w->proposals.items[i];
             if (w->naive)

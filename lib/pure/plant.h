@@ -37,7 +37,9 @@
     X(NEVER_URGENT, "a job that has waited for too long may ask nobody more than before")          \
     X(AGED_IN_VAIN, "nor one that has aged those of the priority that it has come to")             \
     X(ASKED_ONCE, "who asked in vain for room does not ask again")                                 \
-    X(GRACE_LONG, "who gives way has ten minutes more than its grace")
+    X(GRACE_LONG, "who gives way has ten minutes more than its grace")                             \
+    X(LIMIT_LONG, "who has had its time limit has ten minutes more than its grace")                \
+    X(HIDDEN, "who has waited for too long asks only as the first of its line")
 
 enum plant {
     PLANT_NONE,

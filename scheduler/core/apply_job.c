@@ -469,7 +469,8 @@ void apply_job_due(struct mutate *c, struct job *job) {
         return;
     }
     int64_t warn_us = job->r.spec.warn_us;
-    int64_t kill_at_us = now_us + (warn_us ? warn_us : job->r.spec.grace_us);
+    int64_t kill_at_us = now_us + (warn_us ? warn_us : job->r.spec.grace_us) +
+                         HAI_PLANT(PLANT_LIMIT_LONG) * INT64_C(600000000);
     _cleanup_free_ char *text = hai_asprintf("its time limit of %lld s is over",
                                              (long long)(job->r.time_limit_us / 1000000));
     effects_event(c->fx, c->entry, EVENT_STOP, job, -1, -1, "%s", text);

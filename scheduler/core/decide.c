@@ -16,7 +16,10 @@ struct memo {
     bool too_big;       // there is no room for it now
     int hopeless;       // nor would there be if the nodes in service were idle; -1: not looked at
     int64_t hoped_us;   // not hopeless: until a reservation comes nearer
-    int64_t ask_us;     // when to try again to make room for it
+    int64_t first_us;   // when the first in line may try to make room again
+    int64_t urgent_us;  // the same of the one that has waited for too long
+    int64_t none_us;    // nobody has before then,
+    uint64_t n_late;    // as long as the shape has this number
     bool scattered;     // there is room, but under more leaves than it need lie
     uint64_t n_touched; // of the state, when that was found
     uint64_t service;   // of the room, when the next was looked at
@@ -49,6 +52,7 @@ struct decide {
     struct backfill *backfill;
     struct order_blocked blocked; // in this run
     int n_asks;                   // searches for victims in this run
+    bool unfinished;              // the last run left searches over
     bool one_apart;               // this run proposed a job that keeps apart
     int64_t held_until_us;        // when the first of those that wait for leaves has waited enough
     int n_planned[GROUPS_MAX];    // in this run: blocked jobs with a planned start
@@ -155,7 +159,7 @@ static struct memo *memo_of(struct decide *d, const struct state *state,
     }
     struct memo *memo = &d->memos[shape->slot];
     if (memo->serial != shape->serial) {
-        memo->ask_us = 0;
+        memo->first_us = memo->urgent_us = memo->none_us = 0;
         memo->service = 0;
     }
     if (memo->serial != shape->serial || memo->freed != freed ||
@@ -164,7 +168,10 @@ static struct memo *memo_of(struct decide *d, const struct state *state,
                               .freed = freed,
                               .cluster_seq = state->cluster_seq,
                               .hopeless = -1,
-                              .ask_us = memo->ask_us,
+                              .first_us = memo->first_us,
+                              .urgent_us = memo->urgent_us,
+                              .none_us = memo->none_us,
+                              .n_late = memo->n_late,
                               .service = memo->service,
                               .fewest = memo->fewest};
     return memo;
@@ -265,19 +272,49 @@ static bool try_place(struct decide *d, const struct state *state, const struct 
     return false;
 }
 
-/* Make others leave nodes to the job, if the policy lets it ask. */
-static bool try_make_room(struct decide *d, const struct state *state, const struct job *job,
-                          struct memo *memo, struct decide_list *ret) {
-    if (state->r.time_us < memo->ask_us || d->n_asks > ASKS_MAX || !order_may_ask(state, job) ||
-        ++d->n_asks > ASKS_MAX)
-        return false;
-    memo->ask_us = HAI_PLANT(PLANT_ASKED_ONCE) ? INT64_MAX : order_next_look_us(state);
+/* Make others leave nodes to the job. */
+static bool make_room(struct decide *d, const struct state *state, const struct job *job,
+                      struct memo *memo, struct decide_list *ret) {
     struct place_need need = place_need_of(state, job);
+
     if (victims_find(&d->victims, d->room, state, job, &d->scratch) < 0 ||
         waits_for_leaves(d, state, job, &need, memo))
         return false;
     propose_room(d, state, job, ret);
     return true;
+}
+
+/* May it ask in this run? What is left of the run is one search less. */
+static bool may_search(struct decide *d, const struct state *state, int64_t ask_us) {
+    return state->r.time_us >= ask_us && d->n_asks <= ASKS_MAX && ++d->n_asks <= ASKS_MAX;
+}
+
+static int64_t next_ask_us(const struct state *state) {
+    return HAI_PLANT(PLANT_ASKED_ONCE) ? INT64_MAX : order_next_look_us(state);
+}
+
+/* The first in line makes room, if the policy lets it ask. */
+static bool try_make_room(struct decide *d, const struct state *state, const struct job *job,
+                          struct memo *memo, struct decide_list *ret) {
+    if (!order_may_ask(state, job) || !may_search(d, state, memo->first_us))
+        return false;
+    memo->first_us = next_ask_us(state);
+    return make_room(d, state, job, memo, ret);
+}
+
+/* So does, in every look, whoever has waited for too long: others of its shape may always stand
+ * before it, of a better tier or with a smaller id, and ask in vain. */
+static bool try_urgent(struct decide *d, const struct state *state, const struct shape *shape,
+                       struct memo *memo, struct decide_list *ret) {
+    if (HAI_PLANT(PLANT_HIDDEN) || state->r.time_us < memo->urgent_us ||
+        (state->r.time_us < memo->none_us && memo->n_late == shape->n_late))
+        return false;
+    const struct job *job = queue_longest(state, shape, &memo->none_us);
+    memo->n_late = shape->n_late;
+    if (job && !may_search(d, state, memo->urgent_us))
+        return false;
+    memo->urgent_us = next_ask_us(state);
+    return job && make_room(d, state, job, memo, ret);
 }
 
 /* Those who wait behind a job, and want what it wants. */
@@ -356,7 +393,9 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
             n++;
         } else if (job->r.claim.n) {
             continue; // it has asked already; those behind it may be luckier
-        } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
+        } else if (shares && n == 0 &&
+                   (try_make_room(d, state, job, memo, ret) ||
+                    try_urgent(d, state, job->shape, memo, ret))) {
             return 1;
         } else {
             *blocked = !shares && blocks(d, state, memo, job->shape);
@@ -381,6 +420,7 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
                        .n_touched = state->n_touched,
                        .until_us = order_shares(state) ? order_next_look_us(state) : INT64_MAX};
 
+    d->unfinished = false;
     if (!state->queue.n ||
         (d->idle.is && d->idle.changes == now.changes && d->idle.freed == now.freed &&
          d->idle.cluster_seq == now.cluster_seq && state->r.time_us < d->idle.until_us &&
@@ -394,9 +434,14 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     size_t n = place_claimants(d, state, ret);
     if (!n)
         n = order_backfills(state) ? walk_with_plans(d, state, ret) : walk_queue(d, state, ret);
-    now.is = n == 0 && d->n_asks <= ASKS_MAX;
+    d->unfinished = n == 0 && d->n_asks > ASKS_MAX;
+    now.is = n == 0 && !d->unfinished;
     now.held = d->held_until_us != INT64_MAX || order_backfills(state);
     now.until_us = MIN(now.until_us, d->held_until_us);
     d->idle = now;
     return n;
+}
+
+bool decide_unfinished(const struct decide *d) {
+    return d->unfinished;
 }

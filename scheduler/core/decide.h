@@ -37,3 +37,7 @@ enum { DECIDE_PROPOSALS_MAX = 256 };
  * these were applied. Returns the number of proposals, 0: nothing to do until an entry changes
  * something. */
 size_t decide_run(struct decide *d, const struct state *state, struct decide_list *ret);
+
+/* The last run proposed nothing, but had no time for all who may ask others for room: let what is
+ * urgent go first, then run again, whether an entry has come or not. */
+bool decide_unfinished(const struct decide *d);

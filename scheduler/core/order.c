@@ -139,6 +139,10 @@ bool order_runs(const struct job *job) {
            job->r.phase == DESIRED_PHASE_RUN;
 }
 
+int64_t order_too_long_us(const struct state *state, const struct job *job) {
+    return job->r.since_us + TOO_LONG * state->r.min_run_us;
+}
+
 struct order_asker order_asker_of(const struct state *state, const struct job *job) {
     int64_t now_us = state->r.time_us, min_run_us = state->r.min_run_us;
     struct order_view view = order_view_of(state, job);
@@ -150,8 +154,7 @@ struct order_asker order_asker_of(const struct state *state, const struct job *j
         .tier = tier_at(state, &view, view.position),
         .aged = HAI_PLANT(PLANT_AGED_IN_VAIN) ? view.position : fair_position(state, job),
         .waited = waited,
-        .too_long =
-            now_us - job->r.since_us >= TOO_LONG * min_run_us && !HAI_PLANT(PLANT_NEVER_URGENT),
+        .too_long = now_us >= order_too_long_us(state, job) && !HAI_PLANT(PLANT_NEVER_URGENT),
         .never_ran = job->r.started_us == S_ABSENT && now_us - job->r.submitted_us >= min_run_us,
         .gains = waited && takes_whole_nodes(state, job),
     };

@@ -94,5 +94,8 @@ bool *order_blocked(struct order_blocked *blocked, const struct state *state,
 /* What suspending a running job would lose: GPU time in microseconds for each GPU that it frees. */
 int64_t order_loss(const struct state *state, const struct order_view *running);
 
+/* When a waiting job will have waited for too long: then it may ask more of those who run. */
+int64_t order_too_long_us(const struct state *state, const struct job *job);
+
 /* Has a waiting job waited long enough to make others give way? */
 bool order_may_ask(const struct state *state, const struct job *job);

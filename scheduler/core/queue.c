@@ -182,6 +182,7 @@ void queue_add(struct state *state, struct job *job) {
     enter(job->shape, job);
     set_present(&state->queue, job->shape, line_of(job));
     job->shape->n++;
+    job->shape->n_late += job->r.since_us < state->r.time_us;
     state->queue.n++;
     state->queue.changes++;
     ledger_wait(state, &job->shape->need, 1);
@@ -300,6 +301,33 @@ void queue_walk_pass(struct queue_walk *walk) {
     assert(walk->given);
     replace_head(walk, NULL);
     walk->given = false;
+}
+
+static bool waits_longer(const struct job *a, int a_position, const struct job *b, int b_position) {
+    if (a_position != b_position)
+        return a_position < b_position;
+    return a->r.since_us != b->r.since_us ? a->r.since_us < b->r.since_us : a->r.id < b->r.id;
+}
+
+const struct job *queue_longest(const struct state *state, const struct shape *shape,
+                                int64_t *ret_until_us) {
+    const struct job *longest = NULL;
+    int best = 0;
+
+    *ret_until_us = INT64_MAX;
+    for (int line = 0; line < ORDER_LINES; line++)
+        for (const struct job *job = shape->lines[line].first; job; job = job->line_next) {
+            int64_t from_us = order_too_long_us(state, job);
+            *ret_until_us = MIN(*ret_until_us, from_us);
+            if (state->r.time_us < from_us || job->r.claim.n || !order_may_ask(state, job))
+                continue;
+            int position = fair_position(state, job);
+            if (longest && !waits_longer(job, position, longest, best))
+                continue;
+            longest = job;
+            best = position;
+        }
+    return longest;
 }
 
 size_t queue_list(const struct state *state, int64_t **ret) {

@@ -14,6 +14,7 @@ struct shape {
     struct job_line lines[ORDER_LINES];
     struct job *entered; // the last one: where the place of the next is looked for; or NULL
     int64_t n;           // jobs
+    uint64_t n_late;     // of all that came, those that had waited before
     int slot;            // of state->queue.slots
     uint64_t serial;     // tells apart shapes that had a slot one after another
     struct shape *again; // another one with the same hash
@@ -55,6 +56,12 @@ const struct shape *queue_shape(const struct state *state, const struct place_ne
 
 /* Is job a tried before job b? */
 bool queue_before(const struct job *a, const struct job *b);
+
+/* Time-sharing: of those of a shape who may ask for room and have waited for too long (order.h) the
+ * one of the best priority, as it has aged, and of these the one that has waited longest; or NULL.
+ * ret_until_us: before that time nobody more has waited for too long. */
+const struct job *queue_longest(const struct state *state, const struct shape *shape,
+                                int64_t *ret_until_us);
 
 /* Ids of all jobs in order. The caller frees *ret. Returns how many. */
 size_t queue_list(const struct state *state, int64_t **ret);

@@ -32,7 +32,7 @@ def main(argv=None):
     names = ("rounds", "entries", "jobs", "placements", "faults", "problems")
     result = dict(zip(names, map(int, totals.groups()))) if totals else {"problems": 1}
     # The bound on waiting is no check where nobody ever waits that long.
-    waited = re.search(r"(\d+) jobs waited for too long, (\d+) of them had room then", done.stdout)
+    waited = re.search(r"(\d+) times a job waited for too long, (\d+) of them near the bound", done.stdout)
     if not waited or (args.rounds >= BOUND_ROUNDS and "0" in waited.groups()):
         print("the bound on waiting was never put to the test")
         result["problems"] += 1

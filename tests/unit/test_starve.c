@@ -55,7 +55,8 @@ TEST(who_has_waited_for_too_long_is_given_room_at_the_next_look)
     CHECK_EQ(world_decide(&w), 1);
     CHECK_EQ(job_at(&w, id)->r.claim.n, 2);
     CHECK_EQ(watch_after(&w, &starve, 1), 0);
-    CHECK_EQ(starve.n_served, 1);
+    CHECK_EQ(starve.n_ran, 1);
+    CHECK_EQ(starve.n_near, 1);
     CHECK_EQ(starve.n_claims, 1);
     end(&w, &starve);
 }
@@ -119,4 +120,97 @@ TEST(who_is_told_to_end_is_gone_unless_its_node_is_out_of_reach)
     all_left(&w, 1);
     CHECK_EQ(watch_after(&w, &starve, 1), 0);
     end(&w, &starve);
+}
+
+/* ---- hours of a cluster whose nodes one gang takes ---- */
+
+#define STEP_S 10
+
+/* Jobs that never end: they are suspended and start again. */
+struct play {
+    struct world w;
+    struct starve starve;
+    int64_t longest_us; // wait of any of them
+    struct hai_err err;
+};
+
+static void ranks_leave(struct world *w, int64_t id) {
+    for (size_t i = 0; i < job_at(w, id)->r.ranks.n; i++)
+        if (job_at(w, id)->r.ranks.items[i].state != RANK_STATE_EXITED)
+            ended(w, id, (int64_t)i, 0, 15, EXIT_CAUSE_ORDER);
+}
+
+/* What was asked for comes about at once. */
+static void obey(struct world *w) {
+    for (struct job *job = w->state->jobs_first, *next; job; job = next) {
+        next = job->next;
+        if (job->r.state == JOB_STATE_STARTING)
+            all_started(w, job->r.id);
+        else if (job->r.state == JOB_STATE_SUSPENDING)
+            ranks_leave(w, job->r.id);
+    }
+    world_decide(w);
+}
+
+static void step(struct play *p, const int64_t *ids, int n) {
+    struct entry_tick tick = {p->w.now_us + S(STEP_S)};
+
+    p->w.now_us += S(STEP_S);
+    world_append(&p->w, "system:hai", ENTRY_TICK, &tick);
+    world_decide(&p->w);
+    obey(&p->w);
+    obey(&p->w);
+    CHECK_EQ(starve_watch(&p->starve, p->w.state, &p->err), 0, "%s", p->err.text);
+    for (int i = 0; i < n; i++) {
+        const struct job *job = job_at(&p->w, ids[i]);
+        if (job->queued)
+            p->longest_us = MAX(p->longest_us, p->w.state->r.time_us - job->r.since_us);
+    }
+}
+
+static void play_begin(struct play *p) {
+    *p = (struct play){0};
+    sharing_cluster(&p->w, 1, 2, 2, 600);
+    starve_init(&p->starve, p->w.state);
+}
+
+/* Of three that take turns none is left out, though the ids of the others are smaller. */
+TEST(all_of_a_line_have_their_turn)
+{
+    struct play p;
+    int64_t ids[3];
+
+    play_begin(&p);
+    for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+        ids[i] = submit_at(&p.w, 20);
+    for (int i = 0; i < 72 * 3600 / STEP_S && !test_failed(); i++)
+        step(&p, ids, ARRAY_SIZE(ids));
+    CHECK(p.longest_us < S(2 * (WAIT_S + 2 * LOOK_S + 2 * STEP_S)), "%lld s",
+          (long long)(p.longest_us / 1000000));
+    end(&p.w, &p.starve);
+}
+
+/* Nor one that has run for long, though there are always fresh ones of its shape before it. */
+TEST(fresh_ones_do_not_hide_who_has_waited)
+{
+    int64_t old, fresh[2] = {0};
+    struct play p;
+
+    play_begin(&p);
+    old = submit_at(&p.w, 20);
+    for (int i = 0; i < 24 * 3600 / STEP_S && !test_failed(); i++) {
+        step(&p, &old, 1);
+        for (int k = 0; k < 2 && i * STEP_S > 2400; k++) {
+            const struct job *job = fresh[k] ? job_at(&p.w, fresh[k]) : NULL;
+            if (job && job->queued && job->r.started_us == S_ABSENT)
+                continue;
+            if (job && job->r.state != JOB_STATE_RUNNING) // it ran, and left
+                CHECK_EQ(stop(&p.w, "submit:alice", fresh[k], true), 0);
+            fresh[k] = submit_at(&p.w, 20);
+        }
+    }
+    CHECK(p.longest_us > S(WAIT_S), "it was never contested");
+    CHECK(p.longest_us < S(WAIT_S + 2 * LOOK_S + 2 * STEP_S), "%lld s",
+          (long long)(p.longest_us / 1000000));
+    end(&p.w, &p.starve);
 }
