@@ -61,8 +61,11 @@ static void print_one(struct cli *cli, const struct json *submitted) {
                buf_cstr(&shape));
     else
         printf("%s: %s\n", json_get_string(submitted, "name", "job"), buf_cstr(&shape));
-    if (message)
-        printf("%s\n", message);
+    if (message) {
+        _cleanup_(buf_free) struct buf sentence = {0};
+        view_sentence(cli, message, &sentence);
+        printf("%s\n", buf_cstr(&sentence));
+    }
     print_start(cli, submitted);
     if (id && json_get_int(submitted, "elements", 0))
         cli_note(cli, "  hai status %lld    hai wait %lld    hai stop %lld", (long long)id,

@@ -1,6 +1,7 @@
 #include "scheduler/api_reserve.h"
 
 #include "lib/pure/idset.h"
+#include "lib/timefmt.h"
 #include "scheduler/api_call.h"
 #include "scheduler/core/reserve.h"
 #include "scheduler/ranges.h"
@@ -110,6 +111,9 @@ static int add_word(struct expansion *e, const char *word, struct hai_err *err) 
 
 /* ---- changes ---- */
 
+/* Of a time that was written as minutes, or by a clock that differs. */
+#define LATE_MAX_US (INT64_C(120) * 1000000)
+
 /* The nodes of all words, each once; names stay the state's. */
 static int add_words(const struct state *state, const struct reservation_set *set,
                      struct entry_reserve_set *ret, struct hai_err *err) {
@@ -135,6 +139,12 @@ static int fill_entry(const struct schedd *s, const struct reservation_set *set,
     if (set->ends_at != S_ABSENT && set->length_us != S_ABSENT)
         return hai_fail_at(err, -EINVAL, "invalid", "length_s", NULL,
                            "ends_at and length_s are both given; expected one of them");
+    if (set->starts_at != S_ABSENT && set->starts_at < now_us - LATE_MAX_US) {
+        char at[TIMEFMT_ISO_BYTES];
+        timefmt_iso(set->starts_at, at);
+        return hai_fail_at(err, -EINVAL, "invalid", "starts_at", NULL,
+                           "starts_at is %s; expected a time that is not past", at);
+    }
     ret->name = set->name;
     ret->from_us = set->starts_at;
     ret->until_us = set->ends_at;

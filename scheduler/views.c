@@ -236,11 +236,26 @@ void views_start(const struct schedd *s, const struct job *job, struct job_view 
     ret->start_index = index;
 }
 
+/* It left its nodes to a reservation that is over. */
+static bool gave_way_once(const struct state *state, const struct job *job) {
+    if (!job->queued || !job->r.message ||
+        (job->r.reason != REASON_RESERVED && job->r.reason != REASON_MAINTENANCE))
+        return false;
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        char name[NODE_NAME_MAX + 8];
+        (void)snprintf(name, sizeof name, " %s, ", state->reserves[i].name);
+        if (strstr(job->r.message, name))
+            return false;
+    }
+    return true;
+}
+
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret) {
     struct why why;
 
     views_start(s, job, ret);
-    if (ret->message || (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD))
+    if (!gave_way_once(schedd_state(s), job) &&
+        (ret->message || (job->r.state != JOB_STATE_QUEUED && job->r.state != JOB_STATE_HELD)))
         return;
     views_why(s, job, &why);
     hai_strset(&ret->reason, why.code);

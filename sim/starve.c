@@ -154,6 +154,17 @@ static void leave(struct starve *starve, const struct job *running) {
     }
 }
 
+/* Is it where the job may run? Only then it is asked for its right to span zones. */
+static bool is_beside(const struct state *state, const struct job *running, const struct job *job) {
+    for (size_t i = 0; i < running->r.allocs.n; i++) {
+        const struct node *node = state->nodes[running->r.allocs.items[i].node];
+        if (node->reserved == MAX(job->r.reserve, 0) && node->groups & UINT64_C(1) << job->group &&
+            job->zones & UINT64_C(1) << node->zone)
+            return true;
+    }
+    return false;
+}
+
 /* Would it lie on the nodes in service, if all who must leave did? */
 static bool could_start(struct starve *starve, const struct state *state, const struct job *job) {
     struct place_need need = place_need_of(state, job);
@@ -166,7 +177,7 @@ static bool could_start(struct starve *starve, const struct state *state, const 
     for (const struct job *one = state->live_first; one; one = one->live_next)
         if (must_leave(state, one, position)) {
             leave(starve, one);
-            as_left.n_cross_zone -= one->spans;
+            as_left.n_cross_zone -= one->spans && is_beside(state, one, job);
         }
     return place_find(&as_left, &need, &starve->scratch) == 0;
 }

@@ -86,11 +86,11 @@ def interrupt(args, out, number):
     beside = lambda: [n for n in os.listdir(parent) if n.startswith(name)]
     p = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     end = time.monotonic() + 60
-    while p.poll() is None and time.monotonic() < end:
-        if any(f.startswith("model.safetensors") for n in beside() if n.startswith(name + ".tmp")
-               for f in os.listdir(parent + "/" + n)):
-            break
+    began = False
+    while not began and p.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
+        began = any(f.startswith("model.safetensors") for n in beside() if n.startswith(name + ".tmp")
+                    for f in os.listdir(parent + "/" + n))
     p.send_signal(number)
     _, err = p.communicate(timeout=120)
-    return p.returncode, err.decode(), beside()
+    return p.returncode if began else None, err.decode(), beside()
