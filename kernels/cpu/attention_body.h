@@ -1,7 +1,9 @@
 /* attention_body.h - causal attention over keys in rows or pages, block by block.
  *
  * A piece is queries of one sequence and the heads that share their key head, as rows of small
- * matrix products: rows times a block of keys, then the exponentials times the block's values. The
+ * matrix products: rows times a block of keys, then the exponentials times the block's values. Few
+ * queries take several key heads together, block by block: a cached row holds all heads, and read
+ * head by head from a long sequence it would come from memory in short bits far apart. The
  * sums of CHUNK keys, cut at absolute positions, are kept apart and added up in ascending order, so
  * that long sequences with few queries can be spread over threads. What a row gets depends on its
  * own keys alone: a block's products are one chain for each element, its maximum and sum look at
@@ -20,6 +22,8 @@ enum {
     ROWS_PACKED = ROWS / TILE_ROWS * PANEL_ROWS,
     SPLIT_PIECES = 32,      // fewer pieces than this are split by chunks,
     SPLIT_FLOATS = 1 << 24, // if their sums fit
+    AHEAD = 8,              // rows of keys and values on their way to the cache
+    NEAR_BYTES = 1 << 17,   // of a block's keys and values, of all key heads of a piece
 };
 
 ALWAYS_INLINE float *head_row(const struct k_tensor *t, int64_t i, int64_t h) {
@@ -66,6 +70,8 @@ struct attention_job {
     int64_t group, n_h; // heads of a key head, and how many of them a piece takes
     int64_t n_cuts;     // pieces that a group's heads are cut into
     int64_t n_q;        // queries of a piece
+    int64_t n_j;        // key heads of a piece: n_j n_q n_h <= ROWS
+    int64_t n_pieces;   // of all sequences, before they are split
     int64_t n_chunks;   // of the longest sequence; 0: pieces are not split
     int64_t *seq_piece; // [n_seqs + 1]: first piece of each sequence
     float *partial;     // [n_chunks, n_tokens, n_heads, d_value + 2]
@@ -75,37 +81,71 @@ struct attention_job {
 
 /* What one thread works with. */
 struct attention_work {
-    float *q;      // packed rows
-    float *keys;   // packed block
-    float *values; // packed block
-    float *scores; // [ROWS, KEYS]
-    float *p;      // packed exponentials
-    float *out[2]; // [ROWS, d_value]: of the chunk, of all before it
+    float *q;          // packed rows
+    float *keys;       // packed block
+    float *values;     // packed block
+    float *scores;     // [ROWS, KEYS]
+    float *p;          // packed exponentials
+    float *out[2];     // [ROWS, d_value]: of the chunk, of all before it
+    int64_t row[KEYS]; // of the block's keys and values in their tensors
 };
 
 /* The rows of a piece. */
 struct attention_rows {
-    int64_t s, j;      // sequence, key head
+    int64_t s, j, n_j; // sequence, first key head, key heads
     int64_t token;     // the first query
     int64_t position;  // its position: it sees one key more
     int64_t n_q;       // queries
-    int64_t head, n_h; // first head and number of heads
+    int64_t head, n_h; // first head and number of heads of key head j
+    int64_t group;     // from a key head's first head to the next one's
 };
+
+/* Those of key head i alone: rows i n_q n_h and so on of the piece. */
+static struct attention_rows rows_of_head(const struct attention_rows *r, int64_t i) {
+    struct attention_rows ret = *r;
+
+    ret.j += i;
+    ret.head += i * r->group;
+    ret.n_j = 1;
+    return ret;
+}
 
 /* Running maximum, and sum of what lies above it. No key yet: sum 0. */
 struct running {
     float max, sum;
 };
 
-static const void *key_at(const struct k_attention *a, const struct k_tensor *t, int64_t s,
-                          int64_t j, int64_t p) {
-    int64_t i = int_at(&a->q_start, s) + p;
+/* Rows of n <= KEYS keys from `first` on in the tensors of keys and values. */
+static void find_rows(const struct k_attention *a, int64_t s, int64_t first, int64_t n,
+                      int64_t row[KEYS]) {
+    if (!a->pages.data) {
+        for (int64_t i = 0; i < n; i++)
+            row[i] = int_at(&a->q_start, s) + first + i;
+        return;
+    }
+    int64_t page = first / a->page_tokens, at = first % a->page_tokens;
+    for (int64_t i = 0; i < n; i++) {
+        row[i] = int_at(&a->pages, s * a->pages.stride[0] + page) * a->page_tokens + at;
+        if (++at == a->page_tokens) {
+            at = 0;
+            page++;
+        }
+    }
+}
 
-    if (a->pages.data)
-        i = int_at(&a->pages, s * a->pages.stride[0] + p / a->page_tokens) * a->page_tokens +
-            p % a->page_tokens;
-    return (const char *)t->data + (size_t)(i * t->stride[0] + j * t->stride[1]) *
+ALWAYS_INLINE const char *head_at(const struct k_tensor *t, int64_t row, int64_t j) {
+    return (const char *)t->data + (size_t)(row * t->stride[0] + j * t->stride[1]) *
                                        (t->dtype == K_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+/* Key head j of rows [from, to) on its way to the cache; none behind n. */
+ALWAYS_INLINE void fetch_rows(const struct k_tensor *t, const int64_t *row, int64_t j, int64_t from,
+                              int64_t to, int64_t n) {
+    int64_t n_bytes = t->shape[2] * (t->dtype == K_F32 ? 4 : 2);
+
+    for (; from < MIN(to, n); from++)
+        for (int64_t b = 0; b < n_bytes; b += 64)
+            _mm_prefetch(head_at(t, row[from], j) + b, _MM_HINT_T0);
 }
 
 ALWAYS_INLINE __m256 widen_8(const void *row, int64_t at, enum k_dtype dtype) {
@@ -130,8 +170,8 @@ ALWAYS_INLINE float widen_1(const void *row, int64_t at, enum k_dtype dtype) {
 }
 
 /* Panels of TILE_COLUMNS keys, dimension by dimension. */
-ALWAYS_INLINE void pack_keys_as(const struct k_attention *a, const struct attention_rows *r,
-                                int64_t first, int64_t n, float *dst, enum k_dtype dtype) {
+ALWAYS_INLINE void pack_keys_as(const struct k_attention *a, int64_t j, const int64_t *row,
+                                int64_t n, float *dst, enum k_dtype dtype) {
     int64_t d = a->k.shape[2];
 
     for (int64_t c = 0; c < n; c += TILE_COLUMNS, dst += d * TILE_COLUMNS)
@@ -139,7 +179,8 @@ ALWAYS_INLINE void pack_keys_as(const struct k_attention *a, const struct attent
             const void *rows[8];
             int64_t n_rows = MIN(MAX(n - c - i, (int64_t)0), (int64_t)8), k = 0;
             for (int64_t q = 0; q < n_rows; q++)
-                rows[q] = key_at(a, &a->k, r->s, r->j, first + c + i + q);
+                rows[q] = head_at(&a->k, row[c + i + q], j);
+            fetch_rows(&a->k, row, j, c + i + AHEAD, c + i + 8 + AHEAD, n);
             for (; k + 8 <= d; k += 8) {
                 __m256 v[8];
                 for (int q = 0; q < 8; q++)
@@ -159,12 +200,12 @@ static int64_t round_up(int64_t n, int64_t to) {
 }
 
 /* Panels of TILE_COLUMNS dimensions, value by value. */
-ALWAYS_INLINE void pack_values_as(const struct k_attention *a, const struct attention_rows *r,
-                                  int64_t first, int64_t n, float *dst, enum k_dtype dtype) {
+ALWAYS_INLINE void pack_values_as(const struct k_attention *a, int64_t j, const int64_t *rows,
+                                  int64_t n, float *dst, enum k_dtype dtype) {
     int64_t d = a->v.shape[2];
 
     for (int64_t i = 0; i < n; i++) {
-        const void *row = key_at(a, &a->v, r->s, r->j, first + i);
+        const void *row = head_at(&a->v, rows[i], j);
         int64_t c = 0;
         for (; c + 8 <= d; c += 8)
             _mm256_storeu_ps(dst + (c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS,
@@ -175,24 +216,24 @@ ALWAYS_INLINE void pack_values_as(const struct k_attention *a, const struct atte
     }
 }
 
-static void pack_keys(const struct k_attention *a, const struct attention_rows *r, int64_t first,
-                      int64_t n, float *dst) {
+static void pack_keys(const struct k_attention *a, int64_t j, const int64_t *row, int64_t n,
+                      float *dst) {
     if (a->k.dtype == K_F32)
-        pack_keys_as(a, r, first, n, dst, K_F32);
+        pack_keys_as(a, j, row, n, dst, K_F32);
     else if (a->k.dtype == K_F16)
-        pack_keys_as(a, r, first, n, dst, K_F16);
+        pack_keys_as(a, j, row, n, dst, K_F16);
     else
-        pack_keys_as(a, r, first, n, dst, K_BF16);
+        pack_keys_as(a, j, row, n, dst, K_BF16);
 }
 
-static void pack_values(const struct k_attention *a, const struct attention_rows *r, int64_t first,
-                        int64_t n, float *dst) {
+static void pack_values(const struct k_attention *a, int64_t j, const int64_t *row, int64_t n,
+                        float *dst) {
     if (a->v.dtype == K_F32)
-        pack_values_as(a, r, first, n, dst, K_F32);
+        pack_values_as(a, j, row, n, dst, K_F32);
     else if (a->v.dtype == K_F16)
-        pack_values_as(a, r, first, n, dst, K_F16);
+        pack_values_as(a, j, row, n, dst, K_F16);
     else
-        pack_values_as(a, r, first, n, dst, K_BF16);
+        pack_values_as(a, j, row, n, dst, K_BF16);
 }
 
 /* Rows in order of (query, head). */
@@ -261,6 +302,53 @@ static void add_values(const struct attention_work *w, int64_t row, int64_t m, i
     multiply(m, d, n, w->p, w->values, out + row * d, d, true, NULL);
 }
 
+ALWAYS_INLINE vf widen(const char *p, enum k_dtype dtype) {
+    if (dtype == K_F32)
+        return v_load((const float *)(const void *)p);
+    if (dtype == K_F16)
+        return v_from_f16(p);
+    return v_from_bf16(p);
+}
+
+/* out += p times values, for one row and whole vectors: multiply's chains without its packing. */
+ALWAYS_INLINE void add_row_as(const struct k_attention *a, int64_t j, const int64_t *rows,
+                              int64_t n, const float *p, float *out, enum k_dtype dtype) {
+    int64_t d = a->v.shape[2], size = dtype == K_F32 ? 4 : 2;
+
+    for (int64_t c = 0; c < d; c += 8 * VEC) {
+        int64_t n_v = MIN(d - c, (int64_t)8 * VEC) / VEC;
+        vf sum[8];
+        for (int64_t i = 0; i < 8; i++)
+            sum[i] = i < n_v ? v_load(out + c + i * VEC) : v_zero();
+        for (int64_t k = 0; k < n; k++) {
+            const char *row = head_at(&a->v, rows[k], j) + c * size;
+            fetch_rows(&a->v, rows, j, k + AHEAD, k + AHEAD + 1, n);
+            vf by = v_set(p[k]);
+            if (n_v == 8)
+#pragma GCC unroll 8
+                for (int64_t i = 0; i < 8; i++)
+                    sum[i] = v_fma(by, widen(row + i * VEC * size, dtype), sum[i]);
+            else
+#pragma GCC unroll 8
+                for (int64_t i = 0; i < 8; i++)
+                    if (i < n_v)
+                        sum[i] = v_fma(by, widen(row + i * VEC * size, dtype), sum[i]);
+        }
+        for (int64_t i = 0; i < n_v; i++)
+            v_store(out + c + i * VEC, sum[i]);
+    }
+}
+
+static void add_row(const struct k_attention *a, int64_t j, const int64_t *rows, int64_t n,
+                    const float *p, float *out) {
+    if (a->v.dtype == K_F32)
+        add_row_as(a, j, rows, n, p, out, K_F32);
+    else if (a->v.dtype == K_F16)
+        add_row_as(a, j, rows, n, p, out, K_F16);
+    else
+        add_row_as(a, j, rows, n, p, out, K_BF16);
+}
+
 /* One block of keys, added to out and run. Nothing times a value that is not finite is NaN, so a
  * query must not meet such a value of a key behind it: then each has a product of its own. */
 static void attend_block(const struct k_attention *a, const struct attention_rows *r,
@@ -269,12 +357,17 @@ static void attend_block(const struct k_attention *a, const struct attention_row
     int64_t m = r->n_q * r->n_h, d = a->v.shape[2];
     int64_t own = MIN(MAX(r->position + 1 - first, (int64_t)0), n); // keys of the first query
 
-    pack_keys(a, r, first, n, w->keys);
+    pack_keys(a, r->j, w->row, n, w->keys);
+    fetch_rows(&a->v, w->row, r->j, 0, AHEAD, n);
     multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false, NULL);
     for (int64_t i = 0; i < m; i++)
         soften(w->scores + i * KEYS, MIN(r->position + i / r->n_h + 1 - first, n), n, a->scale,
                &run[i], out + i * d, d);
-    pack_values(a, r, first, n, w->values);
+    if (m == 1 && d % VEC == 0) {
+        add_row(a, r->j, w->row, n, w->scores, out);
+        return;
+    }
+    pack_values(a, r->j, w->row, n, w->values);
     if (values_finite(w->values, own, n, d)) {
         add_values(w, 0, m, n, d, out);
         return;
@@ -283,21 +376,29 @@ static void attend_block(const struct k_attention *a, const struct attention_row
         own = MIN(r->position + q + 1 - first, n);
         if (own <= 0)
             continue;
-        pack_values(a, r, first, own, w->values);
+        pack_values(a, r->j, w->row, own, w->values);
         add_values(w, q * r->n_h, r->n_h, own, d, out);
     }
 }
 
 /* Keys of one chunk. */
 static void attend_chunk(const struct k_attention *a, const struct attention_rows *r,
-                         const struct attention_work *w, int64_t chunk, float *out,
-                         struct running *run) {
+                         struct attention_work *w, int64_t chunk, float *out, struct running *run) {
     int64_t m = r->n_q * r->n_h, end = MIN(r->position + r->n_q, (chunk + 1) * CHUNK);
+    int64_t d = a->v.shape[2];
 
-    memset(out, 0, (size_t)(m * a->v.shape[2]) * sizeof *out);
-    memset(run, 0, (size_t)m * sizeof *run);
-    for (int64_t first = chunk * CHUNK; first < end; first += KEYS)
-        attend_block(a, r, w, first, MIN(end - first, (int64_t)KEYS), out, run);
+    memset(out, 0, (size_t)(r->n_j * m * d) * sizeof *out);
+    memset(run, 0, (size_t)(r->n_j * m) * sizeof *run);
+    for (int64_t first = chunk * CHUNK; first < end; first += KEYS) {
+        int64_t n = MIN(end - first, (int64_t)KEYS);
+        find_rows(a, r->s, first, n, w->row);
+        for (int64_t i = 0; i < r->n_j; i++) {
+            struct attention_rows one = rows_of_head(r, i);
+            if (r->n_j > 1)
+                pack_queries(a, &one, w->q);
+            attend_block(a, &one, w, first, n, out + i * m * d, run + i * m);
+        }
+    }
 }
 
 /* Add a later chunk's row to all before it. */
@@ -351,16 +452,19 @@ static struct attention_rows rows_of(const struct attention_job *job, int64_t pi
     }
     piece -= job->seq_piece[low];
     int64_t token = int_at(&a->q_start, low), end = int_at(&a->q_start, low + 1);
-    int64_t cut = piece % job->n_cuts, j = piece / job->n_cuts % a->k.shape[1];
-    int64_t query = piece / job->n_cuts / a->k.shape[1] * job->n_q;
+    int64_t cut = piece % job->n_cuts, n_sets = (a->k.shape[1] + job->n_j - 1) / job->n_j;
+    int64_t j = piece / job->n_cuts % n_sets * job->n_j;
+    int64_t query = piece / job->n_cuts / n_sets * job->n_q;
     return (struct attention_rows){
         .s = low,
         .j = j,
+        .n_j = MIN(a->k.shape[1] - j, job->n_j),
         .token = token + query,
         .position = int_at(&a->kv_length, low) - (end - token) + query,
         .n_q = MIN(end - token - query, job->n_q),
         .head = j * job->group + cut * job->n_h,
         .n_h = MIN(job->group - cut * job->n_h, job->n_h),
+        .group = job->group,
     };
 }
 
@@ -387,19 +491,29 @@ static float *partial_row(const struct attention_job *job, int64_t chunk, int64_
            ((chunk * a->q.shape[0] + token) * a->q.shape[1] + h) * (a->v.shape[2] + 2);
 }
 
-/* A piece's rows of one chunk, left for attention_join. */
+/* Token and head of a piece's row. */
+static void place_of_row(const struct attention_rows *r, int64_t i, int64_t *token, int64_t *head) {
+    int64_t m = r->n_q * r->n_h;
+
+    *token = r->token + i % m / r->n_h;
+    *head = r->head + i / m * r->group + i % r->n_h;
+}
+
+/* A piece's rows of one chunk, left for attention_join. Pieces of a chunk follow each other: they
+ * read the same pages. */
 static void attention_split(void *arg, int64_t piece, int thread) {
     const struct attention_job *job = arg;
-    struct attention_rows r = rows_of(job, piece / job->n_chunks);
-    int64_t chunk = piece % job->n_chunks, d = job->a->v.shape[2];
+    struct attention_rows r = rows_of(job, piece % job->n_pieces);
+    int64_t chunk = piece / job->n_pieces, d = job->a->v.shape[2], token, head;
     struct running run[ROWS];
     struct attention_work w;
 
     (void)place_work(job->a, job->work + thread * job->work_floats, &w);
     pack_queries(job->a, &r, w.q);
     attend_chunk(job->a, &r, &w, chunk, w.out[0], run);
-    for (int64_t i = 0; i < r.n_q * r.n_h; i++) {
-        float *to = partial_row(job, chunk, r.token + i / r.n_h, r.head + i % r.n_h);
+    for (int64_t i = 0; i < r.n_j * r.n_q * r.n_h; i++) {
+        place_of_row(&r, i, &token, &head);
+        float *to = partial_row(job, chunk, token, head);
         to[0] = run[i].max;
         to[1] = run[i].sum;
         memcpy(to + 2, w.out[0] + i * d, (size_t)d * sizeof *to);
@@ -424,7 +538,7 @@ static void attention_join(void *arg, int64_t piece, int thread) {
 static void attention_piece(void *arg, int64_t piece, int thread) {
     const struct attention_job *job = arg;
     struct attention_rows r = rows_of(job, piece);
-    int64_t d = job->a->v.shape[2], m = r.n_q * r.n_h;
+    int64_t d = job->a->v.shape[2], m = r.n_j * r.n_q * r.n_h, token, head;
     struct running total[ROWS] = {0}, run[ROWS];
     struct attention_work w;
 
@@ -435,8 +549,10 @@ static void attention_piece(void *arg, int64_t piece, int thread) {
         for (int64_t i = 0; i < m; i++)
             join(w.out[1] + i * d, &total[i], w.out[0] + i * d, &run[i], d);
     }
-    for (int64_t i = 0; i < m; i++)
-        finish_row(job->a, r.token + i / r.n_h, r.head + i % r.n_h, w.out[1] + i * d, &total[i]);
+    for (int64_t i = 0; i < m; i++) {
+        place_of_row(&r, i, &token, &head);
+        finish_row(job->a, token, head, w.out[1] + i * d, &total[i]);
+    }
 }
 
 /* Pieces of one query. */
@@ -489,21 +605,41 @@ static size_t attention_workspace(const struct k_ctx *ctx, const struct k_attent
            (size_t)pool_n_threads(ctx->pool) * (size_t)job.work_floats * sizeof(float);
 }
 
+/* Few queries take key heads together: as many as leave each thread a piece of a query, and of
+ * which a block of keys and values and the next one stay in the second-level cache. */
+static void share_heads(const struct k_ctx *ctx, struct attention_job *job, int64_t n_queries) {
+    const struct k_attention *a = job->a;
+    int64_t n_threads = pool_n_threads(ctx->pool),
+            n_j = (a->k.shape[1] + n_threads - 1) / n_threads;
+    int64_t head_bytes = KEYS * (a->k.shape[2] * (a->k.dtype == K_F32 ? 4 : 2) +
+                                 a->v.shape[2] * (a->v.dtype == K_F32 ? 4 : 2));
+
+    job->n_q = MAX(MIN(job->n_q, n_queries), (int64_t)1);
+    n_j = MIN(n_j, NEAR_BYTES / head_bytes);
+    n_j = MIN(n_j, ROWS / (job->n_q * job->n_h));
+    job->n_j = job->n_cuts > 1 ? 1 : MAX(n_j, (int64_t)1);
+}
+
 static int attention(struct k_ctx *ctx, const struct k_attention *a) {
     if (a->q.shape[1] % a->k.shape[1] || a->scale <= 0 || (a->pages.data && a->page_tokens < 1))
         return -EINVAL;
     struct attention_job job = attention_cut(a);
-    int64_t n_seqs = a->kv_length.shape[0], n = 0;
+    int64_t n_seqs = a->kv_length.shape[0], n = 0, n_queries_max = 0;
 
     job.seq_piece = ctx->workspace;
     job.partial = (float *)ctx->workspace + 2 * round_up(n_seqs + 1, 8);
     job.work = job.partial + partial_floats_max(a);
+    for (int64_t s = 0; s < n_seqs; s++)
+        n_queries_max =
+            MAX(n_queries_max, (int64_t)int_at(&a->q_start, s + 1) - int_at(&a->q_start, s));
+    share_heads(ctx, &job, n_queries_max);
     for (int64_t s = 0; s < n_seqs; s++) {
         int64_t n_queries = int_at(&a->q_start, s + 1) - int_at(&a->q_start, s);
         job.seq_piece[s] = n;
-        n += (n_queries + job.n_q - 1) / job.n_q * a->k.shape[1] * job.n_cuts;
+        n += (n_queries + job.n_q - 1) / job.n_q * ((a->k.shape[1] + job.n_j - 1) / job.n_j) *
+             job.n_cuts;
     }
-    job.seq_piece[n_seqs] = n;
+    job.seq_piece[n_seqs] = job.n_pieces = n;
     if (job.n_chunks) {
         pool_run(ctx->pool, n * job.n_chunks, attention_split, &job);
         pool_run(ctx->pool, a->q.shape[0] * a->q.shape[1], attention_join, &job);

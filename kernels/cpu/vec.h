@@ -115,6 +115,11 @@ ALWAYS_INLINE vi v_multiply_bytes(vi a, vi b) {
 ALWAYS_INLINE vf v_from_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+ALWAYS_INLINE vf v_from_bf16(const void *p) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)p);
+
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
 /* The low words of every dword as float16, made wide. */
 ALWAYS_INLINE vf v_from_f16_in_dwords(vi a) {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
@@ -257,6 +262,11 @@ ALWAYS_INLINE vi v_multiply_bytes(vi a, vi b) {
 }
 ALWAYS_INLINE vf v_from_f16(const void *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+ALWAYS_INLINE vf v_from_bf16(const void *p) {
+    __m128i half = _mm_loadu_si128((const __m128i *)p);
+
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 ALWAYS_INLINE vf v_from_f16_in_dwords(vi a) {
     vi words = _mm256_packus_epi32(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)), a);

@@ -12,8 +12,8 @@
 #include "kernels/kernels.h"
 #include "kernels/pool.h"
 #include "kernels/quant.h"
+#include "tests/bench/machine.h"
 
-#include <immintrin.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -21,8 +21,6 @@
 enum {
     SAMPLES = 7,
     N_SHAPES = 4,
-    READ_BYTES = 256 << 20, // of the weights, in one measurement of the bandwidth
-    PEAK_STEPS = 1 << 20,
 };
 
 static const struct shape {
@@ -58,103 +56,11 @@ static double median(double *values, int n) {
 struct bench {
     struct k_ctx ctx;
     int n_threads;
-    char *memory; // of all weights
-    size_t n_bytes;
-    size_t read_at;
+    struct machine_memory memory; // of all weights
     struct k_weight *weights[512];
     int n_weights;
     float *x, *y;
-    uint64_t sink[64];
 };
-
-/* Read bandwidth over memory that was not touched lately. */
-static void read_piece(void *arg, int64_t piece, int thread) {
-    struct bench *b = arg;
-    size_t size = 1 << 20;
-    const char *p = b->memory + (b->read_at + (size_t)piece * size) % (b->n_bytes - size);
-    uint64_t sum = 0;
-
-    for (size_t i = 0; i < size; i += 256) {
-        uint64_t four[4];
-        for (int q = 0; q < 4; q++) {
-            __asm__ volatile("vmovdqu %1, %%ymm0\n\tvmovdqu %2, %%ymm1"
-                             :
-                             : "r"(0), "m"(p[i + (size_t)q * 64]), "m"(p[i + (size_t)q * 64 + 32])
-                             : "xmm0", "xmm1");
-            four[q] = 0;
-        }
-        sum += four[0];
-    }
-    b->sink[thread % 64] += sum;
-}
-
-static double read_rate(struct bench *b) {
-    double start = now_s();
-
-    pool_run(b->ctx.pool, READ_BYTES >> 20, read_piece, b);
-    double t = now_s() - start;
-    b->read_at = (b->read_at + READ_BYTES) % b->n_bytes;
-    return READ_BYTES / t;
-}
-
-__attribute__((target("avx2,fma"))) static void fma_256(void) {
-    for (int i = 0; i < PEAK_STEPS * 2; i++)
-        __asm__ volatile(
-            "vfmadd231ps %%ymm0, %%ymm0, %%ymm1\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm2\n\t"
-            "vfmadd231ps %%ymm0, %%ymm0, %%ymm3\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm4\n\t"
-            "vfmadd231ps %%ymm0, %%ymm0, %%ymm5\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm6\n\t"
-            "vfmadd231ps %%ymm0, %%ymm0, %%ymm7\n\tvfmadd231ps %%ymm0, %%ymm0, %%ymm8" ::
-                : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
-}
-
-__attribute__((target("avx512f"))) static void fma_512(void) {
-    for (int i = 0; i < PEAK_STEPS; i++)
-        __asm__ volatile(
-            "vfmadd231ps %%zmm0, %%zmm0, %%zmm1\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm2\n\t"
-            "vfmadd231ps %%zmm0, %%zmm0, %%zmm3\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm4\n\t"
-            "vfmadd231ps %%zmm0, %%zmm0, %%zmm5\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm6\n\t"
-            "vfmadd231ps %%zmm0, %%zmm0, %%zmm7\n\tvfmadd231ps %%zmm0, %%zmm0, %%zmm8" ::
-                : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8");
-}
-
-__attribute__((target("avx512vnni"))) static void dot_512(void) {
-    for (int i = 0; i < PEAK_STEPS; i++)
-        __asm__ volatile("vpdpbusd %%zmm0, %%zmm0, %%zmm1\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm2\n\t"
-                         "vpdpbusd %%zmm0, %%zmm0, %%zmm3\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm4\n\t"
-                         "vpdpbusd %%zmm0, %%zmm0, %%zmm5\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm6\n\t"
-                         "vpdpbusd %%zmm0, %%zmm0, %%zmm7\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm8\n\t"
-                         "vpdpbusd %%zmm0, %%zmm0, %%zmm9\n\tvpdpbusd %%zmm0, %%zmm0, %%zmm10" ::
-                             : "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                               "xmm9", "xmm10");
-}
-
-/* The widest 8-bit products there are; without VNNI the peak of float32 stands for them. */
-static bool has_dot(void) {
-    return __builtin_cpu_supports("avx512vnni");
-}
-
-static void peak_piece(void *arg, int64_t piece, int thread) {
-    bool dot = *(const bool *)arg;
-
-    if (dot)
-        dot_512();
-    else if (__builtin_cpu_supports("avx512f"))
-        fma_512();
-    else
-        fma_256();
-}
-
-/* Operations a second, two for each product. */
-static double peak_rate(struct bench *b, bool dot) {
-    int64_t pieces = b->n_threads * 4;
-    double start;
-
-    dot = dot && has_dot();
-    start = now_s();
-    pool_run(b->ctx.pool, pieces, peak_piece, &dot);
-    double t = now_s() - start;
-    return (double)pieces * PEAK_STEPS * (dot ? 10.0 * 128 : 8.0 * 32) / t;
-}
 
 static size_t matrix_bytes(enum k_dtype dtype, const struct shape *s, size_t *ret_scales) {
     if (dtype == K_Q8 || dtype == K_Q4) {
@@ -204,17 +110,18 @@ static int make_weights(struct bench *b, enum k_dtype dtype) {
             round += (scales + 63) / 64 * 64;
         }
     int rounds = (int)(BYTES_MIN / (double)round) + 1;
-    b->n_bytes = round * (size_t)rounds;
-    b->memory = mmap(NULL, b->n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (b->memory == MAP_FAILED)
+    b->memory.n_bytes = round * (size_t)rounds;
+    b->memory.data =
+        mmap(NULL, b->memory.n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (b->memory.data == MAP_FAILED)
         return -errno;
-    (void)madvise(b->memory, b->n_bytes, MADV_NOHUGEPAGE);
+    (void)madvise(b->memory.data, b->memory.n_bytes, MADV_NOHUGEPAGE);
     b->n_weights = 0;
     for (int r = 0; r < rounds; r++)
         for (int i = 0; i < N_SHAPES; i++)
             for (int k = 0; k < shapes[i].share; k++) {
                 size_t n = matrix_bytes(dtype, &shapes[i], &scales);
-                char *data = b->memory + at, *scale = data + n;
+                char *data = b->memory.data + at, *scale = data + n;
                 at += n + (scales + 63) / 64 * 64;
                 fill(dtype, data, n, scale, scales);
                 struct k_weight_part part = {
@@ -231,7 +138,7 @@ static int make_weights(struct bench *b, enum k_dtype dtype) {
 static void drop(struct bench *b) {
     while (b->n_weights > 0)
         k_weight_free(b->weights[--b->n_weights]);
-    munmap(b->memory, b->n_bytes);
+    munmap(b->memory.data, b->memory.n_bytes);
 }
 
 static struct k_linear product(struct bench *b, int i, int64_t rows) {
@@ -268,10 +175,11 @@ static void measure(struct bench *b, enum k_dtype dtype, int64_t rows) {
 
     sample(b, rows, &at, &s, &bytes, &n_ops);
     for (int i = 0; i < SAMPLES; i++) {
-        double read = read_rate(b), peak = peak_rate(b, dot);
+        double read = machine_read(b->ctx.pool, &b->memory),
+               peak = machine_peak(b->ctx.pool, b->n_threads, dot);
         sample(b, rows, &at, &s, &bytes, &n_ops);
-        read = MAX(read, read_rate(b));
-        peak = MAX(peak, peak_rate(b, dot));
+        read = MAX(read, machine_read(b->ctx.pool, &b->memory));
+        peak = MAX(peak, machine_peak(b->ctx.pool, b->n_threads, dot));
         rate[i] = bytes / s;
         ops[i] = n_ops / s;
         of_read[i] = rate[i] / read;

@@ -153,7 +153,7 @@ enum {
     LONG_PAGE = 16,
     LONG_PAGES = LONG_KEYS / LONG_PAGE + 1,
     LONG_HEADS = 6,
-    LONG_D = 40,
+    LONG_D = 64,
 };
 
 /* Queries [from, to) of a long sequence in pages, of which the last keys were just put there. */
@@ -178,7 +178,7 @@ static void check_chunks(struct k_ctx *ctx, const struct k_attention *all) {
     attend_part(ctx, all, 0, LONG_KEYS, whole);
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
         for (int64_t from = 0; from < LONG_KEYS; from += MAX(sizes[i], (int64_t)97)) {
-            int64_t to = MIN(from + sizes[i], (int64_t)LONG_KEYS), row = LONG_HEADS * LONG_D / 2;
+            int64_t to = MIN(from + sizes[i], (int64_t)LONG_KEYS), row = all->y.stride[0];
             attend_part(ctx, all, from, to, part);
             CHECK(memcmp(part, whole + from * row, (size_t)((to - from) * row) * sizeof(float)) ==
                       0,
@@ -187,16 +187,15 @@ static void check_chunks(struct k_ctx *ctx, const struct k_attention *all) {
         }
 }
 
-/* A query's bits are the same alone, where its keys are split over threads, and among others. */
-TEST(attention_bits_do_not_depend_on_chunks)
-{
+/* Queries of LONG_HEADS heads with keys of a type and half as long values in the same rows. */
+static void check_long(enum k_dtype dtype, int64_t n_kv_heads, int64_t d) {
     static float q[LONG_KEYS * LONG_HEADS * LONG_D];
-    static uint16_t k[2 * LONG_PAGES * LONG_PAGE * 2 * LONG_D];
+    static float k[2 * LONG_PAGES * LONG_PAGE * LONG_HEADS * LONG_D];
     int32_t pages[LONG_PAGES];
     struct k_attention a = {
-        .q = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, LONG_D),
-        .y = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, LONG_D),
-        .k = k_tensor_3d(k, K_F16, 2 * LONG_PAGES * LONG_PAGE, 2, LONG_D),
+        .q = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, d),
+        .y = k_tensor_3d(q, K_F32, LONG_KEYS, LONG_HEADS, d / 2),
+        .k = k_tensor_3d(k, dtype, 2 * LONG_PAGES * LONG_PAGE, n_kv_heads, d),
         .kv_length = k_tensor_1d(pages, K_I32, 1),
         .pages = k_tensor_2d(pages, K_I32, 1, LONG_PAGES),
         .page_tokens = LONG_PAGE,
@@ -204,15 +203,17 @@ TEST(attention_bits_do_not_depend_on_chunks)
     };
 
     a.v = a.k;
-    a.v.data = k + LONG_D / 2;
-    a.v.shape[2] = LONG_D / 2;
-    a.y.shape[2] = LONG_D / 2;
-    a.y.stride[1] = LONG_D / 2;
-    a.y.stride[0] = LONG_HEADS * LONG_D / 2;
+    a.v.data = (char *)k + (size_t)(d / 2) * (dtype == K_F32 ? 4 : 2);
+    a.v.shape[2] = d / 2;
     for (int64_t i = 0; i < (int64_t)ARRAY_SIZE(q); i++)
         q[i] = (float)((i * 7919 + i / 13) % 1024) / 512 - 1;
-    for (int64_t i = 0; i < (int64_t)ARRAY_SIZE(k); i++)
-        k[i] = k_to_f16((float)((i * 104729 + i / 7) % 2048) / 512 - 2);
+    for (int64_t i = 0; i < a.k.shape[0] * n_kv_heads * d; i++) {
+        float x = (float)((i * 104729 + i / 7) % 2048) / 512 - 2;
+        if (dtype == K_F32)
+            k[i] = x;
+        else
+            ((uint16_t *)k)[i] = dtype == K_F16 ? k_to_f16(x) : k_to_bf16(x);
+    }
     for (int i = 0; i < LONG_PAGES; i++)
         pages[i] = (i * 37 + 11) % (2 * LONG_PAGES);
     for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
@@ -228,6 +229,16 @@ TEST(attention_bits_do_not_depend_on_chunks)
             free(ctx.workspace);
             pool_free(ctx.pool);
         }
+}
+
+/* A query's bits are the same alone, where its keys are split over threads and its heads taken
+ * together, and among others. */
+TEST(attention_bits_do_not_depend_on_chunks)
+{
+    check_long(K_F16, 2, 40);
+    check_long(K_F16, 6, 64);
+    check_long(K_BF16, 6, 32);
+    check_long(K_F32, 3, 64);
 }
 
 TEST(refusals)
