@@ -115,22 +115,26 @@ static int sure_position(const struct state *state, const struct job *job) {
     return aged_position(state, job, state->r.time_us - TURN_US);
 }
 
-/* Does another that asks for the same have the right to ask, too, and goes before it? It is of a
- * higher priority, or has waited for longer. */
-static bool stands_behind(const struct state *state, const struct job *job) {
-    int position = sure_position(state, job);
+/* Others that ask for the same have the right to ask, too, and go before it: they are of a higher
+ * priority, or have waited for longer. Returns how many have room already: they ask again before it
+ * if they lose that. -1: one has none, so it is not this one's turn. */
+static int n_before(const struct state *state, const struct job *job) {
+    int position = sure_position(state, job), n = 0;
 
     for (const struct job *one = state->jobs_first; one; one = one->next) {
-        if (one == job || !one->queued || one->shape != job->shape || one->r.claim.n ||
-            one->r.over == 1 || too_long_us(state, one) > state->r.time_us)
+        if (one == job || !one->queued || one->shape != job->shape || one->r.over == 1 ||
+            too_long_us(state, one) > state->r.time_us)
             continue;
         int its = aged_position(state, one, state->r.time_us + TURN_US);
         bool longer = one->r.since_us < job->r.since_us ||
                       (one->r.since_us == job->r.since_us && one->r.id < job->r.id);
-        if (its < position || (its == position && longer))
-            return true;
+        if (its > position || (its == position && !longer))
+            continue;
+        if (!one->r.claim.n)
+            return -1;
+        n++;
     }
-    return false;
+    return n;
 }
 
 /* ---- who must leave ---- */
@@ -188,20 +192,24 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
     size_t n = starve->n;
     struct starve_clock *clock = clock_of(starve, job, STARVE_WAITS);
 
+    int before = n_before(state, job);
+
     starve->n_waited += starve->n > n;
-    if (stands_behind(state, job) || !could_start(starve, state, job)) {
+    if (before < 0 || !could_start(starve, state, job)) {
         clock->since_us = 0;
         return 0;
     }
     if (!clock->since_us) {
         clock->since_us = now_us;
+        clock->n_looks = 1;
         starve->n_ran++;
     }
     if (!clock->near && now_us - clock->since_us > look_us(state) / 2) {
         clock->near = true;
         starve->n_near++;
     }
-    if (now_us - clock->since_us <= look_us(state) + TURN_US)
+    clock->n_looks = MAX(clock->n_looks, 1 + before);
+    if (now_us - clock->since_us <= clock->n_looks * (look_us(state) + TURN_US))
         return 0;
     FAIL(
         "job %lld has waited for %lld us, could have had nodes for %lld us, and nobody is asked to "

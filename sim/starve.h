@@ -28,6 +28,7 @@ struct starve_clock {
     int64_t job, epoch;
     enum starve_kind kind;
     int64_t since_us; // log time: it runs since then; 0: it does not
+    int n_looks;      // that it may take: those before it may lose their room, and ask again
     bool seen;        // in this look
     bool near;        // it has run for more than half of what it may
 };
