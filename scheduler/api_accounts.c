@@ -283,8 +283,15 @@ void api_accounts_make_token(struct api_call *call) {
                       "scope is '%.16s'; expected read, submit, operate or admin", change->scope);
         return;
     }
-    if (change->user && !state_user_find(schedd_state(call->s), change->user)) {
+    const struct state_user *owner =
+        state_user_find(schedd_state(call->s), change->user ? change->user : call->caller.user);
+    if (!owner && change->user) {
         api_call_fail(call, 404, "not_found", "there is no user %s", change->user);
+        return;
+    }
+    if (owner && change->scope && scope > (int)owner->scope) {
+        api_call_fail(call, 400, "bad_value", "scope is '%s'; expected at most %s, which %s has",
+                      change->scope, scope_text(owner->scope), owner->name);
         return;
     }
     char *text = hai_alloc(RANDOM_TOKEN_BYTES);

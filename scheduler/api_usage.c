@@ -32,7 +32,10 @@ static int read_days(struct api_call *call, int64_t now_us, struct query_usage *
     ret->last = MIN((until_us - 1) / LEDGER_DAY_US, today);
     if (until_us > since_us && ret->first <= ret->last)
         return 0;
-    api_call_fail(call, 400, "invalid", "no day is left between since and until");
+    if (since_us > now_us)
+        api_call_fail(call, 400, "invalid", "since is in the future; expected a time that is past");
+    else
+        api_call_fail(call, 400, "invalid", "no day is left between since and until");
     return -EINVAL;
 }
 

@@ -11,6 +11,7 @@
 #include "sim/seeds.h"
 
 #include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -37,7 +38,8 @@ static const char usage[] =
     "      --load R           stretch them so that the trace asks for this part of all GPUs\n"
     "      --nodes N          what if there were N nodes\n"
     "      --lose WHAT@TIME[:DURATION]\n"
-    "                         what if a node, leaf or zone were lost, e.g. b@3d:12h; repeatable\n"
+    "                         what if a node, leaf or zone were lost, e.g. b@3d:12h; repeatable;\n"
+    "                         TIME counts from --from\n"
     "      --eta N            ask for every N-th job that waits when it will start, and tell how "
     "good\n"
     "                         the forecasts were\n"
@@ -159,26 +161,76 @@ static int take_option(int c, struct options *o) {
         o->quiet = true;
         return 0;
     default:
-        fputs(usage, stderr);
         return -EINVAL;
     }
 }
 
+/* ---- what does not go together ---- */
+
+static _printf_(1, 2) int misused(const char *format, ...) {
+    va_list args;
+
+    fputs("hai: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs("\nhai sim --help says how it is called\n", stderr);
+    return -EINVAL;
+}
+
+static int check_options(const struct options *o) {
+    if (o->minimise && !o->fuzz)
+        return misused("--minimise without --fuzz");
+    if (o->minimise && o->first != o->last)
+        return misused("--minimise shortens one seed; expected --seed S");
+    if (o->compare && o->n_configs)
+        return misused("--compare and --config are both given; expected one of them");
+    if (o->stretch && o->load)
+        return misused("--stretch and --load are both given; expected one of them");
+    if (o->from_us >= o->to_us)
+        return misused("--to is not later than --from: no time is left");
+    return 0;
+}
+
 /* What is left over: two descriptions with --compare, and the trace. */
 static int take_words(int argc, char **argv, struct options *o) {
-    int n = argc - optind;
-    int expected = o->fuzz ? 0 : (o->compare ? RUNS_MAX : 0) + (o->history ? 0 : 1);
+    int n = argc - optind, n_configs = o->compare ? RUNS_MAX : 0;
+    int expected = o->fuzz ? 0 : n_configs + (o->history ? 0 : 1);
 
-    if (n != expected || (o->minimise && (!o->fuzz || o->first != o->last)) ||
-        (o->compare && o->n_configs) || (o->stretch && o->load)) {
-        fputs(usage, stderr);
-        return -EINVAL;
-    }
+    if (n > expected)
+        return misused("'%s' is one word too many%s", argv[optind + expected],
+                       o->fuzz      ? ": --fuzz makes its own jobs"
+                       : o->history ? ": the trace is the cluster's history"
+                                    : "");
+    if (n < n_configs)
+        return misused("%d of 2 descriptions are given; expected --compare A.yaml B.yaml%s", n,
+                       o->history ? "" : " TRACE");
+    if (n < expected)
+        return misused("no trace is given; expected %s", o->compare
+                                                             ? "--compare A.yaml B.yaml TRACE"
+                                                             : "a CSV file, '-', or --history AGO");
     for (; o->compare && o->n_configs < RUNS_MAX; o->n_configs++)
         o->configs[o->n_configs] = argv[optind++];
     if (!o->fuzz && !o->history)
         o->trace = argv[optind];
-    return 0;
+    return check_options(o);
+}
+
+/* getopt has refused it: an option that is not there, or its value. */
+static int unknown_option(char **argv, const struct option *options) {
+    const char *word = argv[optind - 1], *nearest = NULL;
+    int best = INT_MAX;
+
+    if (strncmp(word, "--", 2) != 0)
+        return misused("unknown option '-%c'", optopt);
+    if (optopt) // a known one
+        return misused("%s: a value is missing, or one too many", word);
+    _cleanup_free_ char *name = hai_strndup(word + 2, strcspn(word + 2, "="));
+    for (const struct option *o = options; o->name; o++)
+        if (hai_nearer(name, o->name, &best))
+            nearest = o->name;
+    return misused("unknown option '--%s'%s%s%s", name, nearest ? "; did you mean '--" : "",
+                   nearest ? nearest : "", nearest ? "'?" : "");
 }
 
 static int read_command(int argc, char **argv, struct options *o) {
@@ -207,8 +259,11 @@ static int read_command(int argc, char **argv, struct options *o) {
     };
 
     *o = (struct options){.to_us = INT64_MAX, .first = 1, .last = 100, .n_steps = 1000};
+    opterr = 0;
     while ((c = getopt_long(argc, argv, "c:q", options, NULL)) >= 0)
-        if (c && take_option(c, o) < 0)
+        if (c == '?')
+            return unknown_option(argv, options);
+        else if (c && take_option(c, o) < 0)
             return -EINVAL;
     o->json = json;
     o->compare = compare;
@@ -296,6 +351,21 @@ static int read_trace(const struct options *o, const struct simconf *conf, struc
     return r;
 }
 
+/* Only a warning: a loss may be meant to strike what still waits when the last job has come. */
+static void look_at_losses(const struct simconf *conf, const struct trace *trace) {
+    int64_t last_us = trace->jobs[trace->n - 1].submit_us;
+    char at[TIMEFMT_ISO_BYTES], end[TIMEFMT_ISO_BYTES];
+
+    for (size_t i = 0; i < conf->r.lose.n; i++) {
+        const struct simconf_loss *loss = &conf->r.lose.items[i];
+        if (loss->at_us <= last_us)
+            continue;
+        timefmt_duration(loss->at_us, at);
+        timefmt_duration(last_us, end);
+        fprintf(stderr, "hai: %s is lost at %s, the last job comes at %s\n", loss->what, at, end);
+    }
+}
+
 static void show_progress(void *userdata, size_t n_ended) {
     const struct simulation *s = userdata;
 
@@ -314,6 +384,7 @@ static int simulate(const struct options *o, const char *config, struct simulati
         r = read_trace(o, &s->conf, &s->trace);
     if (r < 0)
         return r;
+    look_at_losses(&s->conf, &s->trace);
     s->eta.every = o->eta;
     r = replay_run(&s->conf, &s->trace, shown ? show_progress : NULL, s, &s->eta, &s->tally, &err);
     if (shown)
