@@ -29,8 +29,8 @@ TAIL_LINES = 40
 N_PARALLEL = max(1, min(os.cpu_count() or 1, 8))
 # End-to-end tests that measure, or look for what others leave behind. Of those beside each other only
 # one may have ranks that meet at a port: clusters give the same ones.
-ALONE = {"test_agent", "test_agent_faults", "test_api", "test_install", "test_sim", "test_upd",
-         "test_usage"}
+ALONE = {"test_agent", "test_agent_faults", "test_api", "test_install", "test_sim", "test_start",
+         "test_upd", "test_usage"}
 # Sanitized programs and loaded machines are slower, never more than this.
 SANITIZER_FACTOR = 4
 BUILDS = {

@@ -40,7 +40,7 @@ struct idle {
 };
 
 /* A search looks at all that runs: what is left over is searched for in the next run. */
-enum { ASKS_MAX = 16 };
+enum { ASKS_MAX = 16, URGENTS_MAX = 64 };
 
 struct decide {
     struct place_scratch scratch;
@@ -50,12 +50,15 @@ struct decide {
     size_t n_memos;
     struct queue_walk walk;
     struct backfill *backfill;
-    struct order_blocked blocked; // in this run
-    int n_asks;                   // searches for victims in this run
-    bool unfinished;              // the last run left searches over
-    bool one_apart;               // this run proposed a job that keeps apart
-    int64_t held_until_us;        // when the first of those that wait for leaves has waited enough
-    int n_planned[GROUPS_MAX];    // in this run: blocked jobs with a planned start
+    struct order_blocked blocked;             // in this run
+    int n_asks;                               // searches for victims in this run
+    bool unfinished;                          // the last run left searches over
+    const struct shape *urgents[URGENTS_MAX]; // met in this run, see note_urgent
+    size_t n_urgents;
+    bool more_urgents;         // than there is room for
+    bool one_apart;            // this run proposed a job that keeps apart
+    int64_t held_until_us;     // when the first of those that wait for leaves has waited enough
+    int n_planned[GROUPS_MAX]; // in this run: blocked jobs with a planned start
     struct idle idle;
 };
 
@@ -304,17 +307,43 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
 
 /* So does, in every look, whoever has waited for too long: others of its shape may always stand
  * before it, of a better tier or with a smaller id, and ask in vain. */
+static bool is_urgent_due(const struct state *state, const struct shape *shape,
+                          const struct memo *memo) {
+    return !HAI_PLANT(PLANT_HIDDEN) && state->r.time_us >= memo->urgent_us &&
+           (state->r.time_us >= memo->none_us || memo->n_late != shape->n_late);
+}
+
 static bool try_urgent(struct decide *d, const struct state *state, const struct shape *shape,
                        struct memo *memo, struct decide_list *ret) {
-    if (HAI_PLANT(PLANT_HIDDEN) || state->r.time_us < memo->urgent_us ||
-        (state->r.time_us < memo->none_us && memo->n_late == shape->n_late))
-        return false;
     const struct job *job = queue_longest(state, shape, &memo->none_us);
+
     memo->n_late = shape->n_late;
     if (job && !may_search(d, state, memo->urgent_us))
         return false;
     memo->urgent_us = next_ask_us(state);
     return job && make_room(d, state, job, memo, ret);
+}
+
+/* Shapes whose urgent one may ask when it is known that nobody starts: what is left over has its
+ * turn in the next run. */
+static void note_urgent(struct decide *d, const struct state *state, const struct shape *shape,
+                        const struct memo *memo) {
+    if (!is_urgent_due(state, shape, memo))
+        return;
+    for (size_t i = 0; i < d->n_urgents; i++)
+        if (d->urgents[i] == shape)
+            return;
+    if (d->n_urgents == URGENTS_MAX)
+        d->more_urgents = true;
+    else
+        d->urgents[d->n_urgents++] = shape;
+}
+
+static bool try_urgents(struct decide *d, const struct state *state, struct decide_list *ret) {
+    for (size_t i = 0; i < d->n_urgents; i++)
+        if (try_urgent(d, state, d->urgents[i], memo_of(d, state, d->urgents[i]), ret))
+            return true;
+    return false;
 }
 
 /* Those who wait behind a job, and want what it wants. */
@@ -393,16 +422,16 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
             n++;
         } else if (job->r.claim.n) {
             continue; // it has asked already; those behind it may be luckier
-        } else if (shares && n == 0 &&
-                   (try_make_room(d, state, job, memo, ret) ||
-                    try_urgent(d, state, job->shape, memo, ret))) {
+        } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
             return 1;
         } else {
+            if (shares)
+                note_urgent(d, state, job->shape, memo);
             *blocked = !shares && blocks(d, state, memo, job->shape);
             queue_walk_pass(&d->walk);
         }
     }
-    return n;
+    return n == 0 && try_urgents(d, state, ret) ? 1 : n;
 }
 
 static uint64_t freed_in_all(const struct state *state) {
@@ -429,12 +458,14 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     room_follow(d->room, state);
     d->blocked = (struct order_blocked){0};
     d->n_asks = 0;
+    d->n_urgents = 0;
+    d->more_urgents = false;
     d->one_apart = false;
     d->held_until_us = INT64_MAX;
     size_t n = place_claimants(d, state, ret);
     if (!n)
         n = order_backfills(state) ? walk_with_plans(d, state, ret) : walk_queue(d, state, ret);
-    d->unfinished = n == 0 && d->n_asks > ASKS_MAX;
+    d->unfinished = n == 0 && (d->n_asks > ASKS_MAX || d->more_urgents);
     now.is = n == 0 && !d->unfinished;
     now.held = d->held_until_us != INT64_MAX || order_backfills(state);
     now.until_us = MIN(now.until_us, d->held_until_us);
