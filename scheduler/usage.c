@@ -14,6 +14,7 @@ struct work {
     const struct usage_task *task;
     enum query_by by;
     struct usage *usage;
+    size_t n_sums_max;                // of usage
     struct map by_key;                // position + 1
     uint64_t off[LEDGER_JOB_CLASSES]; // classes of jobs, less the rows of jobs
     uint64_t off_capacity;            // less all classes
@@ -49,7 +50,10 @@ static struct usage_sum *sum_of(struct work *w, const char *key) {
     size_t at = (size_t)map_get_text(&w->by_key, key);
 
     if (!at) {
-        usage->sums = hai_realloc_array(usage->sums, usage->n_sums + 1, sizeof *usage->sums);
+        if (usage->n_sums == w->n_sums_max) {
+            w->n_sums_max = MAX(2 * w->n_sums_max, (size_t)64);
+            usage->sums = hai_realloc_array(usage->sums, w->n_sums_max, sizeof *usage->sums);
+        }
         usage->sums[usage->n_sums++] = (struct usage_sum){.key = hai_strdup(key), .cost = NAN};
         at = usage->n_sums;
         map_put_text(&w->by_key, key, (void *)at);

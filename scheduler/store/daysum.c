@@ -15,7 +15,7 @@ struct daysum {
     int64_t job, attempt; // the last row that was read
     bool read;            // all rows were
     struct sum *sums;
-    size_t n, n_written;
+    size_t n, n_max, n_written;
     struct map by_key; // position + 1
 };
 
@@ -57,7 +57,10 @@ static struct sum *sum_of(struct daysum *d, sqlite3_stmt *s) {
     size_t at = (size_t)map_get_text(&d->by_key, key);
 
     if (!at) {
-        d->sums = hai_realloc_array(d->sums, d->n + 1, sizeof *d->sums);
+        if (d->n == d->n_max) {
+            d->n_max = MAX(2 * d->n_max, (size_t)64);
+            d->sums = hai_realloc_array(d->sums, d->n_max, sizeof *d->sums);
+        }
         d->sums[d->n++] = (struct sum){.user = hai_strdup(user),
                                        .team = hai_strdup(team ? team : ""),
                                        .group = hai_strdup(group),
