@@ -206,39 +206,33 @@ class Shape:
 
     def round(self, form, n_threads, n_repeats, peers):
         """Turns of ours and the peers: [(name, program's folder, their format, options)]."""
-        hai = Hai(self.path(form), n_threads)
+        sides, skipped = [Hai(self.path(form), n_threads)], {}
         with contextlib.ExitStack() as stack:
-            sides = [hai]
             for name, folder, theirs, options in peers:
-                server = stack.enter_context(peerserver.Server(
+                server = peerserver.Server(
                     peerserver.find(folder, "llama-server"), self.path(theirs + ".gguf"), n_threads,
-                    CONTEXT + 512, self.folder, options))
-                server.saved += name.replace(" ", "-")
+                    CONTEXT + 512, self.folder, name, options)
+                try:
+                    stack.enter_context(server)
+                except RuntimeError as e:
+                    skipped[name] = f"{self.name} does not load"
+                    print(f"skipped: {self.name} {name}: {e}", flush=True)
+                    continue
                 sides.append(Peer(name, server, self.config["vocab_size"], self.their_bytes(theirs)))
             turns = in_turns(sides, n_threads, n_repeats)
         bytes_of = {side.name: side.token_bytes for side in sides}
         return {"turns": turns, "bytes": bytes_of, "kv_bytes": self.kv_bytes(),
-                "ops": 2 * (self.values - self.head)}
+                "ops": 2 * (self.values - self.head), "skipped": skipped}
 
 
 def measure(shape, form, n_threads, n_repeats, with_kv):
-    """{"main": round, "kv": round or None, "skipped": {peer: reason}}"""
-    skipped = {}
-    todo = [(name, folder, THEIRS[form], IK_OPTIONS if name == IK else ())
-            for name, folder in shape.peers.items()]
-    if shape.name.startswith("moe-16b"):
-        # ik_llama.cpp has no form of this architecture without latent attention.
-        todo = [t for t in todo if t[0] != IK]
-        skipped[IK] = "does not load this architecture"
-    found = {"main": shape.round(form, n_threads, n_repeats, todo), "kv": None}
-    if with_kv and form == "int8" and IK in shape.peers and IK not in skipped:
-        try:
-            found["kv"] = shape.round(form, n_threads, n_repeats,
-                                      [(IK_KV, shape.peers[IK], "Q8_KV", IK_OPTIONS)])
-        except RuntimeError as e:
-            skipped[IK_KV] = str(e).splitlines()[0]
-            print(f"skipped: {shape.name} {IK_KV}: {e}", flush=True)
-    found["skipped"] = skipped
+    """{"main": round, "kv": round or None}"""
+    found = {"main": shape.round(form, n_threads, n_repeats,
+                                 [(name, folder, THEIRS[form], IK_OPTIONS if name == IK else ())
+                                  for name, folder in shape.peers.items()]), "kv": None}
+    if with_kv and form == "int8" and IK in found["main"]["bytes"]:
+        found["kv"] = shape.round(form, n_threads, n_repeats,
+                                  [(IK_KV, shape.peers[IK], "Q8_KV", IK_OPTIONS)])
     return found
 
 

@@ -39,12 +39,13 @@ def version(program):
 class Server:
     """A running server; use as a context manager."""
 
-    def __init__(self, program, model, n_threads, n_tokens, folder, more=()):
+    def __init__(self, program, model, n_threads, n_tokens, folder, name, more=()):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
+        self.folder = folder  # some write a log where they are started
         self.log = os.path.join(folder, f"server-{self.port}.log")
-        self.saved = os.path.join(folder, f"{os.path.basename(model)}.slot")
+        self.saved = os.path.join(folder, f"{os.path.basename(model)}.{name}".replace(" ", "-"))
         self.words = [program, "-m", model, "--host", "127.0.0.1", "--port", str(self.port),
                       "-t", str(n_threads), "-tb", str(n_threads), "-c", str(n_tokens), "-np", "1",
                       "-b", "2048", "-ub", "512", "--ctx-checkpoints", "0", "--cache-ram", "0",
@@ -53,7 +54,8 @@ class Server:
 
     def __enter__(self):
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=log,
+            self.process = subprocess.Popen(self.words, cwd=self.folder,
+                                            stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log)
         try:
             cluster.wait_for(f"answer of {self.words[0]}", self.ready, START_S, 0.2)
