@@ -213,7 +213,7 @@ static int take_words(int argc, char **argv, struct options *o) {
         o->configs[o->n_configs] = argv[optind++];
     if (!o->fuzz && !o->history)
         o->trace = argv[optind];
-    return check_options(o);
+    return 0;
 }
 
 /* getopt has refused it: an option that is not there, or its value. */
@@ -269,10 +269,12 @@ static int read_command(int argc, char **argv, struct options *o) {
     o->compare = compare;
     o->fuzz = fuzz;
     o->minimise = minimise;
-    if (!help)
-        return take_words(argc, argv, o);
-    fputs(usage, stdout);
-    return 1;
+    if (help) {
+        fputs(usage, stdout);
+        return 1;
+    }
+    int r = check_options(o);
+    return r < 0 ? r : take_words(argc, argv, o);
 }
 
 /* ---- one replay ---- */
