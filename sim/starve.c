@@ -202,6 +202,7 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
     if (!clock->since_us) {
         clock->since_us = now_us;
         clock->n_looks = 1;
+        clock->n_claims = starve->n_claims;
         starve->n_ran++;
     }
     if (!clock->near && now_us - clock->since_us > look_us(state) / 2) {
@@ -209,7 +210,9 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
         starve->n_near++;
     }
     clock->n_looks = MAX(clock->n_looks, 1 + before);
-    if (now_us - clock->since_us <= clock->n_looks * (look_us(state) + TURN_US))
+    // Room that others were given meanwhile may be what it could have had in that look.
+    int64_t n_looks = clock->n_looks + starve->n_claims - clock->n_claims;
+    if (now_us - clock->since_us <= n_looks * (look_us(state) + TURN_US))
         return 0;
     FAIL(
         "job %lld has waited for %lld us, could have had nodes for %lld us, and nobody is asked to "
