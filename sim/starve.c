@@ -202,7 +202,7 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
     if (!clock->since_us) {
         clock->since_us = now_us;
         clock->n_looks = 1;
-        clock->n_claims = starve->n_claims;
+        clock->n_passed = 0;
         starve->n_ran++;
     }
     if (!clock->near && now_us - clock->since_us > look_us(state) / 2) {
@@ -210,8 +210,7 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
         starve->n_near++;
     }
     clock->n_looks = MAX(clock->n_looks, 1 + before);
-    // Room that others were given meanwhile may be what it could have had in that look.
-    int64_t n_looks = clock->n_looks + starve->n_claims - clock->n_claims;
+    int64_t n_looks = clock->n_looks + clock->n_passed;
     if (now_us - clock->since_us <= n_looks * (look_us(state) + TURN_US))
         return 0;
     FAIL(
@@ -255,6 +254,16 @@ static int watch_left(const struct state *state, const struct job *job,
     return 0;
 }
 
+/* One was given room: those behind it may have asked in vain in that look for what it got. */
+static void note_passed(struct starve *starve, const struct state *state, const struct job *job) {
+    for (size_t i = 0; i < starve->n; i++) {
+        struct starve_clock *clock = &starve->clocks[i];
+        const struct job *one =
+            clock->kind == STARVE_WAITS ? state_job_find(state, clock->job) : NULL;
+        clock->n_passed += one && one->queued && queue_before(job, one);
+    }
+}
+
 static int watch_claim(struct starve *starve, const struct state *state, const struct job *job,
                        struct hai_err *err) {
     struct starve_clock *clock = clock_of(starve, job, STARVE_CLAIMS);
@@ -263,6 +272,8 @@ static int watch_claim(struct starve *starve, const struct state *state, const s
 
     starve->n_claims += fresh;
     clock->since_us = state->r.time_us;
+    if (fresh)
+        note_passed(starve, state, job);
     for (size_t i = 0; i < job->r.claim.n && r == 0; i++)
         r = watch_left(state, job, &job->r.claim.items[i], fresh, err);
     return r;

@@ -29,7 +29,7 @@ struct starve_clock {
     enum starve_kind kind;
     int64_t since_us; // log time: it runs since then; 0: it does not
     int n_looks;      // that it may take: those before it may lose their room, and ask again
-    int64_t n_claims; // of all, when it began to run
+    int n_passed;     // jobs before it in the order that were given room meanwhile
     bool seen;        // in this look
     bool near;        // it has run for more than half of what it may
 };

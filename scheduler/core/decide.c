@@ -13,13 +13,15 @@ struct memo {
     uint64_t serial; // of the shape
     uint64_t freed;  // of its group
     uint64_t cluster_seq;
-    bool too_big;       // there is no room for it now
-    int hopeless;       // nor would there be if the nodes in service were idle; -1: not looked at
-    int64_t hoped_us;   // not hopeless: until a reservation comes nearer
-    int64_t first_us;   // when the first in line may try to make room again
-    int64_t urgent_us;  // the same of the one that has waited for too long
-    int64_t none_us;    // nobody has before then,
-    uint64_t n_late;    // as long as the shape has this number
+    bool too_big;      // there is no room for it now
+    int hopeless;      // nor would there be if the nodes in service were idle; -1: not looked at
+    int64_t hoped_us;  // not hopeless: until a reservation comes nearer
+    int64_t first_us;  // when the first in line may try to make room again
+    int64_t urgent_us; // the same of the one that has waited for too long
+    int64_t none_us;   // nobody has before then,
+    uint64_t n_late;   // as long as the shape has this number
+    uint64_t looked;   // the run in which it was looked for one:
+    const struct job *urgent;
     bool scattered;     // there is room, but under more leaves than it need lie
     uint64_t n_touched; // of the state, when that was found
     uint64_t service;   // of the room, when the next was looked at
@@ -40,7 +42,7 @@ struct idle {
 };
 
 /* A search looks at all that runs: what is left over is searched for in the next run. */
-enum { ASKS_MAX = 16, URGENTS_MAX = 64 };
+enum { ASKS_MAX = 16 };
 
 struct decide {
     struct place_scratch scratch;
@@ -50,12 +52,10 @@ struct decide {
     size_t n_memos;
     struct queue_walk walk;
     struct backfill *backfill;
-    struct order_blocked blocked;             // in this run
-    int n_asks;                               // searches for victims in this run
-    bool unfinished;                          // the last run left searches over
-    const struct shape *urgents[URGENTS_MAX]; // met in this run, see note_urgent
-    size_t n_urgents;
-    bool more_urgents;         // than there is room for
+    struct order_blocked blocked; // in this run
+    int n_asks;                   // searches for victims in this run
+    bool unfinished;              // the last run left searches over
+    uint64_t n_runs;
     bool one_apart;            // this run proposed a job that keeps apart
     int64_t held_until_us;     // when the first of those that wait for leaves has waited enough
     int n_planned[GROUPS_MAX]; // in this run: blocked jobs with a planned start
@@ -305,45 +305,45 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
     return make_room(d, state, job, memo, ret);
 }
 
-/* So does, in every look, whoever has waited for too long: others of its shape may always stand
- * before it, of a better tier or with a smaller id, and ask in vain. */
-static bool is_urgent_due(const struct state *state, const struct shape *shape,
-                          const struct memo *memo) {
-    return !HAI_PLANT(PLANT_HIDDEN) && state->r.time_us >= memo->urgent_us &&
-           (state->r.time_us >= memo->none_us || memo->n_late != shape->n_late);
+/* Of the shape, who has waited for too long and may ask now; NULL: nobody. Such a one asks in every
+ * look at its own place in the order: others of its shape may always stand before it, of a better
+ * tier or with a smaller id, and ask in vain. */
+static const struct job *urgent_of(struct decide *d, const struct state *state,
+                                   const struct shape *shape, struct memo *memo) {
+    if (memo->looked == d->n_runs)
+        return memo->urgent;
+    memo->looked = d->n_runs;
+    memo->urgent = NULL;
+    if (HAI_PLANT(PLANT_HIDDEN) || state->r.time_us < memo->urgent_us || d->n_asks > ASKS_MAX ||
+        (state->r.time_us < memo->none_us && memo->n_late == shape->n_late))
+        return NULL;
+    memo->urgent = queue_longest(state, shape, &memo->none_us);
+    memo->n_late = shape->n_late;
+    if (!memo->urgent)
+        memo->urgent_us = next_ask_us(state);
+    return memo->urgent;
 }
 
-static bool try_urgent(struct decide *d, const struct state *state, const struct shape *shape,
+/* A job that found no room asks others for it. */
+static bool try_to_ask(struct decide *d, const struct state *state, const struct job *job,
                        struct memo *memo, struct decide_list *ret) {
-    const struct job *job = queue_longest(state, shape, &memo->none_us);
-
-    memo->n_late = shape->n_late;
-    if (job && !may_search(d, state, memo->urgent_us))
+    if (urgent_of(d, state, job->shape, memo) != job)
+        return try_make_room(d, state, job, memo, ret);
+    if (!may_search(d, state, memo->urgent_us))
         return false;
     memo->urgent_us = next_ask_us(state);
-    return job && make_room(d, state, job, memo, ret);
+    return make_room(d, state, job, memo, ret);
 }
 
-/* Shapes whose urgent one may ask when it is known that nobody starts: what is left over has its
- * turn in the next run. */
-static void note_urgent(struct decide *d, const struct state *state, const struct shape *shape,
-                        const struct memo *memo) {
-    if (!is_urgent_due(state, shape, memo))
-        return;
-    for (size_t i = 0; i < d->n_urgents; i++)
-        if (d->urgents[i] == shape)
-            return;
-    if (d->n_urgents == URGENTS_MAX)
-        d->more_urgents = true;
+/* Nor do those find room who stand behind it in its line; but one of them may ask. */
+static void pass_line(struct decide *d, const struct state *state, const struct job *job,
+                      struct memo *memo, bool asks) {
+    const struct job *urgent = asks ? urgent_of(d, state, job->shape, memo) : NULL;
+
+    if (urgent && queue_in_line_behind(job, urgent))
+        queue_walk_pass_to(&d->walk, urgent);
     else
-        d->urgents[d->n_urgents++] = shape;
-}
-
-static bool try_urgents(struct decide *d, const struct state *state, struct decide_list *ret) {
-    for (size_t i = 0; i < d->n_urgents; i++)
-        if (try_urgent(d, state, d->urgents[i], memo_of(d, state, d->urgents[i]), ret))
-            return true;
-    return false;
+        queue_walk_pass(&d->walk);
 }
 
 /* Those who wait behind a job, and want what it wants. */
@@ -422,16 +422,14 @@ static size_t walk_queue(struct decide *d, const struct state *state, struct dec
             n++;
         } else if (job->r.claim.n) {
             continue; // it has asked already; those behind it may be luckier
-        } else if (shares && n == 0 && try_make_room(d, state, job, memo, ret)) {
+        } else if (shares && n == 0 && try_to_ask(d, state, job, memo, ret)) {
             return 1;
         } else {
-            if (shares)
-                note_urgent(d, state, job->shape, memo);
             *blocked = !shares && blocks(d, state, memo, job->shape);
-            queue_walk_pass(&d->walk);
+            pass_line(d, state, job, memo, shares && n == 0);
         }
     }
-    return n == 0 && try_urgents(d, state, ret) ? 1 : n;
+    return n;
 }
 
 static uint64_t freed_in_all(const struct state *state) {
@@ -458,14 +456,13 @@ size_t decide_run(struct decide *d, const struct state *state, struct decide_lis
     room_follow(d->room, state);
     d->blocked = (struct order_blocked){0};
     d->n_asks = 0;
-    d->n_urgents = 0;
-    d->more_urgents = false;
+    d->n_runs++;
     d->one_apart = false;
     d->held_until_us = INT64_MAX;
     size_t n = place_claimants(d, state, ret);
     if (!n)
         n = order_backfills(state) ? walk_with_plans(d, state, ret) : walk_queue(d, state, ret);
-    d->unfinished = n == 0 && (d->n_asks > ASKS_MAX || d->more_urgents);
+    d->unfinished = n == 0 && d->n_asks > ASKS_MAX;
     now.is = n == 0 && !d->unfinished;
     now.held = d->held_until_us != INT64_MAX || order_backfills(state);
     now.until_us = MIN(now.until_us, d->held_until_us);

@@ -303,6 +303,18 @@ void queue_walk_pass(struct queue_walk *walk) {
     walk->given = false;
 }
 
+void queue_walk_pass_to(struct queue_walk *walk, const struct job *job) {
+    assert(walk->given);
+    assert(queue_in_line_behind(walk->heap[0], job));
+    replace_head(walk, (struct job *)job);
+    walk->given = false;
+}
+
+bool queue_in_line_behind(const struct job *job, const struct job *behind) {
+    return job->shape == behind->shape && line_of(job) == line_of(behind) &&
+           queue_place(job) < queue_place(behind);
+}
+
 static bool waits_longer(const struct job *a, int a_position, const struct job *b, int b_position) {
     if (a_position != b_position)
         return a_position < b_position;

@@ -43,6 +43,12 @@ struct job *queue_walk_next(struct queue_walk *walk);
  * state must not change during a walk. */
 void queue_walk_pass(struct queue_walk *walk);
 
+/* The same, but for one of that line behind it: that comes in its turn. */
+void queue_walk_pass_to(struct queue_walk *walk, const struct job *job);
+
+/* Are both of one shape, tier and level, and does `behind` stand behind the other? */
+bool queue_in_line_behind(const struct job *job, const struct job *behind);
+
 /* Tiers and levels are not what they were: sort. */
 void queue_sort(struct state *state);
 
