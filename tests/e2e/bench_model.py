@@ -5,26 +5,12 @@ usage: bench_model.py HAI_BENCH HAI_GENERATE
 """
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
+
 MODELS = "tests/fixtures/models/"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args):
-    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=300)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def weights(folder):
     return open(folder + "/model.safetensors", "rb").read()
 
@@ -114,7 +100,7 @@ def main():
         check_numbers(bench, scratch + "/fp8", "--cache-dtype", "f16", "--threads", 2)
         check_text(bench)
         check_bad(bench, scratch)
-    sys.exit(1 if failures else 0)
+    sys.exit(closing())
 
 
 main()

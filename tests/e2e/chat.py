@@ -8,29 +8,14 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 
+from checks import check, closing, run
+
 MODEL = "tests/fixtures/models/llama_mha"
 MODELS = "tests/fixtures/models/"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args, stdin="", env=None):
-    p = subprocess.run([str(a) for a in args], capture_output=True, input=stdin.encode(),
-                       timeout=120, env=env)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def talk(chat, *lines, model=MODEL, options=()):
     """Answers of one run, as JSON; each line is a message or a command."""
     code, out, err = run(chat, model, "--json", "--max-tokens", 40, *options,
@@ -187,7 +172,7 @@ def main():
         check_commands(chat, scratch)
         check_options(hai, chat)
         check_terminal(chat)
-    sys.exit(1 if failures else 0)
+    sys.exit(closing())
 
 
 main()

@@ -8,31 +8,15 @@ import json
 import os
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
 import ggufwrite
 import hollow
 
 MODELS = "tests/fixtures/models/"
 IDS = " ".join(str((i * 37 + i * i * 11 + 5) % 500) for i in range(40))
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args, text=None):
-    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=300,
-                       input=text.encode() if text else None)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def logits(evaluate, model, scratch):
     out = scratch + "/logits.npy"
     code, _, err = run(evaluate, "logits", "--model", model, "--token-ids", IDS, "--out", out)
@@ -158,8 +142,8 @@ def check_text(convert, generate, tokenize, scratch):
     check(run(convert, path, out)[0] == 0, "convert")
     lines = "".join(json.dumps(t) + "\n" for t in (
         "Hello! 1234 + 5 = 六, <\uff5cUser\uff5c> x\n\n  tabs\t", "中文 and ひらがな", "don't", ""))
-    ours = run(tokenize, "encode", "--model", out, text=lines)
-    theirs = run(tokenize, "encode", "--model", MODELS + "dsv3", text=lines)
+    ours = run(tokenize, "encode", "--model", out, stdin=lines)
+    theirs = run(tokenize, "encode", "--model", MODELS + "dsv3", stdin=lines)
     check(ours == theirs and ours[0] == 0, "%s\n%s" % (ours, theirs))
     ours = run(generate, "--model", out, "--prompt", "Hello", "--max-tokens", 8)
     theirs = run(generate, "--model", MODELS + "dsv3", "--prompt", "Hello", "--max-tokens", 8)
@@ -242,8 +226,7 @@ def main():
         check_text(convert, generate, tokenize, scratch)
         check_refusals(convert, scratch)
         check_signals(convert, scratch)
-    print("%d failed" % failures)
-    sys.exit(failures > 0)
+    sys.exit(closing())
 
 
 main()

@@ -8,27 +8,12 @@ import json
 import math
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
+
 MODELS = "tests/fixtures/models/"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args, stdin=""):
-    p = subprocess.run([str(a) for a in args], capture_output=True, input=stdin.encode(),
-                       timeout=300)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 QUESTIONS = [
     {"id": 1, "prompt": "The sky is", "choices": [" blue", " a fish that swims", " 7"], "answer": 0},
     {"id": "b", "prompt": "int main(void)\n{", "choices": ["\n\treturn 0;", "x", "return return"],
@@ -146,7 +131,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="hai-e2e-") as scratch:
         check_scores(evaluate, tokenize, scratch)
         check_bad(evaluate, scratch)
-    sys.exit(1 if failures else 0)
+    sys.exit(closing())
 
 
 main()

@@ -9,31 +9,15 @@ import json
 import math
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
 import ggufwrite
 
 MODEL = "tests/fixtures/models/llama_gqa"
 TEXT = "".join("Line %d of a text with words, numbers like %d and signs; nothing more.\n" %
                (i, i * i * 7919) for i in range(60))
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args, stdin=""):
-    p = subprocess.run([str(a) for a in args], capture_output=True, input=stdin.encode(),
-                       timeout=300)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def kl(evaluate, text, other, *more):
     code, out, err = run(evaluate, "kl", "--model", MODEL, "--other", other, "--text", text, *more)
     check(code == 0 and not err, "%s: exit %d: %s" % (other, code, err))
@@ -143,7 +127,7 @@ def main():
         check_kl(evaluate, quantize, tokenize, text, scratch)
         check_importance(quantize, text, scratch)
         check_refusals(evaluate, text)
-    sys.exit(1 if failures else 0)
+    sys.exit(closing())
 
 
 main()

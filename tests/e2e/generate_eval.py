@@ -14,17 +14,9 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, closing
+
 MODELS = "tests/fixtures/models/"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
 def run(*args, **more):
     env = {k: v for k, v in os.environ.items() if not k.startswith("HAI_")}
     env.update(more)
@@ -421,8 +413,7 @@ def main():
         check_bad_options(generate, evaluate, scratch)
         check_output(generate, evaluate, scratch)
         check_bad_training(train, scratch)
-    print("failed" if failures else "ok")
-    return 1 if failures else 0
+    return closing()
 
 
 if __name__ == "__main__":

@@ -9,23 +9,9 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
+
 MODELS = "tests/fixtures/models/"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args, stdin=None):
-    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=300,
-                       input=stdin.encode() if stdin is not None else None)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def flags(line):
     """The options of the one-shot form that say what a line says."""
     words = []
@@ -250,7 +236,7 @@ def main():
         check_logprobs(generate)
         check_chat(generate)
         check_bad(generate, scratch)
-    sys.exit(1 if failures else 0)
+    sys.exit(closing())
 
 
 main()

@@ -12,29 +12,14 @@ import shutil
 import signal
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 
+from checks import check, closing, run
 import hollow
 
 MODELS = "tests/fixtures/models/"
 IDS = " ".join(str((i * 37 + i * i * 11 + 5) % 500) for i in range(48))
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
-def run(*args):
-    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=300)
-    return p.returncode, p.stdout.decode(), p.stderr.decode()
-
-
 def logits(evaluate, model, scratch, *more):
     out = scratch + "/logits.npy"
     code, _, err = run(evaluate, "logits", "--model", model, "--token-ids", IDS, "--out", out, *more)
@@ -215,8 +200,7 @@ def main():
         check_out(quantize, scratch)
         check_refusals(quantize, generate, scratch)
         check_signals(quantize, scratch)
-    print("%d failed" % failures)
-    sys.exit(failures > 0)
+    sys.exit(closing())
 
 
 main()

