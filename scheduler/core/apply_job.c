@@ -320,8 +320,7 @@ static int set_group(struct mutate *c, struct job *job, const char *group) {
     struct place_need need = place_need_of(c->state, job);
     need.group = state_group_find(c->state, group);
     if (need.group < 0)
-        return hai_fail_at(&c->reply->err, -EINVAL, "unknown_group", "group", NULL,
-                           "there is no group %s", group);
+        return state_no_group(c->state, "group", group, &c->reply->err);
     return place_possible(c->state, &need, &c->reply->err);
 }
 

@@ -85,8 +85,7 @@ static int check(struct mutate *c, const struct entry_quota *in) {
         return hai_fail_at(err, -EINVAL, "bad_value", "name", NULL,
                            "a quota is that of one user, of one team, or of every user");
     if (in->gpus != S_ABSENT && state_group_find(c->state, in->group) < 0)
-        return hai_fail_at(err, -EINVAL, "unknown_group", "group", NULL, "there is no group %s",
-                           in->group);
+        return state_no_group(c->state, "group", in->group, err);
     return 0;
 }
 

@@ -535,7 +535,9 @@ int place_possible(const struct state *state, const struct place_need *need, str
                        (long long)(need->memory_per_node_bytes >> 20));
     if (n >= need->nodes)
         return hai_fail_at(err, -EINVAL, "impossible", "resources.nodes",
-                           "cross_zones: true lets one run span zones",
+                           state->r.cross_zone_jobs > 0
+                               ? "resources: {cross_zones: true} lets one run span zones"
+                               : "no job may span zones here: cross_zone_jobs of the cluster is 0",
                            "needs %lld nodes%s in one zone; group %s has %lld over all zones%s",
                            (long long)need->nodes, what, group->name, (long long)n, spares);
     return hai_fail_at(err, -EINVAL, "impossible", "resources", NULL,
@@ -550,12 +552,10 @@ int place_job_possible(const struct state *state, const struct job *job, struct 
     const struct entry_job_spec *spec = &job->r.spec;
 
     if (job->group < 0)
-        return hai_fail_at(err, -EINVAL, "unknown_group", "resources.group", NULL,
-                           "there is no group %s", spec->group);
+        return state_no_group(state, "resources.group", spec->group, err);
     for (size_t i = 0; i < spec->zones.n; i++)
         if (state_zone_find(state, spec->zones.items[i]) < 0)
-            return hai_fail_at(err, -EINVAL, "unknown_zone", "resources.zones", NULL,
-                               "there is no zone %s", spec->zones.items[i]);
+            return state_no_zone(state, "resources.zones", spec->zones.items[i], err);
     if (spec->nodes * spec->ranks_per_node > JOB_RANKS_MAX)
         return hai_fail_at(err, -ERANGE, "too_many", "resources.ranks", NULL,
                            "%lld nodes with %lld ranks each; expected at most %d ranks",

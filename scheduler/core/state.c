@@ -1,5 +1,7 @@
 #include "scheduler/core/state.h"
 
+#include <stdio.h>
+
 DEFINE_ENUM(node_state, NODE_STATE, NODE_STATES);
 DEFINE_ENUM(rank_state, RANK_STATE, RANK_STATES);
 DEFINE_ENUM(job_wanted, WANTED, WANTED_LIST);
@@ -141,6 +143,30 @@ int state_zone_find(const struct state *state, const char *name) {
         if (!strcmp(state->zones[i].name, name))
             return i;
     return -1;
+}
+
+static void name_one(char *text, size_t size, const char *kind, const char *name) {
+    size_t used = strlen(text);
+
+    (void)snprintf(text + used, size - used, "%s%s", used ? ", " : kind, name);
+}
+
+int state_no_group(const struct state *state, const char *where, const char *name,
+                   struct hai_err *err) {
+    char hint[HAI_ERR_HINT_BYTES] = "";
+
+    for (int i = 0; i < state->n_groups; i++)
+        name_one(hint, sizeof hint, "groups: ", state->groups[i].r.name);
+    return hai_fail_at(err, -EINVAL, "unknown_group", where, hint, "there is no group %s", name);
+}
+
+int state_no_zone(const struct state *state, const char *where, const char *name,
+                  struct hai_err *err) {
+    char hint[HAI_ERR_HINT_BYTES] = "";
+
+    for (int i = 0; i < state->n_zones; i++)
+        name_one(hint, sizeof hint, "zones: ", state->zones[i].name);
+    return hai_fail_at(err, -EINVAL, "unknown_zone", where, hint, "there is no zone %s", name);
 }
 
 const struct state_user *state_user_find(const struct state *state, const char *name) {

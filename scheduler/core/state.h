@@ -313,6 +313,13 @@ struct job *state_job_find(const struct state *state, int64_t id);
 int state_node_find(const struct state *state, const char *name);
 int state_group_find(const struct state *state, const char *name);
 int state_zone_find(const struct state *state, const char *name);
+
+/* Refuse a group or zone that is not there: -EINVAL, with the names that are as the hint. */
+int state_no_group(const struct state *state, const char *where, const char *name,
+                   struct hai_err *err);
+int state_no_zone(const struct state *state, const char *where, const char *name,
+                  struct hai_err *err);
+
 const struct state_user *state_user_find(const struct state *state, const char *name);
 
 /* The token with this SHA-256 (DIGEST_BYTES); NULL: none. Expiry is the caller's to check. */

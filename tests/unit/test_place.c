@@ -85,20 +85,19 @@ TEST(placements)
 
 static const struct {
     int64_t nodes, gpus, cpus;
-    bool cross;
     const char *group, *zone;
-    const char *code, *text;
+    const char *code, *text, *hint;
 } impossible[] = {
-    {1, 3, 0, false, NULL,  NULL, "impossible",
-     "needs 1 node with 3 GPUs and 1 CPU; group default has 0 such nodes"                 },
-    {5, 2, 0, false, NULL,  NULL, "impossible",
-     "needs 5 nodes with 2 GPUs and 1 CPU each; group default has 4 such nodes"           },
-    {3, 2, 0, false, NULL,  NULL, "impossible",
-     "needs 3 nodes with 2 GPUs and 1 CPU in one zone; group default has 4 over all zones"},
-    {1, 1, 9, false, NULL,  NULL, "impossible",
-     "needs 1 node with 1 GPU and 9 CPUs; group default has 0 such nodes"                 },
-    {1, 1, 0, false, "big", NULL, "unknown_group", "there is no group big"                },
-    {1, 1, 0, false, NULL,  "c",  "unknown_zone",  "there is no zone c"                   },
+    {1, 3, 0, NULL,  NULL, "impossible",
+     "needs 1 node with 3 GPUs and 1 CPU; group default has 0 such nodes",                  ""                                                      },
+    {5, 2, 0, NULL,  NULL, "impossible",
+     "needs 5 nodes with 2 GPUs and 1 CPU each; group default has 4 such nodes",            ""                                                      },
+    {3, 2, 0, NULL,  NULL, "impossible",
+     "needs 3 nodes with 2 GPUs and 1 CPU in one zone; group default has 4 over all zones", "resources: {cross_zones: true} lets one run span zones"},
+    {1, 1, 9, NULL,  NULL, "impossible",
+     "needs 1 node with 1 GPU and 9 CPUs; group default has 0 such nodes",                  ""                                                      },
+    {1, 1, 0, "big", NULL, "unknown_group", "there is no group big",                        "groups: default"                                       },
+    {1, 1, 0, NULL,  "c",  "unknown_zone",  "there is no zone c",                           "zones: a, b"                                           },
 };
 
 TEST(impossible_jobs_are_refused)
@@ -121,6 +120,7 @@ TEST(impossible_jobs_are_refused)
         CHECK_EQ(world_submit(&w, &spec), -EINVAL);
         CHECK_STR(w.reply.err.code, impossible[i].code);
         CHECK_STR(w.reply.err.text, impossible[i].text);
+        CHECK_STR(w.reply.err.hint, impossible[i].hint);
     }
     CHECK_EQ(w.state->n_jobs, 0);
     world_free(&w);
