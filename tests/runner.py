@@ -31,6 +31,9 @@ N_PARALLEL = max(1, min(os.cpu_count() or 1, 8))
 # one may have ranks that meet at a port: clusters give the same ones.
 ALONE = {"test_agent", "test_agent_faults", "test_api", "test_install", "test_sim", "test_start",
          "test_upd", "test_usage"}
+# Run against one of the builds only: what they prove does not differ, or sanitized programs are no
+# part of it. All others run against both.
+ONLY_OF = {"test_agent_faults": "asan", "test_pytorch": "release", "test_usage": "release"}
 # Sanitized programs and loaded machines are slower, never more than this.
 SANITIZER_FACTOR = 4
 BUILDS = {
@@ -253,6 +256,8 @@ def scripts(folder, kind, timeout_s, alone=lambda name: True):
     jobs = []
     for name in names:
         file = os.path.join(path, name)
+        if ONLY_OF.get(name, kind) != kind:
+            continue
         if name.startswith("test_") and os.path.isfile(file) and os.access(file, os.X_OK):
             jobs.append(Job(f"{kind}/{folder}/{name}", [file], env, timeout_s * factor, alone(name)))
     return jobs
@@ -262,16 +267,17 @@ def stages(runner):
     env = {"HAI_BUILD": os.path.join(BUILD, "release")}
     runner.say("builds")
     built = [kind for kind in ("release", "asan") if runner.run([build_job(kind)])]
-    for kind in built:
-        runner.say(f"unit tests, {kind}")
-        runner.run(meson_tests(kind))
-    if "release" in built and thread_targets():
-        runner.say("threads under the thread sanitizer")
-        if runner.run([build_job("tsan", thread_targets())]):
-            runner.run(meson_tests("tsan", "threads"))
-    runner.say("tidy")
-    runner.run([Job("tidy", ["tests/tidy"], env, 300, False),
-                Job("tidy/planted", ["tests/test_tidy.py"], env, 300, False)])
+    threads = "release" in built and thread_targets()
+    if threads and runner.run([build_job("tsan", threads)]):
+        built_for_threads = meson_tests("tsan", "threads")
+    else:
+        built_for_threads = []
+    runner.say("tidy, unit tests, threads under the thread sanitizer")
+    tests = [Job("tidy", ["tests/tidy"], env, 300, False),
+             Job("tidy/planted", ["tests/test_tidy.py"], env, 300, False), *built_for_threads]
+    for kind in reversed(built):  # the slow ones first: none is left over while a core idles
+        tests += meson_tests(kind)
+    runner.run(tests)
     for kind in built:
         runner.say(f"end to end, {kind}")
         # Most of their time is waiting: they share the machine, each with a cluster of its own.

@@ -73,7 +73,7 @@ def main(argv=None):
                 f.write(text)
             for trace, load, every in CASES:
                 window = ["--to", "9d"] if args.quick else []
-                ask = every[k] * (10 if args.quick and every[k] > 1 else 1)
+                ask = every[k] * (10 if args.quick else 1)
                 runs.append((trace, mode, pool.submit(figures, trace, config,
                                                       [*load, *window, "--eta", str(ask)])))
         for trace, mode, run in runs:

@@ -18,6 +18,13 @@ void test_fail(const char *file, int line, const char *format, ...) _printf_(3, 
 void test_skip(const char *reason);
 bool test_failed(void); // has the running test failed so far?
 
+/* Built with the address sanitizer: nothing is timed, and what is slow by nature is done in short. */
+#ifdef __SANITIZE_ADDRESS__
+enum { TEST_SANITIZED = true };
+#else
+enum { TEST_SANITIZED = false };
+#endif
+
 #define TEST(name)                                                                                 \
     static void test_##name(void);                                                                 \
     static struct test entry_##name = {#name, test_##name, NULL};                                  \
