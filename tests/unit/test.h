@@ -18,7 +18,8 @@ void test_fail(const char *file, int line, const char *format, ...) _printf_(3, 
 void test_skip(const char *reason);
 bool test_failed(void); // has the running test failed so far?
 
-/* Built with the address sanitizer: nothing is timed, and what is slow by nature is done in short. */
+/* Built with the address sanitizer: nothing is timed, and what is slow by nature is done in short.
+ */
 #ifdef __SANITIZE_ADDRESS__
 enum { TEST_SANITIZED = true };
 #else
