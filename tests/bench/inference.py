@@ -47,6 +47,7 @@ THEIRS = {"bf16": "BF16", "int8": "Q8_0", "fp8": "Q8_0", "int4": "Q4_0"}
 BITS = {"BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5, "Q8_KV": 8}
 PROMPT, NEW, CONTEXT = 512, 32, 4096
 WHATS = ("prefill 512", "decode", "decode at 4,096")
+DEEP_PREFILL = "prefill 512 at 4,096"
 IK_OPTIONS = ("-rtr", "-mla", "3")
 LLAMA, IK, IK_KV = "llama.cpp", "ik", "ik q8_KV"
 
