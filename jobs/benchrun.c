@@ -90,7 +90,8 @@ static int load(struct bench *b, struct benchrun_result *ret, struct hai_err *er
                                           .n_cache_pages = b->n_pages,
                                           .n_seq_pages = b->n_pages,
                                           .page_tokens = PAGE_TOKENS,
-                                          .cache_dtype = o->engine.cache_dtype};
+                                          .cache_dtype = o->engine.cache_dtype,
+                                          .fast_prefill = o->engine.place.fast_prefill};
     if (o->engine.place.dtype == GENERATE_BF16) {
         r = model_new(&ret->config, &options, &b->model, err);
         if (r == 0)

@@ -41,6 +41,9 @@ int engineargs_set(const char *program, int code, const char *text, struct engin
         status = modelargs_number(program, "--threads", text, 1, MODEL_THREADS_MAX, true, &x);
         o->place.n_threads = (int)x;
         return status;
+    case ENGINEARGS_FAST_PREFILL:
+        o->place.fast_prefill = true;
+        return 0;
     case ENGINEARGS_SLOTS:
         status = modelargs_number(program, "--slots", text, 1, 4096, true, &x);
         o->n_slots = (int32_t)x;

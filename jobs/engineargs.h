@@ -7,6 +7,7 @@ enum {
     ENGINEARGS_BACKEND = 0x300,
     ENGINEARGS_DTYPE,
     ENGINEARGS_THREADS,
+    ENGINEARGS_FAST_PREFILL,
     ENGINEARGS_SLOTS,
     ENGINEARGS_CACHE_DTYPE,
     ENGINEARGS_CACHE_TOKENS,
@@ -16,8 +17,9 @@ enum {
 /* Entries for an array of struct option: of where to compute, and of the engine. */
 #define ENGINEARGS_PLACE_OPTIONS                                                                   \
     {"backend", required_argument, NULL, ENGINEARGS_BACKEND},                                      \
-        {"dtype", required_argument, NULL, ENGINEARGS_DTYPE}, {                                    \
-        "threads", required_argument, NULL, ENGINEARGS_THREADS                                     \
+        {"dtype", required_argument, NULL, ENGINEARGS_DTYPE},                                      \
+        {"threads", required_argument, NULL, ENGINEARGS_THREADS}, {                                \
+        "fast-prefill", no_argument, NULL, ENGINEARGS_FAST_PREFILL                                 \
     }
 #define ENGINEARGS_OPTIONS                                                                         \
     {"slots", required_argument, NULL, ENGINEARGS_SLOTS},                                          \
@@ -30,7 +32,12 @@ enum {
 #define ENGINEARGS_PLACE_USAGE                                                                     \
     "  --backend B        ref, cpu (default) or cuda\n"                                            \
     "  --dtype bf16       round the weights to bf16 first; arithmetic stays float32\n"             \
-    "  --threads N        compute with N threads (default: the processors there are)\n"
+    "  --threads N        compute with N threads (default: the processors there are)\n"            \
+    "  --fast-prefill     compute long pieces of a prompt in the form with the least work "        \
+    "(latent\n"                                                                                    \
+    "                     attention): faster, but an answer's last digits then depend on how "     \
+    "its\n"                                                                                        \
+    "                     prompt was cut and batched\n"
 #define ENGINEARGS_USAGE                                                                           \
     "  --slots N          requests that run at once (default 32)\n"                                \
     "  --cache-dtype T    of keys and values: f32 (default), f16 or bf16\n"                        \

@@ -44,6 +44,9 @@ static int set_option(int c, struct args *ret) {
         return modelargs_backend(NAME, optarg, &ret->place.backend);
     case 'd':
         return modelargs_dtype(NAME, optarg, &ret->place.dtype);
+    case 'f':
+        ret->place.fast_prefill = true;
+        return 0;
     case 'q': // kl shows no progress
         return 0;
     case 'h':
@@ -67,7 +70,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"dtype",              required_argument, NULL, 'd'},
         {"quiet",                  no_argument, NULL, 'q'},
         {"help",              no_argument, NULL, 'h'},
-        {0              },
+        {"fast-prefill",               no_argument, NULL, 'f'},
+        {0          },
     };
     int c;
 

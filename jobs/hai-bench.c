@@ -85,9 +85,17 @@ static void print_first(const struct benchrun_result *r) {
            r->warm_s.most, BENCHRUN_FIRST_TOKENS);
 }
 
+/* Which form prefill ran in. */
+static const char *prefill_form(const struct benchrun_options *o, const struct benchrun_result *r) {
+    if (!o->engine.place.fast_prefill)
+        return "row-invariant prefill";
+    return model_has_fast_prefill(&r->config) ? "fast prefill"
+                                              : "row-invariant prefill (this model has no other)";
+}
+
 static void print_text(const struct benchrun_options *o, const struct benchrun_result *r) {
-    printf("%s: %.2f billion parameters, kernel path %s, %d threads\n", o->model, r->n_params / 1e9,
-           r->kernel_path, o->engine.place.n_threads);
+    printf("%s: %.2f billion parameters, kernel path %s, %d threads, %s\n", o->model,
+           r->n_params / 1e9, r->kernel_path, o->engine.place.n_threads, prefill_form(o, r));
     printf("weights: %.2f GB in files, %.2f GB of matrices read a token\n",
            (double)r->weight_bytes / 1e9, r->token_bytes / 1e9);
     printf("memory: %.2f GB at most, %.2f GB of it not of mapped files\n",
@@ -132,6 +140,8 @@ static void print_json(const struct benchrun_options *o, const struct benchrun_r
     json_add_string(all, "model", o->model);
     json_add_string(all, "kernel_path", r->kernel_path);
     json_add_int(all, "threads", o->engine.place.n_threads);
+    json_add_bool(all, "row_invariant",
+                  !o->engine.place.fast_prefill || !model_has_fast_prefill(&r->config));
     json_add_real(all, "parameters", r->n_params);
     json_add_int(all, "weights_bytes", r->weight_bytes);
     json_add_real(all, "token_bytes", r->token_bytes);

@@ -37,6 +37,9 @@ static const char usage[] =
     "  --backend B    ref, cpu (default) or cuda\n"
     "  --dtype bf16   round the weights to bf16 first, of kl both models'; arithmetic stays "
     "float32\n"
+    "  --fast-prefill compute long texts in the form with the least work, of kl in the other "
+    "model\n"
+    "                 alone: with one folder as both, kl says what the option costs\n"
     "  -q, --quiet    no progress on stderr\n";
 
 struct args {
@@ -143,7 +146,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"backend",              required_argument, NULL, 'b'},
         {"dtype",                  required_argument, NULL, 'd'},
         {"help",              no_argument, NULL, 'h'},
-        {0              },
+        {"fast-prefill",               no_argument, NULL, 'f'},
+        {0            },
     };
     int c, status = 0;
 
@@ -172,6 +176,9 @@ static int parse(int argc, char **argv, struct args *ret) {
             break;
         case 'd':
             status = modelargs_dtype(NAME, optarg, &ret->place.dtype);
+            break;
+        case 'f':
+            ret->place.fast_prefill = true;
             break;
         case 'h':
             fputs(usage, stdout);

@@ -103,6 +103,7 @@ struct k_weight_part {
     X(cache_put)                                                                                   \
     X(rope)                                                                                        \
     X(attention)                                                                                   \
+    X(attention_expand)                                                                            \
     X(attention_dx)                                                                                \
     X(swiglu)                                                                                      \
     X(swiglu_dx)                                                                                   \
@@ -311,6 +312,30 @@ struct k_attention {
     struct k_tensor pages;     // [n_seqs, n_pages] i32, may be absent
     int64_t page_tokens;       // with pages
     float scale;               // of the scores, before the softmax
+};
+
+/* Causal attention over a cache of compressed keys and values, which are expanded on the way: what
+ * multi-head latent attention does in training, for many queries of a sequence at once. A cached
+ * row is c [n_latent] and r [d_rope]; head h has the key (w_key[h] c, r) and the value w_value[h]
+ * c. Sequences, keys and pages as in attention.
+ *
+ * Files of Q8 and Q4 weights hold the keys' half turned: w_key is [n_heads, n_latent, d_nope] then,
+ * its products meet c in float32, while those of w_value round c as linear does. Sums: a key or
+ * value as in linear; the rest in no order that is promised, and no bits are shared with attention
+ * over the same cache: whoever takes this form for some batches and not for others is not
+ * row-invariant. */
+struct k_attention_expand {
+    struct k_tensor y;              // [n_tokens, n_heads, d_value]
+    struct k_tensor q;              // [n_tokens, n_heads, d_nope + d_rope]
+    struct k_tensor cache;          // [n_cache_rows, n_latent + d_rope]
+    const struct k_weight *w_key;   // [n_heads, d_nope, n_latent], or turned
+    const struct k_weight *w_value; // [n_heads, d_value, n_latent]
+    struct k_tensor q_start;        // [n_seqs + 1], ascending
+    struct k_tensor kv_length;      // [n_seqs], at least the queries of the sequence
+    struct k_tensor pages;          // [n_seqs, n_pages] i32
+    int64_t page_tokens;
+    float scale; // of the scores, before the softmax
+    bool turned;
 };
 
 /* Gradients of attention by q, k and v; needs every sequence whole (kv_length = its queries).

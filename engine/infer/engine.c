@@ -139,6 +139,7 @@ static int load(struct engine *e, const char *dir, struct hai_err *err) {
         .page_tokens = o->page_tokens,
         .n_seq_pages = n_table,
         .cache_dtype = o->cache_dtype,
+        .fast_prefill = o->place.fast_prefill,
     };
 
     if (o->place.dtype != GENERATE_BF16)
@@ -372,7 +373,8 @@ static void move_pages(struct engine *e, const struct batcher_plan *plan) {
     }
 }
 
-/* Whose cache it is. Rounded weights are other weights. */
+/* Whose cache it is. Rounded weights are other weights, and --fast-prefill is another kernel path:
+ * what it cached has other bits. */
 static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct hai_err *err) {
     struct {
         uint8_t weights[DIGEST_SHA256_BYTES];
@@ -386,7 +388,9 @@ static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct h
     *ret = (struct prefix_file_owner){.cache_dtype = e->options.cache_dtype,
                                       .page_bytes = (int64_t)e->page_bytes};
     digest_sha256(&what, sizeof what, ret->weights_hash);
-    (void)snprintf(ret->kernel_path, sizeof ret->kernel_path, "%s", model_ctx(e->model)->path);
+    bool fast = e->options.place.fast_prefill && model_has_fast_prefill(&e->config);
+    (void)snprintf(ret->kernel_path, sizeof ret->kernel_path, "%s%s", model_ctx(e->model)->path,
+                   fast ? " fast-prefill" : "");
     return 0;
 }
 

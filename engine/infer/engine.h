@@ -4,7 +4,8 @@
  * sample.h and grammar.h choose, drafts.h or the multi-token module guess ahead. One thread calls
  * it, from its own loop: submit and cancel between steps or in callbacks, then step. What a request
  * gets depends on its ids, its options and its seed alone (batcher.h and sample.h say why); when it
- * gets it depends on everything.
+ * gets it depends on everything. With place.fast_prefill the last digits depend on how its
+ * prompt was cut into steps too, and so on who else was there and on what was cached.
  *
  * Memory for the model, the cache and the batch is taken by engine_open, for a request by
  * engine_submit; a step takes none.

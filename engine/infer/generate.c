@@ -49,7 +49,8 @@ int generate_open(const char *dir, const struct generate_place *place, int64_t n
                                           .dtype = place->dtype == GENERATE_BF16 ? K_BF16 : K_F32,
                                           .n_cache_pages = g->n_pages,
                                           .n_seq_pages = g->n_pages,
-                                          .page_tokens = PAGE_TOKENS};
+                                          .page_tokens = PAGE_TOKENS,
+                                          .fast_prefill = place->fast_prefill};
     if (place->dtype == GENERATE_BF16) {
         r = model_new(&g->config, &options, &g->model, err);
         if (r == 0)

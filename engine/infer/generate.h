@@ -2,7 +2,7 @@
  *
  * One sequence at a time, with a key-value cache. A token's bits depend on the model, the kernel
  * path and the tokens before it; not on how the prompt was cut into pieces, nor on threads. Serving
- * many sequences at once is engine/infer's later part.
+ * many sequences at once is engine.h's.
  */
 #pragma once
 #include "engine/infer/sample.h"
@@ -17,6 +17,7 @@ struct generate_place {
     enum k_backend backend;
     enum generate_dtype dtype;
     int n_threads;
+    bool fast_prefill; // see model.h; then bits do depend on how a prompt was cut
 };
 
 struct generate;

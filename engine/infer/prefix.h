@@ -55,7 +55,7 @@ void prefix_path(const struct prefix *t, int32_t node, int32_t *ret_pages, int32
 /* Add a full page below `node`, which the caller has pinned (or PREFIX_NONE). The tree holds the
  * page. If it has these ids there already, nothing is added.
  * Returns the node: `page`, or the one that was there, which the caller may use instead: under
- * row-invariant kernels its bytes are the same. */
+ * row-invariant kernels its bytes are the same, with fast_prefill but for rounding. */
 int32_t prefix_add(struct prefix *t, uint64_t key, int32_t node, const int32_t *ids, int32_t page);
 
 /* The same for filling a tree from a file: `node` need not be pinned, and the new node becomes the

@@ -164,7 +164,7 @@ static int read_header(struct cursor *c, const char *path, uint64_t file_bytes,
     if (memcmp(hash, owner->weights_hash, PREFIX_FILE_HASH_BYTES) != 0)
         return differs(err, path, "model");
     if (strncmp((const char *)kernel_path, owner->kernel_path, PREFIX_FILE_PATH_BYTES) != 0)
-        return differs(err, path, "kernel path");
+        return differs(err, path, "kernel path or choice of --fast-prefill");
     if (dtype != owner->cache_dtype)
         return differs(err, path, "type of keys and values");
     if (tokens != (uint32_t)page_tokens || page_bytes != (uint64_t)owner->page_bytes)

@@ -34,7 +34,8 @@ enum {
 /* Whose cache it is; all of it must agree. */
 struct prefix_file_owner {
     uint8_t weights_hash[PREFIX_FILE_HASH_BYTES]; // of the model's weights and configuration
-    char kernel_path[PREFIX_FILE_PATH_BYTES];     // as the kernels name it: "ref", "avx512", ...
+    char kernel_path[PREFIX_FILE_PATH_BYTES];     // as the kernels name it: "ref", "avx512", ...,
+                                                  // and behind it " fast-prefill" with that option
     uint32_t cache_dtype;                         // enum k_dtype
     int64_t page_bytes; // of one page over all layers, 1 to PREFIX_FILE_PAGE_BYTES_MAX
 };

@@ -80,11 +80,13 @@ int textruns_compare(const char *dir, const char *other, const struct generate_p
                      struct hai_err *err) {
     _cleanup_(generate_freep) struct generate *a = NULL, *b = NULL;
     struct comparison c = {.window = window};
+    struct generate_place plain = *place;
     int64_t n_windows = n / window;
 
+    plain.fast_prefill = false;
     int r = check_window(n, window, err);
     if (r == 0)
-        r = generate_open(dir, place, window, &a, err);
+        r = generate_open(dir, &plain, window, &a, err);
     if (r == 0)
         r = generate_open(other, place, window, &b, err);
     if (r < 0)

@@ -16,7 +16,8 @@ struct textruns_compared {
                            // window positions
 };
 
-/* -EINVAL: another vocabulary, or not a window of ids. Memory: one window of logits. */
+/* place->fast_prefill is for `other` alone: with one folder as both it is what is compared.
+ * -EINVAL: another vocabulary, or not a window of ids. Memory: one window of logits. */
 int textruns_compare(const char *dir, const char *other, const struct generate_place *place,
                      const int32_t *ids, int64_t n, int64_t window, struct textruns_compared *ret,
                      struct hai_err *err);

@@ -265,6 +265,7 @@ int model_new(const struct model_config *config, const struct model_options *opt
     assert(options->n_seqs_max > 0);
     m->config = *config;
     m->options = *options;
+    m->shared.fast_prefill = options->fast_prefill;
     int r = params_new(config, &m->params, err);
     if (r < 0)
         return r;
@@ -321,6 +322,10 @@ const struct model_config *model_config_of(const struct model *m) {
 
 const struct params *model_params(const struct model *m) {
     return m->params;
+}
+
+bool model_has_fast_prefill(const struct model_config *config) {
+    return config->latent_attention;
 }
 
 struct k_ctx *model_ctx(struct model *m) {

@@ -34,6 +34,9 @@ struct model_options {
     int64_t page_tokens;             // of a page
     int64_t n_seq_pages;             // most pages of one sequence
     enum k_dtype cache_dtype;        // K_F32, K_BF16 or K_F16
+    // With a cache: many rows of a sequence may be computed in another form than few, whose bits
+    // differ. Off: what a token gets does not depend on the batch it is in.
+    bool fast_prefill;
 };
 
 /* Packed token sequences. ids [n_tokens]; seq_start [n_seqs + 1] from 0 to n_tokens.
@@ -88,6 +91,10 @@ DEFINE_CLEANUP(struct model *, model_free)
 
 const struct model_config *model_config_of(const struct model *model);
 const struct params *model_params(const struct model *model);
+
+/* Is there anything that fast_prefill changes? Only latent attention has another form. */
+bool model_has_fast_prefill(const struct model_config *config);
+
 struct k_ctx *model_ctx(struct model *model);
 float *model_weights(struct model *model);   // params.n_elements; NULL unless all are flat float32
 float *model_gradients(struct model *model); // params.n_trained; NULL without training

@@ -70,9 +70,10 @@ struct layer_limits {
     enum k_dtype cache_dtype;
 };
 
-/* Tables shared by all layers of a model. */
+/* What all layers of a model share. */
 struct layer_shared {
     struct k_tensor rope_cos, rope_sin; // [n_positions, d_rope / 2]
+    bool fast_prefill;                  // with a cache: forms may depend on the number of rows
 };
 
 /* Kinds of layers. All functions return 0 or what the operator returned.

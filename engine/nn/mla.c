@@ -5,8 +5,10 @@
  * Training forms the keys and values of every head. With a cache they are never formed: the cache
  * holds the compressed vector and the rotated key, queries are taken through the keys' half of kv_b
  * and the attended vectors through the values' half, at every position. Quantised files hold the
- * keys' half transposed, so that this too is a product along rows. Source: DeepSeek-V2, section 2.1
- * and appendix C; DeepSeek-V3, inference/model.py ("absorb"). */
+ * keys' half transposed, so that this too is a product along rows. With fast_prefill a sequence
+ * that has many rows in the batch forms keys and values of what is cached after all, where that is
+ * less work. Source: DeepSeek-V2, section 2.1 and appendix C; DeepSeek-V3, inference/model.py
+ * ("absorb"). */
 enum { NORM, O, KV_A, KV_A_NORM, KV_B, KV_B_KEYS, KV_B_VALUES, KV_B_TURNED, Q, Q_A, Q_A_NORM };
 
 enum {
@@ -193,47 +195,134 @@ static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *
     return k_attention(ctx, &a);
 }
 
-/* Queries through the keys' half of kv_b. */
-static int absorb(struct k_ctx *ctx, const struct layer *l, int64_t n) {
-    const struct model_config *c = l->config;
-    struct k_tensor to =
-        layer_heads(l, QUERY_LATENT, n, 0, c->n_heads, c->kv_lora + c->d_rope, c->kv_lora);
-
-    if (l->params[KV_B_TURNED].w)
-        return k_linear_heads(ctx, &(struct k_linear_heads){.y = to,
-                                                            .x = key_part(l, QUERY, n, NOPE),
-                                                            .w = l->params[KV_B_TURNED].w});
-    return k_linear_heads_dx(ctx, &(struct k_linear_heads_dx){.dx = to,
-                                                              .dy = key_part(l, QUERY, n, NOPE),
-                                                              .w = l->params[KV_B_KEYS].w});
+/* Rows [first, first + n) of a tensor. */
+static struct k_tensor rows_from(struct k_tensor t, int64_t first, int64_t n) {
+    t.data = (char *)t.data + k_dtype_n_bytes(t.dtype, first * t.stride[0]);
+    t.shape[0] = n;
+    return t;
 }
 
-/* The same over the cache of compressed vectors: one key head of kv_lora + d_rope, whose first
- * kv_lora numbers are the value. */
-static int attend_latent(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+/* Sequences [first, end) of a batch, their rows where they are. */
+static struct layer_batch seqs_from(const struct layer_batch *batch, int64_t first, int64_t end) {
+    struct layer_batch b = *batch;
+
+    b.seq_start = rows_from(b.seq_start, first, end - first + 1);
+    b.kv_length = rows_from(b.kv_length, first, end - first);
+    b.pages = rows_from(b.pages, first, end - first);
+    b.n_seqs = end - first;
+    return b;
+}
+
+/* Queries through the keys' half of kv_b, rows [first, first + n). */
+static int absorb(struct k_ctx *ctx, const struct layer *l, int64_t first, int64_t n) {
     const struct model_config *c = l->config;
-    int64_t n = batch->n_tokens, h = c->n_heads, latent = c->kv_lora, width = latent + c->d_rope;
-    struct k_tensor cache = layer_cache(l, CACHE, 1, width, width), values = cache, turned = cache;
+    struct k_tensor to =
+        layer_heads(l, QUERY_LATENT, first + n, 0, c->n_heads, c->kv_lora + c->d_rope, c->kv_lora);
+    struct k_tensor from = rows_from(key_part(l, QUERY, first + n, NOPE), first, n);
+
+    to = rows_from(to, first, n);
+    if (l->params[KV_B_TURNED].w)
+        return k_linear_heads(
+            ctx, &(struct k_linear_heads){.y = to, .x = from, .w = l->params[KV_B_TURNED].w});
+    return k_linear_heads_dx(
+        ctx, &(struct k_linear_heads_dx){.dx = to, .dy = from, .w = l->params[KV_B_KEYS].w});
+}
+
+/* Rows [first, first + n) of a batch's sequences over the cache of compressed vectors: one key head
+ * of kv_lora + d_rope, whose first kv_lora numbers are the value. */
+static int attend_latent(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
+                         int64_t first, int64_t n) {
+    const struct model_config *c = l->config;
+    int64_t all = batch->n_tokens, h = c->n_heads, latent = c->kv_lora, width = latent + c->d_rope;
+    struct k_tensor cache = layer_cache(l, CACHE, 1, width, width), values = cache;
     struct k_attention a = attention_of(l, batch);
 
     values.shape[2] = latent;
-    turned.data = (char *)cache.data + (size_t)latent * k_dtype_bytes(cache.dtype);
-    turned.shape[2] = c->d_rope;
+    LAYER_TRY(absorb(ctx, l, first, n));
     LAYER_TRY(
-        layer_cache_put(ctx, batch, layer_heads(l, CKV_NORMED, n, 0, 1, latent, latent), values));
-    LAYER_TRY(layer_cache_put(ctx, batch, shared_key(l, CKV, n, 1), turned));
-    LAYER_TRY(absorb(ctx, l, n));
-    LAYER_TRY(copy(ctx, key_part(l, QUERY, n, ROPE),
-                   layer_heads(l, QUERY_LATENT, n, latent, h, width, c->d_rope)));
-    a.y = layer_heads(l, OUT_LATENT, n, 0, h, latent, latent);
-    a.q = layer_heads(l, QUERY_LATENT, n, 0, h, width, width);
+        copy(ctx, rows_from(key_part(l, QUERY, all, ROPE), first, n),
+             rows_from(layer_heads(l, QUERY_LATENT, all, latent, h, width, c->d_rope), first, n)));
+    a.y = layer_heads(l, OUT_LATENT, all, 0, h, latent, latent);
+    a.q = layer_heads(l, QUERY_LATENT, all, 0, h, width, width);
     a.k = cache;
     a.v = values;
     LAYER_TRY(k_attention(ctx, &a));
     return k_linear_heads(
-        ctx, &(struct k_linear_heads){.y = layer_heads(l, OUT, n, 0, h, c->d_value, c->d_value),
-                                      .x = a.y,
-                                      .w = l->params[KV_B_VALUES].w});
+        ctx, &(struct k_linear_heads){
+                 .y = rows_from(layer_heads(l, OUT, all, 0, h, c->d_value, c->d_value), first, n),
+                 .x = rows_from(a.y, first, n),
+                 .w = l->params[KV_B_VALUES].w});
+}
+
+/* The same in the form that expands the cache. */
+static int attend_expanded(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens;
+    bool turned = l->params[KV_B_TURNED].w != NULL;
+
+    return k_attention_expand(
+        ctx, &(struct k_attention_expand){
+                 .y = layer_heads(l, OUT, n, 0, c->n_heads, c->d_value, c->d_value),
+                 .q = key_part(l, QUERY, n, WHOLE),
+                 .cache = layer_rows(l, CACHE, l->buffers[CACHE].rows),
+                 .w_key = l->params[turned ? KV_B_TURNED : KV_B_KEYS].w,
+                 .w_value = l->params[KV_B_VALUES].w,
+                 .q_start = batch->seq_start,
+                 .kv_length = batch->kv_length,
+                 .pages = batch->pages,
+                 .page_tokens = batch->page_tokens,
+                 .scale = (float)config_attention_scale(c),
+                 .turned = turned,
+             });
+}
+
+/* Rows of a sequence below which it stays compressed whatever the count of operations says: more
+ * than one that decodes has, with all that is guessed ahead for it. A batch with that many rows is
+ * one that k_attention does not split, so it leaves alone the rows of sequences it is not given. */
+enum { EXPAND_ROWS_MIN = 48 };
+
+/* Would sequence s be less work expanded? In multiply-adds of a head. */
+static bool expands(const struct layer *l, const struct layer_batch *batch, int64_t s) {
+    const struct model_config *c = l->config;
+    const int32_t *start = batch->seq_start.data;
+    int64_t n = start[s + 1] - start[s], n_keys = ((const int32_t *)batch->kv_length.data)[s];
+    int64_t pairs = n * n_keys - n * (n - 1) / 2, row = c->kv_lora * (c->d_nope + c->d_value);
+
+    return l->shared->fast_prefill && n >= EXPAND_ROWS_MIN &&
+           n_keys * row + pairs * (c->d_nope + c->d_rope + c->d_value) <
+               n * row + pairs * (2 * c->kv_lora + c->d_rope);
+}
+
+/* Attention over the cache: runs of sequences that take the same form. */
+static int attend_cached(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const int32_t *start = batch->seq_start.data;
+
+    if (ctx->measuring) {
+        LAYER_TRY(attend_latent(ctx, l, batch, 0, batch->n_tokens));
+        return l->shared->fast_prefill ? attend_expanded(ctx, l, batch) : 0;
+    }
+    for (int64_t s = 0, end; s < batch->n_seqs; s = end) {
+        bool expanded = expands(l, batch, s);
+        for (end = s + 1; end < batch->n_seqs && expands(l, batch, end) == expanded;)
+            end++;
+        struct layer_batch some = seqs_from(batch, s, end);
+        LAYER_TRY(expanded ? attend_expanded(ctx, l, &some)
+                           : attend_latent(ctx, l, &some, start[s], start[end] - start[s]));
+    }
+    return 0;
+}
+
+/* New tokens into the cache. */
+static int put(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct model_config *c = l->config;
+    int64_t n = batch->n_tokens, latent = c->kv_lora, width = latent + c->d_rope;
+    struct k_tensor values = layer_cache(l, CACHE, 1, width, latent), turned = values;
+
+    turned.data = (char *)values.data + (size_t)latent * k_dtype_bytes(values.dtype);
+    turned.shape[2] = c->d_rope;
+    LAYER_TRY(
+        layer_cache_put(ctx, batch, layer_heads(l, CKV_NORMED, n, 0, 1, latent, latent), values));
+    return layer_cache_put(ctx, batch, shared_key(l, CKV, n, 1), turned);
 }
 
 static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
@@ -243,7 +332,12 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
     LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
                          l->config->norm_eps));
     LAYER_TRY(project(ctx, l, batch));
-    LAYER_TRY(batch->pages.data ? attend_latent(ctx, l, batch) : attend(ctx, l, batch));
+    if (batch->pages.data) {
+        LAYER_TRY(put(ctx, l, batch));
+        LAYER_TRY(attend_cached(ctx, l, batch));
+    } else {
+        LAYER_TRY(attend(ctx, l, batch));
+    }
     LAYER_TRY(layer_residual(ctx, x, y));
     return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "kernels/cpu/attention_dx_body.h"
+#include "kernels/cpu/expand_body.h"
 #include "kernels/cpu/linear_body.h"
 #include "kernels/cpu/rows_body.h"
 
@@ -14,13 +15,14 @@
         .rmsnorm_dx = rmsnorm_dx, .rmsnorm_dw = rmsnorm_dw, .linear = linear,                      \
         .linear_dx = linear_dx, .linear_dw = linear_dw, .linear_heads = linear_heads,              \
         .linear_heads_dx = linear_heads_dx, .rope = rope, .attention = attention,                  \
-        .attention_dx = attention_dx, .swiglu = swiglu, .swiglu_dx = swiglu_dx,                    \
-        .combine = combine, .combine_dx = combine_dx, .cross_entropy = cross_entropy,              \
-        .copy = copy, .sum_heads = sum_heads, .add = add, .sum_squares = sum_squares,              \
-        .adamw = adamw, .linear_workspace = linear_workspace,                                      \
+        .attention_expand = attention_expand, .attention_dx = attention_dx, .swiglu = swiglu,      \
+        .swiglu_dx = swiglu_dx, .combine = combine, .combine_dx = combine_dx,                      \
+        .cross_entropy = cross_entropy, .copy = copy, .sum_heads = sum_heads, .add = add,          \
+        .sum_squares = sum_squares, .adamw = adamw, .linear_workspace = linear_workspace,          \
         .linear_heads_workspace = linear_heads_workspace,                                          \
         .linear_heads_dx_workspace = linear_heads_dx_workspace,                                    \
         .linear_dx_workspace = linear_dx_workspace, .linear_dw_workspace = linear_dw_workspace,    \
         .attention_workspace = attention_workspace,                                                \
+        .attention_expand_workspace = attention_expand_workspace,                                  \
         .attention_dx_workspace = attention_dx_workspace,                                          \
     }

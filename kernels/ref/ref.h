@@ -14,6 +14,10 @@ extern const struct k_table k_ref_table;
 K_OPS(X)
 #undef X
 
+/* Keys and values of one head of one sequence. */
+size_t k_ref_attention_expand_workspace(const struct k_ctx *ctx,
+                                        const struct k_attention_expand *a);
+
 /* Row i of a float32 tensor; row (i, j) of one with three dimensions. */
 static inline float *ref_row(const struct k_tensor *t, int64_t i) {
     return (float *)t->data + i * t->stride[0];

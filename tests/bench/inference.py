@@ -16,6 +16,10 @@ The peer's format is bf16 for bf16, q8_0 for int8 and fp8, q4_0 for int4 (every 
 ours; a tied embedding in 8 bits). ik_llama.cpp repacks at run time; its own q8_KV, where the model
 loads in it, runs in a second round beside ours.
 
+Both modes: the first column is the row-invariant default; where the model has latent attention the
+same folder runs with --fast-prefill as a side of its own, and its prefill stands beside, at 4,096
+tokens of context too.
+
 Shares: decoding, bytes of matrices (and of keys and values) that a token reads times tokens a
 second, of the read bandwidth; prefill, two operations for each weight that a token meets (without
 the output matrix, which one row needs), of the peak of 8-bit dot products (int8, int4) or of
@@ -46,9 +50,10 @@ MODELS = {"coder-1.3b": ("bf16", "int8", "int4"), "v2-lite-16": ("int8", "int4")
 THEIRS = {"bf16": "BF16", "int8": "Q8_0", "fp8": "Q8_0", "int4": "Q4_0"}
 BITS = {"BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5, "Q8_KV": 8}
 PROMPT, NEW, CONTEXT = 512, 32, 4096
-WHATS = ("prefill 512", "decode", "decode at 4,096")
+WHATS = ("prefill 512", "decode", "decode at 4,096", "prefill 512 at 4,096")
+PREFILLS = (0, 3)  # of them
 IK_OPTIONS = ("-rtr", "-mla", "3")
-LLAMA, IK, IK_KV = "llama.cpp", "ik", "ik q8_KV"
+LLAMA, IK, IK_KV, FAST = "llama.cpp", "ik", "ik q8_KV", "hai --fast-prefill"
 
 
 def ids(n, n_vocab, salt):
@@ -57,21 +62,23 @@ def ids(n, n_vocab, salt):
 
 
 class Hai:
-    name = "hai"
-
-    def __init__(self, model, n_threads):
+    def __init__(self, model, n_threads, fast=False):
+        self.name = FAST if fast else "hai"
         self.model, self.n_threads = model, n_threads
+        self.options = ["--fast-prefill"] if fast else []
         self.token_bytes = 0
 
     def bench(self, context, n_prompt):
         done = subprocess.run([cluster.program("hai-bench"), "--model", self.model, "--context",
                                str(context), "--prefill", str(n_prompt), "--decode", str(NEW),
                                "--repeat", "1", "--no-first", "--json", "-q", "--threads",
-                               str(self.n_threads), "--cache-dtype", "f16"],
+                               str(self.n_threads), "--cache-dtype", "f16", *self.options],
                               capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"hai-bench: {done.stderr}")
         found = json.loads(done.stdout)
+        if found["row_invariant"] == bool(self.options):
+            raise RuntimeError(f"hai-bench: the mode of {self.name} did not run")
         self.token_bytes = found["token_bytes"]
         return (found["contexts"][0][f"{x}_tokens_per_s"]["median"] for x in ("prefill", "decode"))
 
@@ -79,7 +86,7 @@ class Hai:
         return list(self.bench(0, PROMPT))
 
     def deep(self):
-        return list(self.bench(CONTEXT, 1))[1]
+        return list(self.bench(CONTEXT, PROMPT))[::-1]
 
     def deepen(self):
         """Its context needs no computing."""
@@ -107,7 +114,7 @@ class Peer:
         _, decode, n = self.server.complete(ids(CONTEXT, self.n_vocab, 0), NEW + 1)
         if n > PROMPT:
             raise RuntimeError(f"{self.name}: the context was not kept")
-        return decode
+        return [decode]
 
 
 def limits(n_threads):
@@ -118,7 +125,8 @@ def limits(n_threads):
 
 
 def in_turns(sides, n_threads, n_repeats):
-    """[{"limits": ..., "rates": {side: [prefill, decode, deep]}}, ...]; one turn warms up."""
+    """[{"limits": ..., "rates": {side: one for each of WHATS}}, ...]; one turn warms up. Peers
+    have no prefill at depth."""
     turns = []
     for i in range(-1, n_repeats):
         turn = {"limits": limits(n_threads), "rates": {}}
@@ -131,9 +139,9 @@ def in_turns(sides, n_threads, n_repeats):
     for i in range(-1, n_repeats):
         deep_limits = limits(n_threads)
         for side in sides:
-            rate = side.deep()
+            rates = side.deep()
             if i >= 0:
-                turns[i]["rates"][side.name].append(rate)
+                turns[i]["rates"][side.name] += rates
         if i >= 0:
             turns[i]["deep_limits"] = deep_limits
     return turns
@@ -207,6 +215,8 @@ class Shape:
     def round(self, form, n_threads, n_repeats, peers):
         """Turns of ours and the peers: [(name, program's folder, their format, options)]."""
         sides, skipped = [Hai(self.path(form), n_threads)], {}
+        if "kv_lora_rank" in self.config:  # else it is the same program
+            sides.append(Hai(self.path(form), n_threads, fast=True))
         with contextlib.ExitStack() as stack:
             for name, folder, theirs, options in peers:
                 server = peerserver.Server(
@@ -238,6 +248,8 @@ def measure(shape, form, n_threads, n_repeats, with_kv):
 
 def bars(form, i, name):
     """The least ratio to a side in measurement i, or None."""
+    if name == FAST or i == 3:
+        return None
     if i > 0:
         return {LLAMA: None, IK: 1.3 if form == "int4" else 1.0, IK_KV: None}[name]
     if form in ("int8", "int4"):
@@ -248,8 +260,8 @@ def bars(form, i, name):
 def share(form, found, name, i, turn):
     """Of the limit that counts for measurement i, of one turn."""
     rate = turn["rates"][name][i]
-    if i == 0:
-        peak = turn["limits"]["dot" if form in ("int8", "int4") else "fma"]
+    if i in PREFILLS:
+        peak = turn["limits" if i == 0 else "deep_limits"]["dot" if form in ("int8", "int4") else "fma"]
         return found["ops"] * rate / peak
     n_bytes = found["bytes"][name] + (found["kv_bytes"] if i == 2 else 0)
     return n_bytes * rate / turn["deep_limits" if i == 2 else "limits"]["read"]
@@ -258,7 +270,7 @@ def share(form, found, name, i, turn):
 def cells(form, found, name, i):
     """[rate and share, ratio] of a peer in measurement i; "" where it was not measured."""
     turns = found["turns"] if found else []
-    if not turns or name not in turns[0]["rates"]:
+    if not turns or len(turns[0]["rates"].get(name, ())) <= i:
         return ["", "", None]
     rate = statistics.median(t["rates"][name][i] for t in turns)
     of = statistics.median(share(form, found, name, i, t) for t in turns)
@@ -267,6 +279,15 @@ def cells(form, found, name, i):
     met = bar is None or ratio >= bar
     text = f"{ratio:.2f}" + ("" if bar is None else f" ({bar:g}{'' if met else ', missed'})")
     return [f"{rate:.4g} ({100 * of:.0f} %)", text, met if bar else None]
+
+
+def fast_cells(form, found, i):
+    """Rate and share of --fast-prefill, and its ratio to the row-invariant form: of prefill."""
+    rate, _, _ = cells(form, found, FAST, i) if i in PREFILLS else [""] * 3
+    if not rate:
+        return ["", ""]
+    rates = (t["rates"] for t in found["turns"])
+    return [rate, f"{statistics.median(r[FAST][i] / r['hai'][i] for r in rates):.2f}"]
 
 
 def own_bar(form, i, found):
@@ -284,17 +305,21 @@ def table(results):
         found = results[key]
         for i, what in enumerate(WHATS):
             mine = cells(form, found["main"], "hai", i)
+            if not mine[0]:
+                continue
             row = [f"{shape} {form}", n_threads, what, mine[0]]
-            if i > 0:
+            if i not in PREFILLS:
                 ok, bar = own_bar(form, i, found["main"])
                 met, missed = met + ok, missed + (not ok)
                 row[-1] += f"{'' if ok else f' < {bar}'}"
+            row += fast_cells(form, found["main"], i)
             for name in (IK, IK_KV, LLAMA):
                 rate, ratio, ok = cells(form, found["kv" if name == IK_KV else "main"], name, i)
                 met, missed = met + (ok is True), missed + (ok is False)
                 row += [rate, ratio]
             rows.append(row)
-    return benchtable.rows(["model, format", "threads", "what", "hai, tokens/s", "ik", "hai / ik",
+    return benchtable.rows(["model, format", "threads", "what", "hai, tokens/s", FAST,
+                            "fast / hai", "ik", "hai / ik",
                             "ik q8_KV", "hai / q8_KV", "llama.cpp", "hai / llama.cpp"],
                            rows), met, missed
 

@@ -62,6 +62,21 @@ def check_numbers(bench, model, *more):
     check(cold is None or cold["least"] > 0, out)
 
 
+def check_modes(bench):
+    """What ran is said: the option, and whether the model has another form."""
+    for model, options, says, same in (
+            ("dsv3", [], "row-invariant prefill", True),
+            ("dsv3", ["--fast-prefill"], "fast prefill", False),
+            ("llama_mha", ["--fast-prefill"], "row-invariant prefill (this model has no other)",
+             True)):
+        common = ["--model", MODELS + model, "--prefill", 64, "--decode", 2, "--repeat", 1,
+                  "--no-first", *options]
+        code, out, err = run(bench, *common)
+        check(code == 0 and out.splitlines()[0].endswith(", " + says), out + err)
+        code, out, err = run(bench, *common, "--json")
+        check(code == 0 and json.loads(out)["row_invariant"] is same, out + err)
+
+
 def check_text(bench):
     code, out, err = run(bench, "--model", MODELS + "llama_mha", "--prefill", 8, "--decode", 2,
                          "--repeat", 1, "--no-first")
@@ -99,6 +114,7 @@ def main():
             check_numbers(bench, MODELS + name)
         check_numbers(bench, scratch + "/fp8", "--cache-dtype", "f16", "--threads", 2)
         check_text(bench)
+        check_modes(bench)
         check_bad(bench, scratch)
     sys.exit(closing())
 

@@ -16,10 +16,11 @@ from checks import check, closing, run
 import ggufwrite
 
 MODEL = "tests/fixtures/models/llama_gqa"
+LATENT = "tests/fixtures/models/dsv3"
 TEXT = "".join("Line %d of a text with words, numbers like %d and signs; nothing more.\n" %
                (i, i * i * 7919) for i in range(60))
-def kl(evaluate, text, other, *more):
-    code, out, err = run(evaluate, "kl", "--model", MODEL, "--other", other, "--text", text, *more)
+def kl(evaluate, text, other, *more, model=MODEL):
+    code, out, err = run(evaluate, "kl", "--model", model, "--other", other, "--text", text, *more)
     check(code == 0 and not err, "%s: exit %d: %s" % (other, code, err))
     return json.loads(out) if code == 0 else {}
 
@@ -64,6 +65,28 @@ def check_kl(evaluate, quantize, tokenize, text, scratch):
     plain = kl(evaluate, text, int4, "--tokens", 128, "--window", 64)
     check(rounded["perplexity"] == plain["perplexity"] and rounded["kl"] != plain["kl"],
           "%s and %s" % (rounded, plain))
+
+
+def check_fast(evaluate, quantize, text, scratch):
+    """--fast-prefill is another form of the same: its error is far below that of rounding to int8,
+    which it is beside. Where there is no other form it changes nothing."""
+    int8 = scratch + "/latent8"
+    code, _, err = run(quantize, LATENT, int8, "--type", "int8")
+    check(code == 0, err)
+    plain = "--tokens", 256, "--window", 64
+    of_int8 = kl(evaluate, text, int8, *plain, model=LATENT)
+    for model, most in ((LATENT, 1e-3), (int8, 0.8)):
+        same = kl(evaluate, text, model, *plain, model=model)
+        fast = kl(evaluate, text, model, *plain, "--fast-prefill", model=model)
+        check(same["rms_logit_error"] == 0, str(same))
+        check(0 < fast["rms_logit_error"] < most * of_int8["rms_logit_error"] and
+              abs(fast["perplexity_other"] / fast["perplexity"] - 1) < 0.01, "%s: %s beside %s" %
+              (model, fast, of_int8))
+        short = kl(evaluate, text, model, "--tokens", 94, "--window", 47, "--fast-prefill",
+                   model=model)
+        check(short["rms_logit_error"] == 0, "47 rows: %s" % short)
+    other = kl(evaluate, text, MODEL, *plain, "--fast-prefill")
+    check(other["rms_logit_error"] == 0, str(other))
 
 
 def vectors(path):
@@ -125,6 +148,7 @@ def main():
         open(text, "w").write(TEXT)
         open(text + ".long", "w").write(TEXT * 10)
         check_kl(evaluate, quantize, tokenize, text, scratch)
+        check_fast(evaluate, quantize, text, scratch)
         check_importance(quantize, text, scratch)
         check_refusals(evaluate, text)
     sys.exit(closing())

@@ -33,6 +33,7 @@ struct client_way {
     bool prefix_cache, twice;
     int n_threads;
     const char *path;
+    bool fast_prefill;
 };
 
 /* Prompts of every length, half of them beginning like another. */

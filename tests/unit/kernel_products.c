@@ -209,6 +209,15 @@ static int run_linear_dw_grouped(struct k_ctx *ctx, struct kernel_made *s, int s
     return run_linear_dw_of(ctx, s, size, 4);
 }
 
+/* The sequences' pages in turn, the last ones first. */
+static struct k_tensor pages_of(struct kernel_made *s, int64_t n_seqs, int64_t n_pages) {
+    struct k_tensor pages = ints(s, n_seqs * n_pages, 1, false);
+
+    for (int64_t i = 0; i < n_seqs * n_pages; i++)
+        ((int32_t *)pages.data)[i] = (int32_t)(n_seqs * (n_pages - 1 - i % n_pages) + i / n_pages);
+    return k_tensor_2d(pages.data, K_I32, n_seqs, n_pages);
+}
+
 /* Sequences alone, or the second one behind 20 older keys in pages of a cache. */
 static int run_attention_of(struct k_ctx *ctx, struct kernel_made *s, int size, bool paged,
                             enum k_dtype dtype, bool latent) {
@@ -229,12 +238,8 @@ static int run_attention_of(struct k_ctx *ctx, struct kernel_made *s, int size, 
     for (int64_t i = 0; i < n_seqs; i++)
         ((int32_t *)a->kv_length.data)[i] =
             (int32_t)(q_start[i + 1] - q_start[i] + (paged ? 20 * i : 0));
-    if (paged) { /* the sequences' pages in turn, the last ones first */
-        struct k_tensor pages = ints(s, n_seqs * n_pages, 1, false);
-        for (int64_t i = 0; i < n_seqs * n_pages; i++)
-            ((int32_t *)pages.data)[i] =
-                (int32_t)(n_seqs * (n_pages - 1 - i % n_pages) + i / n_pages);
-        a->pages = k_tensor_2d(pages.data, K_I32, n_seqs, n_pages);
+    if (paged) {
+        a->pages = pages_of(s, n_seqs, n_pages);
         a->page_tokens = page;
     }
     if (latent) {
@@ -263,6 +268,56 @@ static int run_attention_f16(struct k_ctx *ctx, struct kernel_made *s, int size)
 
 static int run_attention_latent(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return run_attention_of(ctx, s, size, true, K_BF16, true);
+}
+
+/* Two sequences over compressed keys, the second one behind older ones. */
+static int run_expand_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype cache,
+                         enum k_dtype dtype, bool turned) {
+    KEEP(struct k_attention_expand);
+    int64_t t = pick(size, 4, 66, 600, 512), h = pick(size, 1, 3, 2, 16), n_seqs = 2;
+    int64_t nope = pick(size, 32, 32, 64, 128), rope = pick(size, 2, 12, 16, 64);
+    int64_t latent = pick(size, 32, 96, 160, 512), v = pick(size, 5, 24, 33, 128);
+    int64_t older = pick(size, 3, 20, 300, 4096), page = pick(size, 3, 16, 32, 64);
+    int64_t n_pages = (t + older + page - 1) / page;
+    *a = (struct k_attention_expand){
+        .q = f3(s, t, h, nope + rope),
+        .w_key = weights(ctx, s, dtype, h, turned ? latent : nope, turned ? nope : latent, false),
+        .w_value = weights(ctx, s, dtype, h, v, latent, size == 2),
+        .y = f3(s, t, h, v),
+        .q_start = ints(s, n_seqs + 1, t, true),
+        .kv_length = ints(s, n_seqs, 1, false),
+        .pages = pages_of(s, n_seqs, n_pages),
+        .page_tokens = page,
+        .scale = 0.03f,
+        .turned = turned};
+    const int32_t *q_start = a->q_start.data;
+    for (int64_t i = 0; i < n_seqs; i++)
+        ((int32_t *)a->kv_length.data)[i] = (int32_t)(q_start[i + 1] - q_start[i] + older * i);
+    struct k_tensor rows = cache_of(s, cache, n_seqs * n_pages * page, 1, latent + rope);
+    a->cache = k_tensor_2d(rows.data, cache, rows.shape[0], rows.shape[2]);
+    output(s, &a->y);
+    int64_t keys = t / n_seqs * (t / n_seqs + older);
+    s->flops =
+        2.0 * (double)h * (double)(keys * (nope + rope + v) + (t + older) * latent * (nope + v));
+    s->call = call_attention_expand;
+    s->arg = a;
+    return 0;
+}
+
+static int run_attention_expand(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_expand_of(ctx, s, size, K_F32, K_BF16, false);
+}
+
+static int run_attention_expand_e4m3(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_expand_of(ctx, s, size, K_BF16, K_E4M3, false);
+}
+
+static int run_attention_expand_q8(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_expand_of(ctx, s, size, K_F16, K_Q8, true);
+}
+
+static int run_attention_expand_q4(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_expand_of(ctx, s, size, K_F32, K_Q4, true);
 }
 
 static int run_attention_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
@@ -305,35 +360,39 @@ static int run_attention_dx(struct k_ctx *ctx, struct kernel_made *s, int size) 
 }
 
 const struct kernel_case kernel_products[] = {
-    {"linear",               run_linear              },
-    {"linear_bf16",          run_linear_bf16         },
-    {"linear_f16",           run_linear_f16          },
-    {"linear_e4m3",          run_linear_e4m3         },
-    {"linear_e5m2",          run_linear_e5m2         },
-    {"linear_q8",            run_linear_q8           },
-    {"linear_q4",            run_linear_q4           },
-    {"linear_e4m3_x",        run_linear_e4m3_x       },
-    {"linear_grouped",       run_linear_grouped      },
-    {"linear_grouped_e4m3",  run_linear_grouped_e4m3 },
-    {"linear_grouped_q4",    run_linear_grouped_q4   },
-    {"linear_heads",         run_linear_heads        },
-    {"linear_heads_e4m3",    run_linear_heads_e4m3   },
-    {"linear_heads_q8",      run_linear_heads_q8     },
-    {"linear_heads_dx",      run_linear_heads_dx     },
-    {"linear_heads_dx_e4m3", run_linear_heads_dx_e4m3},
-    {"quantize",             run_quantize            },
-    {"cache_put",            run_cache_put           },
-    {"cache_put_f16",        run_cache_put_f16       },
-    {"linear_dx",            run_linear_dx           },
-    {"linear_dx_grouped",    run_linear_dx_grouped   },
-    {"linear_dw",            run_linear_dw           },
-    {"linear_dw_grouped",    run_linear_dw_grouped   },
-    {"attention",            run_attention           },
-    {"attention_paged",      run_attention_paged     },
-    {"attention_f16",        run_attention_f16       },
-    {"attention_latent",     run_attention_latent    },
-    {"attention_dx",         run_attention_dx        },
-    {"sum_rows",             run_sum_rows            },
+    {"linear",                run_linear               },
+    {"linear_bf16",           run_linear_bf16          },
+    {"linear_f16",            run_linear_f16           },
+    {"linear_e4m3",           run_linear_e4m3          },
+    {"linear_e5m2",           run_linear_e5m2          },
+    {"linear_q8",             run_linear_q8            },
+    {"linear_q4",             run_linear_q4            },
+    {"linear_e4m3_x",         run_linear_e4m3_x        },
+    {"linear_grouped",        run_linear_grouped       },
+    {"linear_grouped_e4m3",   run_linear_grouped_e4m3  },
+    {"linear_grouped_q4",     run_linear_grouped_q4    },
+    {"linear_heads",          run_linear_heads         },
+    {"linear_heads_e4m3",     run_linear_heads_e4m3    },
+    {"linear_heads_q8",       run_linear_heads_q8      },
+    {"linear_heads_dx",       run_linear_heads_dx      },
+    {"linear_heads_dx_e4m3",  run_linear_heads_dx_e4m3 },
+    {"quantize",              run_quantize             },
+    {"cache_put",             run_cache_put            },
+    {"cache_put_f16",         run_cache_put_f16        },
+    {"linear_dx",             run_linear_dx            },
+    {"linear_dx_grouped",     run_linear_dx_grouped    },
+    {"linear_dw",             run_linear_dw            },
+    {"linear_dw_grouped",     run_linear_dw_grouped    },
+    {"attention",             run_attention            },
+    {"attention_paged",       run_attention_paged      },
+    {"attention_f16",         run_attention_f16        },
+    {"attention_latent",      run_attention_latent     },
+    {"attention_expand",      run_attention_expand     },
+    {"attention_expand_e4m3", run_attention_expand_e4m3},
+    {"attention_expand_q8",   run_attention_expand_q8  },
+    {"attention_expand_q4",   run_attention_expand_q4  },
+    {"attention_dx",          run_attention_dx         },
+    {"sum_rows",              run_sum_rows             },
 };
 
 const int kernel_products_count = ARRAY_SIZE(kernel_products);

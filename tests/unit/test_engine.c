@@ -156,6 +156,78 @@ TEST(cache_from_file)
 TEST(latent_cache_from_file)
 { check_loaded("dsv3"); }
 
+/* With fast_prefill who has a long prompt gets other last digits, and nobody else: not those whose
+ * rows are in a batch with such a prompt, whatever its form. */
+TEST(fast_prefill)
+{
+    enum { LONG = 48 }; // rows of a prompt from which on latent attention expands (engine/nn/mla.c)
+    static const char dir[] = "tests/fixtures/models/dsv3";
+    struct client_way way = {"fast", 1,     512, 512,  4096, 0, ENGINE_DRAFTS_NONE,
+                             false,  false, 1,   NULL, false};
+    _cleanup_free_ struct client *want = hai_new_array(struct client, REQUESTS);
+    _cleanup_free_ struct client *got = hai_new_array(struct client, REQUESTS);
+    int n_long = 0, n_other = 0;
+
+    for (int fast = 0; fast < 2; fast++) {
+        way.fast_prefill = fast;
+        way.n_slots = fast ? 16 : 1;
+        struct engine *e = client_engine(dir, &way);
+        client_prompts(fast ? got : want, REQUESTS);
+        client_run(e, fast ? got : want, 0, REQUESTS);
+        engine_free(e);
+    }
+    for (int i = 0; i < REQUESTS; i++) {
+        if (want[i].n_prompt < LONG) {
+            client_compare(&got[i], &want[i], dir, "fast", i);
+            continue;
+        }
+        n_long++;
+        n_other += got[i].logprobs[0] != want[i].logprobs[0];
+        CHECK_EQ(got[i].ids[0], want[i].ids[0], "request %d", i);
+        CHECK(got[i].logprobs[0] - want[i].logprobs[0] < 1e-4 &&
+                  want[i].logprobs[0] - got[i].logprobs[0] < 1e-4,
+              "request %d: %.17g, expected about %.17g", i, got[i].logprobs[0],
+              want[i].logprobs[0]);
+    }
+    CHECK(n_long > 2 && n_long < REQUESTS - 2 && n_other > 0, "%d long, %d other", n_long, n_other);
+}
+
+/* What was cached with fast_prefill is not taken without, nor the other way round; where the model
+ * has no other form it is the same. */
+static void check_modes_apart(const char *dir, bool apart) {
+    struct client_way way = {"modes", 8,     512, 512,  4096, 0, ENGINE_DRAFTS_NONE,
+                             true,    false, 1,   NULL, false};
+    _cleanup_free_ struct client *clients = hai_new_array(struct client, REQUESTS);
+
+    for (int mode = 0; mode < 2; mode++) {
+        char path[] = "/tmp/hai-engine-XXXXXX";
+        struct hai_err err = {0};
+        close(mkstemp(path));
+        way.fast_prefill = mode;
+        struct engine *e = client_engine(dir, &way);
+        client_prompts(clients, REQUESTS);
+        client_run(e, clients, 0, REQUESTS);
+        int n_saved = engine_cache_save(e, path, INT32_MAX, &err);
+        CHECK(n_saved > 0, "%d: %s", n_saved, err.text);
+        engine_free(e);
+        for (int as = 0; as < 2; as++) {
+            way.fast_prefill = as;
+            e = client_engine(dir, &way);
+            int r = engine_cache_load(e, path, &err);
+            CHECK_EQ(r, apart && as != mode ? -EMEDIUMTYPE : n_saved, "%s", err.text);
+            CHECK(r >= 0 || strstr(err.text, "fast-prefill"), "%s", err.text);
+            engine_free(e);
+        }
+        unlink(path);
+    }
+}
+
+TEST(caches_of_modes_apart)
+{
+    check_modes_apart("tests/fixtures/models/dsv3", true);
+    check_modes_apart("tests/fixtures/models/llama_gqa", false);
+}
+
 /* Whose the cache is was settled when the weights were read: what lies in the folder now may be
  * another model. */
 TEST(cache_of_what_was_loaded)
