@@ -12,6 +12,7 @@
 struct passed {
     const struct shape *shape;
     int tier, level;
+    const struct job *but; // NULL: all of it
 };
 
 struct naive {
@@ -203,7 +204,7 @@ static size_t sort_queue(const struct state *state, const struct job ***ret) {
 static bool is_passed(const struct passed *passed, size_t n, const struct job *job) {
     for (size_t i = 0; i < n; i++)
         if (passed[i].shape == job->shape && passed[i].tier == job->tier &&
-            passed[i].level == job->level)
+            passed[i].level == job->level && passed[i].but != job)
             return true;
     return false;
 }
@@ -216,6 +217,7 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
     _cleanup_free_ struct passed *passed = hai_new_array(struct passed, n + 1);
     struct order_blocked blocked = {0};
     bool shares = order_shares(state);
+    int64_t none_us;
 
     for (size_t i = 0; i < n && jobs[i]->r.id != before; i++) {
         const struct job *job = jobs[i];
@@ -227,8 +229,8 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
          * line once: one that was tried may lie better now that less is free. */
         bool tried = (!need.keeps_apart || !naive->one_apart) &&
                      !(shares && naive->last.r.id && queue_before(job, &naive->last));
-        if (tried && place_find(state, &need, &naive->scratch) == 0 &&
-            !waits_for_leaves(naive, state, job)) {
+        bool room = tried && place_find(state, &need, &naive->scratch) == 0;
+        if (room && !waits_for_leaves(naive, state, job)) {
             propose_place(naive, state, job, ret);
             naive->one_apart |= need.keeps_apart;
             return true;
@@ -236,7 +238,10 @@ static bool next_waiting(struct naive *naive, const struct state *state, int64_t
         if (job->r.claim.n)
             continue;
         *blocks = !shares && place_could(state, &need, true);
-        passed[n_passed++] = (struct passed){job->shape, job->tier, job->level};
+        passed[n_passed] = (struct passed){job->shape, job->tier, job->level};
+        if (room) // it waits for leaves, which one that has waited for too long does not
+            passed[n_passed].but = queue_longest(state, job->shape, &none_us);
+        n_passed++;
     }
     return false;
 }

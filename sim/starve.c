@@ -88,12 +88,19 @@ static int64_t look_us(const struct state *state) {
     return MAX(MIN(state->r.min_run_us / LOOK_PART, LOOK_MAX_US), LOOK_MIN_US);
 }
 
-static int64_t too_long_us(const struct state *state, const struct job *job) {
-    return job->r.since_us + TOO_LONG * state->r.min_run_us;
+/* Since when it stands in line; where jobs do not age, that is not known. */
+static int64_t waits_since_us(const struct job *job) {
+    return job->r.line_us == S_ABSENT ? job->r.since_us : MAX(job->r.since_us, job->r.line_us);
 }
 
-/* The position in PRIORITIES that the job has, as it has aged, at a time. */
-static int aged_position(const struct state *state, const struct job *job, int64_t at_us) {
+static int64_t too_long_us(const struct state *state, const struct job *job) {
+    return waits_since_us(job) + TOO_LONG * state->r.min_run_us;
+}
+
+/* The position in PRIORITIES that the job has, as it has aged, at a time. It comes in turns of a
+ * part of the time of aging: surely, one turn later. */
+static int aged_position(const struct state *state, const struct job *job, int64_t at_us,
+                         bool surely) {
     int position = state_priority_level(job->r.priority),
         most = state_priority_level(AGED_MAX_PRIORITY);
     const struct state_user *user = state_user_find(state, job->r.spec.user);
@@ -102,7 +109,7 @@ static int aged_position(const struct state *state, const struct job *job, int64
     if (aging_us == S_ABSENT || job->r.line_us == S_ABSENT || position <= most ||
         (user && user->external == 1))
         return position;
-    int64_t aged_us = at_us - job->r.line_us - aging_us / AGING_LOOKS;
+    int64_t aged_us = at_us - job->r.line_us - (surely ? aging_us / AGING_LOOKS : 0);
     return aged_us < aging_us ? position : (int)MAX(position - aged_us / aging_us, most);
 }
 
@@ -112,7 +119,7 @@ static bool has_bound(const struct job *job) {
 
 /* The position that it surely has by now. */
 static int sure_position(const struct state *state, const struct job *job) {
-    return aged_position(state, job, state->r.time_us - TURN_US);
+    return aged_position(state, job, state->r.time_us - TURN_US, true);
 }
 
 /* Others that ask for the same have the right to ask, too, and go before it: they are of a higher
@@ -125,9 +132,9 @@ static int n_before(const struct state *state, const struct job *job) {
         if (one == job || !one->queued || one->shape != job->shape || one->r.over == 1 ||
             too_long_us(state, one) > state->r.time_us)
             continue;
-        int its = aged_position(state, one, state->r.time_us + TURN_US);
-        bool longer = one->r.since_us < job->r.since_us ||
-                      (one->r.since_us == job->r.since_us && one->r.id < job->r.id);
+        int its = aged_position(state, one, state->r.time_us + TURN_US, false);
+        int64_t its_us = waits_since_us(one), own_us = waits_since_us(job);
+        bool longer = its_us < own_us || (its_us == own_us && one->r.id < job->r.id);
         if (its > position || (its == position && !longer))
             continue;
         if (!one->r.claim.n)
@@ -158,14 +165,16 @@ static void leave(struct starve *starve, const struct job *running) {
     }
 }
 
+static bool may_lie(const struct node *node, const struct job *job) {
+    return node->reserved == MAX(job->r.reserve, 0) && node->groups & UINT64_C(1) << job->group &&
+           job->zones & UINT64_C(1) << node->zone;
+}
+
 /* Is it where the job may run? Only then it is asked for its right to span zones. */
 static bool is_beside(const struct state *state, const struct job *running, const struct job *job) {
-    for (size_t i = 0; i < running->r.allocs.n; i++) {
-        const struct node *node = state->nodes[running->r.allocs.items[i].node];
-        if (node->reserved == MAX(job->r.reserve, 0) && node->groups & UINT64_C(1) << job->group &&
-            job->zones & UINT64_C(1) << node->zone)
+    for (size_t i = 0; i < running->r.allocs.n; i++)
+        if (may_lie(state->nodes[running->r.allocs.items[i].node], job))
             return true;
-    }
     return false;
 }
 
@@ -216,7 +225,7 @@ static int watch_waiting(struct starve *starve, const struct state *state, const
     FAIL(
         "job %lld has waited for %lld us, could have had nodes for %lld us, and nobody is asked to "
         "leave them",
-        (long long)job->r.id, (long long)(now_us - job->r.since_us),
+        (long long)job->r.id, (long long)(now_us - waits_since_us(job)),
         (long long)(now_us - clock->since_us));
 }
 
@@ -254,13 +263,32 @@ static int watch_left(const struct state *state, const struct job *job,
     return 0;
 }
 
+/* Is some of the room where the other may run, or does it take the right to span zones? */
+static bool could_use(const struct state *state, const struct job *job, const struct job *other) {
+    const struct state_claim *claim = job->r.claim.items;
+
+    for (size_t i = 0; i < job->r.claim.n; i++) {
+        const struct node *node = state->nodes[claim[i].node];
+        bool spans = node->zone != state->nodes[claim[0].node]->zone;
+        if (may_lie(node, other) || (spans && other->r.spec.cross_zones))
+            return true;
+    }
+    return false;
+}
+
 /* One was given room: those behind it may have asked in vain in that look for what it got. */
 static void note_passed(struct starve *starve, const struct state *state, const struct job *job) {
+    int64_t now_us = state->r.time_us;
+
     for (size_t i = 0; i < starve->n; i++) {
         struct starve_clock *clock = &starve->clocks[i];
         const struct job *one =
             clock->kind == STARVE_WAITS ? state_job_find(state, clock->job) : NULL;
-        clock->n_passed += one && one->queued && queue_before(job, one);
+        if (!one || !one->queued || now_us < clock->passed_us + look_us(state) ||
+            !queue_before(job, one) || !could_use(state, job, one))
+            continue;
+        clock->n_passed++;
+        clock->passed_us = now_us;
     }
 }
 

@@ -27,11 +27,12 @@ enum starve_kind { STARVE_WAITS, STARVE_CLAIMS, STARVE_LEAVES };
 struct starve_clock {
     int64_t job, epoch;
     enum starve_kind kind;
-    int64_t since_us; // log time: it runs since then; 0: it does not
-    int n_looks;      // that it may take: those before it may lose their room, and ask again
-    int n_passed;     // jobs before it in the order that were given room meanwhile
-    bool seen;        // in this look
-    bool near;        // it has run for more than half of what it may
+    int64_t since_us;  // log time: it runs since then; 0: it does not
+    int n_looks;       // that it may take: those before it may lose their room, and ask again
+    int n_passed;      // looks in which one before it was given room that it could use
+    int64_t passed_us; // the last of them
+    bool seen;         // in this look
+    bool near;         // it has run for more than half of what it may
 };
 
 struct starve {

@@ -20,8 +20,8 @@ struct memo {
     int64_t urgent_us; // the same of the one that has waited for too long
     int64_t none_us;   // nobody has before then,
     uint64_t n_late;   // as long as the shape has this number
-    uint64_t looked;   // the run in which it was looked for one:
-    const struct job *urgent;
+    uint64_t looked;   // the run in which it was looked for who has waited longest:
+    const struct job *longest;
     bool scattered;     // there is room, but under more leaves than it need lie
     uint64_t n_touched; // of the state, when that was found
     uint64_t service;   // of the room, when the next was looked at
@@ -56,6 +56,7 @@ struct decide {
     int n_asks;                   // searches for victims in this run
     bool unfinished;              // the last run left searches over
     uint64_t n_runs;
+    bool holds;                // the last one that was tried has room, but waits for leaves
     bool one_apart;            // this run proposed a job that keeps apart
     int64_t held_until_us;     // when the first of those that wait for leaves has waited enough
     int n_planned[GROUPS_MAX]; // in this run: blocked jobs with a planned start
@@ -234,6 +235,7 @@ static bool hold(struct decide *d, const struct state *state, const struct job *
                            place_same_until_us(state, &job->shape->need));
 
     d->held_until_us = MIN(d->held_until_us, until_us);
+    d->holds = true;
     return false;
 }
 
@@ -250,6 +252,7 @@ static bool blocks(struct decide *d, const struct state *state, struct memo *mem
 /* Place the job if there is room for it beside what was proposed before. */
 static bool try_place(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool first, struct decide_list *ret) {
+    d->holds = false;
     if (memo->too_big)
         return false;
     struct place_need need = place_need_of(state, job);
@@ -305,23 +308,30 @@ static bool try_make_room(struct decide *d, const struct state *state, const str
     return make_room(d, state, job, memo, ret);
 }
 
-/* Of the shape, who has waited for too long and may ask now; NULL: nobody. Such a one asks in every
- * look at its own place in the order: others of its shape may always stand before it, of a better
- * tier or with a smaller id, and ask in vain. */
-static const struct job *urgent_of(struct decide *d, const struct state *state,
-                                   const struct shape *shape, struct memo *memo) {
+/* Of the shape, who has waited longest of those who have for too long; NULL: nobody. */
+static const struct job *longest_of(const struct decide *d, const struct state *state,
+                                    const struct shape *shape, struct memo *memo) {
     if (memo->looked == d->n_runs)
-        return memo->urgent;
+        return memo->longest;
     memo->looked = d->n_runs;
-    memo->urgent = NULL;
-    if (HAI_PLANT(PLANT_HIDDEN) || state->r.time_us < memo->urgent_us || d->n_asks > ASKS_MAX ||
-        (state->r.time_us < memo->none_us && memo->n_late == shape->n_late))
+    memo->longest = NULL;
+    if (state->r.time_us < memo->none_us && memo->n_late == shape->n_late)
         return NULL;
-    memo->urgent = queue_longest(state, shape, &memo->none_us);
+    memo->longest = queue_longest(state, shape, &memo->none_us);
     memo->n_late = shape->n_late;
-    if (!memo->urgent)
+    return memo->longest;
+}
+
+/* That one, if it may ask now. Such a one asks in every look at its own place in the order: others
+ * of its shape may always stand before it, of a better tier or with a smaller id, and ask in vain.
+ */
+static const struct job *urgent_of(const struct decide *d, const struct state *state,
+                                   const struct shape *shape, struct memo *memo) {
+    if (HAI_PLANT(PLANT_HIDDEN) || state->r.time_us < memo->urgent_us || d->n_asks > ASKS_MAX)
+        return NULL;
+    if (!longest_of(d, state, shape, memo))
         memo->urgent_us = next_ask_us(state);
-    return memo->urgent;
+    return memo->longest;
 }
 
 /* A job that found no room asks others for it. */
@@ -335,13 +345,19 @@ static bool try_to_ask(struct decide *d, const struct state *state, const struct
     return make_room(d, state, job, memo, ret);
 }
 
-/* Nor do those find room who stand behind it in its line; but one of them may ask. */
+/* Nor do those find room who stand behind it in its line; but one of them may ask, or lie under
+ * more leaves than a job that waits for fewer. That does not hang on who asked when: another
+ * scheduler that goes on from this state starts the same job. */
 static void pass_line(struct decide *d, const struct state *state, const struct job *job,
                       struct memo *memo, bool asks) {
-    const struct job *urgent = asks ? urgent_of(d, state, job->shape, memo) : NULL;
+    const struct job *next = NULL;
 
-    if (urgent && queue_in_line_behind(job, urgent))
-        queue_walk_pass_to(&d->walk, urgent);
+    if (d->holds)
+        next = longest_of(d, state, job->shape, memo);
+    else if (asks)
+        next = urgent_of(d, state, job->shape, memo);
+    if (next && queue_in_line_behind(job, next))
+        queue_walk_pass_to(&d->walk, next);
     else
         queue_walk_pass(&d->walk);
 }

@@ -99,8 +99,12 @@ int order_tier(const struct state *state, const struct job *job) {
     return tier_at(state, &view, fair_position(state, job));
 }
 
+int64_t order_waits_since_us(const struct job *job) {
+    return job->r.line_us == S_ABSENT ? job->r.since_us : MAX(job->r.since_us, job->r.line_us);
+}
+
 bool order_may_ask(const struct state *state, const struct job *job) {
-    int64_t waited_us = state->r.time_us - job->r.since_us;
+    int64_t waited_us = state->r.time_us - order_waits_since_us(job);
 
     return job->r.over != 1 &&
            waited_us >= state->r.min_run_us / (is_gang(job) ? ASK_GANG : ASK_SINGLE);
@@ -118,7 +122,7 @@ int64_t order_next_look_us(const struct state *state) {
 int64_t order_waits_until_us(const struct state *state, const struct job *job, int64_t fewest) {
     int64_t halves = fewest > 1 ? LARGE_HALVES : LEAF_HALVES;
 
-    return job->r.since_us + state->r.min_run_us / 2 * halves;
+    return order_waits_since_us(job) + state->r.min_run_us / 2 * halves;
 }
 
 bool order_waits_for_leaves(const struct state *state, const struct job *job, int64_t fewest) {
@@ -140,13 +144,13 @@ bool order_runs(const struct job *job) {
 }
 
 int64_t order_too_long_us(const struct state *state, const struct job *job) {
-    return job->r.since_us + TOO_LONG * state->r.min_run_us;
+    return order_waits_since_us(job) + TOO_LONG * state->r.min_run_us;
 }
 
 struct order_asker order_asker_of(const struct state *state, const struct job *job) {
     int64_t now_us = state->r.time_us, min_run_us = state->r.min_run_us;
     struct order_view view = order_view_of(state, job);
-    bool waited = now_us - job->r.since_us >= min_run_us;
+    bool waited = now_us - order_waits_since_us(job) >= min_run_us;
 
     return (struct order_asker){
         .state = state,
@@ -155,7 +159,7 @@ struct order_asker order_asker_of(const struct state *state, const struct job *j
         .aged = HAI_PLANT(PLANT_AGED_IN_VAIN) ? view.position : fair_position(state, job),
         .waited = waited,
         .too_long = now_us >= order_too_long_us(state, job) && !HAI_PLANT(PLANT_NEVER_URGENT),
-        .never_ran = job->r.started_us == S_ABSENT && now_us - job->r.submitted_us >= min_run_us,
+        .never_ran = waited && job->r.started_us == S_ABSENT,
         .gains = waited && takes_whole_nodes(state, job),
     };
 }

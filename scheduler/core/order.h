@@ -94,6 +94,10 @@ bool *order_blocked(struct order_blocked *blocked, const struct state *state,
 /* What suspending a running job would lose: GPU time in microseconds for each GPU that it frees. */
 int64_t order_loss(const struct state *state, const struct order_view *running);
 
+/* Since when a job waits in its present state: where jobs age, what it waited for others, for its
+ * time or for quota before it stood in line does not count. */
+int64_t order_waits_since_us(const struct job *job);
+
 /* When a waiting job will have waited for too long: then it may ask more of those who run. */
 int64_t order_too_long_us(const struct state *state, const struct job *job);
 

@@ -182,7 +182,7 @@ void queue_add(struct state *state, struct job *job) {
     enter(job->shape, job);
     set_present(&state->queue, job->shape, line_of(job));
     job->shape->n++;
-    job->shape->n_late += job->r.since_us < state->r.time_us;
+    job->shape->n_late += order_waits_since_us(job) < state->r.time_us;
     state->queue.n++;
     state->queue.changes++;
     ledger_wait(state, &job->shape->need, 1);
@@ -318,7 +318,8 @@ bool queue_in_line_behind(const struct job *job, const struct job *behind) {
 static bool waits_longer(const struct job *a, int a_position, const struct job *b, int b_position) {
     if (a_position != b_position)
         return a_position < b_position;
-    return a->r.since_us != b->r.since_us ? a->r.since_us < b->r.since_us : a->r.id < b->r.id;
+    int64_t a_us = order_waits_since_us(a), b_us = order_waits_since_us(b);
+    return a_us != b_us ? a_us < b_us : a->r.id < b->r.id;
 }
 
 const struct job *queue_longest(const struct state *state, const struct shape *shape,

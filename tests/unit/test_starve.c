@@ -214,3 +214,73 @@ TEST(fresh_ones_do_not_hide_who_has_waited)
           (long long)(p.longest_us / 1000000));
     end(&p.w, &p.starve);
 }
+
+static int64_t submit_for(struct world *w, int64_t priority, int64_t nodes, int64_t not_before_us) {
+    struct entry_job_spec spec = world_spec();
+
+    spec.priority = priority;
+    spec.nodes = nodes;
+    spec.gpus_per_node = 2;
+    spec.not_before_us = not_before_us;
+    return world_submit(w, &spec);
+}
+
+/* Two are free, but under two leaves: a fresh gang waits for others, and one behind it that has
+ * waited for too long takes them, though it has just asked in vain. */
+TEST(who_waits_for_leaves_lets_by_who_has_waited)
+{
+    int64_t singles[4], fresh, old;
+    struct world w;
+
+    sharing_cluster(&w, 2, 2, 2, 600);
+    for (size_t i = 0; i < ARRAY_SIZE(singles); i++)
+        singles[i] = submit_for(&w, 40, 1, S_ABSENT);
+    CHECK_EQ(world_decide(&w), 4);
+    for (size_t i = 0; i < ARRAY_SIZE(singles); i++)
+        all_started(&w, singles[i]);
+    fresh = submit_for(&w, 20, 2, S_ABSENT);
+    old = submit_for(&w, 20, 2, S_ABSENT);
+    CHECK_EQ(suspend(&w, fresh), 0);
+    world_pass(&w, S(WAIT_S + LOOK_S + 1)); // it asks at the end of it
+    CHECK_EQ(state_of(&w, old), JOB_STATE_QUEUED);
+    all_succeed(&w, singles[0]);
+    all_succeed(&w, singles[2]);
+    CHECK_EQ(resume(&w, fresh), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    CHECK_EQ(state_of(&w, fresh), JOB_STATE_QUEUED);
+    CHECK_EQ(state_of(&w, old), JOB_STATE_STARTING);
+    world_free(&w);
+}
+
+/* What a job waits before its time has come is not waiting in line: it has no more right than who
+ * is submitted then. */
+TEST(time_before_it_stands_in_line_does_not_count)
+{
+    struct world_cluster cluster = {.n_zones = 1,
+                                    .leaves_per_zone = 1,
+                                    .nodes_per_leaf = 2,
+                                    .gpus = 2,
+                                    .cpus = 8,
+                                    .fence = true,
+                                    .min_run_us = S(600),
+                                    .aging_us = S(72 * 3600)};
+    struct world w;
+
+    world_init(&w);
+    world_cluster(&w, &cluster);
+    int64_t first = submit_at(&w, 20);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, first);
+    int64_t later = submit_for(&w, 20, 2, w.now_us + S(WAIT_S + 3600));
+    world_pass(&w, S(WAIT_S + 3600 - 100));
+    all_succeed(&w, first);
+    int64_t second = submit_at(&w, 20);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, second);
+    world_pass(&w, S(100 + 3 * LOOK_S)); // the second has run for longer than those in need let it
+    CHECK_EQ(job_at(&w, later)->queued, true);
+    CHECK_EQ(job_at(&w, later)->r.claim.n, 0);
+    world_pass(&w, S(WAIT_S));
+    CHECK_EQ(job_at(&w, later)->r.claim.n, 2);
+    world_free(&w);
+}
