@@ -109,7 +109,7 @@ static int wait_ready(struct cli *cli, const char *dir, int upd, int n_nodes, st
                     MAX(n_ready, 0), n_nodes, dir);
 }
 
-static int use_client(struct cli *cli, const char *dir, int port, struct hai_err *err) {
+int verb_up_connect(struct cli *cli, const char *dir, int port, struct hai_err *err) {
     _cleanup_free_ char *path = hai_asprintf("%s/schedd/tokens/admin", dir);
     _cleanup_(buf_free) struct buf token = {0};
 
@@ -166,7 +166,7 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
         return n_nodes;
     cli_note(cli, "starting %d node%s as %s in %s", n_nodes, n_nodes == 1 ? "" : "s", user.name,
              dir);
-    r = use_client(cli, dir, port, err);
+    r = verb_up_connect(cli, dir, port, err);
     if (r == 0)
         r = local_start(dir, upd, err);
     if (r < 0)
@@ -227,7 +227,7 @@ static int run(struct cli *cli) {
         return cli_usage(cli, "%s", err.text);
     if (local_supervisor(dir)) {
         port = local_port(dir);
-        int r = use_client(cli, dir, (int)port, &err);
+        int r = verb_up_connect(cli, dir, (int)port, &err);
         if (r < 0)
             return cli_fail(cli, r, &err);
         tell(cli, dir, (int)port, MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
