@@ -124,8 +124,49 @@ static int write_cluster(const char *dir, const struct local_shape *shape, bool 
         return write_text(dir, "cluster.yaml", &wanted, 0644, err);
     if (wanted.n_bytes != there.n_bytes || memcmp(wanted.data, there.data, wanted.n_bytes) != 0)
         return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
-                           "leave the options out to start it, or remove it with hai down --purge",
+                           "leave the options out to start it, edit cluster.yaml there to change "
+                           "it, or remove it with hai down --purge",
                            "%s holds a cluster of another shape", dir);
+    return 0;
+}
+
+/* Was DIR/cluster.yaml written after the supervisor came up? Then what runs was not started from it.
+ */
+static bool edited(const char *dir) {
+    _cleanup_free_ char *cluster = hai_asprintf("%s/cluster.yaml", dir);
+    _cleanup_free_ char *pid = hai_asprintf("%s/upd.pid", dir);
+    struct stat file, started;
+
+    if (stat(cluster, &file) < 0 || stat(pid, &started) < 0)
+        return false;
+    return file.st_mtim.tv_sec != started.st_mtim.tv_sec
+               ? file.st_mtim.tv_sec > started.st_mtim.tv_sec
+               : file.st_mtim.tv_nsec > started.st_mtim.tv_nsec;
+}
+
+int local_same(const char *dir, const struct local_shape *shape, bool shape_given, int port,
+               struct hai_err *err) {
+    _cleanup_(buf_free) struct buf wanted = {0}, there = {0};
+    int r = shape_given ? cluster_text(shape, &wanted, err) : 0;
+
+    if (r < 0)
+        return r;
+    if (port > 0 && port != local_port(dir))
+        return hai_fail_at(err, -EEXIST, "other_port", NULL, "hai down first",
+                           "the cluster in %s runs already, on port %d", dir, local_port(dir));
+    if (shape_given &&
+        (read_text(dir, "cluster.yaml", &there) < 0 || wanted.n_bytes != there.n_bytes ||
+         memcmp(wanted.data, there.data, wanted.n_bytes) != 0))
+        return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
+                           "to change it: edit cluster.yaml there, then hai down and hai up",
+                           "%s holds a cluster of another shape, which runs; nothing was changed",
+                           dir);
+    if (edited(dir))
+        return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
+                           "hai down and hai up take it; jobs that run start again",
+                           "%s/cluster.yaml was changed after the cluster was started, and is not "
+                           "used yet",
+                           dir);
     return 0;
 }
 

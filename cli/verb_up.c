@@ -182,6 +182,18 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
     return 0;
 }
 
+/* It runs already: then it is what was asked for, or nothing was done. */
+static int look_at_running(struct cli *cli, const char *dir, const struct local_shape *shape,
+                           bool shape_given, int port, struct hai_err *err) {
+    int r = local_same(dir, shape, shape_given, port, err);
+
+    if (r == 0)
+        r = verb_up_connect(cli, dir, local_port(dir), err);
+    if (r == 0)
+        tell(cli, dir, local_port(dir), MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
+    return r;
+}
+
 /* An absolute path of --dir, made if needed, or the default. */
 char *verb_up_dir(const struct cli *cli, bool make, struct hai_err *err) {
     const char *given = cli_option(cli, "dir");
@@ -226,12 +238,9 @@ static int run(struct cli *cli) {
     if (!dir)
         return cli_usage(cli, "%s", err.text);
     if (local_supervisor(dir)) {
-        port = local_port(dir);
-        int r = verb_up_connect(cli, dir, (int)port, &err);
-        if (r < 0)
-            return cli_fail(cli, r, &err);
-        tell(cli, dir, (int)port, MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
-        return CLI_OK;
+        int r = look_at_running(cli, dir, &shape, shape_given,
+                                cli_has(cli, "port") ? (int)port : -1, &err);
+        return r < 0 ? cli_fail(cli, r, &err) : CLI_OK;
     }
     if (!cli_has(cli, "port") && local_port(dir))
         port = local_port(dir);
