@@ -246,6 +246,11 @@ static int run(struct cli *cli) {
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &usage, &err);
     if (r < 0)
         return cli_fail(cli, r, &err);
+    if (json_get_string(usage, "unknown", NULL)) {
+        hai_fail_at(&err, -ENOENT, "not_found", NULL, NULL, "%s",
+                    json_get_string(usage, "unknown", ""));
+        return cli_fail(cli, -ENOENT, &err);
+    }
     if (check && !has(usage, "capacity_s")) {
         hai_fail(&err, -EACCES, "--check needs a token of scope operate");
         return cli_fail(cli, -EACCES, &err);

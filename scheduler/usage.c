@@ -3,6 +3,7 @@
 #include "lib/pure/map.h"
 #include "lib/timefmt.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/known.h"
 #include <math.h>
 #include <stdio.h>
 
@@ -256,6 +257,7 @@ void usage_gather(const struct schedd *s, const struct query_usage *query, int64
                   struct usage_task *ret) {
     const struct state *state = schedd_state(s);
     struct gather gather = {.query = query, .task = ret};
+    struct hai_err unknown;
 
     schema_init(usage_task_schema(), ret);
     ret->first = query->first;
@@ -269,6 +271,9 @@ void usage_gather(const struct schedd *s, const struct query_usage *query, int64
     for (size_t i = 0; query->by == QUERY_BY_USER && i < state->n_users; i++)
         if (state->users[i].external == 1)
             *LIST_ADD(&ret->externals) = hai_strdup(state->users[i].name);
+    if ((query->user && known_user(s, query->user, &unknown) < 0) ||
+        (query->group && known_group(s, query->group, &unknown) < 0))
+        ret->unknown = hai_strdup(hai_err_text(&unknown));
     rows_outstanding_usage(turn_rows(s->turn), query->first, query->last, gather_row, gather_day,
                            &gather);
     ledger_peek(state, now_us, &(struct ledger_peek){gather_open, gather_day, &gather});
@@ -322,6 +327,8 @@ void usage_fill(const struct usage_task *task, const struct usage *usage, struct
         ret->left_out = (int64_t)(usage->n_sums - n);
     schema_free(usage_sum_view_schema(), &ret->total);
     fill_sum(&usage->total, &ret->total);
+    if (!usage->n_sums) // groups that are gone had their time
+        ret->unknown = hai_strdup(task->unknown);
     if (!task->user && !task->group)
         fill_cluster(&usage->cluster, ret);
     map_free(&externals);
