@@ -130,7 +130,8 @@ static int write_cluster(const char *dir, const struct local_shape *shape, bool 
     return 0;
 }
 
-/* Was DIR/cluster.yaml written after the supervisor came up? Then what runs was not started from it.
+/* Was DIR/cluster.yaml written after the supervisor came up? Then what runs was not started from
+ * it.
  */
 static bool edited(const char *dir) {
     _cleanup_free_ char *cluster = hai_asprintf("%s/cluster.yaml", dir);

@@ -68,10 +68,8 @@ static void print_json(const char *dir, bool was_running, int n_killed, bool pur
     json_add_bool(answer, "was_running", was_running);
     json_add_int(answer, "killed", n_killed);
     json_add_bool(answer, "purged", purged);
-    json_add(answer, "jobs_cut_off",
-             left->known ? json_new_int(left->running) : json_new_null());
-    json_add(answer, "jobs_waiting",
-             left->known ? json_new_int(left->waiting) : json_new_null());
+    json_add(answer, "jobs_cut_off", left->known ? json_new_int(left->running) : json_new_null());
+    json_add(answer, "jobs_waiting", left->known ? json_new_int(left->waiting) : json_new_null());
     cli_print_json(answer);
 }
 

@@ -208,8 +208,8 @@ static int look_at_running(struct cli *cli, const char *dir, const struct local_
         (void)poll(NULL, 0, 100);
     if (n_ready < 0) {
         show_log_tail(dir, "schedd.log");
-        return hai_fail(err, -EHOSTDOWN, "hai-upd runs, but the scheduler does not answer; see %s/log",
-                        dir);
+        return hai_fail(err, -EHOSTDOWN,
+                        "hai-upd runs, but the scheduler does not answer; see %s/log", dir);
     }
     tell(cli, dir, local_port(dir), n_ready, 0, cli_has(cli, "dir"));
     return 0;
