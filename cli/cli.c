@@ -2,6 +2,7 @@
 
 #include "cli/clientconf.h"
 #include "cli/patience.h"
+#include "lib/pure/errline.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -258,6 +259,8 @@ static int exit_of(int r) {
 }
 
 static void print_error(const struct cli *cli, const struct hai_err *err) {
+    char line[ERRLINE_BYTES];
+
     if (cli && cli->json) {
         _cleanup_(json_freep) struct json *reply = json_new_object();
         struct json *error = json_add(reply, "error", json_new_object());
@@ -270,8 +273,7 @@ static void print_error(const struct cli *cli, const struct hai_err *err) {
         fprintf(stderr, "%s\n", buf_cstr(&text));
         return;
     }
-    fprintf(stderr, "hai: %s%s%s%s%s\n", err->where, err->where[0] ? ": " : "", hai_err_text(err),
-            err->hint[0] ? "; " : "", err->hint);
+    fprintf(stderr, "hai: %s%s%s\n", errline_text(err, line), err->hint[0] ? "; " : "", err->hint);
 }
 
 int cli_fail(const struct cli *cli, int r, const struct hai_err *err) {
