@@ -71,14 +71,9 @@ void api_accounts_quotas(struct api_call *call) {
  * gone may still be taken away. */
 static int check_names(const struct schedd *s, const struct quota_change *change,
                        struct hai_err *err) {
-    if (change->gpus == S_ABSENT)
+    if (change->gpus == S_ABSENT || (change->user && strcmp(change->user, "*") == 0))
         return 0;
-    int r = change->group ? known_group(s, change->group, err) : 0;
-    if (r == 0 && change->team)
-        r = known_team(s, change->team, err);
-    else if (r == 0 && strcmp(change->user, "*") != 0)
-        r = known_user(s, change->user, err);
-    return r;
+    return change->team ? known_team(s, change->team, err) : known_user(s, change->user, err);
 }
 
 void api_accounts_set_quota(struct api_call *call) {

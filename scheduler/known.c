@@ -6,36 +6,29 @@
 
 enum { NAMED_MAX = 8 };
 
-/* Names as a list of a sentence, each once. */
+/* Names as a hint, each once. */
 struct names {
     struct map seen;
     struct buf text;
     size_t n;
-    const char *last; // named when another one follows
 };
 
 static void add(struct names *names, const char *name) {
     if (map_get_text(&names->seen, name))
         return;
     map_put_text(&names->seen, name, names);
-    if (names->n++ < NAMED_MAX) {
-        if (names->last)
-            buf_printf(&names->text, "%s%s", names->text.n_bytes ? ", " : "", names->last);
-        names->last = name;
-    }
+    if (names->n++ < NAMED_MAX)
+        buf_printf(&names->text, "%s%s", names->text.n_bytes ? ", " : "", name);
 }
 
 static int unknown(struct names *names, const char *kind, const char *name, struct hai_err *err) {
-    char code[32];
+    char code[32], hint[HAI_ERR_HINT_BYTES];
 
-    if (names->last && names->n > NAMED_MAX)
-        buf_printf(&names->text, ", %s and %zu more", names->last, names->n - NAMED_MAX);
-    else if (names->last)
-        buf_printf(&names->text, "%s%s", names->text.n_bytes ? " and " : "", names->last);
+    if (names->n > NAMED_MAX)
+        buf_printf(&names->text, " and %zu more", names->n - NAMED_MAX);
     (void)snprintf(code, sizeof code, "unknown_%s", kind);
-    int r =
-        hai_fail_at(err, -ENOENT, code, NULL, NULL, "there is no %s %.63s; there %s %s", kind, name,
-                    names->n == 1 ? "is" : "are", names->n ? buf_cstr(&names->text) : "none");
+    (void)snprintf(hint, sizeof hint, "%ss: %s", kind, names->n ? buf_cstr(&names->text) : "none");
+    int r = hai_fail_at(err, -EINVAL, code, kind, hint, "there is no %s %.63s", kind, name);
     map_free(&names->seen);
     buf_free(&names->text);
     return r;
@@ -68,11 +61,6 @@ int known_team(const struct schedd *s, const char *name, struct hai_err *err) {
 
 int known_group(const struct schedd *s, const char *name, struct hai_err *err) {
     const struct state *state = schedd_state(s);
-    struct names names = {0};
 
-    if (state_group_find(state, name) >= 0)
-        return 0;
-    for (int i = 0; i < state->n_groups; i++)
-        add(&names, state->groups[i].r.name);
-    return unknown(&names, "group", name, err);
+    return state_group_find(state, name) >= 0 ? 0 : state_no_group(state, "group", name, err);
 }

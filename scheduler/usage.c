@@ -281,7 +281,7 @@ void usage_gather(const struct schedd *s, const struct query_usage *query, int64
                 (struct usage_label){job->r.id, hai_strdup(array_label(&job->r).text)};
     if ((query->user && known_user(s, query->user, &unknown) < 0) ||
         (query->group && known_group(s, query->group, &unknown) < 0))
-        ret->unknown = hai_strdup(hai_err_text(&unknown));
+        ret->unknown = hai_asprintf("%s; %s", unknown.text, unknown.hint);
     rows_outstanding_usage(turn_rows(s->turn), query->first, query->last, gather_row, gather_day,
                            &gather);
     ledger_peek(state, now_us, &(struct ledger_peek){gather_open, gather_day, &gather});
