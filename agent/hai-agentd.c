@@ -12,6 +12,7 @@
 #include "lib/json_schema.h"
 #include "lib/log.h"
 #include "lib/programs.h"
+#include "lib/pure/errline.h"
 #include "lib/random.h"
 #include "lib/timefmt.h"
 #include "lib/yaml.h"
@@ -282,6 +283,7 @@ int main(int argc, char **argv) {
     };
     const char *config = "/etc/hai/agentd.yaml";
     struct agentd a = {.lock_fd = -1};
+    char line[ERRLINE_BYTES];
     struct hai_err err = {0};
 
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -300,7 +302,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     int r = read_config(config, &a.config, &err);
     if (r < 0) {
-        log_error("%s%s%s", err.where, err.where[0] ? ": " : "", hai_err_text(&err));
+        log_error("%s", errline_text(&err, line));
         return 2;
     }
     r = run(&a, &err);

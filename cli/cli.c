@@ -1,17 +1,16 @@
 #include "cli/cli.h"
 
 #include "cli/clientconf.h"
-#include <poll.h>
+#include "cli/patience.h"
+#include "lib/pure/errline.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
 
-enum {
-    REQUEST_MS = 60000, // longer than any blocking query is held
-    /* A scheduler that its supervisor starts anew is back within 0.3 s. */
-    TRIES = 6,
-    AGAIN_MS = 100,
-};
+enum { REQUEST_MS = 60000 }; // longer than any blocking query is held
+
+/* A scheduler whose supervisor is not known here: if it is started again, that takes 0.3 s. */
+#define UNKNOWN_US INT64_C(500000)
 
 static const struct option common[] = {
     {0,                                    "json", NULL, "print JSON"},
@@ -260,6 +259,8 @@ static int exit_of(int r) {
 }
 
 static void print_error(const struct cli *cli, const struct hai_err *err) {
+    char line[ERRLINE_BYTES];
+
     if (cli && cli->json) {
         _cleanup_(json_freep) struct json *reply = json_new_object();
         struct json *error = json_add(reply, "error", json_new_object());
@@ -272,8 +273,7 @@ static void print_error(const struct cli *cli, const struct hai_err *err) {
         fprintf(stderr, "%s\n", buf_cstr(&text));
         return;
     }
-    fprintf(stderr, "hai: %s%s%s%s%s\n", err->where, err->where[0] ? ": " : "", hai_err_text(err),
-            err->hint[0] ? "; " : "", err->hint);
+    fprintf(stderr, "hai: %s%s%s\n", errline_text(err, line), err->hint[0] ? "; " : "", err->hint);
 }
 
 int cli_fail(const struct cli *cli, int r, const struct hai_err *err) {
@@ -398,24 +398,48 @@ int cli_reply_error(const struct http_sync_reply *reply, struct hai_err *err) {
                        "%s", json_get_string(error, "message", "the request failed"));
 }
 
+/* How long a request that failed is worth asking again.
+ *
+ * keyed  it carries an idempotency key: however often it is sent, it is done once
+ * met    a scheduler was there since this request began, or shortly before
+ */
+static int64_t worth_us(const struct cli *cli, const char *method, bool keyed, bool met, int r) {
+    bool refused = r == -ECONNREFUSED || r == -ENOENT; // nobody listens: it was not sent
+    bool reads = strcmp(method, "GET") == 0;
+
+    if (keyed && met)
+        return PATIENCE_US;
+    if (!refused && !(reads && r == -ECONNRESET))
+        return 0;
+    return patience_supervised(cli->server_url, cli->server_from) ? PATIENCE_US
+           : reads                                                ? UNKNOWN_US
+                                                                  : 0;
+}
+
 int cli_ask_raw(struct cli *cli, const char *method, const char *target, const char *headers,
                 const char *body, size_t n_bytes, struct http_sync_reply *ret,
                 struct hai_err *err) {
     struct http_sync_reply reply = {0};
-    bool reads = strcmp(method, "GET") == 0; // may be asked twice
-    int tries = 0;
+    struct patience patience = {0};
+    bool keyed = headers && strstr(headers, "Idempotency-Key:");
+    int64_t enough_us;
+    int sent;
 
     int r = cli_connect(cli, err);
     if (r < 0)
         return r;
+    bool met = http_sync_fd(cli->http) >= 0;
     do {
-        if (tries)
-            (void)poll(NULL, 0, AGAIN_MS);
-        r = http_sync_ask(cli->http, method, target, headers, body, n_bytes, REQUEST_MS, &reply,
-                          err);
-    } while (reads && (r == -ECONNREFUSED || r == -ECONNRESET) && ++tries < TRIES);
-    if (r < 0)
-        return cli_no_answer(cli, r, err);
+        http_sync_reply_free(&reply);
+        sent = http_sync_ask(cli->http, method, target, headers, body, n_bytes, REQUEST_MS, &reply,
+                             err);
+        met = met || (sent != -ECONNREFUSED && sent != -ENOENT);
+        if (sent == 0 && !(keyed && reply.status == 503))
+            break;
+        enough_us = worth_us(cli, method, keyed, met, sent);
+    } while (enough_us && patience_wait(&patience, enough_us, cli->quiet || cli->json));
+    if (sent < 0)
+        return cli_no_answer(cli, sent, err);
     r = cli_reply_error(&reply, err);
     if (r < 0)
         http_sync_reply_free(&reply);

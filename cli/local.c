@@ -124,8 +124,50 @@ static int write_cluster(const char *dir, const struct local_shape *shape, bool 
         return write_text(dir, "cluster.yaml", &wanted, 0644, err);
     if (wanted.n_bytes != there.n_bytes || memcmp(wanted.data, there.data, wanted.n_bytes) != 0)
         return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
-                           "leave the options out to start it, or remove it with hai down --purge",
+                           "leave the options out to start it, edit cluster.yaml there to change "
+                           "it, or remove it with hai down --purge",
                            "%s holds a cluster of another shape", dir);
+    return 0;
+}
+
+/* Was DIR/cluster.yaml written after the supervisor came up? Then what runs was not started from
+ * it.
+ */
+static bool edited(const char *dir) {
+    _cleanup_free_ char *cluster = hai_asprintf("%s/cluster.yaml", dir);
+    _cleanup_free_ char *pid = hai_asprintf("%s/upd.pid", dir);
+    struct stat file, started;
+
+    if (stat(cluster, &file) < 0 || stat(pid, &started) < 0)
+        return false;
+    return file.st_mtim.tv_sec != started.st_mtim.tv_sec
+               ? file.st_mtim.tv_sec > started.st_mtim.tv_sec
+               : file.st_mtim.tv_nsec > started.st_mtim.tv_nsec;
+}
+
+int local_same(const char *dir, const struct local_shape *shape, bool shape_given, int port,
+               struct hai_err *err) {
+    _cleanup_(buf_free) struct buf wanted = {0}, there = {0};
+    int r = shape_given ? cluster_text(shape, &wanted, err) : 0;
+
+    if (r < 0)
+        return r;
+    if (port > 0 && port != local_port(dir))
+        return hai_fail_at(err, -EEXIST, "other_port", NULL, "hai down first",
+                           "the cluster in %s runs already, on port %d", dir, local_port(dir));
+    if (shape_given &&
+        (read_text(dir, "cluster.yaml", &there) < 0 || wanted.n_bytes != there.n_bytes ||
+         memcmp(wanted.data, there.data, wanted.n_bytes) != 0))
+        return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
+                           "to change it: edit cluster.yaml there, then hai down and hai up",
+                           "%s holds a cluster of another shape, which runs; nothing was changed",
+                           dir);
+    if (edited(dir))
+        return hai_fail_at(err, -EEXIST, "other_cluster", NULL,
+                           "hai down and hai up take it; jobs that run start again",
+                           "%s/cluster.yaml was changed after the cluster was started, and is not "
+                           "used yet",
+                           dir);
     return 0;
 }
 
@@ -220,25 +262,30 @@ static bool range_has(const char *ranges, const char *name) {
     return false;
 }
 
-/* GPUs and cores of a node as the cluster file has them. */
-static void node_shape(const struct json *cluster, const char *name, int64_t *ret_gpus,
+/* GPUs and cores of a node as the cluster file has them; false if it has no such node. */
+static bool node_shape(const struct json *cluster, const char *name, int64_t *ret_gpus,
                        int64_t *ret_cpus) {
-    *ret_gpus = 0;
-    *ret_cpus = 64;
+    bool found = false;
+
     for (const struct json *n = json_first(json_get(cluster, "nodes")); n; n = json_next(n))
         if (range_has(json_get_string(n, "names", ""), name)) {
             *ret_gpus = json_get_int(n, "gpus", 0);
             *ret_cpus = json_get_int(n, "cpus", 64);
+            found = true;
         }
+    return found;
 }
 
+/* Returns 1, or 0 for a node that was taken out of the cluster file: hai-upd starts what it finds
+ * below nodes/, and nobody would ever see that one ready. */
 static int write_agent(const char *dir, int port, const char *name, const struct json *cluster,
                        struct hai_err *err) {
     _cleanup_free_ char *folder = hai_asprintf("%s/nodes/%s", dir, name);
     _cleanup_(buf_free) struct buf text = {0};
     int64_t gpus, cpus;
 
-    node_shape(cluster, name, &gpus, &cpus);
+    if (!node_shape(cluster, name, &gpus, &cpus))
+        return fileio_remove_tree(folder, err);
     int r = fileio_mkdir_p(folder, 0755, err);
     if (r < 0)
         return r;
@@ -248,7 +295,8 @@ static int write_agent(const char *dir, int port, const char *name, const struct
                "log_dir: %s/jobs\nckpt_dir: %s/ckpt\naddress: 127.0.0.1\n"
                "gpus: %lld\ncpus: %lld\n",
                name, port, dir, name, folder, folder, dir, dir, (long long)gpus, (long long)cpus);
-    return write_text(folder, "agentd.yaml", &text, 0644, err);
+    r = write_text(folder, "agentd.yaml", &text, 0644, err);
+    return r < 0 ? r : 1;
 }
 
 static int write_client(const char *dir, int port, const struct clientconf_user *user,
@@ -282,13 +330,13 @@ int local_configure(const char *dir, int port, const struct clientconf_user *use
     DIR *folder = opendir(tokens);
     if (!folder)
         return hai_fail(err, -errno, "%s: %m", tokens);
-    for (struct dirent *e; r == 0 && (e = readdir(folder));)
+    for (struct dirent *e; r >= 0 && (e = readdir(folder));)
         if (strncmp(e->d_name, "node-", 5) == 0) {
             r = write_agent(dir, port, e->d_name + 5, cluster, err);
-            n_nodes++;
+            n_nodes += r > 0;
         }
     closedir(folder);
-    if (r == 0)
+    if (r >= 0)
         r = write_client(dir, port, user, err);
     return r < 0 ? r : n_nodes;
 }

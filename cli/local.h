@@ -17,6 +17,11 @@ struct local_shape {
 int local_prepare(const char *dir, const struct local_shape *shape, bool shape_given, int port,
                   const struct clientconf_user *user, int *ret_port, struct hai_err *err);
 
+/* Whether the cluster that runs in DIR is the one that is asked for. port -1: any. -EEXIST: it has
+ * another shape or port, or its cluster file was changed since it was started. */
+int local_same(const char *dir, const struct local_shape *shape, bool shape_given, int port,
+               struct hai_err *err);
+
 /* After `hai-schedd init`: an agentd.yaml for every node that has a token, and client.yaml. Returns
  * the number of nodes. */
 int local_configure(const char *dir, int port, const struct clientconf_user *user,

@@ -1,64 +1,27 @@
 #include "cli/submitter.h"
 
+#include "cli/patience.h"
 #include "lib/json_schema.h"
 #include "lib/random.h"
-#include "lib/timefmt.h"
-#include <poll.h>
 #include <stdio.h>
 
 enum {
-    BATCH = 250,    // jobs of a request: the scheduler makes each request one commit
-    IN_FLIGHT = 3,  // requests sent ahead of their answers
-    RETRY_MS = 400, // between tries
+    BATCH = 250,   // jobs of a request: the scheduler makes each request one commit
+    IN_FLIGHT = 3, // requests sent ahead of their answers
     REPLY_MS = 60000,
     KEY_BYTES = 48,
 };
 
-/* How long a scheduler that starts again is waited for: what ended it may have ended it before, and
- * then its supervisor pauses for up to 5 s. */
-#define AWAY_US INT64_C(15000000)
-#define AWAY_TOLD_US INT64_C(2000000) // and when the person is told
-
-struct patience {
-    int64_t since_us; // of the first failure; 0: none
-    bool told;
-};
-
-/* After a failure: wait a moment. False: it was long enough. */
-static bool wait_more(const struct cli *cli, struct patience *patience) {
-    int64_t now_us = timefmt_monotonic_us();
-
-    if (!patience->since_us)
-        patience->since_us = now_us;
-    if (now_us - patience->since_us >= AWAY_US)
-        return false;
-    if (!patience->told && now_us - patience->since_us >= AWAY_TOLD_US) {
-        cli_note(cli, "hai: the scheduler is away; waiting for it");
-        patience->told = true;
-    }
-    (void)poll(NULL, 0, RETRY_MS);
-    return true;
-}
-
 int submitter_one(struct cli *cli, const struct job_spec *spec, bool dry_run, struct json **ret,
                   struct hai_err *err) {
     _cleanup_(buf_free) struct buf body = {0};
-    struct patience patience = {0};
     char header[128];
-    int r;
 
     json_schema_dump(job_spec_schema(), spec, &body);
     (void)snprintf(header, sizeof header, "Idempotency-Key: %016llx%016llx\r\n",
                    (unsigned long long)random_u64(), (unsigned long long)random_u64());
-    do {
-        bool sent = patience.since_us || (cli->http && http_sync_fd(cli->http) >= 0);
-        r = cli_ask(cli, "POST", dry_run ? "/api/v1/jobs?dry_run=1" : "/api/v1/jobs", header,
-                    buf_cstr(&body), ret, err);
-        // Nobody listening at the first try is told at once; what broke on the way is tried again.
-        if (r != -EHOSTDOWN || (!sent && strstr(err->text, "refused")))
-            return r;
-    } while (wait_more(cli, &patience));
-    return r;
+    return cli_ask(cli, "POST", dry_run ? "/api/v1/jobs?dry_run=1" : "/api/v1/jobs", header,
+                   buf_cstr(&body), ret, err);
 }
 
 /* One request in flight. */
@@ -155,7 +118,7 @@ static int receive_batch(struct submitter *s, struct hai_err *err) {
         }
         if (r != -EHOSTDOWN)
             return r;
-    } while (wait_more(s->cli, &patience));
+    } while (patience_wait(&patience, PATIENCE_US, s->cli->quiet || s->cli->json));
     return r;
 }
 
@@ -165,7 +128,8 @@ static int flush(struct submitter *s, struct hai_err *err) {
     buf_add_str(&open->body, "]}");
     int r = send_batch(s, open, err);
     // A broken connection shows again when the answer is awaited, and is mended there.
-    if (r < 0 && s->n_sent == 0 && strstr(err->text, "refused"))
+    if ((r == -ECONNREFUSED || r == -ENOENT) && s->n_sent == 0 &&
+        !patience_supervised(s->cli->server_url, s->cli->server_from))
         return cli_no_answer(s->cli, r, err);
     s->n_sent++;
     return s->n_sent >= IN_FLIGHT ? receive_batch(s, err) : 0;

@@ -3,6 +3,7 @@
 #include "cli/local.h"
 #include "cli/verbs.h"
 #include "lib/programs.h"
+#include "lib/pure/errline.h"
 #include "lib/timefmt.h"
 #include <fcntl.h>
 #include <sched.h>
@@ -208,13 +209,13 @@ static void check_nodes(struct doctor *d) {
 
 static void check_connection(struct doctor *d) {
     _cleanup_(http_sync_reply_free) struct http_sync_reply reply = {0};
+    char line[ERRLINE_BYTES];
     struct hai_err err = {0};
 
     int r = cli_connect(d->cli, &err);
     if (r < 0) {
         tell(d, r == -EACCES || err.where[0] ? FINDING_BAD : FINDING_NOTE, "connection",
-             err.hint[0] ? err.hint : NULL, "%s%s%s", err.where, err.where[0] ? ": " : "",
-             err.text);
+             err.hint[0] ? err.hint : NULL, "%s", errline_text(&err, line));
         return;
     }
     r = cli_ask_raw(d->cli, "GET", "/healthz", NULL, NULL, 0, &reply, &err);

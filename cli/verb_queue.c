@@ -8,6 +8,20 @@ static const struct option queue_options[] = {
     {0},
 };
 
+/* When it began, or is to begin or go on; NULL: nobody knows. What is suspended began once, which
+ * says nothing of when it runs. */
+static const char *start_of(const struct json *job) {
+    static const char *const wait[] = {"held", "queued", "suspended"};
+    const char *state = json_get_string(job, "state", "");
+    const char *foreseen = json_get_string(job, "start_at", NULL);
+
+    for (size_t i = 0; i < ARRAY_SIZE(wait); i++)
+        if (!strcmp(state, wait[i]))
+            return foreseen;
+    return foreseen && strcmp(state, "running") != 0 ? foreseen
+                                                     : json_get_string(job, "started_at", NULL);
+}
+
 static void print_queue(struct cli *cli, const struct json *jobs) {
     static const char *const headings[] = {"ID",     "USER",  "NAME",  "STATE", ">PRIO",
                                            ">NODES", ">GPUS", "GROUP", "START", "NOTE"};
@@ -17,14 +31,13 @@ static void print_queue(struct cli *cli, const struct json *jobs) {
 
     for (const struct json *job = json_first(jobs); job; job = json_next(job)) {
         _cleanup_(buf_free) struct buf note = {0};
-        const char *start = json_get_string(job, "started_at", NULL);
         table_add_text(table, view_id(job, text));
         table_add_text(table, json_get_string(job, "user", NULL));
         table_add_text(table, json_get_string(job, "name", NULL));
         table_add_text(table, json_get_string(job, "state", NULL));
         view_add_shape(table, job);
         table_add_text(table, json_get_string(job, "group", NULL));
-        view_time(cli, start ? start : json_get_string(job, "start_at", NULL), text);
+        view_time(cli, start_of(job), text);
         table_add_text(table, text);
         view_note(cli, job, &note);
         table_add_text(table, buf_cstr(&note));

@@ -21,15 +21,19 @@ static const struct option options[] = {
 
 /* ---- what there is ---- */
 
-/* "a1,a2,a3,a4 and 12 more" */
-static void add_names(const struct json *names, struct buf *ret) {
-    int64_t n = 0;
+/* "a1,a2,a3,a4 and 12 more" of n in all */
+static void add_first(const struct json *names, int64_t n, struct buf *ret) {
+    int64_t n_named = 0;
 
-    for (const struct json *name = json_first(names); name; name = json_next(name))
-        if (n++ < NAMED_MAX)
-            buf_printf(ret, "%s%s", n == 1 ? "" : ",", json_as_string(name));
-    if (n > NAMED_MAX)
-        buf_printf(ret, " and %lld more", (long long)n - NAMED_MAX);
+    for (const struct json *name = json_first(names); name && n_named < NAMED_MAX;
+         name = json_next(name))
+        buf_printf(ret, "%s%s", n_named++ ? "," : "", json_as_string(name));
+    if (n > n_named)
+        buf_printf(ret, " and %lld more", (long long)(n - n_named));
+}
+
+static void add_names(const struct json *names, struct buf *ret) {
+    add_first(names, (int64_t)json_count(names), ret);
 }
 
 /* Of a list, or only one of it. */
@@ -160,6 +164,33 @@ static int add_length(struct cli *cli, struct json *body) {
     return 0;
 }
 
+/* Jobs that run there and are not its own are suspended when it begins: if that is now, a person
+ * agrees first. Returns 1, 0 (told) or an error. */
+static int agreed(struct cli *cli, const char *body, struct hai_err *err) {
+    _cleanup_(json_freep) struct json *plan = NULL;
+    _cleanup_(buf_free) struct buf jobs = {0};
+
+    if (cli->yes)
+        return 1;
+    int r = cli_ask(cli, "POST", "/api/v1/reservations?dry_run=1", NULL, body, &plan, err);
+    if (r < 0)
+        return r;
+    long long n = json_get_int(plan, "n_leaving", 0);
+    if (n <= 0)
+        return 1;
+    add_first(json_get(plan, "leaving"), n, &jobs);
+    if (!json_get_bool(plan, "active", false)) {
+        cli_note(cli, "%lld job%s there now (%s); what still runs when it begins is suspended", n,
+                 n == 1 ? " runs" : "s run", buf_cstr(&jobs));
+        return 1;
+    }
+    if (cli_confirm(cli, "reserve nodes where %lld job%s (%s), to be suspended now?", n,
+                    n == 1 ? " runs" : "s run", buf_cstr(&jobs)))
+        return 1;
+    fprintf(stderr, "hai: nothing was changed\n");
+    return 0;
+}
+
 static int set(struct cli *cli) {
     _cleanup_(json_freep) struct json *body = json_new_object();
     _cleanup_(json_freep) struct json *answer = NULL;
@@ -175,7 +206,11 @@ static int set(struct cli *cli) {
     if (cli_option(cli, "reason"))
         json_add_string(body, "reason", cli_option(cli, "reason"));
     json_dump(body, 0, &text);
-    int r = cli_ask(cli, "POST", "/api/v1/reservations", NULL, buf_cstr(&text), &answer, &err);
+    int r = agreed(cli, buf_cstr(&text), &err);
+    if (r == 0)
+        return CLI_FAILED;
+    if (r > 0)
+        r = cli_ask(cli, "POST", "/api/v1/reservations", NULL, buf_cstr(&text), &answer, &err);
     if (r < 0)
         return cli_fail(cli, r, &err);
     if (cli->json) {
@@ -227,7 +262,8 @@ const struct verb verb_reserve = {
     .help = "keep nodes for some users, or for maintenance, for a time",
     .detail =
         "When it begins, jobs that run there and do not belong to it save, leave and go on\n"
-        "elsewhere or later by themselves. Jobs of its users run there with --reservation NAME.\n"
+        "elsewhere or later by themselves: where that would be at once, it asks (-y). Jobs of its\n"
+        "users run there with --reservation NAME.\n"
         "A name that is there is changed: give all of it anew. Without --on: what there is.",
     .examples =
         "  hai reserve\n"

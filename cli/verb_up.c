@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { READY_S = 60, LOG_TAIL_SHOWN = 2000 };
+enum { READY_S = 60, RUNNING_S = 10, LOG_TAIL_SHOWN = 2000 };
 
 static const struct option options[] = {
     {0,                                                                     "dir", "D", "where everything lies (default ~/.local/share/hai)"},
@@ -43,8 +43,8 @@ static char *find_scheduler(struct hai_err *err) {
     return program;
 }
 
-/* Every error of a person's cluster file, before anything is made of it. */
-static int check_cluster(const char *path, struct hai_err *err) {
+/* Every error of a person's cluster file, before anything is made of it. tail: of what is said. */
+static int check_cluster(const char *path, const char *tail, struct hai_err *err) {
     _cleanup_free_ char *program = find_scheduler(err);
     char *argv[] = {"hai-schedd", "--check", (char *)path, NULL};
 
@@ -52,7 +52,14 @@ static int check_cluster(const char *path, struct hai_err *err) {
         return -ENOENT;
     return programs_run(program, argv) == 0
                ? 0
-               : hai_fail(err, -EBADMSG, "the cluster file is refused; nothing was started");
+               : hai_fail(err, -EBADMSG, "the cluster file is refused; %s", tail);
+}
+
+/* The same of the one that lies there, which a person may have edited. */
+static int check_own_cluster(const char *dir, const char *tail, struct hai_err *err) {
+    _cleanup_free_ char *path = hai_asprintf("%s/cluster.yaml", dir);
+
+    return access(path, F_OK) == 0 ? check_cluster(path, tail, err) : 0;
 }
 
 /* hai-schedd init makes the store and the tokens; it may be repeated. */
@@ -109,7 +116,7 @@ static int wait_ready(struct cli *cli, const char *dir, int upd, int n_nodes, st
                     MAX(n_ready, 0), n_nodes, dir);
 }
 
-static int use_client(struct cli *cli, const char *dir, int port, struct hai_err *err) {
+int verb_up_connect(struct cli *cli, const char *dir, int port, struct hai_err *err) {
     _cleanup_free_ char *path = hai_asprintf("%s/schedd/tokens/admin", dir);
     _cleanup_(buf_free) struct buf token = {0};
 
@@ -154,7 +161,9 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
     if (!upd)
         return hai_fail_at(err, -ENOENT, NULL, NULL, "meson install puts them side by side",
                            "the program hai-upd is not beside hai and not in PATH");
-    int r = shape->cluster ? check_cluster(shape->cluster, err) : 0;
+    int r = shape->cluster ? check_cluster(shape->cluster, "nothing was started", err)
+            : shape_given  ? 0
+                           : check_own_cluster(dir, "nothing was started", err);
     if (r == 0)
         r = local_prepare(dir, shape, shape_given, port, &user, &port, err);
     if (r == 0)
@@ -166,7 +175,7 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
         return n_nodes;
     cli_note(cli, "starting %d node%s as %s in %s", n_nodes, n_nodes == 1 ? "" : "s", user.name,
              dir);
-    r = use_client(cli, dir, port, err);
+    r = verb_up_connect(cli, dir, port, err);
     if (r == 0)
         r = local_start(dir, upd, err);
     if (r < 0)
@@ -179,6 +188,30 @@ static int start(struct cli *cli, const char *dir, const struct local_shape *sha
         return r;
     }
     tell(cli, dir, port, n_nodes, timefmt_monotonic_us() - started_us, cli_has(cli, "dir"));
+    return 0;
+}
+
+/* It runs already: then it is what was asked for, or nothing was done. */
+static int look_at_running(struct cli *cli, const char *dir, const struct local_shape *shape,
+                           bool shape_given, int port, struct hai_err *err) {
+    int64_t until_us = timefmt_monotonic_us() + RUNNING_S * INT64_C(1000000);
+    int n_ready;
+
+    int r = check_own_cluster(dir, "a scheduler that ends does not start again", err);
+    if (r == 0)
+        r = local_same(dir, shape, shape_given, port, err);
+    if (r == 0)
+        r = verb_up_connect(cli, dir, local_port(dir), err);
+    if (r < 0)
+        return r;
+    while ((n_ready = count_ready(cli)) < 0 && timefmt_monotonic_us() < until_us)
+        (void)poll(NULL, 0, 100);
+    if (n_ready < 0) {
+        show_log_tail(dir, "schedd.log");
+        return hai_fail(err, -EHOSTDOWN,
+                        "hai-upd runs, but the scheduler does not answer; see %s/log", dir);
+    }
+    tell(cli, dir, local_port(dir), n_ready, 0, cli_has(cli, "dir"));
     return 0;
 }
 
@@ -226,12 +259,9 @@ static int run(struct cli *cli) {
     if (!dir)
         return cli_usage(cli, "%s", err.text);
     if (local_supervisor(dir)) {
-        port = local_port(dir);
-        int r = use_client(cli, dir, (int)port, &err);
-        if (r < 0)
-            return cli_fail(cli, r, &err);
-        tell(cli, dir, (int)port, MAX(count_ready(cli), 0), 0, cli_has(cli, "dir"));
-        return CLI_OK;
+        int r = look_at_running(cli, dir, &shape, shape_given,
+                                cli_has(cli, "port") ? (int)port : -1, &err);
+        return r < 0 ? cli_fail(cli, r, &err) : CLI_OK;
     }
     if (!cli_has(cli, "port") && local_port(dir))
         port = local_port(dir);

@@ -113,7 +113,8 @@ static void print_sums(const struct json *usage, const char *by, struct buf *out
     _cleanup_(table_freep) struct table *table = table_new(headings, n);
     const struct json *sums = json_get(usage, "sums");
     for (const struct json *sum = json_first(sums); sum; sum = json_next(sum))
-        add_sum(table, sum, json_get_string(sum, "key", NULL), costs);
+        add_sum(table, sum, json_get_string(sum, "label", json_get_string(sum, "key", NULL)),
+                costs);
     if (json_count(sums) != 1 || json_get_int(usage, "left_out", 0))
         add_sum(table, total, "total", costs);
     table_print(table, view_color(), out);
@@ -246,6 +247,11 @@ static int run(struct cli *cli) {
     int r = cli_ask(cli, "GET", buf_cstr(&target), NULL, NULL, &usage, &err);
     if (r < 0)
         return cli_fail(cli, r, &err);
+    if (json_get_string(usage, "unknown", NULL)) {
+        hai_fail_at(&err, -ENOENT, "not_found", NULL, NULL, "%s",
+                    json_get_string(usage, "unknown", ""));
+        return cli_fail(cli, -ENOENT, &err);
+    }
     if (check && !has(usage, "capacity_s")) {
         hai_fail(&err, -EACCES, "--check needs a token of scope operate");
         return cli_fail(cli, -EACCES, &err);

@@ -26,6 +26,9 @@ static void print_why(struct cli *cli, const struct json *why, const struct json
     const char *sooner = json_get_string(why, "sooner", NULL);
     const char *output = json_get_string(why, "output", NULL);
     const char *at = json_get_string(job, "submitted_at", NULL);
+    const char *elements = json_get_string(why, "elements", NULL);
+    const char *first = json_get_string(why, "first_waiting", NULL);
+    const char *message = json_get_string(why, "message", NULL);
     const char *word = "since";
     char time[VIEW_TEXT_BYTES];
 
@@ -37,8 +40,15 @@ static void print_why(struct cli *cli, const struct json *why, const struct json
     }
     view_time(cli, at, time);
     buf_printf(&out, "%s %s %s: ", state, word, time);
-    view_sentence(cli, json_get_string(why, "message", "no reason is recorded"), &out);
-    buf_add_str(&out, "\n");
+    if (elements) { // of an array: they first, then the one that is next
+        buf_printf(&out, "%s\n", elements);
+        buf_printf(&out, "%s%s", first ? first : "", first ? " waits: " : "");
+    }
+    bool all_run = elements && !first && !strcmp(json_get_string(why, "reason", ""), "elements");
+    if (!all_run) {
+        view_sentence(cli, message ? message : "no reason is recorded", &out);
+        buf_add_str(&out, "\n");
+    }
     if (starts) {
         buf_add_str(&out, strncmp(starts, "starts", 6) == 0 ? "" : "starts ");
         view_sentence(cli, starts, &out);
@@ -78,6 +88,7 @@ const struct verb verb_why = {
     .group = "watch",
     .args = "[JOB]",
     .help = "why a job waits, failed or moved",
+    .detail = "Of an array: what its elements do, and why the next of them waits.",
     .examples = "  hai why 44\n  hai why gpt-small --json\n",
     .words_max = 1,
     .run = run,

@@ -15,6 +15,9 @@ const struct verbs_program *verbs_programs(void);
 /* The directory of `hai up`: of --dir, made if wanted, else the default. NULL and err: no such. */
 char *verb_up_dir(const struct cli *cli, bool make, struct hai_err *err);
 
+/* The administrator's connection to the cluster that lies there, whatever is configured. */
+int verb_up_connect(struct cli *cli, const char *dir, int port, struct hai_err *err);
+
 extern const struct verb verb_attach;
 extern const struct verb verb_bash;
 extern const struct verb verb_check;

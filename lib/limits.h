@@ -32,6 +32,7 @@ enum {
     NODE_RANKS_MAX = 4096, // ranks, or attempts, on one node at once
     RESERVES_MAX = 1000,   // reservations that are not over
     RESERVE_USERS_MAX = 1000,
+    RESERVE_LEAVING_MAX = 16, // jobs that a dry run names
 
     /* jobs */
     JOB_NODES_MAX = 10000,

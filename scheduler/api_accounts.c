@@ -6,6 +6,7 @@
 #include "scheduler/cluster.h"
 #include "scheduler/core/fair.h"
 #include "scheduler/core/quota.h"
+#include "scheduler/known.h"
 #include "scheduler/masking.h"
 #include "scheduler/views.h"
 #include "wire/jobfile.h"
@@ -66,12 +67,26 @@ void api_accounts_quotas(struct api_call *call) {
     api_call_reply_list(call, &list);
 }
 
+/* A quota of nobody, or nowhere, would be taken for one that limits somebody. One of a name that is
+ * gone may still be taken away. */
+static int check_names(const struct schedd *s, const struct quota_change *change,
+                       struct hai_err *err) {
+    if (change->gpus == S_ABSENT || (change->user && strcmp(change->user, "*") == 0))
+        return 0;
+    return change->team ? known_team(s, change->team, err) : known_user(s, change->user, err);
+}
+
 void api_accounts_set_quota(struct api_call *call) {
     const struct quota_change *change = call->body;
     struct entry_quota_set entry;
+    struct hai_err err = {0};
 
     if (!change->user == !change->team) {
         api_call_fail(call, 400, "bad_value", "expected a user or a team");
+        return;
+    }
+    if (check_names(call->s, change, &err) < 0) {
+        api_call_error(call, -EINVAL, &err);
         return;
     }
     schema_init(entry_quota_set_schema(), &entry);

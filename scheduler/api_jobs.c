@@ -147,6 +147,7 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
     answer.ranks = entry->job.nodes * entry->job.ranks_per_node;
     answer.priority = draft_priority(schedd_state(call->s), &entry->job);
     answer.group = hai_strdup(entry->job.group);
+    answer.elements = entry->job.array.n ? array_count(&entry->job) : S_ABSENT;
     answer.message = entry->job.held
                          ? hai_strdup("nothing was submitted")
                          : hai_asprintf("nothing was submitted; as things are: %s", why.message);

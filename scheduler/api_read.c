@@ -294,6 +294,18 @@ static void fill_why(struct api_call *call, const struct job *job, struct why_vi
     }
 }
 
+/* An array waits for what the element waits for that starts next. Returns whose reason counts. */
+static const struct job *fill_next(struct api_call *call, const struct job *array,
+                                   struct why_view *ret) {
+    if (!array || !array->array)
+        return array;
+    struct array_label next = array_views_next(schedd_state(call->s), array);
+    const struct job *first = array_views_first(schedd_state(call->s), array);
+    if (next.text[0])
+        ret->first_waiting = hai_strdup(next.text);
+    return first ? first : array;
+}
+
 void api_read_why(struct api_call *call) {
     struct why_view view;
     struct state_job record;
@@ -309,6 +321,12 @@ void api_read_why(struct api_call *call) {
     const struct job *array = job ? NULL : array_of(schedd_state(call->s), id);
     if (array && !array_made(array, id - array->r.id - 1))
         job = array; // an element that waits for its turn waits with its array
+    if (record.spec.array.n && record.array == S_ABSENT) {
+        view.state = array_views_state(schedd_state(call->s), &record);
+        if (!job_state_ended(record.state)) // how they ended is in its message
+            view.elements = array_views_sentence(schedd_state(call->s), &record);
+        job = fill_next(call, job, &view);
+    }
     if (job) {
         fill_why(call, job, &view);
     } else {

@@ -3,6 +3,7 @@
 #include "lib/pure/idset.h"
 #include "lib/timefmt.h"
 #include "scheduler/api_call.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/reserve.h"
 #include "scheduler/ranges.h"
 #include "wire/jobfile.h"
@@ -176,6 +177,60 @@ static void on_set(void *data, int64_t index, int r, const struct apply_reply *r
     schema_free(reservation_view_schema(), &view);
 }
 
+/* ---- what would become of it ---- */
+
+static int by_number(const void *pa, const void *pb) {
+    int64_t a = *(const int64_t *)pa, b = *(const int64_t *)pb;
+
+    return a < b ? -1 : a > b;
+}
+
+/* The jobs that would be told to leave if it began now: in the order of their ids. */
+static void fill_leaving(const struct state *state, const struct entry_reserve_set *set,
+                         struct reservation_view *ret) {
+    const struct state_reserve *old = state_reserve_named(state, set->name);
+    SCHEMA_LIST(int64_t) ids = {0};
+
+    for (size_t i = 0; i < set->nodes.n; i++) {
+        const struct node *node = state->nodes[state_node_find(state, set->nodes.items[i])];
+        for (size_t k = 0; k < node->n_jobs; k++) {
+            const struct job *job = state_job_find(state, node->jobs[k]);
+            if (job->r.phase == DESIRED_PHASE_RUN && !(old && job->r.reserve == old->number))
+                *LIST_ADD(&ids) = job->r.id;
+        }
+    }
+    if (ids.n)
+        qsort(ids.items, ids.n, sizeof *ids.items, by_number);
+    ret->n_leaving = 0;
+    for (size_t i = 0; i < ids.n; i++) {
+        if (i && ids.items[i] == ids.items[i - 1])
+            continue;
+        if (ret->n_leaving++ < RESERVE_LEAVING_MAX)
+            *LIST_ADD(&ret->leaving) = hai_strdup(array_label_of(state, ids.items[i]).text);
+    }
+    free(ids.items);
+}
+
+/* ?dry_run=1: everything is checked but what only the commit can tell. */
+static void reply_dry_run(struct api_call *call, const struct entry_reserve_set *set) {
+    int64_t now_us = turn_now_us(call->s->turn);
+    struct reservation_view view;
+
+    schema_init(reservation_view_schema(), &view);
+    view.name = hai_strdup(set->name);
+    view.starts_at = MAX(set->from_us, now_us); // absent is less than any
+    view.ends_at = set->until_us;
+    view.active = view.starts_at == now_us;
+    for (size_t i = 0; i < set->nodes.n; i++)
+        *LIST_ADD(&view.nodes) = hai_strdup(set->nodes.items[i]);
+    for (size_t i = 0; i < set->users.n; i++)
+        *LIST_ADD(&view.users) = hai_strdup(set->users.items[i]);
+    view.reason = hai_strdup(set->reason);
+    fill_leaving(schedd_state(call->s), set, &view);
+    api_call_reply(call, 200, reservation_view_schema(), &view);
+    schema_free(reservation_view_schema(), &view);
+}
+
 void api_reserve_set(struct api_call *call) {
     struct entry_reserve_set entry;
     struct hai_err err = {0};
@@ -184,6 +239,8 @@ void api_reserve_set(struct api_call *call) {
     int r = fill_entry(call->s, call->body, &entry, &err);
     if (r < 0)
         api_call_error(call, r, &err);
+    else if (api_call_query_flag(call, "dry_run"))
+        reply_dry_run(call, &entry);
     else
         api_call_append(call, ENTRY_RESERVE_SET, &entry, on_set);
     free(entry.nodes.items); // the names are the state's

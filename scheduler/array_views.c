@@ -1,8 +1,8 @@
 #include "scheduler/array_views.h"
 
-#include "scheduler/core/array.h"
 #include "scheduler/core/core.h"
 #include "wire/messages.h"
+#include <stdio.h>
 
 static char *indices(const struct entry_job_spec *spec) {
     struct buf text = {0};
@@ -45,7 +45,7 @@ static void fill_elements(const struct state *state, const struct state_job *job
 }
 
 /* An array itself only waits, or has ended. */
-static enum job_state shown_state(const struct state *state, const struct state_job *job) {
+enum job_state array_views_state(const struct state *state, const struct state_job *job) {
     const struct job *array = state_job_find(state, job->id);
 
     if (!array || !array->array || job->state != JOB_STATE_QUEUED)
@@ -61,7 +61,7 @@ void array_views_fill(const struct schedd *s, const struct state_job *job, struc
     ret->array_index = job->array_index;
     if (!job->spec.array.n || job->array != S_ABSENT)
         return;
-    ret->state = shown_state(schedd_state(s), job);
+    ret->state = array_views_state(schedd_state(s), job);
     fill_elements(schedd_state(s), job, &ret->elements);
 }
 
@@ -83,13 +83,64 @@ bool array_views_hidden(const struct job *job) {
     return array_is_element(job) && job->r.attempt == 0 && !state_job_ended(job);
 }
 
-bool array_views_leads(const struct state *state, const struct job *job) {
-    const struct job *array = state_job_find(state, job->r.array);
+const struct job *array_views_first(const struct state *state, const struct job *array) {
     const struct job *first = array && array->array ? array_next_open(array, array) : NULL;
 
     while (first && first->r.attempt > 0)
         first = array_next_open(array, first);
-    return first == job;
+    return first;
+}
+
+bool array_views_leads(const struct state *state, const struct job *job) {
+    return array_views_first(state, state_job_find(state, job->r.array)) == job;
+}
+
+struct array_label array_views_next(const struct state *state, const struct job *array) {
+    const struct job *first = array_views_first(state, array);
+    struct array_label label = {""};
+    char waiting[ARRAY_TEXT_MAX];
+
+    if (first)
+        return array_label(&first->r);
+    if (array->array)
+        array_waiting_list(array, waiting, sizeof waiting);
+    if (array->array && waiting[0])
+        (void)snprintf(label.text, sizeof label.text, "%lld_%.*s", (long long)array->r.id,
+                       (int)strspn(waiting, "0123456789"), waiting);
+    return label;
+}
+
+static void add_part(struct buf *text, int64_t n, const char *word) {
+    if (n > 0)
+        buf_printf(text, "%s%lld %s", text->n_bytes ? ", " : "", (long long)n, word);
+}
+
+char *array_views_sentence(const struct state *state, const struct state_job *job) {
+    const struct job *array = state_job_find(state, job->id);
+    int64_t open[JOB_STATE_COUNT] = {0};
+    struct array_view view;
+    struct buf text = {0};
+
+    schema_init(array_view_schema(), &view);
+    fill_elements(state, job, &view);
+    add_part(&text, view.waiting, view.waiting == 1 ? "waits" : "wait");
+    if (view.waiting > 0 && view.waiting_indices)
+        buf_printf(&text, " (%s)", view.waiting_indices);
+    for (const struct job *one = array && array->array ? array_next_open(array, array) : NULL; one;
+         one = array_next_open(array, one))
+        open[one->r.state] += one->r.attempt > 0;
+    for (int at = 0; at < JOB_STATE_COUNT; at++)
+        add_part(&text, open[at], job_state_text((enum job_state)at));
+    add_part(&text, view.succeeded, "succeeded");
+    add_part(&text, view.failed, "failed");
+    add_part(&text, view.timed_out, "timed out");
+    add_part(&text, view.stopped, "stopped");
+    if (view.cap != S_ABSENT && array && array->array)
+        buf_printf(&text, "; at most %lld at once", (long long)view.cap);
+    schema_free(array_view_schema(), &view);
+    char *sentence = hai_strdup(buf_cstr(&text));
+    buf_free(&text);
+    return sentence;
 }
 
 int array_views_element(const struct state_job *array, const char *index, int64_t *ret) {

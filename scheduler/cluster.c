@@ -379,8 +379,8 @@ static bool has_team(const struct cluster_user *user, const char *team) {
     return false;
 }
 
-/* Does somebody stand behind the name, so that jobs billed to it would be his, or his team's? */
-static bool is_taken(const struct cluster_file *file, const struct state *state, const char *team) {
+bool cluster_has_team(const struct cluster_file *file, const struct state *state,
+                      const char *team) {
     for (size_t i = 0; i < file->users.n; i++)
         if (!strcmp(file->users.items[i].name, team) || has_team(&file->users.items[i], team))
             return true;
@@ -397,5 +397,5 @@ bool cluster_may_name_team(const struct cluster_file *file, const struct state *
         if (!strcmp(known->name, user) && (known->team || known->teams.n))
             return has_team(known, team);
     }
-    return !strcmp(user, team) || !is_taken(file, state, team);
+    return !strcmp(user, team) || !cluster_has_team(file, state, team);
 }

@@ -24,10 +24,14 @@ void cluster_quota_entry(const struct cluster_quota *quota, struct entry_quota_s
 /* Nobody's ranks run as a system account. */
 bool cluster_system_uid(int64_t uid);
 
+/* Does somebody of the file stand behind the name, or a quota, so that jobs billed to it would be
+ * his, or his team's? */
+struct state;
+bool cluster_has_team(const struct cluster_file *file, const struct state *state, const char *team);
+
 /* May jobs of the user say that this team pays? Of a user with teams in the file only those, else
  * one would escape the quota of one's team by naming another. Of others the user's own name, or one
  * that is nobody's: no user's (who is his own team), no team's in the file, and no team's quota. */
-struct state;
 bool cluster_may_name_team(const struct cluster_file *file, const struct state *state,
                            const char *user, const char *team);
 

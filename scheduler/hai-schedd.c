@@ -1,5 +1,6 @@
 /* hai-schedd - the scheduler: `hai-schedd --config F`, `--check CLUSTER.yaml`, `init ...`. */
 #include "lib/log.h"
+#include "lib/pure/errline.h"
 #include "scheduler/cluster.h"
 #include "scheduler/schedd.h"
 #include "scheduler/setup.h"
@@ -113,6 +114,7 @@ static int take_option(int option, struct arguments *a) {
 static int check(const char *path) {
     struct json_schema_errors errors = {0};
     struct cluster_file file;
+    char line[ERRLINE_BYTES];
     struct hai_err err = {0};
 
     if (cluster_read(path, &file, &errors, &err) == 0) {
@@ -120,15 +122,15 @@ static int check(const char *path) {
         return 0;
     }
     for (int i = 0; i < MIN(errors.n, (int)JSON_SCHEMA_ERRORS_MAX); i++)
-        fprintf(stderr, "hai-schedd: %s: %s\n", errors.items[i].where, errors.items[i].text);
+        fprintf(stderr, "hai-schedd: %s\n", errline_text(&errors.items[i], line));
     if (!errors.n)
-        fprintf(stderr, "hai-schedd: %s%s%s\n", err.where, err.where[0] ? ": " : "",
-                hai_err_text(&err));
+        fprintf(stderr, "hai-schedd: %s\n", errline_text(&err, line));
     return 2;
 }
 
 static int init(struct arguments *a) {
     struct passwd *pw = getpwuid(getuid());
+    char line[ERRLINE_BYTES];
     struct hai_err err = {0};
 
     if (!a->setup.state_dir || !a->setup.cluster) {
@@ -143,8 +145,7 @@ static int init(struct arguments *a) {
         a->setup.gid = getgid();
     a->setup.listen = a->listen;
     if (setup_run(&a->setup, &err) < 0) {
-        fprintf(stderr, "hai-schedd: %s%s%s\n", err.where, err.where[0] ? ": " : "",
-                hai_err_text(&err));
+        fprintf(stderr, "hai-schedd: %s\n", errline_text(&err, line));
         return 1;
     }
     return 0;
@@ -152,6 +153,7 @@ static int init(struct arguments *a) {
 
 int main(int argc, char **argv) {
     struct arguments a = {0};
+    char line[ERRLINE_BYTES];
     struct hai_err err = {0};
 
     log_open("hai-schedd", LOG_LEVEL_INFO);
@@ -173,7 +175,7 @@ int main(int argc, char **argv) {
     _cleanup_free_ char *path = a.dir ? hai_asprintf("%s/schedd.yaml", a.dir) : NULL;
     int r = schedd_run(path ? path : a.config ? a.config : "/etc/hai/schedd.yaml", a.listen, &err);
     if (r < 0) {
-        log_error("%s%s%s", err.where, err.where[0] ? ": " : "", hai_err_text(&err));
+        log_error("%s", errline_text(&err, line));
         return 1;
     }
     return r;

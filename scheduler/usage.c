@@ -1,10 +1,14 @@
 #include "scheduler/usage.h"
 
 #include "lib/pure/map.h"
+#include "lib/pure/tlv.h"
 #include "lib/timefmt.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/ledger.h"
+#include "scheduler/known.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { KEY_BYTES = 64 };
 #define US_PER_HOUR 3.6e9
@@ -256,6 +260,7 @@ void usage_gather(const struct schedd *s, const struct query_usage *query, int64
                   struct usage_task *ret) {
     const struct state *state = schedd_state(s);
     struct gather gather = {.query = query, .task = ret};
+    struct hai_err unknown;
 
     schema_init(usage_task_schema(), ret);
     ret->first = query->first;
@@ -269,6 +274,14 @@ void usage_gather(const struct schedd *s, const struct query_usage *query, int64
     for (size_t i = 0; query->by == QUERY_BY_USER && i < state->n_users; i++)
         if (state->users[i].external == 1)
             *LIST_ADD(&ret->externals) = hai_strdup(state->users[i].name);
+    for (const struct job *job = query->by == QUERY_BY_JOB ? state->jobs_first : NULL; job;
+         job = job->next)
+        if (array_is_element(job) && job->r.attempt > 0)
+            *LIST_ADD(&ret->labels) =
+                (struct usage_label){job->r.id, hai_strdup(array_label(&job->r).text)};
+    if ((query->user && known_user(s, query->user, &unknown) < 0) ||
+        (query->group && known_group(s, query->group, &unknown) < 0))
+        ret->unknown = hai_asprintf("%s; %s", unknown.text, unknown.hint);
     rows_outstanding_usage(turn_rows(s->turn), query->first, query->last, gather_row, gather_day,
                            &gather);
     ledger_peek(state, now_us, &(struct ledger_peek){gather_open, gather_day, &gather});
@@ -322,7 +335,36 @@ void usage_fill(const struct usage_task *task, const struct usage *usage, struct
         ret->left_out = (int64_t)(usage->n_sums - n);
     schema_free(usage_sum_view_schema(), &ret->total);
     fill_sum(&usage->total, &ret->total);
+    if (!usage->n_sums) // groups that are gone had their time
+        ret->unknown = hai_strdup(task->unknown);
     if (!task->user && !task->group)
         fill_cluster(&usage->cluster, ret);
     map_free(&externals);
+}
+
+static void take_label(void *data, const struct rows_job *row) {
+    char **label = data;
+    struct state_job job;
+
+    if (tlv_decode(state_job_schema(), row->record, row->record_bytes, &job, NULL) < 0)
+        return;
+    *label = hai_strdup(array_label(&job).text);
+    schema_free(state_job_schema(), &job);
+}
+
+void usage_label_jobs(struct store *store, const struct usage_task *task, struct usage_view *view) {
+    struct map known = {0};
+
+    for (size_t i = 0; i < task->labels.n; i++)
+        map_put(&known, task->labels.items[i].job, task->labels.items[i].label);
+    for (size_t i = 0; i < view->sums.n; i++) {
+        struct usage_sum_view *sum = &view->sums.items[i];
+        int64_t id = strtoll(sum->key, NULL, 10);
+        sum->label = hai_strdup(map_get(&known, id));
+        if (!sum->label) // a row that cannot be read leaves the number
+            (void)query_job(store, id, take_label, &sum->label, NULL);
+        if (!sum->label)
+            sum->label = hai_strdup(sum->key);
+    }
+    map_free(&known);
 }

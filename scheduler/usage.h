@@ -41,3 +41,6 @@ void usage_free(struct usage *usage);
 
 /* As people get it; release with schema_free. */
 void usage_fill(const struct usage_task *task, const struct usage *usage, struct usage_view *ret);
+
+/* The same by job: what people call each. What the task does not have is looked up in the store. */
+void usage_label_jobs(struct store *store, const struct usage_task *task, struct usage_view *view);

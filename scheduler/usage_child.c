@@ -299,6 +299,8 @@ static int add_up(const char *state_dir, struct hai_err *err) {
     r = usage_collect(store, &task, &usage, err);
     if (r == 0) {
         usage_fill(&task, &usage, &view);
+        if (hai_streq(task.by, query_by_text(QUERY_BY_JOB)))
+            usage_label_jobs(store, &task, &view);
         buf_clear(&text);
         json_schema_dump(usage_view_schema(), &view, &text);
         r = fileio_write_full(STDOUT_FILENO, text.data, text.n_bytes, 0, err);

@@ -1,3 +1,4 @@
+#include "lib/pure/errline.h"
 #include "tests/unit/test.h"
 
 TEST(errors_carry_context)
@@ -9,6 +10,39 @@ TEST(errors_carry_context)
     CHECK_STR(err.text, "job 7: priority is 35");
     hai_fail(&err, err.r, "outer: %s", err.text);
     CHECK_STR(err.text, "outer: job 7: priority is 35");
+}
+
+TEST(a_line_says_the_field_once)
+{
+    static const struct {
+        const char *where, *text, *line;
+    } cases[] = {
+        {"",                "it failed",                               "it failed"                    },
+        {"bad.yaml:8:11",   "priority is 35",                          "bad.yaml:8:11: priority is 35"},
+        {"priority",        "priority is 31",                          "priority is 31"               },
+        {"length_s",        "length_s is 0; expected 1",               "length_s is 0; expected 1"    },
+        {"after",           "after.ok is 99",                          "after.ok is 99"               },
+        {"group",           "there is no group x",                     "group: there is no group x"   },
+        {"priority",        "priority",                                "priority: priority"           },
+        {"nodes",           "nodesets is 3",                           "nodes: nodesets is 3"         },
+        {"resources.ranks", "ranks is 0",                              "resources.ranks is 0"         },
+        {"ranks",           "resources.ranks is 0",                    "resources.ranks is 0"         },
+        {"jobs[3].name",    "name is X",                               "jobs[3].name is X"            },
+        {"jobs[3].name",    "user is X",                               "jobs[3].name: user is X"      },
+        {"--priority",      "priority is 31",                          "--priority is 31"             },
+        {"--gpus-per-node", "resources.gpus_per_node is 99; expected",
+         "--gpus-per-node is 99; expected"                                                            },
+        {"--begin",         "not_before is 6pm",                       "--begin is 6pm"               },
+        {"--group",         "there is no group x",                     "--group: there is no group x" },
+        {"--env",           "unknown field 'x_y'",                     "--env: unknown field 'x_y'"   },
+    };
+    char line[ERRLINE_BYTES];
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct hai_err err = {0};
+        hai_fail_at(&err, -EINVAL, NULL, cases[i].where, NULL, "%s", cases[i].text);
+        CHECK_STR(errline_text(&err, line), cases[i].line);
+    }
 }
 
 TEST(distance)

@@ -1,5 +1,6 @@
 #include "lib/fileio.h"
 #include "lib/json_schema.h"
+#include "lib/pure/tlv.h"
 #include "scheduler/core/ledger.h"
 #include "scheduler/usage.h"
 #include "tests/unit/test.h"
@@ -174,6 +175,51 @@ TEST(a_group_without_a_price_hides_no_cost_of_others)
     check_sum(&usage, 2, "", 3 * H, 30);
     CHECK(fabs(usage.total.cost - 70) < 1e-6, "%g", usage.total.cost);
     usage_free(&usage);
+    teardown(&f);
+}
+
+/* Element 3 of array 17 ended long ago: only the store knows it. Job 30 is of before there was such
+ * a row. */
+TEST(elements_that_are_gone_are_called_as_people_call_them)
+{
+    struct usage_task task;
+    struct usage_view view;
+    struct hai_err err = {0};
+    struct fixture f;
+    struct state_job job;
+    _cleanup_(buf_free) struct buf record = {0};
+
+    setup(&f);
+    schema_init(state_job_schema(), &job);
+    job.id = 21;
+    job.array = 17;
+    job.array_index = 3;
+    job.spec.user = hai_strdup("alice");
+    job.spec.name = hai_strdup("x");
+    job.spec.group = hai_strdup("default");
+    job.spec.uid = job.spec.gid = 1000;
+    tlv_encode(state_job_schema(), &job, &record);
+    rows_add_job(turn_rows(f.s.turn), &(struct rows_job){.id = 21,
+                                                         .user = "alice",
+                                                         .name = "x",
+                                                         .record = record.data,
+                                                         .record_bytes = record.n_bytes});
+    add_row(&f, f.today, 21, "alice", "default", NULL, 2 * H, 0);
+    add_row(&f, f.today, 30, "alice", "default", NULL, 1 * H, 0);
+    CHECK_EQ(rows_flush(turn_rows(f.s.turn), &err), 0, "%s", err.text);
+    usage_gather(&f.s, &(struct query_usage){f.today, f.today, NULL, NULL, QUERY_BY_JOB},
+                 turn_now_us(f.s.turn), &task);
+    struct usage usage = collect(&f, QUERY_BY_JOB, 0, NULL, NULL);
+    usage_fill(&task, &usage, &view);
+    usage_label_jobs(f.s.store, &task, &view);
+    CHECK_EQ(view.sums.n, 2);
+    CHECK_STR(view.sums.items[0].key, "21");
+    CHECK_STR(view.sums.items[0].label, "17_3");
+    CHECK_STR(view.sums.items[1].label, "30");
+    schema_free(usage_view_schema(), &view);
+    schema_free(usage_task_schema(), &task);
+    usage_free(&usage);
+    schema_free(state_job_schema(), &job);
     teardown(&f);
 }
 
