@@ -57,10 +57,10 @@ ALWAYS_INLINE void few_rows_of(const struct few *f, int64_t output, int64_t row_
         at[i] = f->data + MIN(output + i, f->n_out - 1) * row_bytes;
 }
 
-/* A register of every row, transposed: column i holds four bytes of each row, for 8-bit floats
- * widened to float16 as two registers, first the even bytes. */
+/* A register of every row, transposed: column i holds four bytes of each row. Of 8-bit floats there
+ * are the even bytes and the odd ones as float16, each as v_transpose_halves has them. */
 struct few_chunk {
-    vi column[VEC][2];
+    vi column[2][VEC];
 };
 
 enum {
@@ -68,9 +68,10 @@ enum {
 };
 
 /* Add up the float16 of a column of 8-bit floats: two sums of every row, from sum[r][at] on. */
-ALWAYS_INLINE void few_words(const int rows, const vi *words, const float *x, vf sum[FEW_ROWS][4],
-                             const int at) {
-    vf low = v_from_f16(words), high = v_from_f16((const char *)words + VEC * 2);
+ALWAYS_INLINE void few_words(const int rows, const vi words[VEC], const int column, const float *x,
+                             vf sum[FEW_ROWS][4], const int at) {
+    vf low = v_from_f16((const char *)words + v_half_at(column, 0));
+    vf high = v_from_f16((const char *)words + v_half_at(column, 1));
 
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
@@ -88,12 +89,12 @@ ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struc
 #pragma GCC unroll 2
     for (int i = first; i < first + n; i++) {
         if (size == 1) {
-            few_words(rows, &c->column[i][0], x + i * 4, sum, 0);
-            few_words(rows, &c->column[i][1], x + i * 4 + 2, sum, 2);
+            few_words(rows, c->column[0], i, x + i * 4, sum, 0);
+            few_words(rows, c->column[1], i, x + i * 4 + 2, sum, 2);
             continue;
         }
-        vf low = wide_low(type, c->column[i][0]);
-        vf high = size == 2 ? wide_high(type, c->column[i][0]) : low;
+        vf low = wide_low(type, c->column[0][i]);
+        vf high = size == 2 ? wide_high(type, c->column[0][i]) : low;
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             const float *at_x = x + r * K_BLOCK + i * (4 / size);
@@ -104,13 +105,24 @@ ALWAYS_INLINE void few_sums(const enum k_dtype type, const int rows, const struc
     }
 }
 
-ALWAYS_INLINE void few_keep(const enum k_dtype type, struct few_chunk *c, int column, vi bits) {
-    if (type_bytes(type) > 1) {
-        v_store_bits(&c->column[column][0], bits);
-        return;
+/* Quarter q of the columns. */
+ALWAYS_INLINE void few_keep(const enum k_dtype type, struct few_chunk *c, int q, const vi u[VEC]) {
+    vi columns[VEC / 4];
+
+    if (type_bytes(type) == 1)
+        v_transpose_halves(u, q, columns);
+    else
+        v_transpose_quarter(u, q, columns);
+#pragma GCC unroll 4
+    for (int i = 0; i < VEC / 4; i++) {
+        if (type_bytes(type) > 1) {
+            v_store_bits(&c->column[0][4 * i + q], columns[i]);
+            continue;
+        }
+        int at = v_half_place(q, i);
+        v_store_bits(&c->column[0][at], float8_even_words(type, columns[i]));
+        v_store_bits(&c->column[1][at], float8_odd_words(type, columns[i]));
     }
-    v_store_bits(&c->column[column][0], float8_even_words(type, bits));
-    v_store_bits(&c->column[column][1], float8_odd_words(type, bits));
 }
 
 /* Load the chunk at `offset` of the rows, and meanwhile (NULL: there is none) add up `before`, so
@@ -147,11 +159,7 @@ ALWAYS_INLINE void few_chunk(const enum k_dtype type, const int rows, const char
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; q++) {
-        vi columns[VEC / 4];
-        v_transpose_quarter(u, q, columns);
-#pragma GCC unroll 4
-        for (int i = 0; i < VEC / 4; i++)
-            few_keep(type, c, 4 * i + q, columns[i]);
+        few_keep(type, c, q, u);
         if (before)
             few_sums(type, rows, before, VEC / 2 + q * (VEC / 8), VEC / 8, x, sum);
     }
@@ -172,7 +180,7 @@ ALWAYS_INLINE void few_rest(const enum k_dtype type, const int rows, const struc
     few_chunk(type, rows, at, k * size, (f->n_in - k) * size, f->n_in * size, &c, NULL, NULL, sum,
               NULL);
     for (int i = 0; i < f->n_in - k; i++) {
-        vi bits = c.column[i * size / 4][0];
+        vi bits = c.column[0][i * size / 4];
         vf w = i * size % 4 ? wide_high(type, bits) : wide_low(type, bits);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
@@ -270,9 +278,9 @@ ALWAYS_INLINE void few_blocks(const enum k_dtype type, const int rows, const str
                       &chunks[c], NULL, NULL, sum, seen);
         for (int h = 0; h < 2; h++) {
             for (int64_t c = 0; c < n; c++)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
                 for (int i = 0; i < VEC; i++)
-                    few_words(rows, &chunks[c].column[i][h], x + c * FEW_CHUNK + i * 4 + h * 2, sum,
+                    few_words(rows, chunks[c].column[h], i, x + c * FEW_CHUNK + i * 4 + h * 2, sum,
                               0);
             few_fold(type, rows, f, output, k / K_BLOCK, sum, 0, total);
         }

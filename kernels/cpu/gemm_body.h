@@ -286,21 +286,18 @@ static void pack_a(const struct gemm *g, int64_t row, int64_t n, int64_t k, int6
     }
 }
 
-/* C of a tile += sums times the scales; first: C counts as zero. */
-ALWAYS_INLINE void fold(const int rows, const int vectors, vf sum[TILE_ROWS][2], float *c,
-                        int64_t c_row, int64_t last, bool first, const float *column,
-                        const float *row) {
-#pragma GCC unroll 14
-    for (int i = 0; i < rows; i++)
+/* Totals of a tile += sums times the scales. */
+ALWAYS_INLINE void fold(const int rows, const int vectors, vf sum[TILE_ROWS][2],
+                        vf total[TILE_ROWS][2], const float *column, const float *row) {
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            int64_t n = v < vectors - 1 ? VEC : last;
-            float *at = c + i * c_row + v * VEC;
-            vf by = v_load(column + v * VEC);
-            if (row)
-                by = v_mul(by, v_set(row[i]));
-            v_store_n(at, v_fma(by, sum[i][v], first ? v_zero() : v_load_n(at, n)), n);
+    for (int v = 0; v < vectors; v++) {
+        vf scale = v_load(column + v * VEC);
+#pragma GCC unroll 14
+        for (int i = 0; i < rows; i++) {
+            vf by = row ? v_mul(scale, v_set(row[i])) : scale;
+            total[i][v] = v_fma(by, sum[i][v], total[i][v]);
         }
+    }
 }
 
 /* Sums of a tile over n_k steps. */
@@ -318,36 +315,20 @@ ALWAYS_INLINE void tile_steps(const int rows, const int vectors, int64_t n_k, co
     }
 }
 
-/* A tile of C with scales: a chain after the other. */
-ALWAYS_INLINE void tile_scaled(const int rows, const int vectors, int64_t n_k, const float *a,
-                               const float *b, float *c, int64_t c_row, int64_t last, bool load,
-                               const struct gemm_scale *s) {
-    for (int64_t k = 0; k < n_k; k += K_BLOCK_CHAIN) {
-        vf sum[TILE_ROWS][2];
-#pragma GCC unroll 14
-        for (int i = 0; i < rows; i++)
-            sum[i][0] = sum[i][1] = v_zero();
-        tile_steps(rows, vectors, K_BLOCK_CHAIN, a + k * PANEL_ROWS, b + k * TILE_COLUMNS, sum);
-        fold(rows, vectors, sum, c, c_row, last, k == 0 && !load,
-             s->column + k / K_BLOCK * PIECE_COLUMNS,
-             s->row ? s->row + k / K_BLOCK * s->row_block : NULL);
-    }
-}
-
-/* One tile of C: rows and vectors are constants where this is called. last: columns of the last
- * vector. load: go on from what is in C. */
-ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const float *a,
-                        const float *b, float *c, int64_t c_row, int64_t last, bool load) {
-    vf sum[TILE_ROWS][2];
-
+/* A tile from and to C. last: columns of the last vector; load: else it counts as zero. */
+ALWAYS_INLINE void tile_load(const int rows, const int vectors, const float *c, int64_t c_row,
+                             int64_t last, bool load, vf ret[TILE_ROWS][2]) {
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
-            sum[i][v] = !load             ? v_zero()
+            ret[i][v] = !load             ? v_zero()
                         : v < vectors - 1 ? v_load(c + i * c_row + v * VEC)
                                           : v_load_n(c + i * c_row + v * VEC, last);
-    tile_steps(rows, vectors, n_k, a, b, sum);
+}
+
+ALWAYS_INLINE void tile_store(const int rows, const int vectors, float *c, int64_t c_row,
+                              int64_t last, vf sum[TILE_ROWS][2]) {
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
@@ -357,6 +338,37 @@ ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const fl
             else
                 v_store_n(c + i * c_row + v * VEC, sum[i][v], last);
         }
+}
+
+/* A tile of C with scales: a chain after the other. Between them C is in `total`, not in its rows:
+ * these, a power of two apart, would drive each other out of the first-level cache. */
+ALWAYS_INLINE void tile_scaled(const int rows, const int vectors, int64_t n_k, const float *a,
+                               const float *b, float *c, int64_t c_row, int64_t last, bool load,
+                               const struct gemm_scale *s) {
+    vf total[TILE_ROWS][2];
+
+    tile_load(rows, vectors, c, c_row, last, load, total);
+    for (int64_t k = 0; k < n_k; k += K_BLOCK_CHAIN) {
+        vf sum[TILE_ROWS][2];
+#pragma GCC unroll 14
+        for (int i = 0; i < rows; i++)
+            sum[i][0] = sum[i][1] = v_zero();
+        tile_steps(rows, vectors, K_BLOCK_CHAIN, a + k * PANEL_ROWS, b + k * TILE_COLUMNS, sum);
+        fold(rows, vectors, sum, total, s->column + k / K_BLOCK * PIECE_COLUMNS,
+             s->row ? s->row + k / K_BLOCK * s->row_block : NULL);
+    }
+    tile_store(rows, vectors, c, c_row, last, total);
+}
+
+/* One tile of C: rows and vectors are constants where this is called. last: columns of the last
+ * vector. load: go on from what is in C. */
+ALWAYS_INLINE void tile(const int rows, const int vectors, int64_t n_k, const float *a,
+                        const float *b, float *c, int64_t c_row, int64_t last, bool load) {
+    vf sum[TILE_ROWS][2];
+
+    tile_load(rows, vectors, c, c_row, last, load, sum);
+    tile_steps(rows, vectors, n_k, a, b, sum);
+    tile_store(rows, vectors, c, c_row, last, sum);
 }
 
 #define TILE(rows)                                                                                 \

@@ -161,6 +161,24 @@ ALWAYS_INLINE void v_transpose_quarter(const vi u[VEC], int q, vi ret[VEC / 4]) 
     ret[2] = _mm512_shuffle_i32x4(a, c, 0xdd);
     ret[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
 }
+/* The second step with half the shuffles, for columns that memory takes and gives back by halves
+ * of a register: ret[i] goes to place v_half_place(q, i) of VEC registers in a row. */
+ALWAYS_INLINE void v_transpose_halves(const vi u[VEC], int q, vi ret[VEC / 4]) {
+    const vi first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const vi last = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+
+    ret[0] = _mm512_permutex2var_epi64(u[q], first, u[4 + q]);
+    ret[1] = _mm512_permutex2var_epi64(u[q], last, u[4 + q]);
+    ret[2] = _mm512_permutex2var_epi64(u[8 + q], first, u[12 + q]);
+    ret[3] = _mm512_permutex2var_epi64(u[8 + q], last, u[12 + q]);
+}
+ALWAYS_INLINE int v_half_place(int q, int i) {
+    return i / 2 * 8 + q * 2 + i % 2;
+}
+/* Where half 0 or 1 of a column then begins, in bytes. */
+ALWAYS_INLINE int v_half_at(int column, int half) {
+    return half * 512 + (column % 4 * 4 + column / 4) * 32;
+}
 ALWAYS_INLINE void v_store_bits(void *p, vi a) {
     _mm512_storeu_si512(p, a);
 }
@@ -301,6 +319,15 @@ ALWAYS_INLINE void v_transpose_four(const vi r[4], vi u[4]) {
 ALWAYS_INLINE void v_transpose_quarter(const vi u[VEC], int q, vi ret[VEC / 4]) {
     ret[0] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x20);
     ret[1] = _mm256_permute2x128_si256(u[q], u[4 + q], 0x31);
+}
+ALWAYS_INLINE void v_transpose_halves(const vi u[VEC], int q, vi ret[VEC / 4]) {
+    v_transpose_quarter(u, q, ret);
+}
+ALWAYS_INLINE int v_half_place(int q, int i) {
+    return 4 * i + q;
+}
+ALWAYS_INLINE int v_half_at(int column, int half) {
+    return column * 32 + half * 16;
 }
 ALWAYS_INLINE void v_store_bits(void *p, vi a) {
     _mm256_storeu_si256((__m256i *)p, a);
