@@ -20,7 +20,7 @@ engine.
 
 "ours" is `hai-eval kl` between the float32 folder and that of `hai-quantize`, activations rounded
 as in serving. The peer's files come from llama-quantize, from a float32 GGUF file of the same
-weights: "its own" is the KL that llama-perplexity finds, its engine against itself; beside that its
+weights: "its own" is the KL of what llama-perplexity computes, its engine against itself; beside that its
 weights are converted back by hai-convert and measured as ours are (where hai-convert reads the
 types). Every matrix of "q4_0 --pure" has 4 bits, as of our int4; plain q4_0 keeps the output matrix
 in 6 or 8 bits, as our `--head int8` does. Ours must not be worse than the peer's of the same bits:
