@@ -14,7 +14,7 @@ enum { WINDOW = 256, TOKENS = 4096 };
 
 struct args {
     const char *usage, *model, *other, *text;
-    int64_t n_tokens, window;
+    int64_t n_tokens, window, skip;
     struct generate_place place;
 };
 
@@ -39,6 +39,10 @@ static int set_option(int c, struct args *ret) {
     case 'w':
         status = modelargs_number(NAME, "--window", optarg, 2, 1 << 20, true, &number);
         ret->window = (int64_t)number;
+        return status;
+    case 's':
+        status = modelargs_number(NAME, "--skip", optarg, 0, 1 << 20, true, &number);
+        ret->skip = (int64_t)number;
         return status;
     case 'b':
         return modelargs_backend(NAME, optarg, &ret->place.backend);
@@ -66,12 +70,13 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"text",                  required_argument, NULL, 't'},
         {"tokens",required_argument, NULL, 'n'},
         {"window",               required_argument, NULL, 'w'},
-        {"backend",             required_argument, NULL, 'b'},
-        {"dtype",              required_argument, NULL, 'd'},
-        {"quiet",                  no_argument, NULL, 'q'},
-        {"help",              no_argument, NULL, 'h'},
-        {"fast-prefill",               no_argument, NULL, 'f'},
-        {0          },
+        {"skip",             required_argument, NULL, 's'},
+        {"backend",              required_argument, NULL, 'b'},
+        {"dtype",                  required_argument, NULL, 'd'},
+        {"quiet",              no_argument, NULL, 'q'},
+        {"help",               no_argument, NULL, 'h'},
+        {"fast-prefill",           no_argument, NULL, 'f'},
+        {0             },
     };
     int c;
 
@@ -84,6 +89,9 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "unexpected '%s'", argv[optind]);
     if (!ret->model || !ret->other || !ret->text)
         return jobexit_usage(NAME, "kl: expected --model, --other and --text");
+    if (ret->skip >= ret->window)
+        return jobexit_usage(NAME, "--skip is %lld; expected less than --window, %lld",
+                             (long long)ret->skip, (long long)ret->window);
     return 0;
 }
 
@@ -128,7 +136,8 @@ int evalkl_main(int argc, char **argv, const char *usage) {
     if (r == 0)
         r = check_window(&args, n, &err);
     if (r == 0)
-        r = textruns_compare(args.model, args.other, &args.place, ids, n, args.window, &c, &err);
+        r = textruns_compare(args.model, args.other, &args.place, ids, n, args.window, args.skip,
+                             &c, &err);
     if (r < 0)
         return jobexit_report(NAME, &err);
     printf("{\"positions\": %lld, \"kl\": %.6g, \"rms_logit_error\": %.6g, \"same_best\": %.6g, "

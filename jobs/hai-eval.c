@@ -19,7 +19,7 @@
 static const char usage[] =
     "usage: " NAME " logits --model DIR --token-ids \"1 2 3\" --out FILE.npy [options]\n"
     "       " NAME " choices --model DIR --input FILE.jsonl [--out FILE.jsonl] [--json] [options]\n"
-    "       " NAME " kl --model DIR --other DIR --text FILE [--tokens N] [--window N]\n"
+    "       " NAME " kl --model DIR --other DIR --text FILE [options]\n"
     "logits:  write those of every token as a float32 array, tokens x vocabulary.\n"
     "choices: multiple choice, a line {\"prompt\": TEXT, \"choices\": [TEXT, ...], \"answer\": N "
     "from 0};\n"
@@ -34,6 +34,7 @@ static const char usage[] =
     "perplexities.\n"
     "  --tokens N     of kl: so many at most (default 4096)\n"
     "  --window N     of kl: tokens read together, from an empty cache (default 256)\n"
+    "  --skip N       of kl: so many of each window only read, not counted (default 0)\n"
     "  --backend B    ref, cpu (default) or cuda\n"
     "  --dtype bf16   round the weights to bf16 first, of kl both models'; arithmetic stays "
     "float32\n"

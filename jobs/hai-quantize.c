@@ -17,13 +17,16 @@
 enum { WINDOW = 512, TOKENS = 16384 };
 
 static const char usage[] =
-    "usage: " NAME " IN OUT --type int8|int4|bf16 [--embedding] [--threads N]\n"
+    "usage: " NAME " IN OUT --type int8|int4|fp8|bf16 [--embedding] [--head int8] [--threads N]\n"
     "                    [--importance FILE [--calibrate TEXT [--tokens N]]]\n"
     "Read the model folder IN, write the folder OUT with quantised matrices.\n"
     "  --type int8        8 bits a weight, with a scale for every 32\n"
     "  --type int4        4 bits a weight, with a scale for every 32\n"
+    "  --type fp8         E4M3 with a scale for 128 x 128, the folder as DeepSeek-V3's are "
+    "published\n"
     "  --type bf16        back to a plain folder\n"
     "  --embedding        the embedding too, in 8 bits; routers and norms always stay\n"
+    "  --head int8        of int4: the output matrix in 8 bits, which helps most for its size\n"
     "  --importance FILE  how much each input of a matrix matters: errors are weighted with it\n"
     "  --calibrate TEXT   measure that first by running IN over a text file, and write FILE\n"
     "  --tokens N         so many of the text at most (default 16384)\n"
@@ -100,11 +103,16 @@ static int set_option(int c, struct args *ret) {
     switch (c) {
     case 't':
         return quantize_type_parse(optarg, &ret->options.type) < 0
-                   ? jobexit_usage(NAME, "--type is '%s'; expected int8, int4 or bf16", optarg)
+                   ? jobexit_usage(NAME, "--type is '%s'; expected int8, int4, fp8 or bf16", optarg)
                    : 0;
     case 'e':
         ret->options.embedding = true;
         return 0;
+    case 'o':
+        ret->options.head = true;
+        return hai_streq(optarg, "int8")
+                   ? 0
+                   : jobexit_usage(NAME, "--head is '%s'; expected int8", optarg);
     case 'i':
         ret->importance = optarg;
         return 0;
@@ -131,14 +139,15 @@ static int set_option(int c, struct args *ret) {
 /* 0, or the exit status after a message. */
 static int parse(int argc, char **argv, struct args *ret) {
     static const struct option options[] = {
-        {"type",       required_argument, NULL, 't'},
-        {"embedding",        no_argument, NULL, 'e'},
-        {"importance",            required_argument, NULL, 'i'},
-        {"calibrate",required_argument, NULL, 'c'},
-        {"tokens",         required_argument, NULL, 'k'},
-        {"threads", required_argument, NULL, 'n'},
-        {"help",        no_argument, NULL, 'h'},
-        {0           },
+        {"type",             required_argument, NULL, 't'},
+        {"embedding",              no_argument, NULL, 'e'},
+        {"head",                  required_argument, NULL, 'o'},
+        {"importance",required_argument, NULL, 'i'},
+        {"calibrate",               required_argument, NULL, 'c'},
+        {"tokens",             required_argument, NULL, 'k'},
+        {"threads",              required_argument, NULL, 'n'},
+        {"help",                  no_argument, NULL, 'h'},
+        {0       },
     };
     int c;
 
@@ -155,10 +164,13 @@ static int parse(int argc, char **argv, struct args *ret) {
     if (ret->n_tokens && !ret->text)
         return jobexit_usage(NAME, "--tokens is for --calibrate");
     if (ret->options.type == QUANTIZE_TYPE_COUNT)
-        return jobexit_usage(NAME, "expected --type int8, int4 or bf16");
-    if (ret->options.type == QUANTIZE_BF16 && (ret->options.embedding || ret->importance))
-        return jobexit_usage(NAME, "%s is for --type int8 or int4; bf16 rounds everything alike",
+        return jobexit_usage(NAME, "expected --type int8, int4, fp8 or bf16");
+    bool whole = ret->options.type == QUANTIZE_INT8 || ret->options.type == QUANTIZE_INT4;
+    if (!whole && (ret->options.embedding || ret->importance))
+        return jobexit_usage(NAME, "%s is for --type int8 or int4",
                              ret->importance ? "--importance" : "--embedding");
+    if (ret->options.type != QUANTIZE_INT4 && ret->options.head)
+        return jobexit_usage(NAME, "--head is for --type int4");
     ret->in = argv[optind];
     ret->out = argv[optind + 1];
     return 0;

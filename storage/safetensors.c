@@ -1,5 +1,6 @@
 #include "storage/safetensors.h"
 #include "lib/pure/buf.h"
+#include "storage/fileahead.h"
 #include "storage/jsonscan.h"
 
 #include <fcntl.h>
@@ -35,6 +36,7 @@ struct safetensors {
     size_t n_copies;
     char **metadata; // key, value, ...
     size_t n_metadata;
+    struct fileahead *ahead; // NULL: nothing is read ahead
 };
 
 const char *safetensors_dtype_name(enum safetensors_dtype dtype) {
@@ -50,6 +52,7 @@ size_t safetensors_dtype_bytes(enum safetensors_dtype dtype) {
 void safetensors_free(struct safetensors *s) {
     if (!s)
         return;
+    fileahead_free(s->ahead);
     for (size_t i = 0; i < s->n_tensors; i++)
         free((char *)s->tensors[i].name);
     for (size_t i = 0; i < s->n_copies; i++)
@@ -66,6 +69,24 @@ void safetensors_free(struct safetensors *s) {
     free(s->metadata);
     free(s->files);
     free(s);
+}
+
+static int by_path(const void *a, const void *b) {
+    return strcmp(((const struct file *)a)->path, ((const struct file *)b)->path);
+}
+
+void safetensors_read_ahead(struct safetensors *s) {
+    _cleanup_free_ struct file *files = hai_new_array(struct file, (size_t)s->n_files);
+    _cleanup_free_ struct fileahead_range *ranges =
+        hai_new_array(struct fileahead_range, (size_t)s->n_files);
+
+    if (s->ahead)
+        return;
+    memcpy(files, s->files, (size_t)s->n_files * sizeof *files);
+    qsort(files, (size_t)s->n_files, sizeof *files, by_path);
+    for (int i = 0; i < s->n_files; i++)
+        ranges[i] = (struct fileahead_range){files[i].bytes, files[i].n_bytes};
+    s->ahead = fileahead_new(ranges, s->n_files);
 }
 
 /* Messages show at most this much of a name from outside. */

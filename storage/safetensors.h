@@ -66,6 +66,10 @@ size_t safetensors_dtype_bytes(enum safetensors_dtype dtype);
  */
 int safetensors_open(const char *path, struct safetensors **ret, struct hai_err *err);
 void safetensors_free(struct safetensors *s);
+
+/* Begin to read all files into memory in the background, in the order of their names and from front
+ * to back (fileahead.h); safetensors_free stops it. */
+void safetensors_read_ahead(struct safetensors *s);
 DEFINE_CLEANUP(struct safetensors *, safetensors_free)
 
 /* All tensors in ascending order of names. Of a sharded model, those that the index lists. */

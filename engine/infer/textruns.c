@@ -8,9 +8,9 @@
 enum { TEXT_BYTES_MAX = 64 << 20 };
 
 struct comparison {
-    int64_t n_vocab, window, row; // row of the window that comes next
-    const int32_t *ids;           // of the window
-    float *logits;                // [window, n_vocab] of the first model
+    int64_t n_vocab, window, skip, row; // row of the window that comes next
+    const int32_t *ids;                 // of the window
+    float *logits;                      // [window, n_vocab] of the first model
     double kl, square, same, nll, nll_other;
 };
 
@@ -57,7 +57,8 @@ static int compare_rows(void *userdata, const float *rows, int64_t n_rows, struc
     struct comparison *c = userdata;
 
     for (int64_t i = 0; i < n_rows; i++, c->row++)
-        compare_row(c, c->logits + c->row * c->n_vocab, rows + i * c->n_vocab);
+        if (c->row >= c->skip)
+            compare_row(c, c->logits + c->row * c->n_vocab, rows + i * c->n_vocab);
     return 0;
 }
 
@@ -76,13 +77,14 @@ static int compare_window(struct generate *a, struct generate *b, struct compari
 }
 
 int textruns_compare(const char *dir, const char *other, const struct generate_place *place,
-                     const int32_t *ids, int64_t n, int64_t window, struct textruns_compared *ret,
-                     struct hai_err *err) {
+                     const int32_t *ids, int64_t n, int64_t window, int64_t skip,
+                     struct textruns_compared *ret, struct hai_err *err) {
     _cleanup_(generate_freep) struct generate *a = NULL, *b = NULL;
-    struct comparison c = {.window = window};
+    struct comparison c = {.window = window, .skip = skip};
     struct generate_place plain = *place;
-    int64_t n_windows = n / window;
+    int64_t n_windows = n / window, n_counted = n_windows * (window - skip);
 
+    assert(skip < window);
     plain.fast_prefill = false;
     int r = check_window(n, window, err);
     if (r == 0)
@@ -101,8 +103,8 @@ int textruns_compare(const char *dir, const char *other, const struct generate_p
         c.ids = ids + w * window;
         r = compare_window(a, b, &c, err);
     }
-    double rows = (double)(n_windows * window), next = (double)MAX(n_windows * (window - 1), 1ll);
-    *ret = (struct textruns_compared){.n = n_windows * window,
+    double rows = (double)n_counted, next = (double)MAX(n_counted - n_windows, 1ll);
+    *ret = (struct textruns_compared){.n = n_counted,
                                       .kl = c.kl / rows,
                                       .rms = kmath_sqrt(c.square / rows / (double)c.n_vocab),
                                       .same_best = c.same / rows,

@@ -12,15 +12,16 @@ struct textruns_compared {
     double kl;             // mean of KL(model || other) in nats, over the whole vocabulary
     double rms;            // root mean square of the logits' differences
     double same_best;      // part of the positions where both find the same token likeliest
-    double nll, nll_other; // mean negative log-likelihood of the next token, in nats, n - n /
-                           // window positions
+    double nll, nll_other; // mean negative log-likelihood of the next token, in nats, of all but
+                           // the last position of each window
 };
 
 /* place->fast_prefill is for `other` alone: with one folder as both it is what is compared.
+ * Positions before `skip` of each window are read and not counted: they have little context.
  * -EINVAL: another vocabulary, or not a window of ids. Memory: one window of logits. */
 int textruns_compare(const char *dir, const char *other, const struct generate_place *place,
-                     const int32_t *ids, int64_t n, int64_t window, struct textruns_compared *ret,
-                     struct hai_err *err);
+                     const int32_t *ids, int64_t n, int64_t window, int64_t skip,
+                     struct textruns_compared *ret, struct hai_err *err);
 
 /* Measure the importance of the model's inputs and write it to a file (engine/model/importance.h).
  */

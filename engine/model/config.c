@@ -279,7 +279,7 @@ static int own_quantization_read(const struct json *value, const char *file, str
     return 0;
 }
 
-/* The one form of quantisation that DeepSeek publishes, and our own. */
+/* The one form of quantisation that DeepSeek publishes, of any model, and our own. */
 static int quantization_read(const struct json *value, const char *file,
                              struct model_config *config, struct hai_err *err) {
     static const struct {
@@ -295,8 +295,6 @@ static int quantization_read(const struct json *value, const char *file,
         return hai_fail(err, -EINVAL, "%s: quantization_config: expected an object", file);
     if (hai_streq(json_get_string(value, "quant_method", ""), "hai"))
         return own_quantization_read(value, file, err);
-    if (config->kind != MODEL_DEEPSEEK_V3)
-        return hai_fail(err, -EINVAL, "%s: unknown field quantization_config", file);
     for (const struct json *v = json_first(value); v; v = json_next(v)) {
         _cleanup_(buf_free) struct buf text = {0};
         size_t i = 0;

@@ -139,12 +139,6 @@ static void add(struct maker *m, enum safetensors_dtype dtype, const struct para
     m->drawn[m->n++].number = (uint32_t)p->tie; // a copy has its owner's values
 }
 
-/* What stays in 16 bits beside matrices in 8: what the published models keep so. */
-static bool is_fp8(const struct param *p) {
-    return p->n_dims == 2 && p->layer >= 0 && !strstr(p->name, ".gate.weight") &&
-           !strstr(p->name, ".eh_proj.");
-}
-
 static void list_tensors(struct maker *m) {
     size_t n_max = 2 * (size_t)m->params->n;
     enum safetensors_dtype plain = m->dtype == DUMMY_F32 ? SAFETENSORS_F32 : SAFETENSORS_BF16;
@@ -160,7 +154,7 @@ static void list_tensors(struct maker *m) {
             add(m, plain, p, ONES, "", 1);
         else if (p->init == PARAM_INIT_ZERO)
             add(m, p->trained ? plain : SAFETENSORS_F32, p, ZEROS, "", 1);
-        else if (m->dtype != DUMMY_FP8 || !is_fp8(&m->params->items[p->tie]))
+        else if (m->dtype != DUMMY_FP8 || !params_is_fp8(&m->params->items[p->tie]))
             add(m, plain, p, MATRIX, "", 1);
         else {
             add(m, SAFETENSORS_F8_E4M3, p, MATRIX, "", 1);

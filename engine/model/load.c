@@ -107,6 +107,7 @@ int load_mapped(const struct model_config *config, const struct model_options *o
     int r = safetensors_open(dir, &files, err);
     if (r < 0)
         return r;
+    safetensors_read_ahead(files);
     with.files = files;
     r = model_new(config, &with, &model, err);
     if (r == 0)

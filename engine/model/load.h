@@ -13,7 +13,8 @@
 /* Fill a model that keeps its weights in memory. */
 int load_model(struct model *model, const char *dir, struct hai_err *err);
 
-/* Make a model whose matrices stay in the files of DIR; they are freed after the model. */
+/* Make a model whose matrices stay in the files of DIR, which begin to be read; they are freed
+ * after the model. */
 int load_mapped(const struct model_config *config, const struct model_options *options,
                 const char *dir, struct safetensors **ret_files, struct model **ret,
                 struct hai_err *err);

@@ -277,3 +277,8 @@ int params_next_expert(const struct params *params, int i) {
 bool params_is_router(const struct param *p) {
     return ends_with(p->name, ".mlp.gate.weight");
 }
+
+bool params_is_fp8(const struct param *p) {
+    return p->n_dims == 2 && p->layer >= 0 && !params_is_router(p) &&
+           !ends_with(p->name, ".eh_proj.weight");
+}

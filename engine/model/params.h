@@ -72,3 +72,7 @@ int params_next_expert(const struct params *params, int i);
 
 /* Is it a router's matrix? Its choices flip on small errors, so it is never quantised. */
 bool params_is_router(const struct param *p);
+
+/* Is it among the matrices that the published models have in 8-bit floats? Those of the layers, but
+ * not routers and what joins the multi-token module to the model. A copy is what its owner is. */
+bool params_is_fp8(const struct param *p);

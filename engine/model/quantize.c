@@ -1,4 +1,5 @@
 #include "engine/model/quantize.h"
+#include "engine/model/blocks.h"
 #include "engine/model/folder.h"
 #include "engine/model/load.h"
 #include "engine/model/source.h"
@@ -8,6 +9,7 @@
 #include "lib/fileio.h"
 #include "lib/json.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -25,6 +27,7 @@ static const char *const type_names[QUANTIZE_TYPE_COUNT] = {
     [QUANTIZE_INT8] = "int8",
     [QUANTIZE_INT4] = "int4",
     [QUANTIZE_BF16] = "bf16",
+    [QUANTIZE_FP8] = "fp8",
 };
 
 const char *quantize_type_name(enum quantize_type type) {
@@ -46,6 +49,8 @@ enum form {
     FORM_HALVES, // quantised, keys and values apart
     FORM_COPY,   // as it is
     FORM_BF16,
+    FORM_SCALES, // of 8-bit floats, an item before that of the codes
+    FORM_CODES,
 };
 
 /* A parameter of the output, and its tensors there. */
@@ -78,15 +83,21 @@ static bool is_embedding(const struct param *p) {
     return hai_streq(p->name, "model.embed_tokens.weight");
 }
 
+/* Does OUT hold what other engines read, copies included? */
+static bool is_published(const struct job *job) {
+    return job->options->type == QUANTIZE_BF16 || job->options->type == QUANTIZE_FP8;
+}
+
 /* What becomes of a parameter. */
 static void choose_form(const struct job *job, struct item *item) {
     const struct param *p = item->p;
     enum k_dtype from = item->source.dtype;
     bool plain = from == K_F32 || from == K_BF16 || from == K_F16;
-    bool wanted = p->n_dims == 2 && job->options->type != QUANTIZE_BF16 && !params_is_router(p) &&
+    bool wanted = p->n_dims == 2 && !is_published(job) && !params_is_router(p) &&
                   (!is_embedding(p) || job->options->embedding);
 
-    item->dtype = job->options->type == QUANTIZE_INT4 && !is_embedding(p) ? K_Q4 : K_Q8;
+    bool wide = is_embedding(p) || (job->options->head && hai_streq(p->name, "lm_head.weight"));
+    item->dtype = job->options->type == QUANTIZE_INT4 && !wide ? K_Q4 : K_Q8;
     if (wanted && p->n_heads)
         item->form =
             p->shape[1] % K_QUANT_GROUP || p->n_key_rows % K_QUANT_GROUP ? FORM_COPY : FORM_HALVES;
@@ -95,6 +106,8 @@ static void choose_form(const struct job *job, struct item *item) {
     if (item->form == FORM_COPY &&
         (!plain || (p->n_dims == 2 && job->options->type == QUANTIZE_BF16 && from != K_BF16)))
         item->form = FORM_BF16;
+    if (job->options->type == QUANTIZE_FP8 && params_is_fp8(&job->params->items[p->tie]))
+        item->form = FORM_CODES;
 }
 
 static void plan_item(struct job *job, struct item *item) {
@@ -108,6 +121,10 @@ static void plan_item(struct job *job, struct item *item) {
         weightsfile_plan_quant(job->file, p, ".keys", item->dtype, p->n_heads, n_in, p->n_key_rows);
         weightsfile_plan_quant(job->file, p, ".values", item->dtype, p->n_heads,
                                n_out / p->n_heads - p->n_key_rows, n_in);
+    } else if (item->form == FORM_SCALES) {
+        weightsfile_plan_scales(job->file, p);
+    } else if (item->form == FORM_CODES) {
+        weightsfile_plan(job->file, p, K_E4M3);
     } else {
         weightsfile_plan(job->file, p, item->form == FORM_BF16 ? K_BF16 : item->source.dtype);
     }
@@ -118,30 +135,36 @@ static void plan_item(struct job *job, struct item *item) {
 static int rank_of(const struct item *item) {
     if (item->form == FORM_WHOLE || item->form == FORM_HALVES)
         return 0;
-    return item->form == FORM_COPY && item->source.dtype == K_F32 ? 1 : 2;
+    if (item->form == FORM_SCALES || (item->form == FORM_COPY && item->source.dtype == K_F32))
+        return 1;
+    return item->form == FORM_CODES ? 3 : 2;
 }
 
 static int plan_items(struct job *job, struct hai_err *err) {
-    struct item *all = hai_new_array(struct item, (size_t)job->params->n);
-    bool back = job->options->type == QUANTIZE_BF16;
+    struct item *all = hai_new_array(struct item, 2 * (size_t)job->params->n);
+    bool published = is_published(job);
     int n = 0, r = 0;
 
-    job->items = hai_new_array(struct item, (size_t)job->params->n);
+    job->items = hai_new_array(struct item, 2 * (size_t)job->params->n);
     job->file = weightsfile_new((size_t)job->params->n * PARTS_MAX, job->options->on_progress,
                                 job->options->userdata);
     for (int i = 0; i < job->params->n && r == 0; i++) {
         const struct param *p = &job->params->items[i], *owner = &job->params->items[p->tie];
-        bool own_head = !back && !p->in_file && !job->options->embedding;
-        if (p->tie != i && !(back && p->in_file) && !own_head)
+        bool own_head = !published && !p->in_file && !job->options->embedding;
+        if (p->tie != i && !(published && p->in_file) && !own_head)
             continue;
         all[n].p = p;
         r = source_find(job->files, owner, &all[n].source, err);
         if (r < 0)
             break;
         choose_form(job, &all[n]);
+        if (all[n].form == FORM_CODES) {
+            all[n + 1] = all[n];
+            all[n++].form = FORM_SCALES;
+        }
         n += p->tie == i || p->in_file || all[n].form == FORM_WHOLE;
     }
-    for (int rank = 0; rank < 3 && r == 0; rank++)
+    for (int rank = 0; rank < 4 && r == 0; rank++)
         for (int i = 0; i < n; i++)
             if (rank_of(&all[i]) == rank) {
                 job->items[job->n_items] = all[i];
@@ -301,6 +324,56 @@ static int write_bf16(struct job *job, const struct item *item, struct hai_err *
     return r;
 }
 
+/* Scales or codes of a matrix in 8-bit floats, a band of 128 rows a piece. */
+struct banding {
+    const struct source *source;
+    int64_t n_out, n_in, n_blocks;
+    float *rows, *scales; // [n_threads, 128, n_in]; [ceil(n_out / 128), n_blocks]
+    uint8_t *codes;       // [n_out, n_in], or NULL
+    bool *bad;            // [n_threads]
+};
+
+static void write_band(void *arg, int64_t band, int thread) {
+    const struct banding *a = arg;
+    int64_t first = band * K_BLOCK, n = MIN(a->n_out - first, (int64_t)K_BLOCK);
+    float *rows = a->rows + thread * K_BLOCK * a->n_in, *scales = a->scales + band * a->n_blocks;
+
+    source_read(a->source, first * a->n_in, n * a->n_in, rows);
+    for (int64_t i = 0; i < n * a->n_in; i++)
+        a->bad[thread] |= !(rows[i] <= FLT_MAX && rows[i] >= -FLT_MAX);
+    blocks_scales(rows, n, a->n_in, scales);
+    if (a->codes)
+        blocks_codes(rows, n, a->n_in, scales, a->codes + first * a->n_in);
+}
+
+static int write_bands(struct job *job, const struct item *item, struct hai_err *err) {
+    struct banding a = {
+        .source = &item->source,
+        .n_out = item->p->shape[0],
+        .n_in = item->p->shape[1],
+        .n_blocks = (item->p->shape[1] + K_BLOCK - 1) / K_BLOCK,
+    };
+    int64_t n_bands = (a.n_out + K_BLOCK - 1) / K_BLOCK;
+    size_t n_threads = (size_t)pool_n_threads(job->options->pool);
+    size_t n_codes = item->form == FORM_CODES ? (size_t)item->p->n_elements : 0;
+    size_t n_scales = (size_t)(n_bands * a.n_blocks);
+    _cleanup_free_ float *rows = hai_new_array(float, n_threads *K_BLOCK *(size_t)a.n_in);
+    _cleanup_free_ float *scales = hai_new_array(float, n_scales);
+    _cleanup_free_ uint8_t *codes = n_codes ? hai_new_array(uint8_t, n_codes) : NULL;
+    _cleanup_free_ bool *bad = hai_new_array(bool, n_threads);
+
+    a.rows = rows;
+    a.scales = scales;
+    a.codes = codes;
+    a.bad = bad;
+    pool_run(job->options->pool, n_bands, write_band, &a);
+    for (size_t i = 0; i < n_threads; i++)
+        if (bad[i])
+            return hai_fail(err, -EINVAL, "%s holds a value that is not finite", item->p->name);
+    return codes ? weightsfile_add(job->file, codes, n_codes, err)
+                 : weightsfile_add(job->file, scales, n_scales * sizeof *scales, err);
+}
+
 static int write_tensors(struct job *job, struct hai_err *err) {
     size_t first = 0;
     int r = 0;
@@ -312,6 +385,8 @@ static int write_tensors(struct job *job, struct hai_err *err) {
                                 err);
         else if (item->form == FORM_BF16)
             r = write_bf16(job, item, err);
+        else if (item->form == FORM_SCALES || item->form == FORM_CODES)
+            r = write_bands(job, item, err);
         else
             r = write_quantized(job, item, first, err);
     }
@@ -362,6 +437,11 @@ static int write_config(const struct job *job, const char *in, const char *out,
 
     if (back) {
         buf_add_str(&field, "\"torch_dtype\": \"bfloat16\"");
+    } else if (job->options->type == QUANTIZE_FP8) {
+        buf_printf(&field,
+                   "\"quantization_config\": {\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", "
+                   "\"activation_scheme\": \"dynamic\", \"weight_block_size\": [%d, %d]}",
+                   K_BLOCK, K_BLOCK);
     } else {
         buf_printf(&field,
                    "\"quantization_config\": {\"quant_method\": \"hai\", \"format\": \"%s\", "
@@ -377,7 +457,7 @@ static int write_config(const struct job *job, const char *in, const char *out,
 
 static int write_weights(struct job *job, const char *out, struct hai_err *err) {
     enum quantize_type type = job->options->type;
-    int r = weightsfile_begin(job->file, out, type == QUANTIZE_BF16 ? NULL : type_names[type], err);
+    int r = weightsfile_begin(job->file, out, is_published(job) ? NULL : type_names[type], err);
 
     return r < 0 ? r : write_tensors(job, err);
 }
@@ -385,8 +465,9 @@ static int write_weights(struct job *job, const char *out, struct hai_err *err) 
 static void count(const struct job *job, struct quantize_result *ret) {
     *ret = (struct quantize_result){.n_bytes = weightsfile_all_bytes(job->file)};
     for (int i = 0; i < job->n_items; i++) {
-        ret->n_matrices += job->items[i].p->n_dims == 2;
-        ret->n_quantized += rank_of(&job->items[i]) == 0;
+        enum form form = job->items[i].form;
+        ret->n_matrices += job->items[i].p->n_dims == 2 && form != FORM_SCALES;
+        ret->n_quantized += form == FORM_WHOLE || form == FORM_HALVES || form == FORM_CODES;
     }
 }
 
@@ -396,6 +477,8 @@ int quantize_folder(const char *in, const char *out, const struct quantize_optio
     _cleanup_(folder_freep) struct folder *folder = NULL;
 
     int r = config_read(in, &job.config, err);
+    if (r == 0 && options->type == QUANTIZE_FP8 && job.config.fp8)
+        r = hai_fail(err, -EINVAL, "%s is in fp8 already", in);
     if (r == 0)
         r = params_new(&job.config, &job.params, err);
     if (r == 0)

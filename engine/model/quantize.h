@@ -4,6 +4,8 @@
  * embedding (unless asked for) and not the routers, whose choices flip on small errors. kv_b_proj
  * becomes two matrices a head, as the latent attention reads them, if both fit. Other matrices stay
  * as they were, 8-bit floats become bf16. Back: what is quantised or in 8-bit floats becomes bf16.
+ * FP8: the matrices that params_is_fp8 names become E4M3 (blocks.h) in a folder as published, so
+ * that other engines read it too; others stay plain.
  * Names and layout: engine/model/source.h. The bytes depend on the input alone, memory is that of
  * one tensor.
  */
@@ -16,6 +18,7 @@ enum quantize_type {
     QUANTIZE_INT8,
     QUANTIZE_INT4,
     QUANTIZE_BF16,
+    QUANTIZE_FP8,
     QUANTIZE_TYPE_COUNT,
 };
 
@@ -28,6 +31,7 @@ enum quantize_type {
 struct quantize_options {
     enum quantize_type type;
     bool embedding; // INT8, INT4: the embedding too, as INT8
+    bool head;      // INT4: the output matrix as INT8
     const struct safetensors *importance;
     struct k_pool *pool;
     int (*on_progress)(void *userdata, int64_t n_done, int64_t n_all);
@@ -40,10 +44,10 @@ struct quantize_result {
                                  // counts
 };
 
-const char *quantize_type_name(enum quantize_type type); // "int8", "int4", "bf16"
+const char *quantize_type_name(enum quantize_type type); // "int8", "int4", "bf16", "fp8"
 int quantize_type_parse(const char *text, enum quantize_type *ret);
 
 /* Read the folder IN, write OUT. -EEXIST: OUT is there; -EINVAL also: a matrix holds what is no
- * finite number, or one too large for float16 scales. */
+ * finite number, or one too large for float16 scales; FP8 of a folder that says it is FP8. */
 int quantize_folder(const char *in, const char *out, const struct quantize_options *options,
                     struct quantize_result *ret, struct hai_err *err);

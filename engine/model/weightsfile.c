@@ -51,12 +51,19 @@ static void plan(struct weightsfile *w, const struct param *p, const char *part,
 }
 
 void weightsfile_plan(struct weightsfile *w, const struct param *p, enum k_dtype dtype) {
-    enum safetensors_dtype in_file = dtype == K_F32   ? SAFETENSORS_F32
-                                     : dtype == K_F16 ? SAFETENSORS_F16
-                                                      : SAFETENSORS_BF16;
+    enum safetensors_dtype in_file = dtype == K_F32    ? SAFETENSORS_F32
+                                     : dtype == K_F16  ? SAFETENSORS_F16
+                                     : dtype == K_E4M3 ? SAFETENSORS_F8_E4M3
+                                                       : SAFETENSORS_BF16;
 
-    assert(dtype == K_F32 || dtype == K_F16 || dtype == K_BF16);
+    assert(dtype == K_F32 || dtype == K_F16 || dtype == K_BF16 || dtype == K_E4M3);
     plan(w, p, "", "", in_file, p->n_dims, p->shape[0], p->n_dims == 2 ? p->shape[1] : 0);
+}
+
+void weightsfile_plan_scales(struct weightsfile *w, const struct param *p) {
+    assert(p->n_dims == 2);
+    plan(w, p, "", "_scale_inv", SAFETENSORS_F32, 2, (p->shape[0] + K_BLOCK - 1) / K_BLOCK,
+         (p->shape[1] + K_BLOCK - 1) / K_BLOCK);
 }
 
 void weightsfile_plan_quant(struct weightsfile *w, const struct param *p, const char *part,

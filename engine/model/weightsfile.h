@@ -23,6 +23,9 @@ DEFINE_CLEANUP(struct weightsfile *, weightsfile_free)
  * before those of fewer, and quantised ones first, so that everything is aligned without holes. */
 void weightsfile_plan(struct weightsfile *w, const struct param *p, enum k_dtype dtype);
 
+/* The scales of one in 8-bit floats, NAME_scale_inv. */
+void weightsfile_plan_scales(struct weightsfile *w, const struct param *p);
+
 /* The two of a quantised matrix, codes and scales. part: "", or ".keys" and ".values" of one with
  * n_heads matrices; n_heads 0: one matrix. */
 void weightsfile_plan_quant(struct weightsfile *w, const struct param *p, const char *part,

@@ -1,4 +1,4 @@
-"""ggufcopy.py - a model's folder in bf16 as a GGUF file with the same weights, of any size.
+"""ggufcopy.py - a model's folder in bf16 or float32 as a GGUF file with the same weights, of any size.
 
 The names and fields are those of tests/e2e/ggufwrite.py; here nothing is computed, only rows are
 moved, so that a model of several GB takes as long as its copy. Vectors and routers become float32.
@@ -14,6 +14,7 @@ import sys
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e")]
 import ggufwrite  # noqa: E402
 
+UNITS = {"BF16": (2, "H"), "F32": (4, "I")}  # bytes of a value, and its kind of array
 ARCHS = {"deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2"}
 
 
@@ -45,11 +46,12 @@ class Folder:
         halves = array.array("H", bytes(view))
         return array.array("I", [x << 16 for x in halves]).tobytes()
 
-    def halves(self, name):
+    def matrix(self, name):
+        """(type, shape, view of the bytes)"""
         dtype, shape, view = self.tensors[name]
-        if dtype != "BF16":
-            raise ValueError(f"{name} is {dtype}; expected BF16")
-        return shape, view
+        if dtype not in UNITS:
+            raise ValueError(f"{name} is {dtype}; expected BF16 or F32")
+        return dtype, shape, view
 
 
 class Writer(ggufwrite.Writer):
@@ -76,16 +78,16 @@ class Writer(ggufwrite.Writer):
     def floats(self, name, dims, raw):
         self.tensor(name, dims, "F32", (len(raw), lambda: [raw]))
 
-    def halves(self, name, dims, pieces):
-        n_bytes = 2
+    def matrix(self, name, dims, dtype, pieces):
+        n_bytes = UNITS[dtype][0]
         for d in dims:
             n_bytes *= d
-        self.tensor(name, dims, "BF16", (n_bytes, pieces))
+        self.tensor(name, dims, dtype, (n_bytes, pieces))
 
 
-def permuted(shape, view, n_heads):
+def permuted(dtype, shape, view, n_heads):
     """ggufwrite.permute, of bytes."""
-    n_row, d = 2 * shape[1], shape[0] // n_heads
+    n_row, d = UNITS[dtype][0] * shape[1], shape[0] // n_heads
     for head in range(n_heads):
         for i in range(d // 2):
             for j in range(2):
@@ -93,18 +95,20 @@ def permuted(shape, view, n_heads):
                 yield view[row * n_row:(row + 1) * n_row]
 
 
-def key_halves(view, c, n_in):
+def key_rows(dtype, view, c, n_in):
     """The keys' rows of kv_b_proj, each head transposed."""
-    nope, n_head = c["qk_nope_head_dim"], 2 * (c["qk_nope_head_dim"] + c["v_head_dim"]) * n_in
+    unit, kind = UNITS[dtype]
+    nope, n_head = c["qk_nope_head_dim"], unit * (c["qk_nope_head_dim"] + c["v_head_dim"]) * n_in
     for head in range(c["num_attention_heads"]):
-        rows = array.array("H", bytes(view[head * n_head:head * n_head + 2 * nope * n_in]))
+        rows = array.array(kind, bytes(view[head * n_head:head * n_head + unit * nope * n_in]))
         for i in range(n_in):
             yield rows[i::n_in].tobytes()
 
 
-def value_halves(view, c, n_in):
-    n_keys = 2 * c["qk_nope_head_dim"] * n_in
-    n_head = n_keys + 2 * c["v_head_dim"] * n_in
+def value_rows(dtype, view, c, n_in):
+    unit = UNITS[dtype][0]
+    n_keys = unit * c["qk_nope_head_dim"] * n_in
+    n_head = n_keys + unit * c["v_head_dim"] * n_in
     for head in range(c["num_attention_heads"]):
         yield view[head * n_head + n_keys:(head + 1) * n_head]
 
@@ -118,27 +122,28 @@ def add_layer(w, folder, c, arch, layer):
         if len(shape) == 1 or name == "ffn_gate_inp.weight":
             w.floats(blk + name, shape[::-1], folder.floats(prefix + hf))
             continue
-        shape, view = folder.halves(prefix + hf)
+        folder.matrix(prefix + hf)
         if arch in ("llama", "deepseek") and name in ("attn_q.weight", "attn_k.weight"):
             heads = c["num_attention_heads" if "_q" in name else "num_key_value_heads"]
-            w.halves(blk + name, shape[::-1], lambda s=shape, v=view, h=heads: permuted(s, v, h))
+            w.matrix(blk + name, shape[::-1], dtype,
+                     lambda t=dtype, s=shape, v=view, h=heads: permuted(t, s, v, h))
         else:
-            w.halves(blk + name, shape[::-1], lambda v=view: [v])
+            w.matrix(blk + name, shape[::-1], dtype, lambda v=view: [v])
     hf = prefix + "self_attn.kv_b_proj.weight"
     if hf in folder.tensors:
-        shape, view = folder.halves(hf)
+        dtype, shape, view = folder.matrix(hf)
         n_in, heads = shape[1], c["num_attention_heads"]
-        w.halves(blk + "attn_k_b.weight", [c["qk_nope_head_dim"], n_in, heads],
-                 lambda v=view, n=n_in: key_halves(v, c, n))
-        w.halves(blk + "attn_v_b.weight", [n_in, c["v_head_dim"], heads],
-                 lambda v=view, n=n_in: value_halves(v, c, n))
+        w.matrix(blk + "attn_k_b.weight", [c["qk_nope_head_dim"], n_in, heads], dtype,
+                 lambda t=dtype, v=view, n=n_in: key_rows(t, v, c, n))
+        w.matrix(blk + "attn_v_b.weight", [n_in, c["v_head_dim"], heads], dtype,
+                 lambda t=dtype, v=view, n=n_in: value_rows(t, v, c, n))
     for part in ("gate", "up", "down"):
         names = [f"{prefix}mlp.experts.{e}.{part}_proj.weight"
                  for e in range(c.get("n_routed_experts", 0))]
         if names and names[0] in folder.tensors:
-            shape = folder.halves(names[0])[0]
-            w.halves(f"{blk}ffn_{part}_exps.weight", [shape[1], shape[0], len(names)],
-                     lambda n=names: (folder.halves(x)[1] for x in n))
+            dtype, shape, _ = folder.matrix(names[0])
+            w.matrix(f"{blk}ffn_{part}_exps.weight", [shape[1], shape[0], len(names)], dtype,
+                     lambda n=names: (folder.matrix(x)[2] for x in n))
 
 
 def add_words(w, c):
@@ -160,7 +165,7 @@ def add_words(w, c):
 
 
 def write(path, out):
-    """The folder at path as the file out. Raises ValueError for weights that are not bf16."""
+    """The folder at path as the file out. Raises ValueError for weights of other types."""
     with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
         c = json.load(f)
     arch = ARCHS.get(c["model_type"], c["model_type"])
@@ -170,8 +175,8 @@ def write(path, out):
     for name, hf in (("token_embd.weight", "model.embed_tokens.weight"),
                      ("output.weight", "lm_head.weight")):
         if hf in folder.tensors and not (name.startswith("output") and c["tie_word_embeddings"]):
-            shape, view = folder.halves(hf)
-            w.halves(name, shape[::-1], lambda v=view: [v])
+            dtype, shape, view = folder.matrix(hf)
+            w.matrix(name, shape[::-1], dtype, lambda v=view: [v])
     w.floats("output_norm.weight", [c["hidden_size"]], folder.floats("model.norm.weight"))
     for layer in range(c["num_hidden_layers"]):
         add_layer(w, folder, c, arch, layer)
@@ -183,11 +188,11 @@ def token_values(w, c):
     """Weights that one token is multiplied with: (all of them, those of the output matrix)."""
     used = c.get("num_experts_per_tok", 0) / max(c.get("n_routed_experts", 1), 1)
     every = head = 0
-    for name, dims, kind, _ in w.tensors:
+    for name, dims, _, _ in w.tensors:
         n = 1
         for d in dims:
             n *= d
-        if kind != "BF16":
+        if len(dims) < 2 or "ffn_gate_inp" in name:
             continue
         if "_exps." in name:
             every += n * used

@@ -42,6 +42,7 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)),
 import benchtable  # noqa: E402
 import cluster  # noqa: E402
 import ggufcopy  # noqa: E402
+import peerfiles  # noqa: E402
 import peerserver  # noqa: E402
 
 MODELS = {"coder-1.3b": ("bf16", "int8", "int4"), "v2-lite-16": ("int8", "int4"),
@@ -159,16 +160,10 @@ class Shape:
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def call(self, *words):
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{words[0]} ended with {done.returncode}:\n"
-                               f"{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
     def make(self, formats, with_kv):
         """Everything for these formats; what only leads to it is removed."""
         hai_bench, plain = cluster.program("hai-bench"), self.path("bf16")
-        self.call(hai_bench, "--make", plain, "--like", self.name, "-q")
+        peerfiles.call(hai_bench, "--make", plain, "--like", self.name, "-q")
         with open(os.path.join(plain, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)
         w = ggufcopy.write(plain, self.path("BF16.gguf"))
@@ -176,11 +171,11 @@ class Shape:
         tied = self.config["tie_word_embeddings"]
         for form in formats:
             if form in ("int8", "int4"):
-                self.call(cluster.program("hai-quantize"), plain, self.path(form), "--type", form,
-                          *(["--embedding"] if tied else []))
+                peerfiles.call(cluster.program("hai-quantize"), plain, self.path(form), "--type",
+                               form, *(["--embedding"] if tied else []))
             elif form == "fp8":
-                self.call(hai_bench, "--make", self.path(form), "--like", self.name, "--dtype",
-                          "fp8", "-q")
+                peerfiles.call(hai_bench, "--make", self.path(form), "--like", self.name,
+                               "--dtype", "fp8", "-q")
         if "bf16" not in formats:
             shutil.rmtree(plain)
         for form in {THEIRS[f] for f in formats} - {"BF16"}:
@@ -193,9 +188,9 @@ class Shape:
     def quantize(self, peer, form, tied):
         if peer not in self.peers:
             return
-        program = peerserver.find(self.peers[peer], "llama-quantize")
         more = ["--token-embedding-type", "q8_0"] if tied and form == "Q4_0" else []
-        self.call(program, "--pure", *more, self.path("BF16.gguf"), self.path(form + ".gguf"), form)
+        peerfiles.quantize(self.peers[peer], self.path("BF16.gguf"), self.path(form + ".gguf"), form,
+                           "--pure", *more)
 
     def kv_bytes(self):
         """Of 16-bit keys and values of the context, read for one token."""

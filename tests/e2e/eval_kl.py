@@ -52,6 +52,12 @@ def check_kl(evaluate, quantize, tokenize, text, scratch):
     check(same["kl"] == 0 and same["rms_logit_error"] == 0 and same["same_best"] == 1 and
           same["perplexity"] == same["perplexity_other"] and same["positions"] == 256, str(same))
     other = kl(evaluate, text, int4, "--tokens", 300, "--window", 64)
+    # What is skipped and the rest make the whole.
+    all64, first32, late32 = (kl(evaluate, text, int4, "--tokens", *more) for more in (
+        (64, "--window", 64), (32, "--window", 32), (64, "--window", 64, "--skip", 32)))
+    check(late32["positions"] == 32 and first32["kl"] != late32["kl"] and
+          abs(2 * all64["kl"] - first32["kl"] - late32["kl"]) < 1e-5 * all64["kl"],
+          "%s is not %s and %s" % (all64, first32, late32))
     check(other["kl"] > 1e-4 and other["rms_logit_error"] > 0 and other["same_best"] < 1, str(other))
     check(other["perplexity"] == same["perplexity"] != other["perplexity_other"], str(other))
     code, out, err = run(tokenize, "encode", "--model", MODEL, stdin=json.dumps(TEXT) + "\n")
@@ -128,6 +134,8 @@ def check_importance(quantize, text, scratch):
 def check_refusals(evaluate, text):
     for more, says in (([], "--model, --other and --text"),
                        (["--window", "1"], "--window is '1'; expected a whole number from 2"),
+                       (["--model", MODEL, "--other", MODEL, "--text", text, "--skip", "256"],
+                        "--skip is 256; expected less than --window, 256"),
                        (["--dtype", "f8"], "--dtype is 'f8'"), (["--nonsense"], "usage:"),
                        (["x"], "unexpected 'x'"),
                        (["--model", MODEL, "--other", MODEL, "--text", text, "--window", "9999"],

@@ -112,6 +112,43 @@ def check_models(quantize, evaluate, scratch):
     check(same > 0.6 * len(beside_ref), "of %d tokens %d are as on ref" % (len(beside_ref), same))
 
 
+def check_fp8(quantize, evaluate, scratch):
+    """FP8 of any architecture: as DeepSeek-V3's folders are, near the model, and back."""
+    for model in ("llama_gqa", "deepseek_moe", "dsv2_lite", "dsv3", "qwen2_tied"):
+        out, back = "%s/%s.fp8" % (scratch, model), "%s/%s.back" % (scratch, model)
+        code, text, err = run(quantize, MODELS + model, out, "--type", "fp8")
+        check(code == 0 and "matrices as fp8" in text, text + err)
+        said = json.load(open(out + "/config.json"))["quantization_config"]
+        check(said == {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                       "weight_block_size": [128, 128]}, str(said))
+        tensors, _ = header(out + "/model.safetensors")
+        tensors.pop("__metadata__")
+        narrow = {n for n, t in tensors.items() if t["dtype"] == "F8_E4M3"}
+        check(narrow and {n + "_scale_inv" for n in narrow} ==
+              {n for n in tensors if n.endswith("_scale_inv")}, "%s: %s" % (model, sorted(tensors)))
+        check(not any("norm" in n or "embed" in n or "mlp.gate.w" in n or "head" in n
+                      for n in narrow), str(sorted(narrow)))
+        got = logits(evaluate, out, scratch)
+        far = distance(got, logits(evaluate, MODELS + model, scratch))
+        check(0 < far < 0.4, "%s: %g" % (model, far))
+        code, text, err = run(quantize, out, back, "--type", "bf16")
+        check(code == 0 and distance(got, logits(evaluate, back, scratch)) < 0.02, text + err)
+
+
+def check_head(quantize, evaluate, scratch):
+    """The output matrix alone in 8 bits: larger by 4 bits a weight of it, and nearer."""
+    plain = logits(evaluate, MODELS + "llama_gqa", scratch)
+    far = []
+    for more in ((), ("--head", "int8")):
+        out = scratch + "/head%d" % len(more)
+        code, text, err = run(quantize, MODELS + "llama_gqa", out, "--type", "int4", *more)
+        check(code == 0, text + err)
+        names = [n for n in header(out + "/model.safetensors")[0] if n.endswith(".q8")]
+        check(names == (["lm_head.weight.q8"] if more else []), str(names))
+        far.append(distance(logits(evaluate, out, scratch), plain))
+    check(far[1] < far[0], str(far))
+
+
 def check_files(quantize, scratch):
     """Other files come along, weights do not; the same bytes again; an existing folder is left."""
     source = scratch + "/source"
@@ -173,6 +210,10 @@ def check_refusals(quantize, generate, scratch):
             ((model, scratch + "/x", "--type", "int3"), "--type is 'int3'"),
             ((model, scratch + "/x", "--type", "int8", "--threads", "0"), "--threads"),
             ((model, scratch + "/x", "--type", "bf16", "--embedding"), "--embedding is for"),
+            ((model, scratch + "/x", "--type", "fp8", "--importance", "y"), "--importance is for"),
+            ((model, scratch + "/x", "--type", "int8", "--head", "int8"), "--head is for"),
+            ((model, scratch + "/x", "--type", "int4", "--head", "int4"), "--head is 'int4'"),
+            ((MODELS + "dsv3_fp8", scratch + "/x", "--type", "fp8"), "in fp8 already"),
             ((model, scratch + "/x", "--type", "bf16", "--importance", "y"), "--importance is for"),
             ((model, scratch + "/x", "--type", "int8", "--tokens", "9"), "--tokens is for"),
             ((model, scratch + "/x", "--type", "int8", "--calibrate", "y"), "needs --importance"),
@@ -196,6 +237,8 @@ def main():
     quantize, evaluate, generate = (os.path.abspath(a) for a in sys.argv[1:4])
     with tempfile.TemporaryDirectory() as scratch:
         check_models(quantize, evaluate, scratch)
+        check_fp8(quantize, evaluate, scratch)
+        check_head(quantize, evaluate, scratch)
         check_files(quantize, scratch)
         check_out(quantize, scratch)
         check_refusals(quantize, generate, scratch)

@@ -223,6 +223,102 @@ TEST(folders)
     CHECK_EQ(rmdir(dir), 0);
 }
 
+/* Bits of the nearest E4M3 number, looked for among all of them; ties to the even code. */
+static uint8_t nearest_e4m3(double x) {
+    uint8_t best = 0;
+
+    for (int code = 0; code < 255; code++) {
+        double d = fabs((double)k_from_e4m3((uint8_t)code) - x);
+        double least = fabs((double)k_from_e4m3(best) - x);
+        if ((code & 0x7f) != 0x7f && (d < least || (d == least && code % 2 == 0 && best % 2)))
+            best = (uint8_t)code;
+    }
+    return x < 0 && best == 0 ? 0x80 : best;
+}
+
+/* A value of a plain parameter as it should be in FP8, in double but for the stated divisions. */
+static void check_fp8(const struct param *p, const struct source *from, const struct source *to) {
+    int64_t n_out = p->shape[0], n_in = p->shape[1], n_blocks = (n_in + 127) / 128, n_wrong = 0;
+    _cleanup_free_ float *x = hai_new_array(float, (size_t)p->n_elements);
+    _cleanup_free_ float *amax = hai_new_array(float, (size_t)((n_out + 127) / 128 * n_blocks));
+    const uint8_t *codes = to->data;
+
+    CHECK_EQ(to->dtype, K_E4M3, "%s", p->name);
+    if (to->dtype != K_E4M3)
+        return;
+    source_read(from, 0, p->n_elements, x);
+    for (int64_t i = 0; i < p->n_elements; i++) {
+        int64_t block = i / n_in / 128 * n_blocks + i % n_in / 128;
+        amax[block] = fmaxf(amax[block], fabsf(x[i]));
+    }
+    for (int64_t i = 0; i < p->n_elements; i++) {
+        int64_t block = i / n_in / 128 * n_blocks + i % n_in / 128;
+        float scale = amax[block] > 0 ? amax[block] / 448 : 1;
+        n_wrong += ((const float *)to->scale)[block] != scale;
+        n_wrong += codes[i] != nearest_e4m3((double)(x[i] / scale)) && (codes[i] & 0x7f) != 0;
+        n_wrong += (codes[i] & 0x7f) == 0 && (double)fabsf(x[i] / scale) > 0x1p-10;
+    }
+    CHECK_EQ(n_wrong, 0, "%s", p->name);
+}
+
+/* 8-bit floats are those of a plain reference, in the matrices of layers; the folder says so, its
+ * bytes do not depend on threads; it is not made twice. */
+TEST(fp8_folders)
+{
+    static const struct {
+        const char *model;
+        int n_fp8;
+    } cases[] = {
+        {"llama_gqa",    28 },
+        {"deepseek_moe", 117},
+        {"qwen2_tied",   21 },
+        {"dsv3",         184},
+    };
+    char dir[32];
+
+    scratch_make(dir);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_free_ char *in = hai_asprintf("tests/fixtures/models/%s", cases[i].model);
+        _cleanup_free_ char *one = hai_asprintf("%s/one", dir);
+        _cleanup_free_ char *three = hai_asprintf("%s/three", dir);
+        _cleanup_(safetensors_freep) struct safetensors *a = NULL, *b = NULL;
+        _cleanup_(params_freep) struct params *params = NULL;
+        struct model_config config;
+        struct hai_err err = {0};
+        int n = 0;
+        CHECK_EQ(quantize(in, one, QUANTIZE_FP8, 1, false, &err), 0, "%s", err.text);
+        CHECK_EQ(quantize(in, three, QUANTIZE_FP8, 3, false, &err), 0, "%s", err.text);
+        CHECK(same_file(one, three, "model.safetensors"), "%s", in);
+        fileio_remove_tree(three, NULL);
+        CHECK_EQ(quantize(one, three, QUANTIZE_FP8, 1, false, &err), -EINVAL);
+        CHECK(strstr(err.text, "in fp8 already"), "%s", err.text);
+        CHECK_EQ(safetensors_open(in, &a, &err), 0, "%s", err.text);
+        CHECK_EQ(safetensors_open(one, &b, &err), 0, "%s", err.text);
+        CHECK_EQ(config_read(one, &config, &err), 0, "%s", err.text);
+        CHECK(config.fp8 && !config.fp8_power_of_two, "%s", one);
+        CHECK_EQ(params_new(&config, &params, &err), 0, "%s", err.text);
+        for (int k = 0; k < params->n; k++) {
+            const struct param *p = &params->items[k];
+            struct source from, to;
+            if (!p->in_file)
+                continue;
+            CHECK_EQ(source_find(a, p, &from, &err), 0, "%s", err.text);
+            CHECK_EQ(source_find(b, p, &to, &err), 0, "%s", err.text);
+            n += to.dtype == K_E4M3;
+            if (params_is_fp8(&params->items[p->tie]))
+                check_fp8(p, &from, &to);
+            else
+                CHECK(to.dtype == from.dtype &&
+                          memcmp(to.data, from.data,
+                                 (size_t)p->n_elements * k_dtype_bytes(to.dtype)) == 0,
+                      "%s", p->name);
+        }
+        CHECK_EQ(n, cases[i].n_fp8, "%s", in);
+        fileio_remove_tree(one, NULL);
+    }
+    CHECK_EQ(rmdir(dir), 0);
+}
+
 /* What a file may say of the matrix w [16, 32], whose two heads have 2 rows of keys and 6 of
  * values; its halves cannot be quantised, so their names are. */
 struct said {

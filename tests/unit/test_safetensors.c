@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -276,6 +277,55 @@ TEST(indexes)
     struct safetensors *s = NULL;
     CHECK_EQ(safetensors_open(dir, &s, &err), -ENOENT);
     CHECK(strstr(err.text, "expected model.safetensors"), "%s", err.text);
+    CHECK_EQ(rmdir(dir), 0);
+}
+
+/* Pages of a file in memory. */
+static size_t n_resident(const char *path, size_t n_bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = (n_bytes + page - 1) / page, n_in = 0;
+    _cleanup_free_ unsigned char *in = hai_alloc(n);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *map = mmap(NULL, n_bytes, PROT_READ, MAP_SHARED, fd, 0);
+
+    close(fd);
+    assert(map != MAP_FAILED);
+    assert(mincore(map, n_bytes, in) == 0);
+    munmap(map, n_bytes);
+    for (size_t i = 0; i < n; i++)
+        n_in += in[i] & 1;
+    return n_in;
+}
+
+/* Nobody touches the file, and it comes into memory; freeing at once is sound too. */
+TEST(read_ahead)
+{
+    enum { N = 20 << 20 };
+    _cleanup_free_ char *zeros = hai_alloc(N);
+    const struct safetensors_tensor tensor = {.name = "a",
+                                              .dtype = SAFETENSORS_U8,
+                                              .n_dims = 1,
+                                              .shape = {N},
+                                              .n_bytes = N,
+                                              .data = zeros};
+    struct hai_err err = {0};
+    char dir[32];
+
+    scratch_make(dir);
+    _cleanup_free_ char *path = hai_asprintf("%s/model.safetensors", dir);
+    CHECK_EQ(safetensors_write(path, &tensor, 1, NULL, &err), 0, "%s", err.text);
+    for (int i = 0; i < 2; i++) {
+        _cleanup_(safetensors_freep) struct safetensors *s = NULL;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+        CHECK_EQ(safetensors_open(dir, &s, &err), 0, "%s", err.text);
+        safetensors_read_ahead(s);
+        safetensors_read_ahead(s);
+        for (int k = 0; i == 0 && k < 1000 && n_resident(path, N) < N / 4096; k++)
+            usleep(10000);
+        CHECK(i == 1 || n_resident(path, N) >= N / 4096, "%zu pages", n_resident(path, N));
+    }
+    CHECK_EQ(unlink(path), 0);
     CHECK_EQ(rmdir(dir), 0);
 }
 
