@@ -354,9 +354,9 @@ static int unary(struct parser *x, bool filters, struct jinja_node **ret) {
 /* Operators of one level each, the tightest last. */
 static int binary(struct parser *x, int level, struct jinja_node **ret) {
     static const char *const levels[][5] = {
-        {"+", "-"    },
-        {    "~" },
-        { "*", "//", "/", "%"}
+        {"+", "-",  NULL, NULL},
+        {"~", NULL, NULL, NULL},
+        {"*", "//", "/",  "%" },
     };
     int r = level == ARRAY_SIZE(levels) ? unary(x, true, ret) : binary(x, level + 1, ret);
 
