@@ -23,17 +23,18 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build-tests")
 LOGS = os.path.join(BUILD, "logs")
+E2E = os.path.join(ROOT, "tests", "e2e")
 CLOSING = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
 SKIPPED = re.compile(r"^\s*skipped:? .*$", re.M)
 TAIL_LINES = 40
 N_PARALLEL = max(1, min(os.cpu_count() or 1, 8))
 # End-to-end tests that measure, or look for what others leave behind. Of those beside each other only
 # one may have ranks that meet at a port: clusters give the same ones.
-ALONE = {"test_agent", "test_agent_faults", "test_api", "test_install", "test_sim", "test_start",
-         "test_upd", "test_usage"}
-# Run against one of the builds only: what they prove does not differ, or sanitized programs are no
-# part of it. All others run against both.
-ONLY_OF = {"test_agent_faults": "asan", "test_pytorch": "release", "test_usage": "release"}
+ALONE = {"test_agent", "test_agent_faults", "test_api", "test_install", "test_start", "test_upd",
+         "test_usage"}
+# Each end-to-end test runs once: against the sanitized programs, but for those that measure, compare
+# builds, or start programs that are not ours. The campaigns run the release's.
+OF_RELEASE = {"test_install", "test_newcomer", "test_pytorch", "test_sim", "test_start", "test_usage"}
 # Sanitized programs and loaded machines are slower, never more than this.
 SANITIZER_FACTOR = 4
 BUILDS = {
@@ -256,8 +257,6 @@ def scripts(folder, kind, timeout_s, alone=lambda name: True):
     jobs = []
     for name in names:
         file = os.path.join(path, name)
-        if ONLY_OF.get(name, kind) != kind:
-            continue
         if name.startswith("test_") and os.path.isfile(file) and os.access(file, os.X_OK):
             jobs.append(Job(f"{kind}/{folder}/{name}", [file], env, timeout_s * factor, alone(name)))
     return jobs
@@ -278,10 +277,14 @@ def stages(runner):
     for kind in reversed(built):  # the slow ones first: none is left over while a core idles
         tests += meson_tests(kind)
     runner.run(tests)
+    runner.say("end to end")
+    jobs = []
     for kind in built:
-        runner.say(f"end to end, {kind}")
-        # Most of their time is waiting: they share the machine, each with a cluster of its own.
-        runner.run(scripts("e2e", kind, 300, alone=ALONE.__contains__))
+        of = OF_RELEASE if kind == "release" else set(os.listdir(E2E)) - OF_RELEASE
+        jobs += [job for job in scripts("e2e", kind, 300, alone=ALONE.__contains__)
+                 if os.path.basename(job.argv[0]) in of]
+    # Most of their time is waiting: they share the machine, each with a cluster of its own.
+    runner.run(jobs)
     if "release" in built:
         runner.say("campaigns, short form")
         runner.run(scripts("fault", "release", 600))
