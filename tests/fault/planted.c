@@ -14,7 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { STEPS = 1000, SEED_SECONDS_MAX = 60, CONTROL_SEEDS_MAX = 20 };
+enum {
+    STEPS = 1000,
+    SEED_SECONDS_MAX = 60,
+    CONTROL_SEEDS_MAX = 20,
+    SHORTEN_SEEDS = 20, // of which one at least must be shortened
+    FAULTS_MIN = 8,     // with fewer there is not much to leave out
+};
 
 int hai_plant;
 
@@ -76,32 +82,27 @@ static bool hunt(int plant, uint64_t first, uint64_t n) {
     return found == (plant != PLANT_NONE);
 }
 
-/* Of a seed that fails for a planted fault, after many faults, some of them are enough, and they do
- * fail. */
-enum { FAULTS_MIN = 8 };
+/* How many of its faults a seed fails without, 0 if it has few or does not fail. What is left out
+ * changes all that comes after it, so some seeds fail with all of theirs only. */
+static size_t n_superfluous(uint64_t seed) {
+    struct hai_err err = {0};
+    _cleanup_free_ bool *skip = NULL;
+    size_t n_faults = 0, n = 0;
+
+    if (minimise(seed, STEPS, &skip, &n_faults, &err) == 0 || n_faults < FAULTS_MIN)
+        return 0;
+    for (size_t k = 0; k < n_faults; k++)
+        n += skip[k];
+    printf("minimised: %zu of %zu faults are enough: %s\n", n_faults - n, n_faults, err.text);
+    return n;
+}
 
 static bool shortens(int plant, uint64_t first, uint64_t n) {
-    struct hai_err err = {0};
-    bool *skip = NULL, right = false;
-    size_t n_faults = 0, n_needed = 0;
-
     hai_plant = plant;
-    for (uint64_t i = 0; i < n && !right; i++) {
-        if (minimise(first + i, STEPS, &skip, &n_faults, &err) == 0)
-            continue;
-        if (n_faults < FAULTS_MIN) { // it failed before there was much to leave out
-            free(skip);
-            skip = NULL;
-            continue;
-        }
-        for (size_t k = 0; k < n_faults; k++)
-            n_needed += !skip[k];
-        right = n_needed < n_faults;
-        printf("minimised: %zu of %zu faults are enough: %s\n", n_needed, n_faults, err.text);
-        free(skip);
-        break;
-    }
-    return right;
+    for (uint64_t i = 0; i < MIN(n, (uint64_t)SHORTEN_SEEDS); i++)
+        if (n_superfluous(first + i))
+            return true;
+    return false;
 }
 
 int main(int argc, char **argv) {
