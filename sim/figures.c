@@ -244,6 +244,27 @@ static void add_eta(const struct tally *tally, const struct eta *eta, fixed_wide
         add_eta_error(&worth.naive[i], &ret[FIGURE_eta_now_error_p50 + 3 * i]);
 }
 
+/* What was asked for from outside, and how long such jobs and all others waited beyond their run
+ * times. */
+static void add_external(const struct tally *tally, const struct trace *trace, fixed_wide *ret) {
+    fixed_wide asked[2] = {0}, delays[2] = {0};
+    int64_t n_over[2] = {0};
+
+    for (size_t i = 0; i < trace->n; i++) {
+        const struct trace_job *job = &trace->jobs[i];
+        bool external = job->external;
+        asked[external] += (fixed_wide)job->run_us * trace_gpus(job, tally->gpus_per_node);
+        ret[FIGURE_external_jobs] += external;
+        if (!is_over(&tally->jobs[i]))
+            continue;
+        delays[external] += delay_us(&tally->jobs[i], job);
+        n_over[external]++;
+    }
+    ret[FIGURE_external_demand] = fixed_ratio(asked[true], asked[false] + asked[true]);
+    ret[FIGURE_delay_external] = fixed_div(delays[true], n_over[true]);
+    ret[FIGURE_delay_internal] = fixed_div(delays[false], n_over[false]);
+}
+
 void figures_of(const struct tally *tally, const struct trace *trace, const struct eta *eta,
                 struct figures *ret) {
     static const int outcomes[] = {
@@ -270,6 +291,8 @@ void figures_of(const struct tally *tally, const struct trace *trace, const stru
     ret->eta = eta && eta->every;
     if (ret->eta)
         add_eta(tally, eta, values);
+    add_external(tally, trace, values);
+    ret->external = values[FIGURE_external_jobs] > 0;
     values[FIGURE_entries] = tally->entries;
     values[FIGURE_proposals] = tally->decisions;
 }
@@ -320,13 +343,16 @@ static void ratio_text(fixed_wide a, fixed_wide b, char ret[static CELL_BYTES]) 
     (void)snprintf(ret, CELL_BYTES, "%s", text);
 }
 
-static bool is_eta(size_t figure) {
-    return figure >= FIGURE_group_eta && figure < FIGURE_group_core;
+/* Some groups are shown only where a run has them. */
+static bool has(const struct figures *run, size_t figure) {
+    if (figure >= FIGURE_group_external && figure < FIGURE_group_core)
+        return run->external;
+    return figure < FIGURE_group_eta || figure >= FIGURE_group_external || run->eta;
 }
 
-static bool any_eta(const struct figures *runs, size_t n) {
+static bool any_has(const struct figures *runs, size_t n, size_t figure) {
     for (size_t k = 0; k < n; k++)
-        if (runs[k].eta)
+        if (has(&runs[k], figure))
             return true;
     return false;
 }
@@ -337,7 +363,7 @@ void figures_table(const struct figures *runs, size_t n, struct buf *ret) {
     for (size_t k = 0; k < n; k++)
         head(&runs[k], ret);
     for (size_t i = 0; i < FIGURE_COUNT; i++) {
-        if (is_eta(i) && !any_eta(runs, n))
+        if (!any_has(runs, n, i))
             continue;
         if (is_group(i)) {
             buf_printf(ret, "\n%s\n", list[i].words);
@@ -381,7 +407,7 @@ static void json_one(const struct figures *run, struct buf *ret) {
     buf_printf(ret, "\"nodes\": %lld, \"gpus\": %lld", (long long)run->n_nodes,
                (long long)run->n_gpus);
     for (size_t i = 0; i < FIGURE_COUNT; i++) {
-        if (is_group(i) || (is_eta(i) && !run->eta))
+        if (is_group(i) || !has(run, i))
             continue;
         bool timed = list[i].form == FIGURE_TIME || list[i].form == FIGURE_GPU_TIME;
         buf_printf(ret, ",\n  \"%s%s\": ", list[i].name,

@@ -98,6 +98,11 @@ enum figure_form {
     X(eta_runs_error_p50, TIME, "and all else that runs differs by, p50")                          \
     X(eta_runs_error_p90, TIME, "p90")                                                             \
     X(eta_runs_within, SHARE, "waits within a factor of 2")                                        \
+    X(group_external, COUNT_OF, "demand from outside (jobs.external_percent)")                     \
+    X(external_jobs, COUNT_OF, "jobs")                                                             \
+    X(external_demand, SHARE, "its part of the GPU time asked")                                    \
+    X(delay_external, TIME, "mean delay of these jobs")                                            \
+    X(delay_internal, TIME, "of all others'")                                                      \
     X(group_core, COUNT_OF, "the scheduler's core")                                                \
     X(entries, COUNT_OF, "log entries")                                                            \
     X(proposals, COUNT_OF, "decisions")
@@ -109,7 +114,8 @@ enum { FIGURES(FIGURE_NUMBER_) FIGURE_COUNT };
 struct figures {
     const char *trace, *config;
     int64_t n_nodes, n_gpus;
-    bool eta; // forecasts were asked for: only then their figures are shown
+    bool eta;      // forecasts were asked for: only then their figures are shown
+    bool external; // there are external users: likewise
     fixed_wide values[FIGURE_COUNT];
 };
 

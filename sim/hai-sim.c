@@ -386,6 +386,7 @@ static int simulate(const struct options *o, const char *config, struct simulati
         r = read_trace(o, &s->conf, &s->trace);
     if (r < 0)
         return r;
+    trace_choose_external(&s->trace, s->conf.r.cluster.gpus, s->conf.r.jobs.external_percent);
     look_at_losses(&s->conf, &s->trace);
     s->eta.every = o->eta;
     r = replay_run(&s->conf, &s->trace, shown ? show_progress : NULL, s, &s->eta, &s->tally, &err);

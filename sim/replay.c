@@ -11,6 +11,9 @@
 #define IDLE_MAX_US (INT64_C(366) * 24 * 3600 * 1000000)
 #define SPARE_US INT64_C(1000000)
 #define DAY_US (INT64_C(24) * 3600 * 1000000)
+/* The account of demand from outside. */
+#define EXTERNAL "external"
+#define EXTERNAL_PRINCIPAL "submit:" EXTERNAL
 
 enum { PROGRESS_JOBS = 4096 };
 
@@ -116,6 +119,12 @@ static int submit(struct replay *r, uint32_t i) {
     in.job.name = (char *)"job";
     in.job.group = (char *)"default";
     in.job.priority = job->level ? job->level - 1 : r->conf->priorities[job->priority];
+    const char *principal = r->principals[job->user];
+    if (job->external) {
+        principal = EXTERNAL_PRINCIPAL;
+        in.job.user = (char *)EXTERNAL;
+        in.job.auto_priority = 1;
+    }
     in.job.nodes = (job->gpus + per_node - 1) / per_node;
     in.job.gpus_per_node = MIN((int64_t)job->gpus, per_node);
     in.job.cross_zones = r->conf->r.jobs.cross_zones;
@@ -124,7 +133,7 @@ static int submit(struct replay *r, uint32_t i) {
         in.job.time_limit_us = job->estimate_us;
     if (r->conf->r.jobs.time_limit == SIMCONF_LIMIT_EXACT)
         in.job.time_limit_us = job->run_us + r->conf->r.agents.start_us + SPARE_US;
-    int error = world_append(&r->world, r->principals[job->user], ENTRY_JOB_SUBMIT, &in);
+    int error = world_append(&r->world, principal, ENTRY_JOB_SUBMIT, &in);
     if (error == -E2BIG) {
         *r->err = r->world.reply.err;
         return error;
@@ -590,6 +599,14 @@ static int check_ledger(struct replay *r) {
     return 0;
 }
 
+/* Whose jobs external demand is; the trace's own users need no account. */
+static void add_external(struct replay *r) {
+    struct entry_user_set user = {(char *)EXTERNAL, 1000, 1000, SCOPE_SUBMIT, false, 1};
+
+    if (r->conf->r.jobs.external_percent)
+        must(world_append(&r->world, "admin:root", ENTRY_USER_SET, &user));
+}
+
 static void prepare(struct replay *r) {
     const struct trace *trace = r->trace;
     struct entry_cluster_set set;
@@ -606,6 +623,7 @@ static void prepare(struct replay *r) {
         simconf_quota_entry(&r->conf->r.quotas.items[i], &quota);
         must(world_append(&r->world, "system:hai", ENTRY_QUOTA_SET, &quota));
     }
+    add_external(r);
     /* From here on run times are remembered: only forecasts and plans read them. */
     struct entry_sched_start start = {NULL};
     if (r->eta->every || r->world.state->r.backfill != S_ABSENT)

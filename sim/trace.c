@@ -246,3 +246,44 @@ int trace_stretch_to(struct trace *trace, int64_t gpus_per_node, int64_t n_gpus,
     stretch(trace, asked * FIXED_ONE, length * load);
     return 0;
 }
+
+struct drawn {
+    uint64_t hash;
+    struct trace_job *job;
+};
+
+/* The finalizer of splitmix64 (Steele, Lea, Flood, 2014): neighbours come far apart. */
+static uint64_t hash_of(uint64_t x) {
+    x = (x + UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+static int by_hash(const void *pa, const void *pb) {
+    const struct drawn *a = pa, *b = pb;
+
+    if (a->hash != b->hash)
+        return a->hash < b->hash ? -1 : 1;
+    return a->job->row < b->job->row ? -1 : a->job->row > b->job->row;
+}
+
+static fixed_wide asks_for(const struct trace_job *job, int64_t gpus_per_node) {
+    return (fixed_wide)job->run_us * trace_gpus(job, gpus_per_node);
+}
+
+void trace_choose_external(struct trace *trace, int64_t gpus_per_node, int64_t percent) {
+    _cleanup_free_ struct drawn *drawn = hai_new_array(struct drawn, trace->n + 1);
+    fixed_wide missing = 0; // hundredths
+
+    for (size_t i = 0; i < trace->n; i++) {
+        drawn[i] = (struct drawn){hash_of(trace->jobs[i].row), &trace->jobs[i]};
+        missing += percent * asks_for(&trace->jobs[i], gpus_per_node);
+    }
+    if (trace->n)
+        qsort(drawn, trace->n, sizeof *drawn, by_hash);
+    for (size_t i = 0; i < trace->n; i++) {
+        fixed_wide gpu_us = 100 * asks_for(drawn[i].job, gpus_per_node);
+        drawn[i].job->external = gpu_us && gpu_us <= missing;
+        missing -= drawn[i].job->external ? gpu_us : 0;
+    }
+}

@@ -23,6 +23,7 @@ struct trace_job {
     uint16_t user;
     uint8_t priority; // 0 to TRACE_PRIORITY_COUNT - 1
     uint8_t level;    // of the core, plus one; 0: what the description says for `priority`
+    bool external;    // demand from outside
 };
 
 /* Jobs by submission, then row. */
@@ -56,6 +57,11 @@ void trace_window(struct trace *trace, int64_t from_us, int64_t to_us);
 
 /* Multiply submission times, a factor in millionths. */
 void trace_stretch(struct trace *trace, int64_t factor);
+
+/* Make jobs external that together ask for this part of the GPU time. They are drawn by their rows,
+ * so they are of all sizes and times, and two descriptions have the same ones; one with which it
+ * would be more stays. */
+void trace_choose_external(struct trace *trace, int64_t gpus_per_node, int64_t percent);
 
 /* The GPUs that a job takes: whole nodes above the size of one. */
 int64_t trace_gpus(const struct trace_job *job, int64_t gpus_per_node);

@@ -436,3 +436,42 @@ TEST(quotas_of_users_are_heeded)
     CHECK_EQ(o.tally.jobs[2].start_us / SECOND, 2);
     done(&o);
 }
+
+/* What an external user asks for as most important is of priority auto, at 5 at most: it waits for
+ * the others, of whatever priority. */
+TEST(external_users_wait_for_the_others)
+{
+    struct outcome_of o = {0};
+    struct hai_err err = {0};
+    const char *conf = "cluster: {zones: 1, leaves: 1, leaf_nodes: 1, gpus: 8}\n"
+                       "policy: {time_sharing: false, backfill: 0, fair_share: 0s, aging: 0s}\n";
+    const char *trace = "submit_s,gpus,duration_s,user,prio\n"
+                        "0,8,100,a,0\n"
+                        "1,8,100,b,2\n"
+                        "2,8,100,c,0\n"
+                        "3,8,100,a,0\n";
+    const struct {
+        int figure;
+        int64_t value;
+    } expected[] = {
+        {FIGURE_external_jobs,   1                          },
+        {FIGURE_external_demand, 250000                     },
+        {FIGURE_delay_external,  299 * SECOND               },
+        {FIGURE_delay_internal,  (0 + 98 + 197) * SECOND / 3},
+    };
+
+    CHECK_EQ(simconf_parse(conf, strlen(conf), "s.yaml", &o.conf, NULL, &err), 0, "%s", err.text);
+    CHECK_EQ(trace_parse(trace, strlen(trace), "t.csv", &o.trace, &err), 0, "%s", err.text);
+    trace_choose_external(&o.trace, 8, 25);
+    int n_external = 0;
+    for (size_t i = 0; i < o.trace.n; i++) {
+        n_external += o.trace.jobs[i].external;
+        o.trace.jobs[i].external = i == 1; // which one it is here
+    }
+    CHECK_EQ(n_external, 1);
+    o.conf.r.jobs.external_percent = 25;
+    replay(&o);
+    for (size_t i = 0; i < ARRAY_SIZE(expected); i++)
+        CHECK_EQ(value(&o, expected[i].figure), expected[i].value, "figure %d", expected[i].figure);
+    done(&o);
+}
