@@ -149,32 +149,16 @@ class Model:
         return found
 
 
-class State:
-    """{model and seed: {name: figures}}, in a file if there is one."""
-
-    def __init__(self, path):
-        self.path, self.results = path, {}
-        if path and os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                self.results = json.load(f)
-
-    def add(self, model, found):
-        self.results.setdefault(model, {}).update(found)
-        if self.path:
-            with open(self.path, "w", encoding="utf-8") as f:
-                json.dump(self.results, f, indent=1)
-
-
-    def mean(self):
-        """{model: {name: figures}} over seeds."""
-        ret = {}
-        for name in MODELS:
-            of = [found for key, found in self.results.items() if key.split()[0] == name]
-            for x in of[0] if of else ():
-                all_of = [found[x] for found in of if x in found]
-                ret.setdefault(name, {})[x] = {
-                    what: statistics.mean(got[what] for got in all_of) for what in all_of[0]}
-        return ret
+def mean_of(results):
+    """{model: {name: figures}} over seeds."""
+    ret = {}
+    for name in MODELS:
+        of = [found for key, found in results.items() if key.split()[0] == name]
+        for x in of[0] if of else ():
+            all_of = [found[x] for found in of if x in found]
+            ret.setdefault(name, {})[x] = {
+                what: statistics.mean(got[what] for got in all_of) for what in all_of[0]}
+    return ret
 
 
 def measure(name, seed, args, state):
@@ -282,11 +266,11 @@ def main():
         print("skipped: llama.cpp: "
               + (f"no {' and '.join(needed)} in {args.llama}" if args.llama else "not given"))
         args.llama = None
-    state = State(args.state)
+    state = benchtable.State(args.state)
     for name in args.models:
         for seed in range(MODELS[name][1]):
             measure(name, seed, args, state)
-    results = state.mean()
+    results = mean_of(state.results)
     lines, met, missed = table(results)
     lines = [f"{where}. Peer: {version}. KL(float32 || weights) in nats.", *notes(results),
              "", *lines]

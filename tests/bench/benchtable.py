@@ -2,6 +2,7 @@
 --write keeps between two marks of a page in docs/."""
 
 import datetime
+import json
 import os
 import platform
 import subprocess
@@ -30,6 +31,24 @@ def rows(head, values):
     """Lines of a table in Markdown."""
     first, *others = ["| " + " | ".join(map(str, row)) + " |" for row in [head, *values]]
     return [first, "|" + "---|" * len(head), *others]
+
+
+class State:
+    """What is measured so far, {key: figures}, in a file if there is one, so that a run can go on."""
+
+    def __init__(self, path):
+        self.path, self.results = path, {}
+        if path and os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                self.results = json.load(f)
+
+    def add(self, key, found):
+        """Beside what the key has already."""
+        self.results.setdefault(key, {}).update(found)
+        if self.path:
+            with open(self.path + ".new", "w", encoding="utf-8") as f:
+                json.dump(self.results, f, indent=1)
+            os.replace(self.path + ".new", self.path)
 
 
 def keep(page, name, lines):

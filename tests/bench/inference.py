@@ -335,23 +335,6 @@ def limit_lines(results):
     return lines
 
 
-class State:
-    """What is measured so far, in a file if there is one."""
-
-    def __init__(self, path):
-        self.path, self.results = path, {}
-        if path and os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                self.results = json.load(f)
-
-    def add(self, key, found):
-        self.results[key] = found
-        if self.path:
-            with open(self.path + ".new", "w", encoding="utf-8") as f:
-                json.dump(self.results, f)
-            os.replace(self.path + ".new", self.path)
-
-
 def measure_all(args, peers, state):
     for name in args.models:
         todo = [(form, n) for n in args.threads for form in MODELS[name]
@@ -406,7 +389,7 @@ def main():
             n_skipped += 1
             print(f"skipped: {name}: "
                   + (f"no llama-server and llama-quantize in {folder}" if folder else "not given"))
-    state = State(args.state)
+    state = benchtable.State(args.state)
     measure_all(args, peers, state)
     lines, met, missed = table(state.results)
     lines = [f"{where}. Peers: {'; '.join(versions) or 'none'}. Tokens a second, median of "
