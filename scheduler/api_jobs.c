@@ -152,8 +152,7 @@ static void reply_dry_run(struct api_call *call, struct entry_job_submit *entry)
                          ? hai_strdup("nothing was submitted")
                          : hai_asprintf("nothing was submitted; as things are: %s", why.message);
     struct outlook_job start;
-    bool waits = strcmp(why.code, "starts_now") != 0 && !entry->job.held && !entry->job.after.n &&
-                 !entry->job.array.n && entry->job.not_before_us <= turn_now_us(call->s->turn);
+    bool waits = strcmp(why.code, "starts_now") != 0 && !entry->job.held;
     if (waits && outlook_draft(call->s->outlook, &entry->job, &start)) {
         answer.start_at = start.p50_us;
         answer.start_late_at = start.p90_us;

@@ -5,6 +5,7 @@
 #include "lib/programs.h"
 #include "lib/pure/map.h"
 #include "lib/timefmt.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/forecast.h"
 #include "scheduler/core/why.h"
 #include <signal.h>
@@ -12,7 +13,7 @@
 #include <sys/wait.h>
 
 enum {
-    SMALL = 8 * 1000,           // jobs that wait times nodes: some ten milliseconds
+    SMALL = 8 * 1000,           // open jobs times nodes: some ten milliseconds
     FRESH_US = 1000 * 1000,     // an answer that has the job is given for so long
     CHILD_US = 5 * 1000 * 1000, // from one child to the next
 };
@@ -135,8 +136,17 @@ static void start_child(struct outlook *o, int64_t now_us) {
     forget_child(o);
 }
 
+/* Jobs that wait or run, elements to come among them. */
+static int64_t open_jobs(const struct state *state) {
+    int64_t n = state->n_jobs - state->n_ended;
+
+    for (const struct job *array = state->arrays; array; array = array->array->next)
+        n += array->array->n - MAX(array->r.array_made, 0);
+    return n;
+}
+
 static bool is_small(const struct state *state) {
-    return (state->queue.n + 1) * MAX(state->n_nodes, 1) <= SMALL;
+    return (open_jobs(state) + 1) * MAX(state->n_nodes, 1) <= SMALL;
 }
 
 static void refresh(struct outlook *o, int64_t job) {
@@ -157,7 +167,7 @@ static void refresh(struct outlook *o, int64_t job) {
 }
 
 const struct outlook_job *outlook_of(struct outlook *o, const struct job *job, int64_t *ret_index) {
-    if (!job->queued)
+    if (state_job_ended(job) || state_job_live(job) || job->r.state == JOB_STATE_HELD)
         return NULL;
     refresh(o, job->r.id);
     size_t position = (size_t)map_get(&o->by_id, job->r.id);

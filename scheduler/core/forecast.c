@@ -1,11 +1,15 @@
 #include "scheduler/core/forecast.h"
+#include "scheduler/core/array.h"
 #include "scheduler/core/arrivals.h"
+#include "scheduler/core/eligible.h"
 #include "scheduler/core/fair.h"
 #include "scheduler/core/hold.h"
+#include "scheduler/core/later.h"
 #include "scheduler/core/order.h"
 #include "scheduler/core/predict.h"
 #include "scheduler/core/queue.h"
 #include "scheduler/core/quota.h"
+#include "scheduler/core/reserve.h"
 #include "scheduler/core/room.h"
 #include "scheduler/core/waits.h"
 
@@ -36,6 +40,7 @@ struct waiter {
     const struct job *job;
     struct forecast_job *ret; // NULL: nobody asks for it
     int64_t rest_us;          // -1: predicted
+    int64_t joined_us;        // when it came to the line
     size_t kind;
     bool started;
 };
@@ -48,12 +53,6 @@ struct kind {
     int64_t fewest;         // leaves under which it would lie if all were idle
     uint64_t service;       // of the room when that was found
     int64_t ask_us;         // not before: decide.c lets one of a shape ask in each look
-};
-
-/* What reservations want of a node. */
-struct reserve_part {
-    int64_t reserve;   // number of the one that has it; 0: none
-    int64_t coming_us; // when the next one takes it; 0: none does
 };
 
 /* A job as the forecast imagines it: one that will be submitted, or gave way and waits again. */
@@ -78,7 +77,9 @@ struct forecast {
     size_t n_waiters, n_waiters_max;
     size_t n_left; // of those that are asked for
     struct arrivals_walk arrivals;
-    int n_imagined;
+    struct later *later;
+    struct forecast_job *later_rets; // of those
+    int n_imagined;                  // arrivals and returns
     struct imagined *imagined;
     size_t first_left; // none before it is left
     size_t n_gave_way; // in this step
@@ -329,7 +330,6 @@ static struct job *imagine(struct forecast *f, struct job job) {
 
     *one = (struct imagined){job, f->imagined};
     f->imagined = one;
-    f->n_imagined++;
     return &one->job;
 }
 
@@ -350,7 +350,8 @@ static size_t kind_of(struct forecast *f, const struct job *job) {
 }
 
 /* It takes its place in the line. Not within a walk. */
-static void join(struct forecast *f, const struct job *job, int64_t rest_us) {
+static void join(struct forecast *f, const struct job *job, struct forecast_job *ret,
+                 int64_t rest_us) {
     size_t at = f->n_waiters, low = 0;
 
     while (low < at) {
@@ -365,7 +366,7 @@ static void join(struct forecast *f, const struct job *job, int64_t rest_us) {
         f->waiters = hai_realloc_array(f->waiters, f->n_waiters_max, sizeof *f->waiters);
     }
     memmove(f->waiters + at + 1, f->waiters + at, (f->n_waiters - at) * sizeof *f->waiters);
-    f->waiters[at] = (struct waiter){job, NULL, rest_us, kind_of(f, job), false};
+    f->waiters[at] = (struct waiter){job, ret, rest_us, f->at.r.time_us, kind_of(f, job), false};
     f->n_waiters++;
     f->first_left = MIN(f->first_left, at);
 }
@@ -373,8 +374,22 @@ static void join(struct forecast *f, const struct job *job, int64_t rest_us) {
 /* What is submitted up to now. */
 static void arrive(struct forecast *f) {
     while (arrivals_next_us(&f->arrivals) <= f->at.r.time_us && f->n_imagined < IMAGINED_MAX) {
-        int64_t id = INT64_MAX - IMAGINED_MAX + f->n_imagined;
-        join(f, imagine(f, arrivals_take(&f->arrivals, &f->at, id)), -1);
+        int64_t id = INT64_MAX - IMAGINED_MAX + f->n_imagined++;
+        join(f, imagine(f, arrivals_take(&f->arrivals, &f->at, id)), NULL, -1);
+    }
+}
+
+/* Whose time has come, and for whom what they waited for has ended. */
+static void join_later(struct forecast *f) {
+    struct job job;
+    size_t i;
+    int64_t ahead;
+
+    while (later_take(f->later, f->at.r.time_us, &job, &i, &ahead)) {
+        struct forecast_job *ret = i == SIZE_MAX ? NULL : &f->later_rets[i];
+        if (ret)
+            ret->after = ahead;
+        join(f, imagine(f, job), ret, -1);
     }
 }
 
@@ -396,42 +411,11 @@ static void wait_again(struct forecast *f, struct holder *holder) {
     job.shape = NULL;
     job.tier = order_tier(&f->at, &job);
     job.level = fair_level(&f->at, &job);
-    join(f, imagine(f, job), holder->end_us - now_us + ORDER_RESTART_US);
+    f->n_imagined++;
+    join(f, imagine(f, job), NULL, holder->end_us - now_us + ORDER_RESTART_US);
 }
 
 /* ---- reservations ---- */
-
-/* When the next one begins or ends. */
-static int64_t next_reserve_us(const struct state *state) {
-    int64_t at_us = INT64_MAX, now_us = state->r.time_us;
-
-    for (size_t i = 0; i < state->n_reserves; i++) {
-        const struct state_reserve *reserve = &state->reserves[i];
-        if (reserve->from_us > now_us)
-            at_us = MIN(at_us, reserve->from_us);
-        else if (reserve->until_us != S_ABSENT && reserve->until_us > now_us)
-            at_us = MIN(at_us, reserve->until_us);
-    }
-    return at_us;
-}
-
-/* Which reservation has each node at this time, and when the next one takes it. */
-static struct reserve_part *parts_of(const struct state *state) {
-    struct reserve_part *parts = hai_new_array(struct reserve_part, (size_t)MAX(state->n_nodes, 1));
-
-    for (size_t i = 0; i < state->n_reserves; i++) {
-        const struct state_reserve *reserve = &state->reserves[i];
-        bool over = reserve->until_us != S_ABSENT && reserve->until_us <= state->r.time_us;
-        for (size_t k = 0; k < reserve->nodes.n && !over; k++) {
-            struct reserve_part *part = &parts[reserve->nodes.items[k]];
-            if (reserve->from_us <= state->r.time_us)
-                part->reserve = reserve->number;
-            else if (!part->coming_us || reserve->from_us < part->coming_us)
-                part->coming_us = reserve->from_us;
-        }
-    }
-    return parts;
-}
 
 static bool belongs(const struct holder *holder, const struct reserve_part *parts) {
     for (int64_t i = 0; i < holder->need.nodes; i++) {
@@ -445,13 +429,13 @@ static bool belongs(const struct holder *holder, const struct reserve_part *part
 /* The time goes on: what begins takes its nodes, and who does not belong there leaves and waits
  * again. */
 static void go_to(struct forecast *f, int64_t at_us) {
-    bool changes = at_us >= next_reserve_us(&f->at);
+    bool changes = at_us >= reserve_next_us(&f->at);
 
     f->at.r.time_us = at_us;
     room_time(f->room, at_us);
     if (!changes)
         return;
-    _cleanup_free_ struct reserve_part *parts = parts_of(&f->at);
+    _cleanup_free_ struct reserve_part *parts = reserve_parts(&f->at);
     for (int i = 0; i < f->at.n_nodes; i++)
         room_keep(f->room, i, parts[i].reserve, parts[i].coming_us);
     for (size_t i = 0; i < f->n_holders; i++) {
@@ -533,7 +517,7 @@ static bool may_pass(struct forecast *f, const struct waiter *waiter,
 static bool try_start(struct forecast *f, struct waiter *waiter, const struct place_need *need,
                       bool shares) {
     if (room_find(f->room, &f->at, need, &f->scratch) == 0 && !waits_for_leaves(f, waiter, need)) {
-        if (waiter->ret && f->at.r.time_us > f->now_us)
+        if (waiter->ret && f->at.r.time_us > waiter->joined_us)
             waiter->ret->after = last_on(f, need->nodes);
         start(f, waiter);
         return true;
@@ -586,22 +570,21 @@ static int64_t next_us(const struct forecast *f, bool shares) {
 
     if (f->n_imagined < IMAGINED_MAX)
         next_us = MIN(next_us, arrivals_next_us(&f->arrivals));
+    next_us = MIN(next_us, later_next_us(f->later));
     if (shares) // whoever waits may ask then
         next_us = MIN(next_us, MAX(order_next_look_us(&f->at), least_us));
-    next_us = MIN(next_us, next_reserve_us(&f->at));
+    next_us = MIN(next_us, reserve_next_us(&f->at));
     return next_us == INT64_MAX ? next_us : MAX(next_us, least_us);
 }
 
-static bool is_done(const struct forecast *f, int64_t only) {
-    for (size_t i = f->first_left; only && i < f->n_waiters; i++)
-        if (f->waiters[i].job->r.id == only)
-            return f->waiters[i].started;
-    return !f->n_left || only;
+static bool is_done(const struct forecast *f, const struct forecast_job *only) {
+    return only ? only->start_us != INT64_MAX : !f->n_left;
 }
 
-static void lead_on(struct forecast *f, int64_t only) {
+static void lead_on(struct forecast *f, const struct forecast_job *only) {
     bool shares = order_shares(&f->at);
 
+    join_later(f);
     for (walk(f, shares); !is_done(f, only); walk(f, shares)) {
         int64_t at_us = next_us(f, shares);
         if (at_us > f->now_us + HORIZON_US)
@@ -611,24 +594,33 @@ static void lead_on(struct forecast *f, int64_t only) {
         arrive(f);
         while (f->n_heap && f->holders[f->heap[0]].end_us <= at_us) {
             struct holder *holder = &f->holders[heap_pop(f)];
-            if (!holder->gone)
-                leave(f, holder);
+            if (holder->gone)
+                continue;
+            leave(f, holder);
+            later_ended(f->later, holder->job);
         }
+        join_later(f);
     }
 }
 
 /* ---- begin and end ---- */
+
+static bool stands_in_line(const struct state *state, const struct job *extra) {
+    return extra && !array_is(extra) && eligible(state, extra);
+}
 
 static void add_waiters(struct forecast *f, const struct state *state, const struct job *extra,
                         struct forecast_job *all) {
     struct queue_walk line = {0};
     size_t n = 0;
 
+    if (!stands_in_line(state, extra))
+        extra = NULL;
     queue_walk_begin(&line, state);
     for (const struct job *job = queue_walk_next(&line); job || extra;) {
         const struct job *next = extra && (!job || queue_before(extra, job)) ? extra : job;
         all[n] = (struct forecast_job){.id = next->r.id, .start_us = INT64_MAX};
-        f->waiters[n] = (struct waiter){next, &all[n], -1, kind_of(f, next), false};
+        f->waiters[n] = (struct waiter){next, &all[n], -1, f->now_us, kind_of(f, next), false};
         n++;
         if (next == extra)
             extra = NULL;
@@ -636,7 +628,11 @@ static void add_waiters(struct forecast *f, const struct state *state, const str
             job = queue_walk_next(&line);
     }
     queue_walk_end(&line);
-    f->n_waiters = f->n_left = n;
+    f->n_waiters = n;
+    f->later_rets = all + n;
+    for (size_t i = 0; i < later_count(f->later); i++)
+        all[n + i] = (struct forecast_job){.id = later_id(f->later, i), .start_us = INT64_MAX};
+    f->n_left = n + later_count(f->later);
 }
 
 static void begin(struct forecast *f, const struct arrivals *arrivals) {
@@ -671,26 +667,52 @@ static void end(struct forecast *f) {
     free(f->left);
     free(f->waiters);
     free(f->kinds);
+    later_free(f->later);
     place_scratch_free(&f->scratch);
     room_free(f->room);
 }
 
-static size_t run_draw(const struct state *state, int64_t now_us, int draw, int64_t only,
-                       const struct job *extra, const struct arrivals *arrivals,
-                       struct forecast_job *ret) {
-    struct forecast f = {.at = *state, .now_us = now_us, .draw = draw};
-
-    begin(&f, arrivals);
-    add_waiters(&f, state, extra, ret);
-    size_t n = f.n_waiters;
+/* Where the job is in what is asked for; NULL: nowhere. */
+static const struct forecast_job *find(const struct forecast_job *all, size_t n, int64_t id) {
     for (size_t i = 0; i < n; i++)
+        if (all[i].id == id)
+            return &all[i];
+    return NULL;
+}
+
+/* What the draws have in common. */
+struct question {
+    const struct state *state;
+    int64_t now_us, only;
+    const struct job *extra;
+    struct arrivals arrivals;
+};
+
+/* The caller frees *ret: one for each that is asked for, those that stand in line (ret_in_line)
+ * first. */
+static size_t run_draw(const struct question *q, int draw, struct forecast_job **ret,
+                       size_t *ret_in_line) {
+    struct forecast f = {.at = *q->state, .now_us = q->now_us, .draw = draw};
+    const struct forecast_job *only = NULL;
+
+    f.later = later_new(q->state, q->extra);
+    size_t n_max = (size_t)q->state->queue.n + 1 + later_count(f.later);
+    *ret = hai_new_array(struct forecast_job, n_max);
+    begin(&f, &q->arrivals);
+    add_waiters(&f, q->state, q->extra, *ret);
+    size_t n = f.n_left;
+    *ret_in_line = f.n_waiters;
+    for (size_t i = 0; i < *ret_in_line; i++)
         if (f.waiters[i].job->r.claim.n)
             add_claimant(&f, &f.waiters[i]);
-    if (f.now_us > state->r.time_us) { // what began meanwhile
-        f.at.r.time_us = state->r.time_us;
+    if (f.now_us > q->state->r.time_us) { // what began meanwhile
+        f.at.r.time_us = q->state->r.time_us;
         go_to(&f, f.now_us);
     }
-    lead_on(&f, only);
+    if (q->only)
+        only = find(*ret, n, q->only);
+    if (!q->only || only)
+        lead_on(&f, only);
     end(&f);
     return n;
 }
@@ -720,26 +742,28 @@ static struct forecast_job sum_up(struct forecast_job own[static FORECAST_DRAWS 
 
 size_t forecast_run(const struct state *state, int64_t now_us, int64_t only,
                     const struct job *extra, struct forecast_job **ret) {
-    size_t n_max = (size_t)state->queue.n + 1, n = 0;
-    _cleanup_free_ struct forecast_job *draws =
-        hai_new_array(struct forecast_job, n_max * FORECAST_DRAWS);
-    struct forecast_job own[FORECAST_DRAWS + 1];
-    struct arrivals arrivals;
+    struct question q = {
+        .state = state, .now_us = MAX(now_us, state->r.time_us), .only = only, .extra = extra};
+    struct forecast_job *draws[FORECAST_DRAWS], own[FORECAST_DRAWS + 1];
+    size_t n = 0, n_in_line = 0;
 
     if (extra && quota_bars(state, extra)) // nobody knows when it would be within quota
-        extra = NULL;
-    now_us = MAX(now_us, state->r.time_us);
-    arrivals_of(state, now_us, &arrivals);
-    for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
-        n = run_draw(state, now_us, (int)draw, only, extra, &arrivals, draws + draw * n_max);
-    *ret = hai_new_array(struct forecast_job, n_max);
+        q.extra = NULL;
+    arrivals_of(state, q.now_us, &q.arrivals);
+    for (int draw = 0; draw < FORECAST_DRAWS; draw++)
+        n = run_draw(&q, draw, &draws[draw], &n_in_line);
+    *ret = hai_new_array(struct forecast_job, n + 1);
     struct waits *waits = waits_new(state);
     for (size_t i = 0; i < n; i++) {
         for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
-            own[draw] = draws[draw * n_max + i];
+            own[draw] = draws[draw][i];
         const struct job *job = state_job_find(state, own[0].id);
-        (*ret)[i] = sum_up(own, waits_start_us(waits, state, job ? job : extra, now_us));
+        int64_t waits_us =
+            i < n_in_line ? waits_start_us(waits, state, job ? job : extra, q.now_us) : INT64_MAX;
+        (*ret)[i] = sum_up(own, waits_us);
     }
     waits_free(waits);
+    for (size_t draw = 0; draw < FORECAST_DRAWS; draw++)
+        free(draws[draw]);
     return n;
 }

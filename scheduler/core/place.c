@@ -381,6 +381,14 @@ int place_find(const struct state *state, const struct place_need *need,
     return r;
 }
 
+/* Without a number to print: often most nodes say the same. */
+static void copy_text(const char *text, char *ret, size_t size) {
+    size_t n = MIN(strlen(text), size - 1);
+
+    memcpy(ret, text, n);
+    ret[n] = 0;
+}
+
 bool place_node_free(const struct state *state, const struct place_need *need, int number,
                      char *ret, size_t size) {
     const struct node *node = state->nodes[number];
@@ -390,15 +398,15 @@ bool place_node_free(const struct state *state, const struct place_need *need, i
     if (node->r.state != NODE_STATE_UP)
         (void)snprintf(ret, size, "is %s", node_state_text(node->r.state));
     else if (node->r.drained)
-        (void)snprintf(ret, size, "is drained");
+        copy_text("is drained", ret, size);
     else if (node->reserved != need->reserve)
-        (void)snprintf(ret, size, "is reserved");
+        copy_text("is reserved", ret, size);
     else if (place_too_soon(need, node->coming_us, state->r.time_us))
-        (void)snprintf(ret, size, "is reserved soon");
+        copy_text("is reserved soon", ret, size);
     else if (free_gpus < need->gpus_per_node && free_gpus)
         (void)snprintf(ret, size, "has %d free", free_gpus);
     else if (free_gpus < need->gpus_per_node)
-        (void)snprintf(ret, size, "is full");
+        copy_text("is full", ret, size);
     else if (node->cpus_free < need->cpus_per_node)
         (void)snprintf(ret, size, "has %lld CPUs free", (long long)MAX(node->cpus_free, 0));
     else if (node->r.memory_bytes && node->memory_free < need->memory_per_node_bytes)
@@ -461,7 +469,7 @@ static int64_t count_described(const struct state *state, const struct place_nee
     return n;
 }
 
-/* Those of them that are in service. */
+/* Those of them that are in service; no more once a zone alone has enough. */
 static int64_t count_usable(const struct state *state, const struct place_need *need,
                             int64_t *in_zone) {
     const struct state_group *group = &state->groups[need->group].r;
@@ -475,8 +483,9 @@ static int64_t count_usable(const struct state *state, const struct place_need *
             place_too_soon(need, node->coming_us, state->r.time_us) ||
             !place_large_enough(need, node) || spare_marked(spares, number))
             continue;
-        in_zone[node->zone]++;
         n++;
+        if (++in_zone[node->zone] >= need->nodes)
+            break;
     }
     return n;
 }

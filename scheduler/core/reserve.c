@@ -542,3 +542,34 @@ int reserve_join(const struct state *state, struct job *job, struct hai_err *err
     job->r.reserve = reserve->number;
     return 0;
 }
+
+/* ---- ahead of time ---- */
+
+int64_t reserve_next_us(const struct state *state) {
+    int64_t at_us = INT64_MAX, now_us = state->r.time_us;
+
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        if (reserve->from_us > now_us)
+            at_us = MIN(at_us, reserve->from_us);
+        else if (until_of(reserve) > now_us)
+            at_us = MIN(at_us, until_of(reserve));
+    }
+    return at_us;
+}
+
+struct reserve_part *reserve_parts(const struct state *state) {
+    struct reserve_part *parts = hai_new_array(struct reserve_part, (size_t)MAX(state->n_nodes, 1));
+
+    for (size_t i = 0; i < state->n_reserves; i++) {
+        const struct state_reserve *reserve = &state->reserves[i];
+        for (size_t k = 0; k < reserve->nodes.n && until_of(reserve) > state->r.time_us; k++) {
+            struct reserve_part *part = &parts[reserve->nodes.items[k]];
+            if (reserve_active(state, reserve))
+                part->reserve = reserve->number;
+            else if (!part->coming_us || reserve->from_us < part->coming_us)
+                part->coming_us = reserve->from_us;
+        }
+    }
+    return parts;
+}

@@ -38,3 +38,12 @@ int64_t reserve_say(const struct state *state, const struct place_need *need, ch
 /* For a job whose reservation has not begun: when it will, as a sentence. False: it has none, or
  * it has begun. */
 bool reserve_say_waits(const struct state *state, const struct job *job, char *ret, size_t size);
+
+/* For who leads a state on in time: when the next one begins or ends after the state's time,
+ * INT64_MAX: none does; and by node which one has it then. The caller frees. */
+struct reserve_part {
+    int64_t reserve;   // number; 0: none
+    int64_t coming_us; // when the next one takes it; 0: none does
+};
+int64_t reserve_next_us(const struct state *state);
+struct reserve_part *reserve_parts(const struct state *state);

@@ -14,6 +14,7 @@
 #include "lib/pure/tlv.h"
 #include "scheduler/core/forecast.h"
 #include "scheduler/core/queue.h"
+#include "scheduler/core/whyplan.h"
 #include "sim/rng.h"
 #include "sim/world.h"
 
@@ -235,6 +236,35 @@ static void forecasts(const struct world *w) {
            n_foreseen);
 }
 
+/* What a person who asks for one job waits for, for ROUNDS jobs of the whole line, and all of them.
+ */
+static void explanations(const struct world *w) {
+    static double times[ROUNDS];
+    int64_t skip = MAX(w->state->queue.n / ROUNDS, 1), at = 0, n = 0;
+    struct queue_walk line = {0};
+    struct why why;
+
+    queue_walk_begin(&line, w->state);
+    for (const struct job *job; n < ROUNDS && (job = queue_walk_next(&line)); at++) {
+        if (at % skip)
+            continue;
+        double start = seconds();
+        why_job(w->state, job, &why);
+        whyplan_explain(w->state, job, &why);
+        times[n++] = seconds() - start;
+    }
+    queue_walk_end(&line);
+    if (n < ROUNDS)
+        return;
+    report("why a job waits", times);
+    double start = seconds();
+    queue_walk_begin(&line, w->state);
+    for (const struct job *job; (job = queue_walk_next(&line));)
+        why_job(w->state, job, &why);
+    queue_walk_end(&line);
+    printf("why all %lld wait: %.1f ms\n", (long long)w->state->queue.n, (seconds() - start) * 1e3);
+}
+
 static void give_quotas(struct world *w) {
     struct entry_quota_set set = {.group = (char *)"default", .gpus = USER_GPUS};
     char team[16];
@@ -331,6 +361,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 100000; i++)
         decide_run(w.decide, w.state, &list);
     printf("a decision with nothing new: %.2f us\n", (seconds() - start) * 10);
+    explanations(&w);
     if (foresees)
         forecasts(&w);
     snapshot(&w);

@@ -5,8 +5,9 @@ usage: tests/bench/policy.py [--strict] [--quick] [--write]
 Runs `hai sim` (the daemon's own core) over the traces of tests/fixtures/traces, the whole cluster
 in two zones with leaves of 20 nodes, suspensions at 60 s each, and prints every figure beside its
 bar. Bars come from baselines.csv (an independent simulator), from the same trace's high-priority
-jobs alone under FIFO (run here), and for EASY at other sizes from EASY_LOW_S. --quick: one size of
-each trace. --strict: strict order with backfill beside FIFO and EASY, in a table of its own.
+jobs alone under FIFO (run here), and for EASY at other sizes from EASY_LOW_S. What placement by
+zones and leaves costs is told by a second run on the same nodes in one leaf, where no job waits for a
+better place. --quick: one size of each trace. --strict: strict order with backfill beside FIFO and EASY, in a table of its own.
 --write keeps the table in docs/policy.md.
 """
 
@@ -34,6 +35,8 @@ EASY_LOW_S = {302: 251, 318: 141, 320: 952, 322: 136, 328: 658}
 KALOS_STRETCH = "0.944"  # load 1.0 at 320 nodes
 FIFO = ("jobs: {priorities: [20, 20, 20]}\n"
         "policy: {cross_zone_jobs: 1000, time_sharing: false, fair_share: 0s, aging: 0s, backfill: 0}\n")
+# All nodes in one leaf: no place is better than another.
+ONE_LEAF = "cluster: {zones: 1, leaves: 1, leaf_nodes: 400}\n"
 # Strict order, others may pass; beside EASY, which knows no priorities either.
 STRICT = ("jobs: {{priorities: [20, 20, 20], time_limit: {}}}\n"
           "policy: {{cross_zone_jobs: 1000, time_sharing: false, fair_share: 0s, aging: 0s}}\n")
@@ -62,6 +65,7 @@ class Policy:
         self.rows = []  # trace, size, figure, hai, bar, where the bar is from, met
         self.known = baselines()
         self.fifo = self.written("fifo.yaml", FIFO)
+        self.one_leaf = self.written("one_leaf.yaml", ONE_LEAF)
 
     def written(self, name, text):
         path = os.path.join(self.folder, name)
@@ -97,6 +101,12 @@ class Policy:
                           "yes" if met else "no"))
         print("{:18} {:10} {:34} {:>9} {:>9}  {:40} {}".format(*self.rows[-1]), flush=True)
 
+    def cost_of_places(self, trace, size, options, own):
+        """What zones and leaves add to the mean completion time."""
+        free = simulate(self.trace(trace), *options, config=self.one_leaf)
+        self.add(trace, size, "completion time, mean, s", own["jct_mean_s"],
+                 1.05 * free["jct_mean_s"], "1.05 x all nodes in one leaf")
+
     def kalos(self, sizes):
         high = self.high_only(KALOS)
         for nodes in sizes:
@@ -115,6 +125,7 @@ class Policy:
             self.add(KALOS, size, "suspensions", own["suspensions"], 900, "")
             self.add(KALOS, size, "leaves used / fewest", own["leaf_ratio"], 1.05, "")
             self.add(KALOS, size, "jobs across zones at once", own["cross_zone_max"], 1, "")
+            self.cost_of_places(KALOS, size, options, own)
             if nodes == 320:
                 self.add(KALOS, "moonshot", "high priority, mean delay, s",
                          own["delay_prio_high_s"], 13000, "at once with the next two")
@@ -137,6 +148,7 @@ class Policy:
         self.add(trace, size, "jobs across zones at once", own["cross_zone_max"], 1, "")
         if trace == SEREN:
             self.add(trace, size, "leaves used / fewest", own["leaf_ratio"], 1.48, "")
+        self.cost_of_places(trace, size, options, own)
 
     def run(self, quick):
         self.kalos((320,) if quick else sorted(EASY_LOW_S))
