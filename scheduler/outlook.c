@@ -24,12 +24,13 @@ struct outlook {
     size_t n;
     struct map by_id; // position + 1
     int64_t index;    // log index it was computed at; -1: nothing yet
+    int64_t next_job; // who has this id or a later one came since
     int64_t made_us;  // CLOCK_MONOTONIC
     struct loop_source *child;
     pid_t child_pid;  // 0: none
     int64_t child_us; // CLOCK_MONOTONIC: its start, or that of the last one
     int child_fd;     // what the child writes
-    int64_t child_index;
+    int64_t child_index, child_next_job;
 };
 
 struct outlook *outlook_new(struct schedd *s) {
@@ -82,7 +83,8 @@ static struct outlook_job *compute(const struct state *state, int64_t now_us, in
     return jobs;
 }
 
-static void keep(struct outlook *o, struct outlook_job *jobs, size_t n, int64_t index) {
+static void keep(struct outlook *o, struct outlook_job *jobs, size_t n, int64_t index,
+                 int64_t next_job) {
     map_free(&o->by_id);
     o->by_id = (struct map){0};
     free(o->jobs);
@@ -91,6 +93,7 @@ static void keep(struct outlook *o, struct outlook_job *jobs, size_t n, int64_t 
     for (size_t i = 0; i < n; i++)
         map_put(&o->by_id, jobs[i].id, (void *)(i + 1));
     o->index = index;
+    o->next_job = next_job;
     o->made_us = timefmt_monotonic_us();
 }
 
@@ -103,7 +106,7 @@ static void on_child_end(pid_t pid, int code, int status, void *data) {
 
     if (code == CLD_EXITED && status == 0 &&
         fileio_read_full(o->child_fd, jobs, n * sizeof *jobs, 0, &err) == 0) {
-        keep(o, jobs, n, o->child_index);
+        keep(o, jobs, n, o->child_index, o->child_next_job);
     } else {
         log_warning("the forecast at entry %lld did not come: %s %d", (long long)o->child_index,
                     code == CLD_EXITED ? "exit status" : "signal", status);
@@ -124,6 +127,7 @@ static void start_child(struct outlook *o, int64_t now_us) {
 
     o->child_fd = memfd_create("outlook", MFD_CLOEXEC);
     o->child_index = schedd_state(o->s)->r.index;
+    o->child_next_job = schedd_state(o->s)->r.next_job;
     o->child_pid = o->child_fd < 0 ? -errno : programs_fork();
     if (o->child_pid == 0)
         run_child(o, now_us);
@@ -136,17 +140,14 @@ static void start_child(struct outlook *o, int64_t now_us) {
     forget_child(o);
 }
 
-/* Jobs that wait or run, elements to come among them. */
-static int64_t open_jobs(const struct state *state) {
-    int64_t n = state->n_jobs - state->n_ended;
+/* Jobs that wait or run, elements to come among them, and `more`: few enough for one who asks to
+ * wait for the answer? */
+static bool is_small(const struct state *state, int64_t more) {
+    int64_t n = state->n_jobs - state->n_ended + 1 + more, n_max = SMALL / MAX(state->n_nodes, 1);
 
-    for (const struct job *array = state->arrays; array; array = array->array->next)
+    for (const struct job *array = state->arrays; array && n <= n_max; array = array->array->next)
         n += array->array->n - MAX(array->r.array_made, 0);
-    return n;
-}
-
-static bool is_small(const struct state *state) {
-    return (open_jobs(state) + 1) * MAX(state->n_nodes, 1) <= SMALL;
+    return n <= n_max;
 }
 
 static void refresh(struct outlook *o, int64_t job) {
@@ -154,12 +155,13 @@ static void refresh(struct outlook *o, int64_t job) {
     int64_t monotonic_us = timefmt_monotonic_us(), now_us = turn_now_us(o->s->turn);
     size_t n;
 
-    if (is_small(state)) {
-        bool has_it = o->index == state->r.index || map_get(&o->by_id, job);
-        if (has_it && monotonic_us < o->made_us + FRESH_US)
-            return;
+    /* Who is not in it, and was there, is not foreseen. */
+    bool has_it = o->index >= 0 && (o->index == state->r.index || job < o->next_job);
+    if (has_it && monotonic_us < o->made_us + FRESH_US)
+        return;
+    if (is_small(state, 0)) {
         struct outlook_job *jobs = compute(state, now_us, 0, NULL, &n);
-        keep(o, jobs, n, state->r.index);
+        keep(o, jobs, n, state->r.index, state->r.next_job);
     } else if (!o->child_pid && monotonic_us >= o->child_us + CHILD_US) {
         o->child_us = monotonic_us;
         start_child(o, now_us);
@@ -180,7 +182,7 @@ bool outlook_draft(struct outlook *o, const struct entry_job_spec *spec, struct 
     struct job job;
     size_t n;
 
-    if (!is_small(state))
+    if (!is_small(state, array_count(spec)))
         return false;
     why_draft(state, spec, &job);
     if (job.group < 0)

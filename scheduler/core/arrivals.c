@@ -1,8 +1,6 @@
 #include "scheduler/core/arrivals.h"
 #include "scheduler/core/array.h"
-#include "scheduler/core/fair.h"
-#include "scheduler/core/hold.h"
-#include "scheduler/core/order.h"
+#include "scheduler/core/later.h"
 
 #define DAY_US (INT64_C(24) * 3600 * 1000000)
 /* Less than this says little of what comes. */
@@ -81,15 +79,12 @@ struct job arrivals_take(struct arrivals_walk *walk, const struct state *state, 
     job.r.state = JOB_STATE_QUEUED;
     job.r.submitted_us = job.r.since_us = at_us;
     job.r.started_us = job.r.ckpt_us = S_ABSENT;
-    job.r.line_us = job.r.place = S_ABSENT;
+    job.r.place = S_ABSENT;
+    job.r.array = job.r.array_index = S_ABSENT; // it belongs to none that is open
     if (job.r.reserve != S_ABSENT && !state_reserve_find(state, job.r.reserve))
         job.r.reserve = S_ABSENT; // it is over, and forgotten
     job.r.ran_us = 0;
-    job.r.avoid.n = job.r.allocs.n = job.r.claim.n = 0;
-    job.n_left = 0;
-    job.shape = NULL;
-    job.tier = order_tier(state, &job);
-    job.level = fair_level(state, &job);
-    job.hold_s = hold_seconds(state, &job);
+    job.r.avoid.n = 0;
+    later_line_up(state, &job);
     return job;
 }

@@ -2,7 +2,6 @@
 #include "scheduler/core/array.h"
 #include "scheduler/core/arrivals.h"
 #include "scheduler/core/eligible.h"
-#include "scheduler/core/fair.h"
 #include "scheduler/core/hold.h"
 #include "scheduler/core/later.h"
 #include "scheduler/core/order.h"
@@ -17,7 +16,8 @@
 #define HORIZON_US (INT64_C(60) * 24 * 3600 * SECOND)
 
 enum {
-    IMAGINED_MAX = 4096, // submissions to come and returns; what would come later is left out
+    ARRIVALS_MAX = 4096, // submissions to come; what would come later is left out
+    RETURNS_MAX = 16384, // of those that gave way; so are later ones
     STEP_PART = 30,      // a step is at most this part of the time since now,
     RUN_PART = 8,        // and of the mean run time: nodes do not stand idle for long within one
     ASKS_MAX = 16,       // searches for whom to ask in one step: each looks at all that runs
@@ -76,10 +76,11 @@ struct forecast {
     struct waiter *waiters;
     size_t n_waiters, n_waiters_max;
     size_t n_left; // of those that are asked for
+    size_t n_open; // of all: in line
     struct arrivals_walk arrivals;
     struct later *later;
     struct forecast_job *later_rets; // of those
-    int n_imagined;                  // arrivals and returns
+    int n_arrived, n_returned;
     struct imagined *imagined;
     size_t first_left; // none before it is left
     size_t n_gave_way; // in this step
@@ -209,6 +210,8 @@ static void add_claimant(struct forecast *f, struct waiter *waiter) {
     heap_push(f, f->n_holders - 1);
     waiter->ret->start_us = start_us;
     waiter->started = true;
+    f->n_open--;
+    later_started(f->later, job);
     f->n_left--;
 }
 
@@ -235,20 +238,22 @@ static void start(struct forecast *f, struct waiter *waiter) {
     room_take(f->room, &f->at, &holder->need, holder->nodes);
     heap_push(f, f->n_holders - 1);
     waiter->started = true;
+    f->n_open--;
+    later_started(f->later, job);
     if (!waiter->ret)
         return;
     waiter->ret->start_us = f->at.r.time_us;
     f->n_left--;
 }
 
-/* Who of those that left these nodes did so last. */
+/* Who of those that left these nodes did so last, in this step; 0: nobody, it waited for more. */
 static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
     const struct holder *last = NULL;
 
     for (int64_t n = 0; n < n_nodes; n++) {
         size_t left = f->left[f->scratch.nodes[n].node];
         const struct holder *holder = left ? &f->holders[left - 1] : NULL;
-        if (holder && (!last || holder->left_us > last->left_us))
+        if (holder && holder->left_us > f->before_us && (!last || holder->left_us > last->left_us))
             last = holder;
     }
     return last ? last->job->r.id : 0;
@@ -368,19 +373,21 @@ static void join(struct forecast *f, const struct job *job, struct forecast_job 
     memmove(f->waiters + at + 1, f->waiters + at, (f->n_waiters - at) * sizeof *f->waiters);
     f->waiters[at] = (struct waiter){job, ret, rest_us, f->at.r.time_us, kind_of(f, job), false};
     f->n_waiters++;
+    f->n_open++;
     f->first_left = MIN(f->first_left, at);
 }
 
 /* What is submitted up to now. */
 static void arrive(struct forecast *f) {
-    while (arrivals_next_us(&f->arrivals) <= f->at.r.time_us && f->n_imagined < IMAGINED_MAX) {
-        int64_t id = INT64_MAX - IMAGINED_MAX + f->n_imagined++;
+    while (arrivals_next_us(&f->arrivals) <= f->at.r.time_us && f->n_arrived < ARRIVALS_MAX) {
+        int64_t id = INT64_MAX - ARRIVALS_MAX + f->n_arrived++;
         join(f, imagine(f, arrivals_take(&f->arrivals, &f->at, id)), NULL, -1);
     }
 }
 
-/* Whose time has come, and for whom what they waited for has ended. */
-static void join_later(struct forecast *f) {
+/* Whose time has come, and for whom what they waited for has ended. Did any join? */
+static bool join_later(struct forecast *f) {
+    size_t before = f->n_waiters;
     struct job job;
     size_t i;
     int64_t ahead;
@@ -391,6 +398,7 @@ static void join_later(struct forecast *f) {
             ret->after = ahead;
         join(f, imagine(f, job), ret, -1);
     }
+    return f->n_waiters > before;
 }
 
 /* One that gave way waits again, unless it was about to end. */
@@ -399,19 +407,15 @@ static void wait_again(struct forecast *f, struct holder *holder) {
     int64_t now_us = f->at.r.time_us;
 
     holder->gave_way = false;
-    if (f->n_imagined == IMAGINED_MAX || holder->end_us <= now_us ||
+    if (f->n_returned == RETURNS_MAX || holder->end_us <= now_us ||
         (!holder->foreseen && job.r.phase != DESIRED_PHASE_RUN))
         return;
     job.r.ran_us += MAX(now_us - holder->since_us, 0);
     job.r.since_us = now_us;
-    job.r.line_us = S_ABSENT; // turns are not foreseen, so it does not age
+    job.r.attempt = MAX(job.r.attempt, 1);
     job.r.state = JOB_STATE_SUSPENDED;
-    job.r.allocs.n = job.r.claim.n = 0;
-    job.n_left = 0;
-    job.shape = NULL;
-    job.tier = order_tier(&f->at, &job);
-    job.level = fair_level(&f->at, &job);
-    f->n_imagined++;
+    later_line_up(&f->at, &job);
+    f->n_returned++;
     join(f, imagine(f, job), NULL, holder->end_us - now_us + ORDER_RESTART_US);
 }
 
@@ -426,13 +430,28 @@ static bool belongs(const struct holder *holder, const struct reserve_part *part
     return true;
 }
 
-/* The time goes on: what begins takes its nodes, and who does not belong there leaves and waits
- * again. */
+/* Who ends by the time leaves, and others may wait for just that. One that was on its way out of
+ * its nodes has not ended, but if it was to stop. */
+static void end_due(struct forecast *f) {
+    while (f->n_heap && f->holders[f->heap[0]].end_us <= f->at.r.time_us) {
+        struct holder *holder = &f->holders[heap_pop(f)];
+        const struct state_job *r = &holder->job->r;
+        if (holder->gone)
+            continue;
+        leave(f, holder);
+        if (holder->foreseen || r->phase == DESIRED_PHASE_RUN || r->wanted == WANTED_STOP)
+            later_ended(f->later, holder->job);
+    }
+}
+
+/* The time goes on: who is done leaves; what begins takes its nodes, and who does not belong there
+ * leaves and waits again. */
 static void go_to(struct forecast *f, int64_t at_us) {
     bool changes = at_us >= reserve_next_us(&f->at);
 
     f->at.r.time_us = at_us;
     room_time(f->room, at_us);
+    end_due(f);
     if (!changes)
         return;
     _cleanup_free_ struct reserve_part *parts = reserve_parts(&f->at);
@@ -517,8 +536,9 @@ static bool may_pass(struct forecast *f, const struct waiter *waiter,
 static bool try_start(struct forecast *f, struct waiter *waiter, const struct place_need *need,
                       bool shares) {
     if (room_find(f->room, &f->at, need, &f->scratch) == 0 && !waits_for_leaves(f, waiter, need)) {
-        if (waiter->ret && f->at.r.time_us > waiter->joined_us)
-            waiter->ret->after = last_on(f, need->nodes);
+        int64_t after = f->at.r.time_us > waiter->joined_us ? last_on(f, need->nodes) : 0;
+        if (waiter->ret && after)
+            waiter->ret->after = after;
         start(f, waiter);
         return true;
     }
@@ -568,10 +588,10 @@ static int64_t next_us(const struct forecast *f, bool shares) {
     int64_t least_us = at_us + MAX(step_us, SECOND);
     int64_t next_us = f->n_heap ? f->holders[f->heap[0]].end_us : INT64_MAX;
 
-    if (f->n_imagined < IMAGINED_MAX)
+    if (f->n_arrived < ARRIVALS_MAX)
         next_us = MIN(next_us, arrivals_next_us(&f->arrivals));
     next_us = MIN(next_us, later_next_us(f->later));
-    if (shares) // whoever waits may ask then
+    if (shares && f->n_open) // whoever waits may ask then
         next_us = MIN(next_us, MAX(order_next_look_us(&f->at), least_us));
     next_us = MIN(next_us, reserve_next_us(&f->at));
     return next_us == INT64_MAX ? next_us : MAX(next_us, least_us);
@@ -581,25 +601,25 @@ static bool is_done(const struct forecast *f, const struct forecast_job *only) {
     return only ? only->start_us != INT64_MAX : !f->n_left;
 }
 
+/* Who starts now. An array lets more elements come when some have started. */
+static void start_now(struct forecast *f, bool shares) {
+    do
+        walk(f, shares);
+    while (join_later(f));
+}
+
 static void lead_on(struct forecast *f, const struct forecast_job *only) {
     bool shares = order_shares(&f->at);
 
-    join_later(f);
-    for (walk(f, shares); !is_done(f, only); walk(f, shares)) {
+    (void)join_later(f);
+    for (start_now(f, shares); !is_done(f, only); start_now(f, shares)) {
         int64_t at_us = next_us(f, shares);
         if (at_us > f->now_us + HORIZON_US)
             return;
         f->before_us = f->at.r.time_us;
         go_to(f, at_us);
         arrive(f);
-        while (f->n_heap && f->holders[f->heap[0]].end_us <= at_us) {
-            struct holder *holder = &f->holders[heap_pop(f)];
-            if (holder->gone)
-                continue;
-            leave(f, holder);
-            later_ended(f->later, holder->job);
-        }
-        join_later(f);
+        (void)join_later(f);
     }
 }
 
@@ -628,7 +648,7 @@ static void add_waiters(struct forecast *f, const struct state *state, const str
             job = queue_walk_next(&line);
     }
     queue_walk_end(&line);
-    f->n_waiters = n;
+    f->n_waiters = f->n_open = n;
     f->later_rets = all + n;
     for (size_t i = 0; i < later_count(f->later); i++)
         all[n + i] = (struct forecast_job){.id = later_id(f->later, i), .start_us = INT64_MAX};

@@ -5,23 +5,26 @@
 #include "scheduler/core/fair.h"
 #include "scheduler/core/hold.h"
 #include "scheduler/core/order.h"
+#include "scheduler/core/quota.h"
 
-enum { ELEMENTS_IMAGINED_MAX = 20000 }; // in a draw; what comes behind them is not foreseen
+enum { ELEMENTS_IMAGINED_MAX = 20000 }; // in a draw; who stands behind more comes too early
 
-/* What will become of a job, as map values. */
-enum ends { ENDS_UNKNOWN, ENDS_WELL, ENDS_STOPPED };
+/* What will become of a job, as map values. STOPPED: it ends, neither well nor failed. */
+enum ends { ENDS_UNKNOWN, ENDS_WELL, ENDS_FAILED, ENDS_STOPPED };
 
 struct item {
     const struct job *job;
-    bool asked;         // none of it stands in line, so it is one of later_count
-    bool listed;        // in the list of those that may join
-    bool joined;        // of an array: elements may
-    int64_t ahead;      // the job that it waited for last
-    int64_t next;       // of an array: number of its next element that is no job,
-    int64_t n, cap;     // of so many,
-    int64_t n_open;     // those made and not ended,
-    int64_t n_left;     // those not ended
-    struct timer timer; // its time; the key is its position
+    bool asked;               // none of it stands in line, so it is one of later_count
+    bool listed;              // in the list of those that may join
+    bool joined;              // of an array: elements may
+    int64_t ahead;            // the job that it waited for last
+    int64_t next;             // of an array: number of its next element that is no job,
+    int64_t n, cap;           // of so many,
+    int64_t n_open;           // those made and not ended,
+    int64_t n_fresh;          // of these: not started,
+    int64_t n_left;           // those not ended
+    const struct job *before; // of its series: all behind it have ended
+    struct timer timer;       // its time; the key is its position
     struct item *next_watching, *next_ready;
 };
 
@@ -62,18 +65,45 @@ static const struct series *series_of(const struct state *state, const struct jo
     return job->series ? job->series : eligible_series(state, &job->r.spec);
 }
 
+static bool is_met(enum ends ends, enum after_want want) {
+    switch (want) {
+    case AFTER_OK:
+        return ends == ENDS_WELL;
+    case AFTER_FAILED:
+        return ends == ENDS_FAILED;
+    default:
+        return ends != ENDS_UNKNOWN;
+    }
+}
+
 /* Will what it waits for come true? */
 static bool comes_true(const struct survey *survey, const struct job *job) {
     const struct series *series = is_singleton(job) ? series_of(survey->state, job) : NULL;
 
     for (size_t i = 0; i < job->r.spec.after.n; i++) {
         const struct entry_after *after = &job->r.spec.after.items[i];
-        enum ends ends = is_open(after) ? ends_of(survey, after->job) : ENDS_WELL;
-        if (ends == ENDS_UNKNOWN || (is_open(after) && after->want == AFTER_FAILED) ||
-            (ends == ENDS_STOPPED && after->want != AFTER_ANY))
+        if (is_open(after) && !is_met(ends_of(survey, after->job), after->want))
             return false;
     }
     return !eligible_broken(job) && !(series && map_get(&survey->unknown, (intptr_t)series));
+}
+
+/* Its quota is not charged yet, but for one that recovers. */
+static void draft(const struct state *state, struct job *job) {
+    if (job->r.state != JOB_STATE_RECOVERING) {
+        job->r.over = S_ABSENT;
+        quota_draft(state, job);
+    }
+    later_line_up(state, job);
+}
+
+/* The job as it would join; of an array, its last element. */
+static struct job joining(const struct state *state, const struct job *job) {
+    struct job copy =
+        array_is(job) ? array_unmade(state, job, job->r.id + array_count(&job->r.spec)) : *job;
+
+    draft(state, &copy);
+    return copy;
 }
 
 static bool waits_for_delay(const struct state *state, const struct job *job) {
@@ -92,14 +122,26 @@ static bool is_away(const struct state *state, const struct job *job) {
             !eligible(state, job));
 }
 
+/* How an array will end if its open elements end well (elements.c). */
+static enum ends array_ends(const struct job *array) {
+    if (MAX(array->r.array_failed, 0) + MAX(array->r.array_timed_out, 0) > 0)
+        return ENDS_FAILED;
+    return array->r.array_stopped > 0 ? ENDS_STOPPED : ENDS_WELL;
+}
+
 static enum ends foresee(struct survey *survey, const struct job *job) {
     if (state_job_live(job) && job->r.wanted == WANTED_STOP)
         return ENDS_STOPPED;
     if (state_job_live(job))
         return job->r.phase == DESIRED_PHASE_RUN ? ENDS_WELL : ENDS_UNKNOWN;
-    if (job->queued || (is_away(survey->state, job) && comes_true(survey, job)))
+    if (job->queued)
         return ENDS_WELL;
-    return ENDS_UNKNOWN;
+    if (!is_away(survey->state, job) || !comes_true(survey, job))
+        return ENDS_UNKNOWN;
+    struct job copy = joining(survey->state, job);
+    if (quota_bars(survey->state, &copy)) // nobody knows when it would be within quota
+        return ENDS_UNKNOWN;
+    return array_is(job) ? array_ends(job) : ENDS_WELL;
 }
 
 static void note(struct survey *survey, const struct job *job, enum ends ends) {
@@ -107,8 +149,21 @@ static void note(struct survey *survey, const struct job *job, enum ends ends) {
 
     if (ends != ENDS_UNKNOWN)
         map_put(&survey->ends, job->r.id, (void *)(intptr_t)ends);
-    else if (series && !array_is_element(job))
+    else if (map_get(&survey->ends, job->r.id))
+        map_remove(&survey->ends, job->r.id);
+    if (ends == ENDS_UNKNOWN && series)
         map_put(&survey->unknown, (intptr_t)series, (void *)(intptr_t)1);
+}
+
+/* What becomes of an element is known after its array, and before all that may wait for that. */
+static void note_element(struct survey *survey, const struct job *job, enum ends ends) {
+    enum ends all = ends_of(survey, job->r.array);
+    const struct job *array = state_job_find(survey->state, job->r.array);
+
+    if (array && all != ENDS_UNKNOWN && ends == ENDS_UNKNOWN)
+        note(survey, array, ENDS_UNKNOWN);
+    else if (array && all == ENDS_WELL && ends == ENDS_STOPPED)
+        note(survey, array, ENDS_STOPPED);
 }
 
 static void add(struct later *l, const struct job *job) {
@@ -122,15 +177,18 @@ static void add(struct later *l, const struct job *job) {
     item->n_left = item->n - MAX(job->r.array_succeeded, 0) - MAX(job->r.array_failed, 0) -
                    MAX(job->r.array_timed_out, 0) - MAX(job->r.array_stopped, 0);
     item->n_open = job->array ? job->array->n_open : 0;
+    item->n_fresh = job->array ? job->array->n_fresh : 0;
     item->asked = item->n_open == 0;
 }
 
 static bool comes(struct survey *survey, const struct job *job) {
-    enum ends ends = state_job_ended(job) ? ENDS_UNKNOWN : foresee(survey, job);
-
-    if (!state_job_ended(job))
-        note(survey, job, ends);
-    return ends == ENDS_WELL && is_away(survey->state, job);
+    if (state_job_ended(job))
+        return false;
+    enum ends ends = foresee(survey, job);
+    if (array_is_element(job))
+        note_element(survey, job, ends);
+    note(survey, job, ends);
+    return ends != ENDS_UNKNOWN && is_away(survey->state, job);
 }
 
 static int by_asked(const void *pa, const void *pb) {
@@ -179,12 +237,12 @@ static void list(struct later *l, struct item *item) {
 }
 
 /* The nearest job of its series before it that has not ended, or NULL. */
-static const struct job *series_ahead(const struct later *l, const struct job *job) {
-    const struct series *series = series_of(l->state, job);
-    const struct job *before = job->series ? job->series_prev : series ? series->last : NULL;
+static const struct job *series_ahead(const struct later *l, struct item *item) {
+    const struct job *before = item->before;
 
-    while (before && map_get(&l->ended, before->r.id))
-        before = before->series_prev;
+    while (before && map_get(&l->ended, before->r.id)) // those before a singleton ended before it
+        before = is_singleton(before) ? NULL : before->series_prev;
+    item->before = before;
     return before;
 }
 
@@ -203,7 +261,7 @@ static void lead(struct later *l, struct item *item) {
             return;
         }
     }
-    const struct job *ahead = is_singleton(job) ? series_ahead(l, job) : NULL;
+    const struct job *ahead = series_ahead(l, item);
     int64_t at_us = its_time_us(job);
     if (ahead) {
         watch(l, item, ahead->r.id);
@@ -223,7 +281,10 @@ struct later *later_new(const struct state *state, const struct job *extra) {
     survey_all(l, extra);
     for (size_t i = 0; i < l->n; i++) {
         struct item *item = &l->items[i];
+        const struct series *series = is_singleton(item->job) ? series_of(state, item->job) : NULL;
         item->timer.key = (int64_t)i;
+        if (series)
+            item->before = item->job->series ? item->job->series_prev : series->last;
         l->n_asked += item->asked;
         if (array_is(item->job))
             map_put(&l->arrays, item->job->r.id, item);
@@ -266,12 +327,26 @@ static void tell(struct later *l, int64_t id) {
     }
 }
 
+static struct item *array_item(const struct later *l, const struct job *job) {
+    return array_is_element(job) ? map_get(&l->arrays, job->r.array) : NULL;
+}
+
+void later_started(struct later *l, const struct job *job) {
+    struct item *array = array_item(l, job);
+
+    if (!array || job->r.attempt > 0)
+        return;
+    array->n_fresh--;
+    list(l, array);
+}
+
 void later_ended(struct later *l, const struct job *job) {
-    struct item *array = array_is_element(job) ? map_get(&l->arrays, job->r.array) : NULL;
+    struct item *array = array_item(l, job);
 
     tell(l, job->r.id);
     if (!array)
         return;
+    assert(array->n_left > 0);
     array->n_open--;
     if (--array->n_left == 0)
         tell(l, array->job->r.id);
@@ -291,22 +366,24 @@ int64_t later_next_us(const struct later *l) {
 static bool take_element(struct later *l, struct item *array, struct job *ret) {
     while (array->next < array->n && array_made(array->job, array->next))
         array->next++;
-    if (array->next == array->n || array->n_open >= array->cap ||
+    if (array->next == array->n || array->n_open >= array->cap || array->n_fresh >= ARRAY_AHEAD ||
         l->n_elements == ELEMENTS_IMAGINED_MAX)
         return false;
     *ret = array_unmade(l->state, array->job, array->job->r.id + 1 + array->next++);
     array->n_open++;
+    array->n_fresh++;
     l->n_elements++;
     return true;
 }
 
-static void join_now(const struct later *l, struct job *job) {
-    job->r.since_us = l->now_us;
+void later_line_up(const struct state *state, struct job *job) {
     job->r.line_us = S_ABSENT; // turns are not foreseen, so it does not age
+    job->r.allocs.n = job->r.claim.n = 0;
+    job->n_left = 0;
     job->shape = NULL;
-    job->tier = order_tier(l->state, job);
-    job->level = fair_level(l->state, job);
-    job->hold_s = hold_seconds(l->state, job);
+    job->tier = order_tier(state, job);
+    job->level = fair_level(state, job);
+    job->hold_s = order_backfills(state) ? hold_seconds(state, job) : 0;
 }
 
 bool later_take(struct later *l, int64_t now_us, struct job *ret, size_t *ret_i,
@@ -332,7 +409,8 @@ bool later_take(struct later *l, int64_t now_us, struct job *ret, size_t *ret_i,
         item->joined = true;
         *ret_i = first ? (size_t)(item - l->items) : SIZE_MAX;
         *ret_ahead = item->ahead;
-        join_now(l, ret);
+        ret->r.since_us = l->now_us;
+        draft(l->state, ret);
         return true;
     }
     return false;

@@ -63,7 +63,8 @@ def main():
             rows.append([policy, f"{nodes:,}", f"{jobs:,}", f"{waiting:,.0f}",
                          f"{decision[0]:.2f} / {decision[1]:.2f}",
                          f"{follows[0]:.2f} / {follows[1]:.2f}",
-                         f"{restart[0]:.0f} + {restart[1]:.0f}", why, forecast, PEERS.get((nodes, jobs), "")])
+                         f"{restart[0]:.0f} + {restart[1]:.0f}", why, forecast,
+                         PEERS.get((nodes, jobs), "")])
     head = ["policy", "nodes", "jobs", "of them wait", "decision, median / p99 ms",
             "all that follows", "restart: read + first pass, ms",
             "why, one job, median / p99 ms", "forecast of all, s", "peer"]

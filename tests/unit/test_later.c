@@ -13,7 +13,8 @@ static struct forecast_job foreseen(struct world *w, int64_t id, const struct jo
 
     size_t n = forecast_run(w->state, w->now_us, 0, extra, &all);
     for (size_t i = 0; i < n; i++) {
-        CHECK(i == 0 || all[i].id != all[i - 1].id, "twice: %lld", (long long)all[i].id);
+        for (size_t k = 0; k < i; k++)
+            CHECK(all[i].id != all[k].id, "twice: %lld", (long long)all[i].id);
         if (all[i].id == id)
             found = all[i];
     }
@@ -54,6 +55,7 @@ static int64_t submit_array(struct world *w, int64_t last, int64_t cap, int64_t 
     spec.array.items = &range;
     spec.array.n = 1;
     spec.array_cap = cap;
+    spec.restart_when = 0;
     spec.after.items = &after;
     spec.after.n = after_job > 0;
     return world_submit(w, &spec);
@@ -77,6 +79,11 @@ static int64_t begin(struct world *w) {
         CHECK(wait_us >= S((rounds) * (RUN_S - 1)) && wait_us <= S((rounds)*RUN_S * 11 / 10),      \
               "%lld s", (long long)wait_us / 1000000);                                             \
     } while (0)
+
+/* Not before, and at most a step of a thirtieth after. */
+#define CHECK_AT(job, at_us)                                                                       \
+    CHECK((job).start_us >= (at_us) && (job).start_us - (at_us) <= S(170), "%lld s off",           \
+          (long long)((job).start_us - (at_us)) / 1000000)
 
 TEST(who_waits_for_others_comes_when_they_have_ended)
 {
@@ -142,8 +149,7 @@ TEST(who_waits_for_a_time_comes_then)
     spec.not_before_us = w.now_us + S(5000);
     int64_t b = world_submit(&w, &spec);
     struct forecast_job job = foreseen(&w, b, NULL);
-    CHECK(llabs(job.start_us - spec.not_before_us) <= S(170), "%lld s off", // a step of a thirtieth
-          (long long)(job.start_us - spec.not_before_us) / 1000000);
+    CHECK_AT(job, spec.not_before_us);
     CHECK_EQ(job.after, 0);
     /* The later of the two counts: the time here, the other job below. */
     struct entry_after after = on(a, AFTER_OK);
@@ -151,8 +157,7 @@ TEST(who_waits_for_a_time_comes_then)
     spec.after.n = 1;
     int64_t c = world_submit(&w, &spec);
     job = foreseen(&w, c, NULL);
-    CHECK(llabs(job.start_us - spec.not_before_us) <= S(170), "%lld s off",
-          (long long)(job.start_us - spec.not_before_us) / 1000000);
+    CHECK_AT(job, spec.not_before_us);
     CHECK_EQ(job.after, 0);
     spec.not_before_us = w.now_us + S(1);
     int64_t d = world_submit(&w, &spec);
@@ -230,6 +235,10 @@ TEST(who_is_not_submitted_yet_may_wait_for_others)
 {
     struct entry_job_spec spec = limited();
     struct job draft;
+
+    spec.user = (char *)"alice";
+    spec.name = (char *)"job";
+    spec.group = (char *)"default";
     struct world w;
 
     int64_t a = begin(&w);
@@ -257,12 +266,15 @@ TEST(who_is_not_submitted_yet_may_wait_for_others)
     world_free(&w);
 }
 
-/* A job that lost a node comes back when its delay is over. */
+/* After its second fault a job waits for a while. */
 TEST(who_recovers_comes_after_its_delay)
 {
     struct world w;
 
     int64_t a = begin(&w);
+    CHECK_EQ(ended(&w, a, 0, 0, 9, EXIT_CAUSE_SELF), 0);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, a);
     CHECK_EQ(ended(&w, a, 0, 0, 9, EXIT_CAUSE_SELF), 0);
     int64_t due_us = job_at(&w, a)->r.not_before_us;
     CHECK_EQ(state_of(&w, a), JOB_STATE_RECOVERING);
@@ -270,5 +282,144 @@ TEST(who_recovers_comes_after_its_delay)
     struct forecast_job job = foreseen(&w, a, NULL);
     CHECK(job.start_us >= due_us && job.start_us <= due_us + S(2), "%lld s off",
           (long long)(job.start_us - due_us) / 1000000);
+    world_free(&w);
+}
+
+/* What was submitted lately is submitted again, but not into an array that is open. */
+TEST(arrivals_end_no_elements)
+{
+    enum { ELEMENTS = 60, DONE = 20 };
+    struct world w;
+
+    begin(&w);
+    int64_t array = submit_array(&w, ELEMENTS - 1, 1, 0);
+    for (int i = 0; i < DONE; i++) {
+        CHECK_EQ(world_decide(&w), 1);
+        all_started(&w, array + 1 + i);
+        w.now_us += S(RUN_S);
+        all_succeed(&w, array + 1 + i);
+    }
+    int64_t behind = submit_after(&w, array, AFTER_ANY);
+    int64_t wait_us = foreseen(&w, behind, NULL).start_us - w.now_us;
+    CHECK(wait_us >= S((ELEMENTS - DONE) * (RUN_S - 60)), "%lld s", (long long)wait_us / 1000000);
+    world_free(&w);
+}
+
+TEST(an_array_that_failed_does_not_succeed)
+{
+    struct world w;
+
+    begin(&w);
+    int64_t array = submit_array(&w, 3, 1, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    int64_t ok = submit_after(&w, array, AFTER_OK), fails = submit_after(&w, array, AFTER_FAILED);
+    CHECK(foreseen(&w, ok, NULL).start_us < INT64_MAX, "all is well yet");
+    CHECK_EQ(foreseen(&w, fails, NULL).start_us, INT64_MAX);
+    all_started(&w, array + 1);
+    CHECK_EQ(ended(&w, array + 1, 0, 1, 0, EXIT_CAUSE_SELF), 0);
+    CHECK_EQ(state_of(&w, array + 1), JOB_STATE_FAILED);
+    CHECK_EQ(foreseen(&w, ok, NULL).start_us, INT64_MAX);
+    CHECK(foreseen(&w, fails, NULL).start_us < INT64_MAX, "it will fail");
+    world_free(&w);
+}
+
+/* Nobody knows when a person lets it go on. */
+TEST(a_suspended_element_keeps_its_array)
+{
+    struct world w;
+
+    begin(&w);
+    int64_t array = submit_array(&w, 0, S_ABSENT, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, array + 1);
+    int64_t behind = submit_after(&w, array, AFTER_ANY);
+    CHECK_ROUNDS(&w, foreseen(&w, behind, NULL), 1);
+    CHECK_EQ(suspend(&w, array + 1), 0);
+    CHECK_EQ(state_of(&w, array + 1), JOB_STATE_SUSPENDING);
+    CHECK_EQ(foreseen(&w, behind, NULL).start_us, INT64_MAX);
+    world_free(&w);
+}
+
+/* In strict order a job over quota waits for what nobody foresees; others do not wait for it. */
+TEST(who_is_over_quota_is_not_foreseen)
+{
+    struct entry_quota_set quota = {QUOTA_HOLDER_USER, (char *)"alice", (char *)"default", 30, 1};
+    struct entry_job_spec spec = limited();
+    struct world w;
+
+    begin(&w);
+    CHECK_EQ(world_append(&w, "system:hai", ENTRY_QUOTA_SET, &quota), 0);
+    spec.priority = 30;
+    spec.not_before_us = w.now_us + S(5);
+    int64_t over = world_submit(&w, &spec);
+    CHECK_EQ(foreseen(&w, over, NULL).start_us, INT64_MAX);
+    int64_t array = submit_array(&w, 199, S_ABSENT, 0);
+    int64_t chained = submit_after(&w, array, AFTER_ANY);
+    spec = limited();
+    spec.user = (char *)"bob";
+    spec.gpus_per_node = 2;
+    int64_t bob = world_submit(&w, &spec);
+    CHECK_EQ(foreseen(&w, chained, NULL).start_us, INT64_MAX);
+    CHECK_ROUNDS(&w, foreseen(&w, bob, NULL), 1);
+    world_free(&w);
+}
+
+/* The end of a job and the begin of a reservation may fall into one step. */
+TEST(an_end_beside_a_reservation_is_seen)
+{
+    struct entry_reserve_set set;
+    struct entry_job_spec spec = limited();
+    struct world w;
+
+    small_cluster(&w, 1, 2);
+    spec.gpus_per_node = 2;
+    spec.time_limit_us = S(5900);
+    int64_t a = world_submit(&w, &spec);
+    spec.time_limit_us = S(6000);
+    int64_t b = world_submit(&w, &spec);
+    CHECK_EQ(world_decide(&w), 2);
+    all_started(&w, a);
+    all_started(&w, b);
+    schema_init(entry_reserve_set_schema(), &set);
+    set.name = (char *)"r";
+    set.from_us = w.now_us + S(6050);
+    set.until_us = w.now_us + S(7000);
+    *LIST_ADD(&set.nodes) = (char *)node_of(&w, b, 0);
+    CHECK_EQ(world_append(&w, "operate:root", ENTRY_RESERVE_SET, &set), 0);
+    free(set.nodes.items);
+    int64_t then = submit_after(&w, b, AFTER_OK);
+    struct forecast_job job = foreseen(&w, then, NULL);
+    CHECK(job.start_us >= w.now_us + S(5990) && job.start_us <= w.now_us + S(6250), "%lld s",
+          (long long)(job.start_us - w.now_us) / 1000000);
+    world_free(&w);
+}
+
+/* Long chains and far times do not make a forecast long. */
+TEST(a_long_series_is_walked_once)
+{
+    enum { TURNS = 4000 };
+    _cleanup_free_ struct forecast_job *all = NULL;
+    struct entry_job_spec spec = limited();
+    struct world w;
+    int64_t last = 0;
+
+    begin(&w);
+    spec.singleton = 1;
+    spec.time_limit_us = S(60);
+    for (int i = 0; i < TURNS; i++) {
+        last = world_submit(&w, &spec);
+        world_clear(&w);
+    }
+    spec.singleton = S_ABSENT;
+    spec.name = (char *)"far";
+    spec.not_before_us = w.now_us + S(50 * 86400);
+    int64_t far = world_submit(&w, &spec);
+    struct forecast_job job = foreseen(&w, last, NULL);
+    int64_t wait_us = job.start_us - w.now_us;
+    CHECK(wait_us >= S(TURNS * 59) && wait_us < S(TURNS * 70), "%lld s",
+          (long long)wait_us / 1000000);
+    job = foreseen(&w, far, NULL);
+    CHECK(job.start_us >= spec.not_before_us && job.start_us < spec.not_before_us + S(2 * 86400),
+          "%lld s off", (long long)(job.start_us - spec.not_before_us) / 1000000);
     world_free(&w);
 }
