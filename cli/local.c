@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -91,6 +92,20 @@ int local_port(const char *dir) {
         return 0;
     const char *at = strstr(buf_cstr(&text), "listen: 127.0.0.1:");
     return at ? atoi(at + strlen("listen: 127.0.0.1:")) : 0;
+}
+
+char *local_of_config(void) {
+    static const char name[] = "/client.yaml";
+    const char *path = getenv("HAI_CONFIG");
+    char real[PATH_MAX];
+    size_t n = path ? strlen(path) : 0, n_dir = n - MIN(n, sizeof name - 1);
+
+    if (n_dir == 0 || strcmp(path + n_dir, name) != 0)
+        return NULL;
+    _cleanup_free_ char *dir = hai_strndup(path, n_dir);
+    if (access(path, F_OK) == 0 && !local_port(dir))
+        return NULL; // of a cluster elsewhere
+    return hai_strdup(realpath(dir, real) ? real : dir);
 }
 
 static int choose_port(const char *dir, int port, struct hai_err *err) {

@@ -27,6 +27,10 @@ int local_same(const char *dir, const struct local_shape *shape, bool shape_give
 int local_configure(const char *dir, int port, const struct clientconf_user *user,
                     struct hai_err *err);
 
+/* The DIR whose client.yaml $HAI_CONFIG names; it may have been purged, so that nothing of hai is
+ * there (local_port is 0). NULL: it names the file of a cluster elsewhere. The caller frees. */
+char *local_of_config(void);
+
 /* The supervisor of DIR: its pid, or 0 when none runs. */
 int local_supervisor(const char *dir);
 

@@ -5,7 +5,7 @@
 enum { STOP_S = 30, ASK_MS = 2000 };
 
 static const struct option options[] = {
-    {0,    "dir", "D", "where it lies (default ~/.local/share/hai)"},
+    {0,    "dir", "D", "where it lies (default: that of HAI_CONFIG, else ~/.local/share/hai)"},
     {0, "purge", NULL, "remove its data as well"},
     {0   },
 };
@@ -60,6 +60,15 @@ static void tell_jobs(const struct cli *cli, const struct left *left, bool purge
                  waiting == 1 ? "s" : "");
 }
 
+/* dir: NULL where `hai up` alone means it. */
+static void tell_stopped(const struct cli *cli, const char *dir) {
+    if (cli_has(cli, "purge"))
+        cli_note(cli, "stopped");
+    else
+        cli_note(cli, "stopped; hai up%s%s goes on where it was", dir ? " --dir " : "",
+                 dir ? dir : "");
+}
+
 static void print_json(const char *dir, bool was_running, int n_killed, bool purged,
                        const struct left *left) {
     _cleanup_(json_freep) struct json *answer = json_new_object();
@@ -73,14 +82,11 @@ static void print_json(const char *dir, bool was_running, int n_killed, bool pur
     cli_print_json(answer);
 }
 
-static int run(struct cli *cli) {
+static int stop(struct cli *cli, const char *dir, bool is_default) {
     struct hai_err err = {0};
     struct left left = {0};
-    _cleanup_free_ char *dir = verb_up_dir(cli, false, &err);
-
-    if (!dir)
-        return cli_usage(cli, "%s", err.text);
     bool running = local_supervisor(dir) > 0;
+
     if (running)
         count_jobs(cli, dir, &left);
     int r = local_stop(dir, STOP_S, &err);
@@ -91,7 +97,7 @@ static int run(struct cli *cli) {
     if (!running && r == 0)
         cli_note(cli, "nothing ran in %s", dir);
     else
-        cli_note(cli, "stopped%s", cli_has(cli, "purge") ? "" : "; hai up goes on where it was");
+        tell_stopped(cli, is_default ? NULL : dir);
     tell_jobs(cli, &left, cli_has(cli, "purge"));
     int n_killed = r;
     r = cli_has(cli, "purge") ? local_purge(dir, &err) : 0;
@@ -101,6 +107,24 @@ static int run(struct cli *cli) {
         cli_note(cli, "removed its data in %s", dir);
     if (cli->json)
         print_json(dir, running, n_killed, cli_has(cli, "purge"), &left);
+    return CLI_OK;
+}
+
+/* Of --dir, else the one that the other verbs talk to, else the default one. */
+static int run(struct cli *cli) {
+    struct hai_err err = {0};
+    struct left left = {0};
+    _cleanup_free_ char *of_config = cli_has(cli, "dir") ? NULL : local_of_config();
+    _cleanup_free_ char *dir = of_config ? NULL : verb_up_dir(cli, false, &err);
+
+    if (!of_config)
+        return dir ? stop(cli, dir, !cli_has(cli, "dir")) : cli_usage(cli, "%s", err.text);
+    if (local_port(of_config))
+        return stop(cli, of_config, false);
+    // It was purged. What else runs below that directory is not looked at: it may be /tmp.
+    cli_note(cli, "nothing ran in %s", of_config);
+    if (cli->json)
+        print_json(of_config, false, 0, cli_has(cli, "purge"), &left);
     return CLI_OK;
 }
 

@@ -148,7 +148,8 @@ static void tell(struct cli *cli, const char *dir, int port, int n_nodes, int64_
         printf("already running; http://127.0.0.1:%d, files in %s\n", port, dir);
     if (own_dir)
         cli_note(cli, "  export HAI_CONFIG=%s/client.yaml", dir);
-    cli_note(cli, "  hai run -- hostname    hai nodes    hai example    hai down");
+    cli_note(cli, "  hai run -- hostname    hai nodes    hai example    hai down%s%s",
+             own_dir ? " --dir " : "", own_dir ? dir : "");
 }
 
 static int start(struct cli *cli, const char *dir, const struct local_shape *shape,
