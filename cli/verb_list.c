@@ -102,6 +102,7 @@ static int run_list(struct cli *cli) {
         print_list(cli, jobs);
     if ((int64_t)json_count(jobs) == limit)
         cli_note(cli, "these are the newest %lld; --limit N gives more", (long long)limit);
+    view_unexplained(cli, jobs);
     return CLI_OK;
 }
 

@@ -9,7 +9,7 @@ static const struct option queue_options[] = {
 };
 
 /* When it began, or is to begin or go on; NULL: nobody knows. What is suspended began once, which
- * says nothing of when it runs. */
+ * says nothing of when it runs. Of an array: the element that starts next. */
 static const char *start_of(const struct json *job) {
     static const char *const wait[] = {"held", "queued", "suspended"};
     const char *state = json_get_string(job, "state", "");
@@ -18,6 +18,8 @@ static const char *start_of(const struct json *job) {
     for (size_t i = 0; i < ARRAY_SIZE(wait); i++)
         if (!strcmp(state, wait[i]))
             return foreseen;
+    if (json_get_int(json_get(job, "elements"), "n", 0))
+        return foreseen;
     return foreseen && strcmp(state, "running") != 0 ? foreseen
                                                      : json_get_string(job, "started_at", NULL);
 }
@@ -67,6 +69,7 @@ static int run_queue(struct cli *cli) {
         cli_note(cli, "nothing waits or runs");
     else
         print_queue(cli, jobs);
+    view_unexplained(cli, jobs);
     return CLI_OK;
 }
 

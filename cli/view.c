@@ -89,27 +89,56 @@ bool view_ended(const char *state) {
     return value >= 0 && job_state_ended((enum job_state)value);
 }
 
+/* "starts about 14:32, after job 42"; of an array "8-99 wait, 8 run: the next starts about ..." */
+static void add_start(const struct cli *cli, const struct json *job, struct buf *ret) {
+    const struct json *elements = json_get(job, "elements");
+    const char *which = json_get_string(elements, "waiting_indices", NULL);
+    const char *after = json_get_string(job, "start_after_label", NULL);
+    bool many = json_get_int(elements, "waiting", 0) > 1;
+    char at[VIEW_TEXT_BYTES];
+
+    view_time(cli, json_get_string(job, "start_at", NULL), at);
+    if (which)
+        buf_printf(ret, "%s wait%s, %lld run: %s", which, many ? "" : "s",
+                   (long long)json_get_int(elements, "running", 0), many ? "the next " : "");
+    buf_printf(ret, "starts about %s", at);
+    if (after)
+        buf_printf(ret, ", after job %s", after);
+}
+
 void view_note(const struct cli *cli, const struct json *job, struct buf *ret) {
     const char *state = json_get_string(job, "state", "");
     const char *message = json_get_string(job, "message", "");
-    const char *start_at = json_get_string(job, "start_at", NULL);
     const struct json *progress = json_get(job, "progress");
     size_t before = ret->n_bytes;
 
     if (strcmp(state, "running") == 0)
         view_progress(progress, "/", false, ret);
-    if (ret->n_bytes == before && start_at && !view_ended(state)) {
-        char at[VIEW_TEXT_BYTES];
-        const char *after = json_get_string(job, "start_after_label", NULL);
-        view_time(cli, start_at, at);
-        buf_printf(ret, "starts about %s", at);
-        if (after)
-            buf_printf(ret, ", after job %s", after);
-    }
+    if (ret->n_bytes == before && json_get_string(job, "start_at", NULL) && !view_ended(state))
+        add_start(cli, job, ret);
     if (ret->n_bytes == before && message[0])
         view_sentence(cli, message, ret);
     if (ret->n_bytes == before && view_ended(state) && json_get_int(job, "exit_code", -1) >= 0)
         buf_printf(ret, "exit %lld", (long long)json_get_int(job, "exit_code", 0));
+}
+
+void view_unexplained(const struct cli *cli, const struct json *jobs) {
+    int64_t n_explained = 0, n_bare = 0;
+
+    for (const struct json *job = json_first(jobs); job; job = json_next(job)) {
+        const char *state = json_get_string(job, "state", "");
+        bool told = json_get_string(job, "message", NULL);
+        bool some_wait = told && json_get_int(json_get(job, "elements"), "waiting", 0) > 0;
+        if (strcmp(state, "queued") != 0 && strcmp(state, "held") != 0 && !some_wait)
+            continue;
+        n_explained += told;
+        n_bare += !told;
+    }
+    if (n_bare)
+        cli_note(cli,
+                 "why is worked out for the first %lld that wait; hai why JOB tells it of the "
+                 "%lld others",
+                 (long long)n_explained, (long long)n_bare);
 }
 
 static const char *plural(int64_t n) {

@@ -20,6 +20,9 @@ void view_seconds(const struct json *object, const char *key, char ret[static VI
 /* The NOTE of `hai list`. */
 void view_note(const struct cli *cli, const struct json *job, struct buf *ret);
 
+/* After a list, on stderr: how many of its jobs wait with no reason given, if there are any. */
+void view_unexplained(const struct cli *cli, const struct json *jobs);
+
 /* "step 1210 of 2000, loss 3.21, 8940 tokens/s, 12m left"; nothing if there is no progress.
  * between: " of " or "/". */
 void view_progress(const struct json *progress, const char *between, bool rate, struct buf *ret);

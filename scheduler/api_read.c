@@ -40,6 +40,17 @@ static void add_view(struct filter *f, struct job_view *view) {
     schema_free(job_view_schema(), view);
 }
 
+/* The forecast is there already; a reason is dear. */
+static void fill_waiting(struct filter *f, const struct job *job, struct job_view *ret) {
+    if (state_job_ended(job))
+        return;
+    if (f->n_reasons < VIEWS_REASONS_MAX)
+        views_reason(f->s, job, ret);
+    else
+        views_start(f->s, job, ret);
+    f->n_reasons += job->r.state == JOB_STATE_QUEUED || job->r.state == JOB_STATE_HELD;
+}
+
 /* Jobs of the state with ids above one. */
 static void add_known(struct filter *f, int64_t above) {
     for (; f->next && f->next->r.id > above && f->n < f->limit; f->next = f->next->prev) {
@@ -47,8 +58,7 @@ static void add_known(struct filter *f, int64_t above) {
         if (!wanted(f, &f->next->r) || array_views_hidden(f->next))
             continue;
         views_job(f->s, &f->next->r, live_index(f->s->live, f->next->r.id), false, &view);
-        if (f->n_reasons++ < VIEWS_REASONS_MAX)
-            views_reason(f->s, f->next, &view);
+        fill_waiting(f, f->next, &view);
         add_view(f, &view);
     }
 }
@@ -175,8 +185,10 @@ static void add_queued(struct filter *f, const struct job *job, const char *grou
     if (group && !hai_streq(group, job->r.spec.group))
         return;
     views_job(f->s, &job->r, live_index(f->s->live, job->r.id), false, &view);
-    if (explained && f->n_reasons++ < VIEWS_REASONS_MAX)
-        views_reason(f->s, job, &view);
+    if (explained)
+        fill_waiting(f, job, &view);
+    else
+        views_start(f->s, job, &view); // of an array whose elements all wait for their turn
     add_view(f, &view);
 }
 
@@ -243,7 +255,7 @@ static char *failed_output(struct api_call *call, const struct state_job *job) {
 /* The forecast; returns the job that it starts after, 0: none. */
 static int64_t fill_start(struct api_call *call, const struct job *job, struct why_view *ret) {
     int64_t index;
-    const struct outlook_job *start = outlook_of(call->s->outlook, job, &index);
+    const struct outlook_job *start = views_forecast(call->s, job, ret->id, &index);
 
     if (!start)
         return 0;
@@ -299,10 +311,11 @@ static const struct job *fill_next(struct api_call *call, const struct job *arra
                                    struct why_view *ret) {
     if (!array || !array->array)
         return array;
-    struct array_label next = array_views_next(schedd_state(call->s), array);
-    const struct job *first = array_views_first(schedd_state(call->s), array);
-    if (next.text[0])
-        ret->first_waiting = hai_strdup(next.text);
+    const struct state *state = schedd_state(call->s);
+    int64_t next = array_views_next_id(state, array);
+    const struct job *first = array_views_first(state, array);
+    if (next)
+        ret->first_waiting = hai_strdup(array_label_of(state, next).text);
     return first ? first : array;
 }
 

@@ -95,19 +95,15 @@ bool array_views_leads(const struct state *state, const struct job *job) {
     return array_views_first(state, state_job_find(state, job->r.array)) == job;
 }
 
-struct array_label array_views_next(const struct state *state, const struct job *array) {
+int64_t array_views_next_id(const struct state *state, const struct job *array) {
     const struct job *first = array_views_first(state, array);
-    struct array_label label = {""};
-    char waiting[ARRAY_TEXT_MAX];
+    int64_t number = MAX(array->r.array_made, 0);
 
-    if (first)
-        return array_label(&first->r);
-    if (array->array)
-        array_waiting_list(array, waiting, sizeof waiting);
-    if (array->array && waiting[0])
-        (void)snprintf(label.text, sizeof label.text, "%lld_%.*s", (long long)array->r.id,
-                       (int)strspn(waiting, "0123456789"), waiting);
-    return label;
+    if (first || !array->array)
+        return first ? first->r.id : 0;
+    while (number < array->array->n && array_made(array, number))
+        number++;
+    return number < array->array->n ? array->r.id + 1 + number : 0;
 }
 
 static void add_part(struct buf *text, int64_t n, const char *word) {

@@ -15,10 +15,10 @@ char *array_views_note(const struct schedd *s, const struct job *array, const ch
 enum job_state array_views_state(const struct state *state, const struct state_job *job);
 char *array_views_sentence(const struct state *state, const struct state_job *job);
 
-/* The first of its elements that was made and never started, NULL: none; what people call the one
- * that starts next, "": all have started, or it has ended. */
+/* The first of its elements that was made and never started, NULL: none; the id of the one that
+ * starts next, 0: all have started, or it has ended. */
 const struct job *array_views_first(const struct state *state, const struct job *array);
-struct array_label array_views_next(const struct state *state, const struct job *array);
+int64_t array_views_next_id(const struct state *state, const struct job *array);
 
 /* Is it one of the elements that lists show as a part of their array: made, and never started? */
 bool array_views_hidden(const struct job *job);

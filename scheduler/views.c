@@ -222,9 +222,22 @@ void views_why_plan(const struct schedd *s, const struct job *job, struct why *r
     views_why_time(ret);
 }
 
+const struct outlook_job *views_forecast(const struct schedd *s, const struct job *job, int64_t id,
+                                         int64_t *ret_index) {
+    const struct state *state = schedd_state(s);
+
+    if (!job->array)
+        return outlook_of(s->outlook, job, ret_index);
+    int64_t next = array_views_next_id(state, job);
+    if (!next || (id != job->r.id && id != next))
+        return NULL;
+    const struct job *first = array_views_first(state, job); // NULL: told as the array's own
+    return outlook_of(s->outlook, first ? first : job, ret_index);
+}
+
 void views_start(const struct schedd *s, const struct job *job, struct job_view *ret) {
     int64_t index;
-    const struct outlook_job *start = outlook_of(s->outlook, job, &index);
+    const struct outlook_job *start = views_forecast(s, job, ret->id, &index);
 
     if (!start)
         return;

@@ -13,12 +13,20 @@ struct event;
 void views_job(const struct schedd *s, const struct state_job *job, int64_t index, bool ranks,
                struct job_view *ret);
 
-/* Say in a view why a job that waits does so: reason and message, where the record has none. Lists
- * do it for their first VIEWS_REASONS_MAX jobs, since an answer must not hold up the loop. */
-enum { VIEWS_REASONS_MAX = 200 };
-/* When a job that waits for nodes will start, as far as that is known. */
+/* The forecast of a job that waits, as far as it is known, else NULL; of an array (id: its own, or
+ * that of an element that is no job yet) that of the element that starts next. ret_index and how
+ * long it is valid: as outlook_of has it. */
+struct outlook_job;
+const struct outlook_job *views_forecast(const struct schedd *s, const struct job *job, int64_t id,
+                                         int64_t *ret_index);
+
+/* Put it into a view, where it is known. */
 void views_start(const struct schedd *s, const struct job *job, struct job_view *ret);
 
+/* The same, and say why a job that waits does so: reason and message, where the record has none.
+ * Lists do it for the first VIEWS_REASONS_MAX jobs that wait, since an answer must not hold up the
+ * loop. */
+enum { VIEWS_REASONS_MAX = 200 };
 void views_reason(const struct schedd *s, const struct job *job, struct job_view *ret);
 
 /* why_job with the time in the sentence, as ISO 8601, which the command shows as local time. */

@@ -15,11 +15,16 @@ struct array_label array_label(const struct state_job *job) {
 
 struct array_label array_label_of(const struct state *state, int64_t id) {
     const struct job *job = state_job_find(state, id);
+    const struct job *array = job ? NULL : array_of(state, id);
     struct array_label label;
 
     if (job)
         return array_label(&job->r);
-    (void)snprintf(label.text, sizeof label.text, "%lld", (long long)id);
+    if (array)
+        (void)snprintf(label.text, sizeof label.text, "%lld_%lld", (long long)array->r.id,
+                       (long long)array_index(&array->r.spec, id - array->r.id - 1));
+    else
+        (void)snprintf(label.text, sizeof label.text, "%lld", (long long)id);
     return label;
 }
 

@@ -37,7 +37,10 @@ struct array_label {
     char text[48];
 };
 struct array_label array_label(const struct state_job *job);
-struct array_label array_label_of(const struct state *state, int64_t id); // the id, if it is gone
+
+/* The same by id, also of an element that is no job (yet) of an array that has not ended; the id of
+ * any other job that is gone. */
+struct array_label array_label_of(const struct state *state, int64_t id);
 
 /* Elements of a list of indices; the index of number k; the number of an index, -1: there is none.
  */

@@ -106,6 +106,41 @@ TEST(large)
     world_free(&w);
 }
 
+/* People call an element 17_3 before it is a job as well, and until its array has ended. */
+TEST(labels)
+{
+    struct entry_range range = {1, 999, 2};
+    struct entry_job_spec spec = world_spec();
+    struct world w;
+
+    small_cluster(&w, 1, 4);
+    spec.gpus_per_node = 1;
+    spec.array.items = &range;
+    spec.array.n = 1;
+    int64_t id = world_submit(&w, &spec), after = submit(&w, 1, 1, 1);
+    const struct {
+        int64_t id;
+        const char *format; // with the array's id
+    } cases[] = {
+        {id,           "%lld"    },
+        {id + 1,       "%lld_1"  }, // a job
+        {id + 3,       "%lld_5"  },
+        {id + 1 + 300, "%lld_601"}, // not yet
+        {id + 500,     "%lld_999"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char wanted[48];
+        (void)snprintf(wanted, sizeof wanted, cases[i].format, (long long)id);
+        CHECK_STR(array_label_of(w.state, cases[i].id).text, wanted);
+    }
+    CHECK_EQ(after, id + 501);
+    _cleanup_free_ char *plain = hai_asprintf("%lld", (long long)after);
+    _cleanup_free_ char *unknown = hai_asprintf("%lld", (long long)after + 7);
+    CHECK_STR(array_label_of(w.state, after).text, plain);
+    CHECK_STR(array_label_of(w.state, after + 7).text, unknown);
+    world_free(&w);
+}
+
 /* Never more at once than the cap, through restarts of the scheduler. */
 TEST(cap)
 {
