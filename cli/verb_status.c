@@ -148,17 +148,20 @@ static void print_checkpoint(const struct json *ckpt, struct buf *out) {
     buf_add_str(out, "\n");
 }
 
-/* Why a job waits is worked out when somebody asks: the view need not have it. */
-static char *why_it_waits(struct cli *cli, const struct json *job) {
-    _cleanup_(json_freep) struct json *why = NULL;
+/* Why a job waits, and when it starts, is worked out when somebody asks: the view need not have it.
+ * NULL: it does not wait. */
+static struct json *why_it_waits(struct cli *cli, const struct json *job) {
+    const char *state = json_get_string(job, "state", "");
+    bool waits = !strcmp(state, "queued") || json_get_string(job, "start_at", NULL);
+    struct json *why = NULL;
     struct hai_err err = {0};
     char target[64];
 
     (void)snprintf(target, sizeof target, "/api/v1/jobs/%lld/why",
                    (long long)json_get_int(job, "id", 0));
-    if (cli_ask(cli, "GET", target, NULL, NULL, &why, &err) < 0)
+    if (!waits || view_ended(state) || cli_ask(cli, "GET", target, NULL, NULL, &why, &err) < 0)
         return NULL;
-    return hai_strdup(json_get_string(why, "message", NULL));
+    return why;
 }
 
 /* "elements    4 wait (6-9), 2 run, 3 succeeded, 1 failed; at most 2 at once" */
@@ -199,22 +202,36 @@ static void print_sentence(struct cli *cli, const char *what, const char *text, 
     buf_add_str(out, "\n");
 }
 
+/* "starts      about 14:32 when job 42 (alice, priority 30) ends"; of an array: "17_3 about ..." */
+static void print_start(struct cli *cli, const struct json *why, struct buf *out) {
+    const char *starts = json_get_string(why, "starts", NULL);
+    const char *first = json_get_string(why, "first_waiting", NULL);
+
+    if (!starts)
+        return;
+    starts += strncmp(starts, "starts ", 7) == 0 ? 7 : 0;
+    _cleanup_free_ char *text =
+        hai_asprintf("%s%s%s", first ? first : "", first ? " " : "", starts);
+    print_sentence(cli, "starts", text, out);
+}
+
 static void print_job(struct cli *cli, const struct json *job) {
     _cleanup_(buf_free) struct buf out = {0}, progress = {0};
     const char *state = json_get_string(job, "state", "");
     const char *message = json_get_string(job, "message", NULL);
+    _cleanup_(json_freep) struct json *why = why_it_waits(cli, job);
     _cleanup_(story_free) struct story story = {0};
     struct hai_err err = {0};
 
     // What cannot be read for the moment is not shown. Most jobs have no faults: nothing is asked.
     if (json_get_int(job, "attempt", 0) > 1 || json_get_string(job, "last_fault", NULL))
         (void)story_read(cli, json_get_int(job, "id", 0), &story, &err);
-    _cleanup_free_ char *why =
-        !message && strcmp(state, "queued") == 0 ? why_it_waits(cli, job) : NULL;
-    message = why ? why : message;
+    if (!message && strcmp(state, "queued") == 0)
+        message = json_get_string(why, "message", NULL);
     print_head(cli, job, &out);
     if (message && message[0] && strcmp(state, "running") != 0)
         print_sentence(cli, view_ended(state) ? "end" : "waits", message, &out);
+    print_start(cli, why, &out);
     view_progress(json_get(job, "progress"), " of ", true, &progress);
     if (progress.n_bytes)
         buf_printf(&out, "progress    %s\n", buf_cstr(&progress));
