@@ -141,6 +141,11 @@ static int parse_short(struct cli *cli, const char *text, int left, char **argv)
     return 0;
 }
 
+/* -5 is a word, and a wrong one: no option is a digit. */
+static bool is_number(const char *text) {
+    return strspn(text, "0123456789") == strlen(text);
+}
+
 static int check_words(struct cli *cli) {
     const struct verb *verb = cli->verb;
     const char *space = verb->args[0] ? " " : "";
@@ -182,7 +187,7 @@ int cli_parse(struct cli *cli, const struct verb *verb, int argc, char **argv) {
             cli->words[cli->n_words++] = text;
         else if (strncmp(text, "--", 2) == 0)
             r = parse_long(cli, text + 2, argc - i - 1, argv + i + 1);
-        else if (text[0] == '-' && text[1])
+        else if (text[0] == '-' && text[1] && !is_number(text + 1))
             r = parse_short(cli, text + 1, argc - i - 1, argv + i + 1);
         else
             cli->words[cli->n_words++] = text;
@@ -276,9 +281,38 @@ static void print_error(const struct cli *cli, const struct hai_err *err) {
     fprintf(stderr, "hai: %s%s%s\n", errline_text(err, line), err->hint[0] ? "; " : "", err->hint);
 }
 
+/* Is that the option's own word, or the last one of a path like resources.gpus_per_node? */
+static bool is_field(const char *option, const char *field, size_t n) {
+    const char *dot = memrchr(field, '.', n);
+    size_t n_path = dot ? (size_t)(dot + 1 - field) : 0;
+
+    if (strlen(option) != n - n_path)
+        return false;
+    for (size_t i = 0; option[i]; i++)
+        if (option[i] != field[n_path + i] && !(option[i] == '-' && field[n_path + i] == '_'))
+            return false;
+    return true;
+}
+
+/* The scheduler blames the field; who gave an option for it knows it by that. */
+static void name_option(const struct cli *cli, struct hai_err *err) {
+    const char *is = strstr(hai_err_text(err), " is ");
+    const char *field = err->where[0] ? err->where : hai_err_text(err);
+    size_t n = err->where[0] ? strlen(field) : is ? (size_t)(is - field) : 0;
+
+    for (int i = 0; n && i < cli->n_values; i++)
+        if (cli->values[i].option->arg && is_field(cli->values[i].option->name, field, n)) {
+            (void)snprintf(err->where, sizeof err->where, "--%s", cli->values[i].option->name);
+            return;
+        }
+}
+
 int cli_fail(const struct cli *cli, int r, const struct hai_err *err) {
+    struct hai_err named = *err;
+
+    name_option(cli, &named);
     fflush(stdout);
-    print_error(cli, err);
+    print_error(cli, &named);
     return exit_of(r);
 }
 

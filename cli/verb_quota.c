@@ -57,9 +57,10 @@ static int change(struct cli *cli, const char *holder, const char *gpus) {
 
     if (cli_number(cli, "priority", 0, 50, 30, &priority) < 0)
         return CLI_USAGE;
+    errno = 0;
     long long n = gpus ? strtoll(gpus, &end, 10) : 0;
-    if (gpus && (end == gpus || *end || n < 0))
-        return cli_usage(cli, "'%s' is no number of GPUs", gpus);
+    if (gpus && (end == gpus || *end || errno || n < 0))
+        return cli_usage(cli, "GPUS is '%s'; expected a whole number, 0 or more", gpus);
     if (!strncmp(holder, "team:", 5))
         json_add_string(body, "team", holder + 5);
     else

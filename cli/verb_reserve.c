@@ -191,6 +191,30 @@ static int agreed(struct cli *cli, const char *body, struct hai_err *err) {
     return 0;
 }
 
+/* The scheduler blames fields and writes UTC; here there are options and local times. */
+static int fail(const struct cli *cli, int r, struct hai_err *err) {
+    static const struct {
+        const char *field, *option;
+    } known[] = {
+        {"nodes",     "on"   },
+        {"users",     "user" },
+        {"starts_at", "from" },
+        {"ends_at",   "until"},
+        {"until",     "until"},
+        {"length_s",  "for"  },
+    };
+    _cleanup_(buf_free) struct buf text = {0};
+
+    view_sentence(cli, hai_err_text(err), &text);
+    (void)snprintf(err->text, sizeof err->text, "%s", buf_cstr(&text));
+    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+        if (strcmp(err->where, known[i].field) == 0 && cli_has(cli, known[i].option)) {
+            (void)snprintf(err->where, sizeof err->where, "--%s", known[i].option);
+            break;
+        }
+    return cli_fail(cli, r, err);
+}
+
 static int set(struct cli *cli) {
     _cleanup_(json_freep) struct json *body = json_new_object();
     _cleanup_(json_freep) struct json *answer = NULL;
@@ -212,7 +236,7 @@ static int set(struct cli *cli) {
     if (r > 0)
         r = cli_ask(cli, "POST", "/api/v1/reservations", NULL, buf_cstr(&text), &answer, &err);
     if (r < 0)
-        return cli_fail(cli, r, &err);
+        return fail(cli, r, &err);
     if (cli->json) {
         cli_print_json(answer);
         return CLI_OK;

@@ -205,7 +205,12 @@ void api_read_queue(struct api_call *call) {
     const char *group = http_request_query(call->request, "group");
     _cleanup_free_ int64_t *ids = NULL;
     struct filter f = {.s = call->s, .list = api_call_list(call)};
+    struct hai_err err = {0};
 
+    if (group && state_group_find(state, group) < 0) {
+        api_call_error(call, state_no_group(state, "group", group, &err), &err);
+        return;
+    }
     size_t n = queue_list(state, &ids);
     add_placed(&f, PLACE_RUNS, group);
     for (size_t i = 0; i < n; i++) {

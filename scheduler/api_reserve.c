@@ -130,6 +130,19 @@ static int add_words(const struct state *state, const struct reservation_set *se
     return r;
 }
 
+/* What the commit refuses as well, told before anybody is asked about the jobs there. */
+static int check_entry(const struct state *state, const struct entry_reserve_set *entry,
+                       int64_t now_us, struct hai_err *err) {
+    if (entry->until_us != S_ABSENT && entry->until_us <= MAX(entry->from_us, now_us))
+        return hai_fail_at(err, -EINVAL, "out_of_range", "ends_at", NULL,
+                           "reservation %s would be over before it begins", entry->name);
+    for (size_t i = 0; i < entry->users.n; i++)
+        if (!state_user_find(state, entry->users.items[i]))
+            return hai_fail_at(err, -EINVAL, "unknown_user", "users", NULL, "there is no user %s",
+                               entry->users.items[i]);
+    return 0;
+}
+
 static int fill_entry(const struct schedd *s, const struct reservation_set *set,
                       struct entry_reserve_set *ret, struct hai_err *err) {
     int64_t now_us = turn_now_us(s->turn);
@@ -154,7 +167,8 @@ static int fill_entry(const struct schedd *s, const struct reservation_set *set,
     ret->reason = set->reason;
     ret->users.items = set->users.items;
     ret->users.n = set->users.n;
-    return add_words(schedd_state(s), set, ret, err);
+    int r = check_entry(schedd_state(s), ret, now_us, err);
+    return r < 0 ? r : add_words(schedd_state(s), set, ret, err);
 }
 
 static void on_set(void *data, int64_t index, int r, const struct apply_reply *reply) {
