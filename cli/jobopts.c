@@ -19,14 +19,15 @@ const struct option jobopts_table[] = {
     {0,                                                      "name", "NAME", "the job's name"},
     {0,              "workdir", "DIR", "directory on the nodes; default: this one"},
     {0,                                                  "time-limit", "T", "run time at most, such as 6h"},
-    {0,                                               "reservation", "NAME", "run on the nodes of this reservation"},
-    {'f',                                                  "follow", NULL, "stay, show the output, end with the job's code"},
-    {0,"after", "JOB",
+    {0,                                               "cross-zones", NULL, "one run may span zones"},
+    {0,                                                  "reservation", "NAME", "run on the nodes of this reservation"},
+    {'f',"follow", NULL, "stay, show the output, end with the job's code"},
+    {0, "after", "JOB",
      "start when that job succeeded; any:JOB ended, failed:JOB failed; may be given again"},
-    {0, "singleton", NULL, "one job of this name at a time, earlier ones first"},
-    {0,                                                "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
-    {0,                                           "array", "0-99%8", "one job for each index, at most 8 at once: an array"},
-    {0                                                 },
+    {0,                                                "singleton", NULL, "one job of this name at a time, earlier ones first"},
+    {0,                                           "begin", "T", "start no earlier: 18:00, '2026-11-23 18:00' or a delay such as 2h"},
+    {0,                                                  "array", "0-99%8", "one job for each index, at most 8 at once: an array"},
+    {0},
 };
 
 static const struct {
@@ -114,6 +115,7 @@ int jobopts_apply(struct cli *cli, struct job_spec *spec) {
                  apply_after(cli, spec, cli->values[i].value) < 0)
             return -EINVAL;
     spec->after.singleton |= cli_has(cli, "singleton");
+    spec->resources.cross_zones |= cli_has(cli, "cross-zones");
     if (jobfile_check(spec, &err) < 0) {
         (void)cli_fail(cli, -EBADMSG, &err);
         return -EINVAL;

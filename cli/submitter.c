@@ -20,8 +20,13 @@ int submitter_one(struct cli *cli, const struct job_spec *spec, bool dry_run, st
     json_schema_dump(job_spec_schema(), spec, &body);
     (void)snprintf(header, sizeof header, "Idempotency-Key: %016llx%016llx\r\n",
                    (unsigned long long)random_u64(), (unsigned long long)random_u64());
-    return cli_ask(cli, "POST", dry_run ? "/api/v1/jobs?dry_run=1" : "/api/v1/jobs", header,
-                   buf_cstr(&body), ret, err);
+    int r = cli_ask(cli, "POST", dry_run ? "/api/v1/jobs?dry_run=1" : "/api/v1/jobs", header,
+                    buf_cstr(&body), ret, err);
+    // The scheduler names the field of a job file; here there is an option as well.
+    if (r < 0 && strncmp(err->hint, "resources: {cross_zones: true} ", 31) == 0)
+        (void)snprintf(err->hint, sizeof err->hint,
+                       "--cross-zones, or resources: {cross_zones: true}, lets one run span zones");
+    return r;
 }
 
 /* One request in flight. */
