@@ -1,11 +1,15 @@
 #include "cli/jobopts.h"
 
 #include "lib/fileio.h"
+#include "lib/timefmt.h"
 #include "wire/jobfile.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
+
+/* The minute that is written as 14:18 lasts so long. */
+#define PAST_US INT64_C(60000000)
 
 const struct option jobopts_table[] = {
     {'n',                                                "nodes", "N", "nodes"},
@@ -93,6 +97,19 @@ static int apply_after(struct cli *cli, struct job_spec *spec, const char *text)
     return 0;
 }
 
+/* A start in the past is no start to wait for. It is not refused: a file may be submitted again. */
+static void warn_past(const struct cli *cli, const struct job_spec *spec) {
+    int64_t now_us = timefmt_now_us(), at_us;
+    char at[TIMEFMT_ISO_BYTES];
+
+    if (!spec->not_before || timefmt_iso_parse(spec->not_before, &at_us) < 0 ||
+        at_us > now_us - PAST_US)
+        return;
+    timefmt_local(at_us, now_us, cli->utc, at);
+    cli_note(cli, "hai: %s is %s, which is past: the job does not wait for it",
+             cli_has(cli, "begin") ? "--begin" : "not_before", at);
+}
+
 int jobopts_apply(struct cli *cli, struct job_spec *spec) {
     struct hai_err err = {0};
 
@@ -120,6 +137,7 @@ int jobopts_apply(struct cli *cli, struct job_spec *spec) {
         (void)cli_fail(cli, -EBADMSG, &err);
         return -EINVAL;
     }
+    warn_past(cli, spec);
     return 0;
 }
 
