@@ -146,12 +146,15 @@ def add_layer(w, folder, c, arch, layer):
                      lambda n=names: (folder.matrix(x)[2] for x in n))
 
 
-def add_words(w, c):
-    """A token for each byte, as byte-level tokenizers write it; the others stand for nothing."""
+def add_words(w, c, ascii_only):
+    """A token for each byte, as byte-level tokenizers write it; the others stand for nothing. ascii_only:
+    so do bytes from 128 on, since a server may fail at text that is no UTF-8."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [x for x in range(256) if x not in plain]
     words = [chr(x) if x in plain else chr(256 + others.index(x)) for x in range(256)]
     n = c["vocab_size"]
+    if ascii_only:
+        words[128:] = [f"[{i}]" for i in range(128, 256)]
     words += [f"[{i}]" for i in range(256, n)]
     w.key("tokenizer.ggml.model", "str", "gpt2")
     w.key("tokenizer.ggml.pre", "str", "llama-bpe")
@@ -164,14 +167,14 @@ def add_words(w, c):
     w.key("tokenizer.ggml.add_bos_token", "bool", False)
 
 
-def write(path, out):
+def write(path, out, ascii_only=False):
     """The folder at path as the file out. Raises ValueError for weights of other types."""
     with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
         c = json.load(f)
     arch = ARCHS.get(c["model_type"], c["model_type"])
     folder, w = Folder(path), Writer()
     ggufwrite.add_keys(w, c, arch)
-    add_words(w, c)
+    add_words(w, c, ascii_only)
     for name, hf in (("token_embd.weight", "model.embed_tokens.weight"),
                      ("output.weight", "lm_head.weight")):
         if hf in folder.tensors and not (name.startswith("output") and c["tie_word_embeddings"]):

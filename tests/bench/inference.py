@@ -166,7 +166,7 @@ class Shape:
         peerfiles.call(hai_bench, "--make", plain, "--like", self.name, "-q")
         with open(os.path.join(plain, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)
-        w = ggufcopy.write(plain, self.path("BF16.gguf"))
+        w = ggufcopy.write(plain, self.path("BF16.gguf"), ascii_only=True)
         self.values, self.head = ggufcopy.token_values(w, self.config)
         tied = self.config["tie_word_embeddings"]
         for form in formats:
