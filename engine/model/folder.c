@@ -209,3 +209,10 @@ int folder_config(const char *from, const char *const *drop, const char *field, 
     buf_add_str(ret, "\n}\n");
     return 0;
 }
+
+const char *folder_dtype_field(enum k_dtype dtype) {
+    assert(dtype == K_F32 || dtype == K_F16 || dtype == K_BF16);
+    return dtype == K_F32   ? "\"torch_dtype\": \"float32\""
+           : dtype == K_F16 ? "\"torch_dtype\": \"float16\""
+                            : "\"torch_dtype\": \"bfloat16\"";
+}

@@ -6,7 +6,7 @@
  * from.
  */
 #pragma once
-#include "lib/base.h"
+#include "kernels/kernels.h"
 #include "lib/pure/buf.h"
 
 struct folder;
@@ -33,3 +33,6 @@ DEFINE_CLEANUP(struct folder *, folder_free)
  * the end). field: `"name": value`, or NULL. */
 int folder_config(const char *from, const char *const *drop, const char *field, struct buf *ret,
                   struct hai_err *err);
+
+/* The field that says a plain folder's type: `"torch_dtype": "bfloat16"`. F32, F16 or BF16. */
+const char *folder_dtype_field(enum k_dtype dtype);
