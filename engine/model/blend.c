@@ -3,10 +3,8 @@
 #include "engine/model/load.h"
 #include "engine/model/source.h"
 #include "engine/model/weightsfile.h"
-#include "kernels/formats.h"
 #include "lib/fileio.h"
 
-#include <math.h>
 #include <stdio.h>
 
 enum {
@@ -191,26 +189,9 @@ struct block {
     const struct item *item;
     const struct source *sources; // [n_models]
     int64_t first, n;             // values
-    void *ret;
+    uint8_t *ret;
     bool *bad; // [n_threads]
 };
-
-static bool store(enum k_dtype dtype, const double *sums, int64_t n, void *ret, int64_t first) {
-    bool sound = true;
-
-    for (int64_t i = 0; i < n; i++) {
-        float x = (float)sums[i];
-        if (dtype == K_F32) {
-            ((float *)ret)[first + i] = x;
-        } else {
-            uint16_t bits = dtype == K_F16 ? k_to_f16(x) : k_to_bf16(x);
-            ((uint16_t *)ret)[first + i] = bits;
-            x = dtype == K_F16 ? k_from_f16(bits) : k_from_bf16(bits);
-        }
-        sound &= isfinite(x);
-    }
-    return sound;
-}
 
 static void blend_piece(void *arg, int64_t piece, int thread) {
     const struct block *b = arg;
@@ -229,9 +210,10 @@ static void blend_piece(void *arg, int64_t piece, int thread) {
             sums[i] = begun ? sums[i] + share * (double)values[i] : share * (double)values[i];
         begun = true;
     }
-    for (int64_t i = 0; i < n && !begun; i++)
-        sums[i] = 0;
-    b->bad[thread] |= !store(b->item->dtype, sums, n, b->ret, at);
+    for (int64_t i = 0; i < n; i++)
+        values[i] = begun ? (float)sums[i] : 0;
+    b->bad[thread] |= !weightsfile_round(b->item->dtype, values, n,
+                                         b->ret + (size_t)at * k_dtype_bytes(b->item->dtype));
 }
 
 static int write_item(struct job *job, const struct item *item, void *values,

@@ -29,7 +29,10 @@ int folder_finish(struct folder *folder, struct hai_err *err);
 void folder_free(struct folder *folder); // an unfinished one is removed
 DEFINE_CLEANUP(struct folder *, folder_free)
 
-/* The text of `from`/config.json with a field put in place of all those named in `drop` (NULL at
+/* The text of `from`/config.json, or of the file `from`, and its path. */
+int folder_read_config(const char *from, char **ret_path, struct buf *ret, struct hai_err *err);
+
+/* That text with a field put in place of all those named in `drop` (NULL at
  * the end). field: `"name": value`, or NULL. */
 int folder_config(const char *from, const char *const *drop, const char *field, struct buf *ret,
                   struct hai_err *err);

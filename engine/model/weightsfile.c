@@ -1,9 +1,11 @@
 #include "engine/model/weightsfile.h"
 #include "engine/model/source.h"
+#include "kernels/formats.h"
 #include "kernels/quant.h"
 #include "lib/fileio.h"
 #include "lib/json.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #define WHOLE "model.safetensors"
@@ -196,6 +198,23 @@ int weightsfile_add(struct weightsfile *w, const void *data, size_t n_bytes, str
     return r < 0 ? hai_fail(err, r, "stopped at %lld of %lld bytes", (long long)w->n_done,
                             (long long)w->n_all)
                  : 0;
+}
+
+bool weightsfile_round(enum k_dtype dtype, const float *values, int64_t n, void *ret) {
+    uint16_t *halves = ret;
+    bool sound = true;
+
+    for (int64_t i = 0; i < n; i++) {
+        float x = values[i];
+        if (dtype == K_F16)
+            x = k_from_f16(halves[i] = k_to_f16(x));
+        else if (dtype == K_BF16)
+            x = k_from_bf16(halves[i] = k_to_bf16(x));
+        else
+            ((float *)ret)[i] = x;
+        sound &= isfinite(x);
+    }
+    return sound;
 }
 
 /* What transformers and others look shards up in: tensor -> file, and the bytes of all. */

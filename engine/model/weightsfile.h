@@ -55,6 +55,10 @@ int weightsfile_begin(struct weightsfile *w, const char *dir, const char *form,
 /* The next bytes, cut anywhere but of one file. */
 int weightsfile_add(struct weightsfile *w, const void *data, size_t n_bytes, struct hai_err *err);
 
+/* n values in a tensor's type, F32, F16 or BF16: to the nearest, ties to even. False: one is no
+ * finite number, or too large for it. */
+bool weightsfile_round(enum k_dtype dtype, const float *values, int64_t n, void *ret);
+
 /* All are there: the last file, and model.safetensors.index.json unless model.safetensors is the
  * only one. DIR is the caller's to sync. */
 int weightsfile_finish(struct weightsfile *w, struct hai_err *err);

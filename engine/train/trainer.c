@@ -2,6 +2,7 @@
 #include "engine/ckpt/ckpt.h"
 #include "engine/data/corpus.h"
 #include "engine/model/adamw.h"
+#include "engine/model/folder.h"
 #include "engine/model/model.h"
 #include "lib/digest.h"
 #include "lib/fileio.h"
@@ -11,12 +12,9 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 /* Weights, moments and gradients are float32 throughout. */
 #define RECIPE "f32"
-
-enum { CONFIG_BYTES_MAX = 1 << 20 };
 
 struct trainer {
     const struct trainconf *conf;
@@ -88,10 +86,8 @@ static uint64_t digest_config(const struct trainer *t) {
 }
 
 static int read_model_config(struct trainer *t, struct model_config *ret, struct hai_err *err) {
-    struct stat st;
-    bool folder = stat(t->conf->model, &st) == 0 && S_ISDIR(st.st_mode);
-    _cleanup_free_ char *path = hai_asprintf("%s%s", t->conf->model, folder ? "/config.json" : "");
-    int r = fileio_read_file(path, CONFIG_BYTES_MAX, &t->config_text, err);
+    _cleanup_free_ char *path = NULL;
+    int r = folder_read_config(t->conf->model, &path, &t->config_text, err);
 
     return r < 0 ? r
                  : config_parse((const char *)t->config_text.data, t->config_text.n_bytes, path,
