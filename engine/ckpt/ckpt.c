@@ -394,20 +394,40 @@ int ckpt_newest(const char *dir,
     return hai_fail(err, -ENOENT, "%s: no complete checkpoint", dir);
 }
 
+size_t ckpt_count(const struct ckpt *c, enum ckpt_state state) {
+    size_t n_state = strlen(states[state]), n = 0;
+
+    for (size_t i = 0; i < safetensors_count(c->file); i++) {
+        const char *name = safetensors_at(c->file, i)->name;
+        n += strncmp(name, states[state], n_state) == 0 && name[n_state] == '/';
+    }
+    return n;
+}
+
+int ckpt_values(const struct ckpt *c, enum ckpt_state state, const char *name, int n_dims,
+                const int64_t *shape, const float **ret, struct hai_err *err) {
+    _cleanup_free_ char *key = tensor_name(state, name);
+    const struct safetensors_tensor *t;
+    int r = safetensors_get(c->file, key, n_dims, shape, &t, err);
+
+    if (r < 0)
+        return r;
+    *ret = t->data; // of F32, ckpt_open has looked
+    return 0;
+}
+
 int ckpt_load(const struct ckpt *c, const struct ckpt_part *parts, size_t n_parts,
               struct hai_err *err) {
     if (n_parts != safetensors_count(c->file))
         return hai_fail(err, -EINVAL, "%s: has %zu parts; this run has %zu", c->path,
                         safetensors_count(c->file), n_parts);
     for (size_t i = 0; i < n_parts; i++) {
-        const struct safetensors_tensor *t;
-        _cleanup_free_ char *name = tensor_name(parts[i].state, parts[i].name);
-        int r = safetensors_get(c->file, name, parts[i].n_dims, parts[i].shape, &t, err);
+        const float *values;
+        int r = ckpt_values(c, parts[i].state, parts[i].name, parts[i].n_dims, parts[i].shape,
+                            &values, err);
         if (r < 0)
             return r == -ENOENT ? -EINVAL : r;
-        if (t->dtype != SAFETENSORS_F32)
-            return hai_fail(err, -EINVAL, "%s: '%s' is not F32", c->path, name);
-        memcpy(parts[i].data, t->data, t->n_bytes);
+        memcpy(parts[i].data, values, part_elements(&parts[i]) * sizeof *values);
     }
     return 0;
 }

@@ -86,6 +86,14 @@ const char *ckpt_digest(const struct ckpt *ckpt); // as ckpt_save returned it
 int ckpt_load(const struct ckpt *ckpt, const struct ckpt_part *parts, size_t n_parts,
               struct hai_err *err);
 
+/* How many parts there are of a state. */
+size_t ckpt_count(const struct ckpt *ckpt, enum ckpt_state state);
+
+/* A part's values, in the mapped file until ckpt_free. -ENOENT: there is none; -EINVAL: it has
+ * another shape. */
+int ckpt_values(const struct ckpt *ckpt, enum ckpt_state state, const char *name, int n_dims,
+                const int64_t *shape, const float **ret, struct hai_err *err);
+
 /* Remove all but the newest `keep` (at least 1) of those up to the one just saved, that of step and
  * epoch, and what saves that were cut off left behind. Folders with newer names stay and do not
  * count: a run that saves behind them has passed them over as damaged, and they must not push out

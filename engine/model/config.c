@@ -442,16 +442,17 @@ static int check_all(struct model_config *config, const struct json *root, const
     return r == 0 && 1 << config->kind & EXPERTS ? check_experts(config, file, err) : r;
 }
 
+static const char *const types[MODEL_KIND_COUNT] = {
+    [MODEL_LLAMA] = "llama",
+    [MODEL_QWEN2] = "qwen2",
+    [MODEL_DEEPSEEK] = "deepseek",
+    [MODEL_DEEPSEEK_V2] = "deepseek_v2",
+    [MODEL_DEEPSEEK_V3] = "deepseek_v3",
+};
+
 /* Which kind a model_type is. The first DeepSeek-V2 files call themselves "deepseek". */
 static int find_kind(const struct json *root, const char *type, const char *file,
                      struct model_config *config, struct hai_err *err) {
-    static const char *const types[MODEL_KIND_COUNT] = {
-        [MODEL_LLAMA] = "llama",
-        [MODEL_QWEN2] = "qwen2",
-        [MODEL_DEEPSEEK] = "deepseek",
-        [MODEL_DEEPSEEK_V2] = "deepseek_v2",
-        [MODEL_DEEPSEEK_V3] = "deepseek_v3",
-    };
     int k = 0;
 
     while (k < MODEL_KIND_COUNT && strcmp(types[k], type) != 0)
@@ -495,6 +496,54 @@ int config_parse(const char *text, size_t n_bytes, const char *name, struct mode
         return r;
     *ret = config;
     return 0;
+}
+
+/* Fields that two models of one architecture may differ in: what is said of texts and of training.
+ */
+static bool may_differ(const struct field *f) {
+    static const char *const free_to_differ[] = {"max_position_embeddings", "bos_token_id",
+                                                 "initializer_range", "aux_loss_alpha"};
+
+    for (size_t i = 0; i < ARRAY_SIZE(free_to_differ); i++)
+        if (hai_streq(f->name, free_to_differ[i]))
+            return true;
+    return false;
+}
+
+static double field_value(const struct field *f, const struct model_config *config) {
+    const uint8_t *at = (const uint8_t *)config + f->offset;
+
+    return f->kind == JSON_KIND_INT    ? (double)*(const int64_t *)(const void *)at
+           : f->kind == JSON_KIND_REAL ? *(const double *)(const void *)at
+                                       : (double)*(const bool *)(const void *)at;
+}
+
+static int check_fields(const struct field *f, size_t n, const struct model_config *config,
+                        const struct model_config *other, const char *name, const char *other_name,
+                        struct hai_err *err) {
+    for (size_t i = 0; i < n; i++) {
+        double a = field_value(&f[i], config), b = field_value(&f[i], other);
+        if (!may_differ(&f[i]) && a != b)
+            return hai_fail(err, -EINVAL, "%s: %s is %.15g; %s has %.15g", name, f[i].name, a,
+                            other_name, b);
+    }
+    return 0;
+}
+
+int config_check_same(const struct model_config *config, const struct model_config *other,
+                      const char *name, const char *other_name, struct hai_err *err) {
+    if (config->kind != other->kind)
+        return hai_fail(err, -EINVAL, "%s: model_type is %s; %s has %s", name, types[config->kind],
+                        other_name, types[other->kind]);
+    if (config->rope.kind != other->rope.kind)
+        return hai_fail(err, -EINVAL, "%s: rope_scaling is of another type than %s's", name,
+                        other_name);
+    if (config->limit_groups != other->limit_groups)
+        return hai_fail(err, -EINVAL, "%s: topk_method is not %s's", name, other_name);
+    int r = check_fields(fields, ARRAY_SIZE(fields), config, other, name, other_name, err);
+    return r < 0 ? r
+                 : check_fields(rope_fields, ARRAY_SIZE(rope_fields), config, other, name,
+                                other_name, err);
 }
 
 int config_read(const char *dir, struct model_config *ret, struct hai_err *err) {

@@ -98,6 +98,13 @@ int config_parse(const char *text, size_t n_bytes, const char *name, struct mode
 /* The same from DIR/config.json. */
 int config_read(const char *dir, struct model_config *ret, struct hai_err *err);
 
+/* Are two configurations of one architecture, so that weights of one mean the same in the other?
+ * They may differ in max_position_embeddings, ids of special tokens, initializer_range,
+ * aux_loss_alpha, and in being FP8. -EINVAL names the field and both values; the names stand for
+ * the two. */
+int config_check_same(const struct model_config *config, const struct model_config *other,
+                      const char *name, const char *other_name, struct hai_err *err);
+
 /* Does this layer (from 0; n_layers is the multi-token module) have experts? */
 bool config_layer_has_experts(const struct model_config *config, int64_t layer);
 

@@ -181,14 +181,25 @@ static bool dropped(const char *const *drop, const char *key) {
     return false;
 }
 
+int folder_read_config(const char *from, char **ret_path, struct buf *ret, struct hai_err *err) {
+    struct stat st;
+    bool whole = stat(from, &st) == 0 && S_ISDIR(st.st_mode);
+    _cleanup_free_ char *path = hai_asprintf("%s%s", from, whole ? "/config.json" : "");
+    int r = fileio_read_file(path, CONFIG_BYTES_MAX, ret, err);
+
+    if (r == 0)
+        *ret_path = TAKE_PTR(path);
+    return r;
+}
+
 int folder_config(const char *from, const char *const *drop, const char *field, struct buf *ret,
                   struct hai_err *err) {
-    _cleanup_free_ char *path = hai_asprintf("%s/config.json", from);
+    _cleanup_free_ char *path = NULL;
     _cleanup_(json_freep) struct json *root = NULL;
     _cleanup_(buf_free) struct buf text = {0};
     const char *before = "{\n  ";
 
-    int r = fileio_read_file(path, CONFIG_BYTES_MAX, &text, err);
+    int r = folder_read_config(from, &path, &text, err);
     if (r == 0)
         r = json_parse(text.data, text.n_bytes, path, &root, err);
     if (r < 0)
@@ -208,4 +219,11 @@ int folder_config(const char *from, const char *const *drop, const char *field, 
     }
     buf_add_str(ret, "\n}\n");
     return 0;
+}
+
+const char *folder_dtype_field(enum k_dtype dtype) {
+    assert(dtype == K_F32 || dtype == K_F16 || dtype == K_BF16);
+    return dtype == K_F32   ? "\"torch_dtype\": \"float32\""
+           : dtype == K_F16 ? "\"torch_dtype\": \"float16\""
+                            : "\"torch_dtype\": \"bfloat16\"";
 }

@@ -6,7 +6,7 @@
  * from.
  */
 #pragma once
-#include "lib/base.h"
+#include "kernels/kernels.h"
 #include "lib/pure/buf.h"
 
 struct folder;
@@ -29,7 +29,13 @@ int folder_finish(struct folder *folder, struct hai_err *err);
 void folder_free(struct folder *folder); // an unfinished one is removed
 DEFINE_CLEANUP(struct folder *, folder_free)
 
-/* The text of `from`/config.json with a field put in place of all those named in `drop` (NULL at
+/* The text of `from`/config.json, or of the file `from`, and its path. */
+int folder_read_config(const char *from, char **ret_path, struct buf *ret, struct hai_err *err);
+
+/* That text with a field put in place of all those named in `drop` (NULL at
  * the end). field: `"name": value`, or NULL. */
 int folder_config(const char *from, const char *const *drop, const char *field, struct buf *ret,
                   struct hai_err *err);
+
+/* The field that says a plain folder's type: `"torch_dtype": "bfloat16"`. F32, F16 or BF16. */
+const char *folder_dtype_field(enum k_dtype dtype);

@@ -49,10 +49,8 @@ int load_check_names(const struct params *params, const struct safetensors *file
     return 0;
 }
 
-/* Files repeat shared tensors (the multi-token module's embedding and head). The model keeps one,
- * so a copy that says something else cannot be followed. */
-static int check_copy(const struct safetensors *files, const struct param *p,
-                      const struct param *owner, struct hai_err *err) {
+int load_check_copy(const struct safetensors *files, const struct param *p,
+                    const struct param *owner, struct hai_err *err) {
     const struct safetensors_tensor *copy = safetensors_find(files, p->name);
     const struct safetensors_tensor *t = safetensors_find(files, owner->name);
 
@@ -75,7 +73,7 @@ static int take_all(struct model *model, const struct safetensors *files, struct
         struct k_tensor to = model_values(model, i);
         struct source source;
         if (p->tie != i) {
-            r = check_copy(files, p, &params->items[p->tie], err);
+            r = load_check_copy(files, p, &params->items[p->tie], err);
             if (r < 0)
                 return r;
             continue;

@@ -22,3 +22,8 @@ int load_mapped(const struct model_config *config, const struct model_options *o
 /* -EINVAL: a tensor of the files belongs to no parameter. */
 int load_check_names(const struct params *params, const struct safetensors *files,
                      struct hai_err *err);
+
+/* Files repeat shared tensors (the multi-token module's embedding and head). The model keeps one,
+ * so a copy p that says something else than its owner cannot be followed: -EINVAL. */
+int load_check_copy(const struct safetensors *files, const struct param *p,
+                    const struct param *owner, struct hai_err *err);

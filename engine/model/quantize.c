@@ -436,7 +436,7 @@ static int write_config(const struct job *job, const char *in, const char *out,
     const char *const drop[] = {"quantization_config", back ? "torch_dtype" : NULL, "dtype", NULL};
 
     if (back) {
-        buf_add_str(&field, "\"torch_dtype\": \"bfloat16\"");
+        buf_add_str(&field, folder_dtype_field(K_BF16));
     } else if (job->options->type == QUANTIZE_FP8) {
         buf_printf(&field,
                    "\"quantization_config\": {\"quant_method\": \"fp8\", \"fmt\": \"e4m3\", "

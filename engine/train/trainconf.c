@@ -21,8 +21,9 @@ enum kind {
     KIND_NUMBER,  // double
     KIND_SIZE,    // int64_t
     KIND_TEXTS,   // files
-    KIND_PARTS,   // numbers of schedule.at
+    KIND_PARTS,   // struct schedule_parts
     KIND_SHAPE,   // schedule kind
+    KIND_CURVE,   // "linear" or "cosine"
     KIND_BACKEND, // "ref" or "cpu"
     KIND_EXACT,   // "preferred" or "required"
 };
@@ -35,38 +36,44 @@ static const struct key {
     size_t at;
     double low, high;
 } keys[] = {
-    {"",           "model",         KIND_TEXT,    AT(model),           0,     0                },
-    {"",           "out",           KIND_TEXT,    AT(out),             0,     0                },
-    {"",           "log",           KIND_TEXT,    AT(log),             0,     0                },
-    {"",           "steps",         KIND_WHOLE,   AT(steps),           1,     1e12             },
-    {"",           "batch",         KIND_WHOLE,   AT(batch),           1,     1 << 24          },
-    {"",           "micro_batch",   KIND_WHOLE,   AT(micro_batch),     1,     1 << 20          },
-    {"",           "seq",           KIND_WHOLE,   AT(seq),             2,     1 << 24          },
-    {"",           "seed",          KIND_WHOLE,   AT(seed),            0,     9e15             },
-    {"",           "threads",       KIND_WHOLE,   AT(threads),         1,     MODEL_THREADS_MAX},
-    {"",           "backend",       KIND_BACKEND, AT(backend),         0,     0                },
-    {"",           "exact",         KIND_EXACT,   AT(exact),           0,     0                },
-    {"data",       "files",         KIND_TEXTS,   AT(files),           0,     0                },
-    {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),       0,     0                },
-    {"data",       "max",           KIND_SIZE,    AT(max_bytes),       0,     0                },
-    {"schedule",   "kind",          KIND_SHAPE,   AT(schedule.kind),   0,     0                },
-    {"schedule",   "warmup",        KIND_WHOLE,   AT(schedule.warmup), 0,     1e12             },
-    {"schedule",   "final",         KIND_NUMBER,  AT(schedule.final),  0,     1                },
-    {"schedule",   "factor",        KIND_NUMBER,  AT(schedule.factor), 0,     1                },
-    {"schedule",   "at",            KIND_PARTS,   AT(schedule.at),     0,     1                },
-    {"schedule",   "decay",         KIND_NUMBER,  AT(schedule.decay),  0,     1                },
-    {"optimizer",  "lr",            KIND_NUMBER,  AT(schedule.rate),   1e-12, 1e3              },
-    {"optimizer",  "beta1",         KIND_NUMBER,  AT(beta1),           0,     0.99999          },
-    {"optimizer",  "beta2",         KIND_NUMBER,  AT(beta2),           0,     0.99999          },
-    {"optimizer",  "eps",           KIND_NUMBER,  AT(eps),             1e-30, 1                },
-    {"optimizer",  "weight_decay",  KIND_NUMBER,  AT(weight_decay),    0,     100              },
-    {"optimizer",  "clip",          KIND_NUMBER,  AT(clip),            0,     1e9              },
-    {"loss",       "mtp_weight",    KIND_NUMBER,  AT(mtp_weight),      0,     100              },
-    {"loss",       "balance_alpha", KIND_NUMBER,  AT(balance_alpha),   0,     100              },
-    {"loss",       "bias_rate",     KIND_NUMBER,  AT(bias_rate),       0,     1                },
-    {"checkpoint", "dir",           KIND_TEXT,    AT(ckpt_dir),        0,     0                },
-    {"checkpoint", "every",         KIND_WHOLE,   AT(ckpt_every),      0,     1e12             },
-    {"checkpoint", "keep",          KIND_WHOLE,   AT(ckpt_keep),       1,     1e6              },
+    {"",           "model",         KIND_TEXT,    AT(model),                  0,     0                },
+    {"",           "out",           KIND_TEXT,    AT(out),                    0,     0                },
+    {"",           "log",           KIND_TEXT,    AT(log),                    0,     0                },
+    {"",           "steps",         KIND_WHOLE,   AT(steps),                  1,     1e12             },
+    {"",           "batch",         KIND_WHOLE,   AT(batch),                  1,     1 << 24          },
+    {"",           "micro_batch",   KIND_WHOLE,   AT(micro_batch),            1,     1 << 20          },
+    {"",           "seq",           KIND_WHOLE,   AT(seq),                    2,     1 << 24          },
+    {"",           "seed",          KIND_WHOLE,   AT(seed),                   0,     9e15             },
+    {"",           "threads",       KIND_WHOLE,   AT(threads),                1,     MODEL_THREADS_MAX},
+    {"",           "backend",       KIND_BACKEND, AT(backend),                0,     0                },
+    {"",           "exact",         KIND_EXACT,   AT(exact),                  0,     0                },
+    {"data",       "files",         KIND_TEXTS,   AT(files),                  0,     0                },
+    {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),              0,     0                },
+    {"data",       "max",           KIND_SIZE,    AT(max_bytes),              0,     0                },
+    {"schedule",   "kind",          KIND_SHAPE,   AT(schedule.kind),          0,     0                },
+    {"schedule",   "warmup",        KIND_WHOLE,   AT(schedule.warmup),        0,     1e12             },
+    {"schedule",   "final",         KIND_NUMBER,  AT(schedule.final),         0,     1                },
+    {"schedule",   "factor",        KIND_NUMBER,  AT(schedule.factor),        0,     1                },
+    {"schedule",   "at",            KIND_PARTS,   AT(schedule.at),            0,     1                },
+    {"schedule",   "decay",         KIND_NUMBER,  AT(schedule.decay),         0,     1                },
+    {"schedule",   "curve",         KIND_CURVE,   AT(schedule.curve),         0,     0                },
+    {"schedule",   "tail_at",       KIND_PARTS,   AT(schedule.tail_at),       0,     1                },
+    {"schedule",   "tail",          KIND_PARTS,   AT(schedule.tail),          0,     1                },
+    {"ramp",       "from",          KIND_WHOLE,   AT(schedule.ramp.from),     1,     1 << 24          },
+    {"ramp",       "tokens",        KIND_WHOLE,   AT(schedule.ramp.tokens),   1,     1e15             },
+    {"ramp",       "multiple",      KIND_WHOLE,   AT(schedule.ramp.multiple), 1,     1 << 24          },
+    {"optimizer",  "lr",            KIND_NUMBER,  AT(schedule.rate),          1e-12, 1e3              },
+    {"optimizer",  "beta1",         KIND_NUMBER,  AT(beta1),                  0,     0.99999          },
+    {"optimizer",  "beta2",         KIND_NUMBER,  AT(beta2),                  0,     0.99999          },
+    {"optimizer",  "eps",           KIND_NUMBER,  AT(eps),                    1e-30, 1                },
+    {"optimizer",  "weight_decay",  KIND_NUMBER,  AT(weight_decay),           0,     100              },
+    {"optimizer",  "clip",          KIND_NUMBER,  AT(clip),                   0,     1e9              },
+    {"loss",       "mtp_weight",    KIND_NUMBER,  AT(mtp_weight),             0,     100              },
+    {"loss",       "balance_alpha", KIND_NUMBER,  AT(balance_alpha),          0,     100              },
+    {"loss",       "bias_rate",     KIND_NUMBER,  AT(bias_rate),              0,     1                },
+    {"checkpoint", "dir",           KIND_TEXT,    AT(ckpt_dir),               0,     0                },
+    {"checkpoint", "every",         KIND_WHOLE,   AT(ckpt_every),             0,     1e12             },
+    {"checkpoint", "keep",          KIND_WHOLE,   AT(ckpt_keep),              1,     1e6              },
 };
 #undef AT
 
@@ -82,8 +89,7 @@ void trainconf_init(struct trainconf *conf) {
                      .rate = 3e-4,
                      .final = 0.1,
                      .factor = 0.316,
-                     .at = {0.8, 0.9},
-                     .n_at = 2,
+                     .at = {{0.8, 0.9}, 2},
                      .decay = 0.1},
         .beta1 = 0.9,
         .beta2 = 0.95,
@@ -188,14 +194,13 @@ static int read_files(const struct reader *x, const struct key *key, const struc
     return 0;
 }
 
-static int read_parts(const struct reader *x, const struct key *key, const struct json *v) {
-    struct schedule *s = &x->conf->schedule;
-
-    if (json_kind(v) != JSON_KIND_ARRAY || json_count(v) > SCHEDULE_AT_MAX)
-        return bad_value(x, key, v, "a list of at most 16 parts of the run, from 0 to 1");
-    s->n_at = 0;
+static int read_parts(const struct reader *x, const struct key *key, const struct json *v,
+                      struct schedule_parts *ret) {
+    if (json_kind(v) != JSON_KIND_ARRAY || json_count(v) > SCHEDULE_PARTS_MAX)
+        return bad_value(x, key, v, "a list of at most 16 numbers from 0 to 1");
+    ret->n = 0;
     for (const struct json *p = json_first(v); p; p = json_next(p)) {
-        int r = read_number(x, key, p, &s->at[s->n_at++]);
+        int r = read_number(x, key, p, &ret->values[ret->n++]);
         if (r < 0)
             return r;
     }
@@ -221,6 +226,12 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         if (r < 0)
             return bad_value(x, key, v, "constant, cosine, multi_step or wsd");
         conf->schedule.kind = r;
+        return 0;
+    case KIND_CURVE:
+        r = schedule_curve_parse(text);
+        if (r < 0)
+            return bad_value(x, key, v, "linear or cosine");
+        conf->schedule.curve = r;
         return 0;
     case KIND_BACKEND:
         if (k_backend_parse(text, &conf->backend, NULL) < 0)
@@ -257,7 +268,7 @@ static int read_value(const struct reader *x, const struct key *key, const struc
     case KIND_TEXTS:
         return read_files(x, key, v);
     case KIND_PARTS:
-        return read_parts(x, key, v);
+        return read_parts(x, key, v, at);
     default:
         return read_word(x, key, v);
     }
@@ -330,7 +341,6 @@ int trainconf_read(const char *path, struct trainconf *conf, struct hai_err *err
         r = yaml_parse(text.data, text.n_bytes, path, &root, err);
     if (r == 0)
         r = read_block(&x, "", root);
-    conf->schedule.steps = conf->steps;
     return r;
 }
 
@@ -369,9 +379,14 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
                         "batch and seq make %" PRId64 " tokens a step on each of %d ranks; "
                         "expected at most %d",
                         conf->batch / world * conf->seq, world, SHARE_MAX);
-    if (conf->schedule.warmup > conf->steps)
-        return hai_fail(err, -EINVAL,
-                        "schedule.warmup is %" PRId64 "; expected at most steps, %" PRId64,
-                        conf->schedule.warmup, conf->steps);
-    return 0;
+    struct schedule schedule;
+    trainconf_schedule(conf, &schedule);
+    return schedule_check(&schedule, world, err);
+}
+
+void trainconf_schedule(const struct trainconf *conf, struct schedule *ret) {
+    *ret = conf->schedule;
+    ret->steps = conf->steps;
+    ret->batch = conf->batch;
+    ret->seq = conf->seq;
 }

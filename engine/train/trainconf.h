@@ -23,8 +23,8 @@ struct trainconf {
     int64_t seed;
     int64_t threads;
     enum k_backend backend;
-    bool exact; // required: refuse to resume with another numeric identity
-    struct schedule schedule;
+    bool exact;               // required: refuse to resume with another numeric identity
+    struct schedule schedule; // what the file says of it; whole: trainconf_schedule
     double beta1, beta2, eps, weight_decay, clip;
     double mtp_weight, bias_rate;
     double balance_alpha; // negative: the model's own
@@ -46,3 +46,6 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
 
 /* What must hold between the fields once command-line options have had their say. */
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err);
+
+/* The schedule with steps, batch and seq in it, not yet prepared. */
+void trainconf_schedule(const struct trainconf *conf, struct schedule *ret);

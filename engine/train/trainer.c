@@ -2,6 +2,7 @@
 #include "engine/ckpt/ckpt.h"
 #include "engine/data/corpus.h"
 #include "engine/model/adamw.h"
+#include "engine/model/folder.h"
 #include "engine/model/model.h"
 #include "lib/digest.h"
 #include "lib/fileio.h"
@@ -11,12 +12,9 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 /* Weights, moments and gradients are float32 throughout. */
 #define RECIPE "f32"
-
-enum { CONFIG_BYTES_MAX = 1 << 20 };
 
 struct trainer {
     const struct trainconf *conf;
@@ -34,10 +32,12 @@ struct trainer {
     uint64_t config_digest;
     int64_t step;        // done
     int64_t next_sample; // of the whole batch
-    int64_t share;       // sequences of this rank in a step
-    int64_t micro;       // of one model_train
-    int32_t *ids;        // [share, seq]
-    int32_t *seq_start;  // [micro + 1]
+    struct schedule schedule;
+    int64_t batch;      // sequences of the step that is made, or was last
+    int64_t share;      // of them, this rank's
+    int64_t micro;      // of one model_train
+    int32_t *ids;       // [share of a whole batch, seq]
+    int32_t *seq_start; // [micro + 1]
 };
 
 void trainer_free(struct trainer *t) {
@@ -70,6 +70,18 @@ static void note(const struct trainer *t, const char *format, ...) {
     t->place.note(t->place.userdata, text);
 }
 
+/* Fields that older checkpoints do not know: said only where they are used, so that those have the
+ * digest that they had. */
+static void digest_later_fields(const struct schedule *s, struct buf *b) {
+    if (s->curve)
+        buf_printf(b, "|curve %d", s->curve);
+    for (int i = 0; i < s->tail_at.n; i++)
+        buf_printf(b, "|tail %a %a", s->tail_at.values[i], s->tail.values[i]);
+    if (s->ramp.from)
+        buf_printf(b, "|ramp %" PRId64 " %" PRId64 " %" PRId64, s->ramp.from, s->ramp.tokens,
+                   s->ramp.multiple);
+}
+
 /* Everything that decides the bits of a loss, apart from data and placement. */
 static uint64_t digest_config(const struct trainer *t) {
     const struct trainconf *c = t->conf;
@@ -80,18 +92,17 @@ static uint64_t digest_config(const struct trainer *t) {
                t->micro, c->seq, c->seed);
     buf_printf(&b, "|%d|%a|%" PRId64 "|%a|%a|%a", c->schedule.kind, c->schedule.rate,
                c->schedule.warmup, c->schedule.final, c->schedule.factor, c->schedule.decay);
-    for (int i = 0; i < c->schedule.n_at; i++)
-        buf_printf(&b, "|%a", c->schedule.at[i]);
+    for (int i = 0; i < c->schedule.at.n; i++)
+        buf_printf(&b, "|%a", c->schedule.at.values[i]);
     buf_printf(&b, "|%a|%a|%a|%a|%a|%a|%a|%a", c->beta1, c->beta2, c->eps, c->weight_decay, c->clip,
                t->rules.mtp_weight, t->rules.balance_alpha, c->bias_rate);
+    digest_later_fields(&c->schedule, &b);
     return digest_xxh3(b.data, b.n_bytes);
 }
 
 static int read_model_config(struct trainer *t, struct model_config *ret, struct hai_err *err) {
-    struct stat st;
-    bool folder = stat(t->conf->model, &st) == 0 && S_ISDIR(st.st_mode);
-    _cleanup_free_ char *path = hai_asprintf("%s%s", t->conf->model, folder ? "/config.json" : "");
-    int r = fileio_read_file(path, CONFIG_BYTES_MAX, &t->config_text, err);
+    _cleanup_free_ char *path = NULL;
+    int r = folder_read_config(t->conf->model, &path, &t->config_text, err);
 
     return r < 0 ? r
                  : config_parse((const char *)t->config_text.data, t->config_text.n_bytes, path,
@@ -272,8 +283,11 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
 
     t->conf = conf;
     t->place = *place;
+    trainconf_schedule(conf, &t->schedule);
+    schedule_prepare(&t->schedule);
     if (!conf->out && !place->ckpt_dir)
         return hai_fail(err, -EINVAL, "'out' is missing; expected a folder for the trained model");
+    t->batch = conf->batch;
     t->share = conf->batch / coll_world(place->coll);
     t->micro = conf->micro_batch ? MIN(conf->micro_batch, t->share) : t->share;
     int r = tokenizer_read(conf->tokenizer, &t->tokenizer, err);
@@ -307,7 +321,7 @@ int64_t trainer_step_number(const struct trainer *t) {
 }
 
 int64_t trainer_tokens_per_step(const struct trainer *t) {
-    return t->conf->batch * t->conf->seq;
+    return t->batch * t->conf->seq;
 }
 
 void trainer_size(const struct trainer *t, struct trainer_size *ret) {
@@ -335,6 +349,8 @@ static struct model_batch micro_batch(const struct trainer *t, int64_t i) {
  * wants to stop, which all must learn in the same step. */
 static int gather_batch(struct trainer *t, struct model_counts *ret, bool *stop,
                         struct hai_err *err) {
+    t->batch = schedule_batch(&t->schedule, t->next_sample);
+    t->share = t->batch / coll_world(t->place.coll);
     int64_t first = t->next_sample + coll_rank(t->place.coll) * t->share;
     int64_t sums[4] = {0, 0, 0, *stop};
 
@@ -399,13 +415,13 @@ int trainer_step(struct trainer *t, bool stop_wanted, struct trainer_report *ret
                         "step %" PRId64 ": loss is %g, gradient norm %g; expected numbers (try a "
                         "lower optimizer.lr)",
                         report.step, report.loss, report.norm);
-    t->adamw.lr = report.rate = schedule_rate(&t->conf->schedule, report.step);
+    t->adamw.lr = report.rate = schedule_rate(&t->schedule, report.step, t->next_sample);
     r = adamw_step(t->model, &t->adamw, report.step, report.norm, t->exp_avg, t->exp_avg_sq);
     if (r < 0)
         return hai_fail(err, r, "optimizer step failed");
     model_bias_update(t->model, t->conf->bias_rate);
     t->step = report.step;
-    t->next_sample += t->conf->batch;
+    t->next_sample += t->batch;
     *ret = report;
     return 0;
 }

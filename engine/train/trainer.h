@@ -31,8 +31,8 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
 void trainer_free(struct trainer *trainer);
 DEFINE_CLEANUP(struct trainer *, trainer_free)
 
-int64_t trainer_step_number(const struct trainer *trainer); // steps done
-int64_t trainer_tokens_per_step(const struct trainer *trainer);
+int64_t trainer_step_number(const struct trainer *trainer);     // steps done
+int64_t trainer_tokens_per_step(const struct trainer *trainer); // of the last one
 
 /* What the run is made of, for a line at its start. */
 struct trainer_size {
