@@ -12,6 +12,9 @@ enum philox_purpose {
     PHILOX_INIT = 1, // (parameter, element)
     PHILOX_SHUFFLE,  // of training data
     PHILOX_SAMPLE,   // of generated tokens: (position)
+    PHILOX_MINHASH,  // functions of a signature: (number)
+    PHILOX_MIDDLE,   // of documents, to be filled in: (upper, lower half of the number)
+    PHILOX_PACKING,  // keys of the sources of samples: (number)
 };
 
 struct philox_counter {

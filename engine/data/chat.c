@@ -1,6 +1,7 @@
 #include "engine/data/chat.h"
 #include "engine/data/added.h"
 #include "engine/data/chat_form.h"
+#include "engine/data/fim.h"
 #include "engine/data/jinja.h"
 #include "engine/data/jsonpick.h"
 #include "lib/fileio.h"
@@ -225,30 +226,21 @@ int chat_encode(const struct chat *c, struct tokenizer *t, const struct chat_req
                  : tokenizer_encode_marked(t, buf_cstr(&text), marks.data, text.n_bytes, ret, err);
 }
 
-/* Text of a person between tokens. */
-static int encode_text(struct tokenizer *t, const char *text, size_t n_bytes,
-                       struct token_list *ret, struct hai_err *err) {
-    _cleanup_free_ uint8_t *marks = hai_alloc(n_bytes + 1);
-
-    memset(marks, ADDED_BY_PERSON, n_bytes);
-    return tokenizer_encode_marked(t, text, marks, n_bytes, ret, err);
-}
-
 int chat_encode_middle(struct tokenizer *t, const char *prefix, size_t prefix_bytes,
                        const char *suffix, size_t suffix_bytes, struct token_list *ret,
                        struct hai_err *err) {
-    int32_t begin = tokenizer_added(t, "<｜fim▁begin｜>");
-    int32_t hole = tokenizer_added(t, "<｜fim▁hole｜>"), end = tokenizer_added(t, "<｜fim▁end｜>");
+    struct fim fim = {0};
+    int r = fim_find(t, fim_names, &fim, err);
 
-    if (begin < 0 || hole < 0 || end < 0)
-        return hai_fail(err, -ENOTSUP, "the tokenizer has no tokens to fill in the middle");
+    if (r < 0)
+        return r;
     if (tokenizer_begin(t) >= 0)
         token_list_add(ret, tokenizer_begin(t));
-    token_list_add(ret, begin);
-    int r = encode_text(t, prefix, prefix_bytes, ret, err);
-    token_list_add(ret, hole);
+    token_list_add(ret, fim.begin);
+    r = fim_encode_text(t, prefix, prefix_bytes, false, ret, err);
+    token_list_add(ret, fim.hole);
     if (r == 0)
-        r = encode_text(t, suffix, suffix_bytes, ret, err);
-    token_list_add(ret, end);
+        r = fim_encode_text(t, suffix, suffix_bytes, false, ret, err);
+    token_list_add(ret, fim.end);
     return r;
 }

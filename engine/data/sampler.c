@@ -14,7 +14,7 @@ static uint32_t draw(uint64_t seed, int64_t epoch, uint32_t round, uint32_t valu
 /* A keyed permutation of [0, n): a Feistel network over the smallest square of a power of two that
  * holds n, walked along its cycle until the value is below n (Black and Rogaway, 2002). The square
  * is less than 4 n, so the walk takes fewer than 4 turns on average. */
-static int64_t permute(uint64_t seed, int64_t epoch, int64_t value, int64_t n) {
+int64_t sampler_permute(uint64_t seed, int64_t epoch, int64_t value, int64_t n) {
     int bits = 1;
 
     while ((int64_t)1 << 2 * bits < n)
@@ -33,6 +33,10 @@ static int64_t permute(uint64_t seed, int64_t epoch, int64_t value, int64_t n) {
     return value;
 }
 
+int64_t sampler_shift(uint64_t seed, int64_t epoch, int64_t n) {
+    return (int64_t)draw(seed, epoch, SHIFT_INDEX, 0) % n;
+}
+
 /* One window less than fits, so that every shift stays within the data. */
 int64_t sampler_epoch(int64_t n_tokens, int64_t n_window) {
     return MAX(n_tokens / n_window - 1, INT64_C(1));
@@ -44,6 +48,5 @@ int64_t sampler_start(uint64_t seed, int64_t index, int64_t n_tokens, int64_t n_
     assert(index >= 0);
     assert(n_tokens >= n_window);
     int64_t room = MIN(n_window, n_tokens - n * n_window + 1);
-    int64_t shift = (int64_t)draw(seed, epoch, SHIFT_INDEX, 0) % room;
-    return permute(seed, epoch, index % n, n) * n_window + shift;
+    return sampler_permute(seed, epoch, index % n, n) * n_window + sampler_shift(seed, epoch, room);
 }

@@ -14,3 +14,8 @@ int64_t sampler_start(uint64_t seed, int64_t index, int64_t n_tokens, int64_t n_
 
 /* How many samples one epoch has. */
 int64_t sampler_epoch(int64_t n_tokens, int64_t n_window);
+
+/* The parts of that, for samples of several sources (packing.h): place `value` of [0, n) in the
+ * order of a round, and a number below n drawn for it. */
+int64_t sampler_permute(uint64_t seed, int64_t round, int64_t value, int64_t n);
+int64_t sampler_shift(uint64_t seed, int64_t round, int64_t n);

@@ -65,19 +65,27 @@ static int find_one(const char *path, struct textfiles *ret, struct hai_err *err
     return 0;
 }
 
-int textfiles_find(const char *path, struct textfiles *ret, struct hai_err *err) {
+int textfiles_match(const char *path, struct textfiles *ret, struct hai_err *err) {
     glob_t found = {0};
-    size_t before = ret->n;
     int r = glob(path, GLOB_NOSORT | GLOB_BRACE, NULL, &found);
 
     if (r == GLOB_NOMATCH)
         return hai_fail(err, -ENOENT, "%s: no such file", path);
     if (r)
         return hai_fail(err, -EIO, "%s: cannot be searched", path);
-    r = 0;
-    for (size_t i = 0; r == 0 && i < found.gl_pathc; i++)
-        r = find_one(found.gl_pathv[i], ret, err);
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        add(ret, found.gl_pathv[i]);
     globfree(&found);
+    return 0;
+}
+
+int textfiles_find(const char *path, struct textfiles *ret, struct hai_err *err) {
+    _cleanup_(textfiles_free) struct textfiles found = {0};
+    size_t before = ret->n;
+    int r = textfiles_match(path, &found, err);
+
+    for (size_t i = 0; r == 0 && i < found.n; i++)
+        r = find_one(found.paths[i], ret, err);
     if (r == 0 && ret->n == before)
         r = hai_fail(err, -ENOENT, "%s: no files in it", path);
     return r;

@@ -16,6 +16,9 @@ enum { TEXTFILES_BYTES_MAX = 256 << 20 }; // of one document, unpacked
 
 void textfiles_free(struct textfiles *files);
 
+/* Append what a pattern names, files and folders as they are. -ENOENT: nothing. */
+int textfiles_match(const char *path, struct textfiles *ret, struct hai_err *err);
+
 /* Append the files behind one path. -ENOENT: there is none. */
 int textfiles_find(const char *path, struct textfiles *ret, struct hai_err *err);
 

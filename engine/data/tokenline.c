@@ -12,6 +12,28 @@ int tokenline_read_text(const char *json, size_t n_bytes, struct buf *ret, struc
     return jsonscan_string(&s, ret) < 0 || jsonscan_end(&s) < 0 ? bad(&s, err) : 0;
 }
 
+int tokenline_read_member(const char *json, size_t n_bytes, const char *name, struct buf *ret,
+                          struct hai_err *err) {
+    struct jsonscan s = {.text = json, .n_bytes = n_bytes, .zeros = true};
+    _cleanup_(buf_free) struct buf key = {0};
+    size_t n = 0, name_bytes = strlen(name);
+    bool found = false;
+    int r = jsonscan_enter(&s, '{');
+
+    while (r == 0 && (r = jsonscan_next(&s, '}', &n)) > 0) {
+        r = jsonscan_key(&s, &key);
+        bool is = r == 0 && key.n_bytes == name_bytes && !memcmp(key.data, name, name_bytes);
+        if (is && found)
+            return hai_fail(err, -EBADMSG, "'%s' is there twice", name);
+        found |= is;
+        if (r == 0)
+            r = is ? jsonscan_string(&s, ret) : jsonscan_skip(&s);
+    }
+    if (r < 0 || jsonscan_end(&s) < 0)
+        return bad(&s, err);
+    return found ? 0 : hai_fail(err, -EBADMSG, "no member '%s'", name);
+}
+
 int tokenline_read_ids(const char *json, size_t n_bytes, struct token_list *ret,
                        struct hai_err *err) {
     struct jsonscan s = {.text = json, .n_bytes = n_bytes};

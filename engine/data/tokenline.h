@@ -9,6 +9,11 @@
 /* A JSON string; ret is cleared first. -EBADMSG with the byte where it is none. */
 int tokenline_read_text(const char *json, size_t n_bytes, struct buf *ret, struct hai_err *err);
 
+/* The string that an object has under a name, whatever the others hold; ret is cleared first.
+ * -EBADMSG: bad syntax, no such member or two of it, or it is no string. */
+int tokenline_read_member(const char *json, size_t n_bytes, const char *name, struct buf *ret,
+                          struct hai_err *err);
+
 /* A JSON array of ids, appended; what is above 2^31 - 1 becomes that. */
 int tokenline_read_ids(const char *json, size_t n_bytes, struct token_list *ret,
                        struct hai_err *err);
