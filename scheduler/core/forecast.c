@@ -246,7 +246,8 @@ static void start(struct forecast *f, struct waiter *waiter) {
     f->n_left--;
 }
 
-/* Who of those that left these nodes did so last, in this step; 0: nobody, it waited for more. */
+/* Who of those that left these nodes did so last, in this step; 0: nobody, or
+ * one that is imagined. */
 static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
     const struct holder *last = NULL;
 
@@ -256,7 +257,7 @@ static int64_t last_on(const struct forecast *f, int64_t n_nodes) {
         if (holder && holder->left_us > f->before_us && (!last || holder->left_us > last->left_us))
             last = holder;
     }
-    return last ? last->job->r.id : 0;
+    return last && last->job->r.id < f->at.r.next_job ? last->job->r.id : 0;
 }
 
 static bool may_leave(const struct forecast *f, const struct holder *holder,
@@ -459,7 +460,8 @@ static void go_to(struct forecast *f, int64_t at_us) {
         room_keep(f->room, i, parts[i].reserve, parts[i].coming_us);
     for (size_t i = 0; i < f->n_holders; i++) {
         struct holder *holder = &f->holders[i];
-        if (holder->gone || belongs(holder, parts))
+        bool ends = !holder->foreseen && holder->job->r.phase != DESIRED_PHASE_RUN; // already
+        if (holder->gone || ends || belongs(holder, parts))
             continue;
         leave(f, holder);
         wait_again(f, holder);

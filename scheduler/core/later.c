@@ -88,11 +88,34 @@ static bool comes_true(const struct survey *survey, const struct job *job) {
     return !eligible_broken(job) && !(series && map_get(&survey->unknown, (intptr_t)series));
 }
 
+/* Does the one that it waits for give back as much as it will be charged? */
+static bool takes_over(const struct job *job, const struct job *ahead) {
+    if (ahead && ahead->array) // its elements are charged
+        ahead = array_next_open(ahead, ahead);
+    return ahead && (ahead->queued || state_job_live(ahead)) && !quota_is_over(ahead) &&
+           ahead->group == job->group && order_gpus(ahead) >= order_gpus(job) &&
+           hai_streq(ahead->r.spec.user, job->r.spec.user) &&
+           hai_streq(ahead->r.spec.team, job->r.spec.team) &&
+           (quota_is_auto(job) || ahead->r.priority == job->r.priority);
+}
+
+static bool takes_over_any(const struct state *state, const struct job *job) {
+    const struct series *series = is_singleton(job) ? series_of(state, job) : NULL;
+    bool found = series && series->first != job && takes_over(job, series->first);
+
+    for (size_t i = 0; i < job->r.spec.after.n && !found; i++)
+        found = is_open(&job->r.spec.after.items[i]) &&
+                takes_over(job, state_job_find(state, job->r.spec.after.items[i].job));
+    return found;
+}
+
 /* Its quota is not charged yet, but for one that recovers. */
 static void draft(const struct state *state, struct job *job) {
     if (job->r.state != JOB_STATE_RECOVERING) {
         job->r.over = S_ABSENT;
         quota_draft(state, job);
+        if (takes_over_any(state, job))
+            job->r.over = S_ABSENT;
     }
     later_line_up(state, job);
 }
@@ -138,6 +161,8 @@ static enum ends foresee(struct survey *survey, const struct job *job) {
         return ENDS_WELL;
     if (!is_away(survey->state, job) || !comes_true(survey, job))
         return ENDS_UNKNOWN;
+    if (array_is(job) && job->array && job->array->n_open) // its elements answer for themselves
+        return array_ends(job);
     struct job copy = joining(survey->state, job);
     if (quota_bars(survey->state, &copy)) // nobody knows when it would be within quota
         return ENDS_UNKNOWN;
@@ -178,7 +203,13 @@ static void add(struct later *l, const struct job *job) {
                    MAX(job->r.array_timed_out, 0) - MAX(job->r.array_stopped, 0);
     item->n_open = job->array ? job->array->n_open : 0;
     item->n_fresh = job->array ? job->array->n_fresh : 0;
-    item->asked = item->n_open == 0;
+    item->asked = item->n_fresh == 0 && item->n_left > item->n_open;
+}
+
+/* An element over quota in strict order: those to come are as well. */
+static void bar(struct later *l, const struct job *element) {
+    if (l->n && l->items[l->n - 1].job->r.id == element->r.array)
+        l->items[l->n - 1].cap = 0;
 }
 
 static bool comes(struct survey *survey, const struct job *job) {
@@ -204,6 +235,8 @@ static void survey_all(struct later *l, const struct job *extra) {
     size_t n_max = 0;
 
     for (const struct job *job = l->state->jobs_first; job; job = job->next) {
+        if (array_is_element(job) && !state_job_ended(job) && quota_bars(l->state, job))
+            bar(l, job);
         if (!comes(&survey, job))
             continue;
         if (l->n == n_max) {
@@ -348,6 +381,7 @@ void later_ended(struct later *l, const struct job *job) {
         return;
     assert(array->n_left > 0);
     array->n_open--;
+    array->ahead = job->r.id;
     if (--array->n_left == 0)
         tell(l, array->job->r.id);
     else
@@ -370,6 +404,14 @@ static bool take_element(struct later *l, struct item *array, struct job *ret) {
         l->n_elements == ELEMENTS_IMAGINED_MAX)
         return false;
     *ret = array_unmade(l->state, array->job, array->job->r.id + 1 + array->next++);
+    const struct job *open = array->job->array ? array_next_open(array->job, array->job) : NULL;
+    if (open) {
+        ret->r.over = open->r.over;
+        ret->r.priority = open->r.priority;
+        later_line_up(l->state, ret);
+    } else {
+        draft(l->state, ret);
+    }
     array->n_open++;
     array->n_fresh++;
     l->n_elements++;
@@ -397,8 +439,10 @@ bool later_take(struct later *l, int64_t now_us, struct job *ret, size_t *ret_i,
     while (l->ready) {
         struct item *item = l->ready;
         bool is_array = array_is(item->job);
-        if (!is_array)
+        if (!is_array) {
             *ret = *item->job;
+            draft(l->state, ret);
+        }
         if (!is_array || !take_element(l, item, ret)) {
             l->ready = item->next_ready;
             item->listed = false;
@@ -410,7 +454,6 @@ bool later_take(struct later *l, int64_t now_us, struct job *ret, size_t *ret_i,
         *ret_i = first ? (size_t)(item - l->items) : SIZE_MAX;
         *ret_ahead = item->ahead;
         ret->r.since_us = l->now_us;
-        draft(l->state, ret);
         return true;
     }
     return false;

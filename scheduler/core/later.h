@@ -17,7 +17,7 @@ struct later *later_new(const struct state *state, const struct job *extra);
 void later_free(struct later *later);
 DEFINE_CLEANUP(struct later *, later_free)
 
-/* Those that are told apart: jobs, and arrays none of whose elements is open; ascending ids. */
+/* Those that are told apart: jobs, and arrays whose next element is no job yet; ascending ids. */
 size_t later_count(const struct later *later);
 int64_t later_id(const struct later *later, size_t i);
 

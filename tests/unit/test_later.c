@@ -205,7 +205,7 @@ TEST(arrays_go_on)
     struct forecast_job job = foreseen(&w, behind, NULL);
     CHECK_ROUNDS(&w, job, 4);
     CHECK_EQ(job.after, array);
-    CHECK_EQ(foreseen(&w, array, NULL).start_us, INT64_MAX); // its first one runs
+    CHECK_ROUNDS(&w, foreseen(&w, array, NULL), 1); // its second element
     /* One that waits itself starts with its first element; elements that run beside each other. */
     int64_t later = submit_array(&w, 1, S_ABSENT, a), last = submit_after(&w, later, AFTER_ANY);
     job = foreseen(&w, later, NULL);
@@ -361,6 +361,30 @@ TEST(who_is_over_quota_is_not_foreseen)
     int64_t bob = world_submit(&w, &spec);
     CHECK_EQ(foreseen(&w, chained, NULL).start_us, INT64_MAX);
     CHECK_ROUNDS(&w, foreseen(&w, bob, NULL), 1);
+    world_free(&w);
+}
+
+/* What is charged now is given back by then: within a chain, and by an array's own elements. */
+TEST(charges_that_are_given_back_do_not_bar)
+{
+    struct entry_quota_set quota = {QUOTA_HOLDER_USER, (char *)"alice", (char *)"default", 30, 1};
+    struct world w;
+
+    int64_t a = begin(&w);
+    w.state->r.remembers = S_ABSENT; // so that the limits are all that is known
+    CHECK_EQ(world_append(&w, "system:hai", ENTRY_QUOTA_SET, &quota), 0);
+    int64_t b = submit_after(&w, a, AFTER_OK);
+    CHECK_ROUNDS(&w, foreseen(&w, b, NULL), 1);
+    all_succeed(&w, a);
+    CHECK_EQ(stop(&w, "submit:alice", b, true), 0);
+    int64_t array = submit_array(&w, 3, 1, 0);
+    CHECK_EQ(world_decide(&w), 1);
+    all_started(&w, array + 1);
+    int64_t behind = submit_after(&w, array, AFTER_OK);
+    struct forecast_job next = foreseen(&w, array, NULL);
+    CHECK_ROUNDS(&w, next, 1); // its next element
+    CHECK_EQ(next.after, array + 1);
+    CHECK(foreseen(&w, behind, NULL).start_us < INT64_MAX, "it will end");
     world_free(&w);
 }
 
