@@ -22,7 +22,15 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { ROUNDS = 400, CHANGES = 10, USERS = 500, TEAMS = 20, USER_GPUS = 96, TEAM_GPUS = 1600 };
+enum {
+    ROUNDS = 400,
+    CHANGES = 10,
+    USERS = 500,
+    TEAMS = 20,
+    USER_GPUS = 96,
+    TEAM_GPUS = 1600,
+    WHY_ALL_MAX = 10000
+};
 
 static const int64_t levels[] = {10, 20, 30, 40};
 static bool quotas;
@@ -257,6 +265,8 @@ static void explanations(const struct world *w) {
     if (n < ROUNDS)
         return;
     report("why a job waits", times);
+    if (w->state->queue.n > WHY_ALL_MAX)
+        return;
     double start = seconds();
     queue_walk_begin(&line, w->state);
     for (const struct job *job; (job = queue_walk_next(&line));)
