@@ -152,6 +152,13 @@ def find_reports(prefix):
     return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(base)]
 
 
+def print_tail(result):
+    with open(result.log, errors="replace") as f:
+        for line in f.read().splitlines()[-TAIL_LINES:]:
+            print("              | " + line, flush=True)
+    print(f"              log: {os.path.relpath(result.log, ROOT)}", flush=True)
+
+
 class Runner:
     """Runs jobs, prints one line for each, keeps the sums."""
 
@@ -180,10 +187,7 @@ class Runner:
             for reason in result.reasons:
                 print(f"              {reason}", flush=True)
             if result.failed:
-                with open(result.log, errors="replace") as f:
-                    for line in f.read().splitlines()[-TAIL_LINES:]:
-                        print("              | " + line, flush=True)
-                print(f"              log: {os.path.relpath(result.log, ROOT)}", flush=True)
+                print_tail(result)
 
     def run(self, jobs):
         """Run jobs, N_PARALLEL at a time, then those that want to be alone. True: all held."""
@@ -308,9 +312,12 @@ def main():
         for job_id in list(runner.running):
             kill_left(job_id, 0)
         return 130
-    bad = [result.job.name for result in runner.results if result.failed]
+    bad = [result for result in runner.results if result.failed]
+    for result in bad:  # once more: who reads only the end of a long output finds it there
+        print("FAILED  " + result.job.name)
+        print_tail(result)
     if bad:
-        print("failed: " + ", ".join(bad))
+        print("failed: " + ", ".join(result.job.name for result in bad))
     totals = [sum(getattr(result, field) for result in runner.results)
               for field in ("passed", "failed", "skipped")]
     print("{} passed, {} failed, {} skipped".format(*totals))

@@ -220,6 +220,16 @@ void peerlink_listener_close(struct peerlink_listener *listener) {
     listener->strangers = NULL;
 }
 
+/* Where nobody listens at a port that the kernel gives to callers, a caller may be given that very
+ * port and meet itself (RFC 793, 3.4: simultaneous open). */
+static bool is_connected_to_itself(int fd, const struct sockaddr *a, socklen_t n) {
+    struct sockaddr_storage mine;
+    socklen_t n_mine = sizeof mine;
+
+    return a->sa_family != AF_UNIX && getsockname(fd, (struct sockaddr *)&mine, &n_mine) == 0 &&
+           n_mine == n && memcmp(&mine, a, n) == 0;
+}
+
 /* One attempt to connect; -errno without a text. */
 static int connect_once(const struct sockaddr *a, socklen_t n, int64_t deadline_us) {
     int error = 0;
@@ -238,6 +248,8 @@ static int connect_once(const struct sockaddr *a, socklen_t n, int64_t deadline_
         if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n_error) < 0 || error)
             return -(error ? error : errno);
     }
+    if (is_connected_to_itself(fd, a, n))
+        return -ECONNREFUSED;
     return TAKE_FD(fd);
 }
 
