@@ -1,0 +1,39 @@
+/* trainer_impl.h - what the parts of a trainer share: trainer_open.c makes it and finds its
+ * checkpoint, trainer.c makes steps.
+ */
+#pragma once
+#include "engine/ckpt/ckpt.h"
+#include "engine/model/adamw.h"
+#include "engine/model/model.h"
+#include "engine/train/feed.h"
+#include "engine/train/trainer.h"
+
+/* Weights, moments and gradients are float32 throughout. */
+#define TRAINER_RECIPE "f32"
+
+struct trainer {
+    const struct trainconf *conf;
+    struct trainer_place place;
+    struct buf config_text; // config.json as it was read
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct feed *feed;
+    float *exp_avg, *exp_avg_sq; // [n_trained]
+    struct ckpt_part *parts;
+    size_t n_parts;
+    struct saver *saver; // rank 0 with a folder for checkpoints; else NULL
+    struct model_rules rules;
+    struct adamw_rule adamw;
+    uint64_t config_digest;
+    int64_t step;        // done
+    int64_t next_sample; // of the whole batch
+    struct schedule schedule;
+    int64_t batch;      // sequences of the step that is made, or was last
+    int64_t share;      // of them, this rank's
+    int64_t micro;      // of one model_train
+    int32_t *ids;       // [share of a whole batch, seq]
+    int32_t *labels;    // the same, negative: not to be predicted
+    int32_t *seq_start; // [share, seq + 1], of each sample its n_seqs + 1 first are set
+    int32_t *n_seqs;    // [share]
+    int32_t *starts;    // of a micro-batch: [micro * seq + 1]
+};

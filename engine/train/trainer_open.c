@@ -1,0 +1,291 @@
+#include "engine/model/folder.h"
+#include "engine/train/trainer_impl.h"
+#include "lib/digest.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+void trainer_free(struct trainer *t) {
+    if (!t)
+        return;
+    saver_free(t->saver);
+    model_free(t->model);
+    tokenizer_free(t->tokenizer);
+    feed_close(t->feed);
+    buf_free(&t->config_text);
+    free(t->exp_avg);
+    free(t->exp_avg_sq);
+    free(t->parts);
+    free(t->ids);
+    free(t->labels);
+    free(t->seq_start);
+    free(t->n_seqs);
+    free(t->starts);
+    free(t);
+}
+
+static void note(const struct trainer *t, const char *format, ...) _printf_(2, 3);
+
+static void note(const struct trainer *t, const char *format, ...) {
+    char text[1024];
+    va_list ap;
+
+    if (!t->place.note || coll_rank(t->place.coll))
+        return;
+    va_start(ap, format);
+    (void)vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    t->place.note(t->place.userdata, text);
+}
+
+/* Fields that older checkpoints do not know: said only where they are used, so that those have the
+ * digest that they had. */
+static void digest_later_fields(const struct schedule *s, struct buf *b) {
+    if (s->curve)
+        buf_printf(b, "|curve %d", s->curve);
+    for (int i = 0; i < s->tail_at.n; i++)
+        buf_printf(b, "|tail %a %a", s->tail_at.values[i], s->tail.values[i]);
+    if (s->ramp.from)
+        buf_printf(b, "|ramp %" PRId64 " %" PRId64 " %" PRId64, s->ramp.from, s->ramp.tokens,
+                   s->ramp.multiple);
+}
+
+/* Everything that decides the bits of a loss, apart from data and placement. */
+static uint64_t digest_config(const struct trainer *t) {
+    const struct trainconf *c = t->conf;
+    _cleanup_(buf_free) struct buf b = {0};
+
+    buf_add(&b, t->config_text.data, t->config_text.n_bytes);
+    buf_printf(&b, "|%" PRId64 "|%" PRId64 "|%" PRId64 "|%" PRId64 "|%" PRId64, c->steps, c->batch,
+               t->micro, c->seq, c->seed);
+    buf_printf(&b, "|%d|%a|%" PRId64 "|%a|%a|%a", c->schedule.kind, c->schedule.rate,
+               c->schedule.warmup, c->schedule.final, c->schedule.factor, c->schedule.decay);
+    for (int i = 0; i < c->schedule.at.n; i++)
+        buf_printf(&b, "|%a", c->schedule.at.values[i]);
+    buf_printf(&b, "|%a|%a|%a|%a|%a|%a|%a|%a", c->beta1, c->beta2, c->eps, c->weight_decay, c->clip,
+               t->rules.mtp_weight, t->rules.balance_alpha, c->bias_rate);
+    digest_later_fields(&c->schedule, &b);
+    return digest_xxh3(b.data, b.n_bytes);
+}
+
+static int read_model_config(struct trainer *t, struct model_config *ret, struct hai_err *err) {
+    _cleanup_free_ char *path = NULL;
+    int r = folder_read_config(t->conf->model, &path, &t->config_text, err);
+
+    return r < 0 ? r
+                 : config_parse((const char *)t->config_text.data, t->config_text.n_bytes, path,
+                                ret, err);
+}
+
+/* Weights of every tensor that owns its values, moments of those that are trained. */
+static void list_parts(struct trainer *t) {
+    const struct params *params = model_params(t->model);
+    const struct {
+        enum ckpt_state state;
+        float *base;
+    } states[] = {
+        {CKPT_STATE_WEIGHT,     model_weights(t->model)},
+        {CKPT_STATE_EXP_AVG,    t->exp_avg             },
+        {CKPT_STATE_EXP_AVG_SQ, t->exp_avg_sq          }
+    };
+
+    t->parts = hai_new_array(struct ckpt_part, 3 * (size_t)params->n);
+    for (int i = 0; i < params->n; i++) {
+        const struct param *p = &params->items[i];
+        for (size_t s = 0; p->tie == i && s < (p->trained ? ARRAY_SIZE(states) : 1); s++)
+            t->parts[t->n_parts++] = (struct ckpt_part){
+                .name = p->name,
+                .state = states[s].state,
+                .n_dims = p->n_dims,
+                .shape = {p->shape[0], p->shape[1]},
+                .data = states[s].base + p->offset
+            };
+    }
+}
+
+static int make_model(struct trainer *t, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
+    struct model_config config;
+    int r = read_model_config(t, &config, err);
+
+    if (r < 0)
+        return r;
+    if (tokenizer_n_vocab(t->tokenizer) > config.n_vocab)
+        return hai_fail(err, -EINVAL,
+                        "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens", c->model,
+                        config.n_vocab, c->tokenizer, tokenizer_n_vocab(t->tokenizer));
+    if (c->seq > config.n_position)
+        return hai_fail(err, -EINVAL,
+                        "seq is %" PRId64 "; expected at most max_position_embeddings, %" PRId64,
+                        c->seq, config.n_position);
+    const struct model_options options = {.backend = c->backend,
+                                          .n_threads = (int)c->threads,
+                                          .n_tokens_max = t->micro * c->seq,
+                                          .n_seqs_max = t->micro,
+                                          .training = true};
+    r = model_new(&config, &options, &t->model, err);
+    if (r < 0)
+        return r;
+    t->rules = (struct model_rules){c->mtp_weight, c->balance_alpha >= 0 ? c->balance_alpha
+                                                                         : config.balance_alpha};
+    t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
+    t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
+    list_parts(t);
+    t->config_digest = digest_config(t);
+    return 0;
+}
+
+static void skipped(void *userdata, const char *path, const char *reason) {
+    note(userdata, "passed over %s: %s", path, reason);
+}
+
+/* Does the checkpoint's numeric identity hold here? Differences are written into why. */
+static bool same_identity(const struct trainer *t, const struct ckpt_meta *m, struct buf *why) {
+    const char *path = model_ctx(t->model)->path;
+
+    if (m->world != coll_world(t->place.coll))
+        buf_printf(why, ", %" PRId64 " ranks (now %d)", m->world, coll_world(t->place.coll));
+    if (!hai_streq(m->kernel_path, path))
+        buf_printf(why, ", kernels %s (now %s)", m->kernel_path, path);
+    if (!hai_streq(m->recipe, TRAINER_RECIPE))
+        buf_printf(why, ", precision %s (now %s)", m->recipe, TRAINER_RECIPE);
+    if (!hai_streq(m->version, HAI_VERSION))
+        buf_printf(why, ", version %s (now %s)", m->version, HAI_VERSION);
+    if (m->config_digest != t->config_digest)
+        buf_printf(why, ", another configuration");
+    return !why->n_bytes;
+}
+
+static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *err) {
+    const struct ckpt_meta *m = ckpt_meta_of(ckpt);
+    _cleanup_(buf_free) struct buf why = {0};
+
+    if (m->data_digest != feed_digest(t->feed))
+        return hai_fail(err, -ESTALE,
+                        "%s: trained on other data (tokens %016" PRIx64 ", here %016" PRIx64
+                        "); expected the same files and tokenizer, or an empty checkpoint folder",
+                        ckpt_path(ckpt), m->data_digest, feed_digest(t->feed));
+    if (!same_identity(t, m, &why) && t->conf->exact)
+        return hai_fail(err, -ESTALE, "%s: saved with %s; 'exact: required' refuses to go on",
+                        ckpt_path(ckpt), buf_cstr(&why) + 2);
+    int r = ckpt_load(ckpt, t->parts, t->n_parts, err);
+    if (r < 0)
+        return r;
+    if (m->world == coll_world(t->place.coll) && m->group_ranks >= 1 && m->group_ranks <= m->world)
+        coll_set_group_ranks(t->place.coll, (int)m->group_ranks);
+    t->step = m->step;
+    t->next_sample = m->next_sample;
+    note(t, "resumed from %s%s%s", ckpt_path(ckpt),
+         why.n_bytes ? "; losses may differ: saved with " : "",
+         why.n_bytes ? buf_cstr(&why) + 2 : "");
+    return 0;
+}
+
+/* What rank 0 found, told to all. */
+struct choice {
+    int64_t step, epoch; // step -1: nothing to resume from
+    char digest[CKPT_DIGEST_BYTES];
+};
+
+/* Rank 0 looks, all load the same. */
+static int find_checkpoint(struct trainer *t, struct hai_err *err) {
+    _cleanup_(ckpt_freep) struct ckpt *ckpt = NULL;
+    struct choice choice = {.step = -1};
+    int r;
+
+    if (!t->place.ckpt_dir)
+        return 0;
+    if (coll_rank(t->place.coll) == 0) {
+        r = ckpt_newest(t->place.ckpt_dir, skipped, t, &ckpt, err);
+        if (r < 0 && r != -ENOENT)
+            return r;
+        if (r == 0) {
+            choice.step = ckpt_meta_of(ckpt)->step;
+            choice.epoch = ckpt_meta_of(ckpt)->epoch;
+            strcpy(choice.digest, ckpt_digest(ckpt));
+        }
+    }
+    r = coll_broadcast(t->place.coll, &choice, sizeof choice, 0, err);
+    if (r < 0 || choice.step < 0)
+        return r;
+    if (!ckpt) {
+        _cleanup_free_ char *path = hai_asprintf("%s/step-%" PRId64 ".E%" PRId64, t->place.ckpt_dir,
+                                                 choice.step, choice.epoch);
+        r = ckpt_open(path, &ckpt, err);
+        if (r < 0)
+            return r;
+        if (!hai_streq(ckpt_digest(ckpt), choice.digest))
+            return hai_fail(err, -ESTALE, "%s: not the checkpoint that rank 0 sees there", path);
+    }
+    return resume(t, ckpt, err);
+}
+
+/* All ranks must have the same tokens; a file that one node lacks would train them apart. */
+static int agree_on_data(struct trainer *t, struct hai_err *err) {
+    uint64_t digest = feed_digest(t->feed);
+    int r = coll_broadcast(t->place.coll, &digest, sizeof digest, 0, err);
+
+    if (r == 0 && digest != feed_digest(t->feed))
+        r = hai_fail(err, -ESTALE,
+                     "data differs from rank 0's (tokens %016" PRIx64 ", there %016" PRIx64 ")",
+                     feed_digest(t->feed), digest);
+    return r;
+}
+
+static int make_data(struct trainer *t, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
+    const struct corpus_source source = {c->files, c->n_files, c->max_bytes};
+    _cleanup_free_ char *dir =
+        c->out ? hai_asprintf("%s/data", c->out) : hai_asprintf("%s/data", t->place.ckpt_dir);
+    int r = feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
+
+    return r < 0 ? r : agree_on_data(t, err);
+}
+
+/* Room for this rank's share of a batch. */
+static void make_batch(struct trainer *t) {
+    size_t share = (size_t)t->share, seq = (size_t)t->conf->seq;
+
+    t->ids = hai_new_array(int32_t, share * seq);
+    t->labels = hai_new_array(int32_t, share * seq);
+    t->seq_start = hai_new_array(int32_t, share * (seq + 1));
+    t->n_seqs = hai_new_array(int32_t, share);
+    t->starts = hai_new_array(int32_t, (size_t)t->micro * seq + 1);
+}
+
+int trainer_open(const struct trainconf *conf, const struct trainer_place *place,
+                 struct trainer **ret, struct hai_err *err) {
+    _cleanup_(trainer_freep) struct trainer *t = hai_new(struct trainer);
+
+    t->conf = conf;
+    t->place = *place;
+    trainconf_schedule(conf, &t->schedule);
+    schedule_prepare(&t->schedule);
+    if (!conf->out && !place->ckpt_dir)
+        return hai_fail(err, -EINVAL, "'out' is missing; expected a folder for the trained model");
+    t->batch = conf->batch;
+    t->share = conf->batch / coll_world(place->coll);
+    t->micro = conf->micro_batch ? MIN(conf->micro_batch, t->share) : t->share;
+    int r = tokenizer_read(conf->tokenizer, &t->tokenizer, err);
+    if (r == 0)
+        r = make_model(t, err);
+    if (r == 0)
+        r = make_data(t, err);
+    if (r < 0)
+        return r;
+    make_batch(t);
+    t->adamw = (struct adamw_rule){.beta1 = conf->beta1,
+                                   .beta2 = conf->beta2,
+                                   .eps = conf->eps,
+                                   .decay = conf->weight_decay,
+                                   .clip_norm = conf->clip};
+    model_init(t->model, (uint64_t)conf->seed);
+    r = find_checkpoint(t, err);
+    if (r < 0)
+        return r;
+    if (place->ckpt_dir && coll_rank(place->coll) == 0)
+        t->saver = saver_new(place->ckpt_dir, t->parts, t->n_parts, (int)conf->ckpt_keep);
+    *ret = TAKE_PTR(t);
+    return 0;
+}
