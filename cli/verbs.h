@@ -33,6 +33,7 @@ extern const struct verb verb_init;
 extern const struct verb verb_list;
 extern const struct verb verb_logs;
 extern const struct verb verb_nodes;
+extern const struct verb verb_plot;
 extern const struct verb verb_python;
 extern const struct verb verb_queue;
 extern const struct verb verb_rerun;

@@ -3,7 +3,7 @@
  * What the run is stands in engine/train; here are the command line, signals, the node's agent, the
  * progress line and the log of losses.
  */
-#include "engine/train/trainer.h"
+#include "engine/train/stepmetrics.h"
 #include "jobs/jobexit.h"
 #include "lib/fileio.h"
 #include "lib/timefmt.h"
@@ -52,6 +52,8 @@ struct run {
     char *ckpt_dir;   // used by a save under way until trainer_free
     int signals;      // signalfd
     int log;          // per-step losses; -1: none
+    int metrics;      // a line of JSON a step; -1: none
+    double peak;      // operations a second of all ranks; 0: not known
     bool stop;        // told to end
     bool interrupted; // ... by Ctrl-C
     double step_s;    // smoothed time of a step; 0: not known yet
@@ -149,30 +151,57 @@ static void listen_outside(struct run *run) {
 static int log_step(const struct run *run, const struct trainer_report *report,
                     struct hai_err *err) {
     char line[128];
-    int n = snprintf(line, sizeof line, "%" PRId64 " %a %a\n", report->step, report->loss,
+    int n = snprintf(line, sizeof line, "%" PRId64 " %a %a\n", report->step, report->losses.total,
                      report->norm);
 
-    return run->log < 0 ? 0 : fileio_write_full(run->log, line, (size_t)n, FILEIO_HERE, err);
+    return run->log < 0 || report->verdict
+               ? 0
+               : fileio_write_full(run->log, line, (size_t)n, FILEIO_HERE, err);
 }
 
-static void tell(struct run *run, const struct trainer_report *report, int64_t from_us) {
+static int log_metrics(const struct run *run, const struct trainer_report *report, double step_s,
+                       struct hai_err *err) {
+    int64_t tokens = trainer_tokens_per_step(run->trainer);
+    double operations = (double)tokens * trainer_token_flops(run->trainer) / step_s;
+    _cleanup_(buf_free) struct buf line = {0};
+
+    if (run->metrics < 0)
+        return 0;
+    stepmetrics_line(
+        &(struct stepmetrics){.report = report,
+                              .step_s = step_s,
+                              .tokens = tokens,
+                              .utilisation = run->peak > 0 ? operations / run->peak : 0},
+        &line);
+    return fileio_write_full(run->metrics, line.data, line.n_bytes, FILEIO_HERE, err);
+}
+
+static void tell(struct run *run, const struct trainer_report *report, double s) {
     int64_t now_us = peerlink_now_us();
-    double s = (double)(now_us - from_us) * 1e-6;
     char left[TIMEFMT_ISO_BYTES];
 
     run->step_s = run->step_s > 0 ? 0.9 * run->step_s + 0.1 * s : s;
     double rate = (double)trainer_tokens_per_step(run->trainer) / run->step_s;
     int64_t left_us = (int64_t)((double)(run->conf.steps - report->step) * run->step_s * 1e6);
-    rank_progress(run->rank, &(struct rank_progress){report->step, run->conf.steps, report->loss,
-                                                     rate, "tokens", left_us});
+    rank_progress(run->rank,
+                  &(struct rank_progress){report->step, run->conf.steps, report->losses.total, rate,
+                                          "tokens", left_us});
     bool last = report->step == run->conf.steps || report->stop;
     if (!is_first(run) || (!last && now_us - run->line_us < LINE_MS * 1000))
         return;
     run->line_us = now_us;
     timefmt_duration(left_us, left);
     printf("step %" PRId64 "/%" PRId64 " loss %.3f %.0f tokens/s %s left\n", report->step,
-           run->conf.steps, report->loss, rate, left);
+           run->conf.steps, report->losses.total, rate, left);
     fflush(stdout);
+}
+
+/* A batch was passed over. */
+static void tell_spike(const struct run *run, const struct trainer_report *report) {
+    if (is_first(run))
+        fprintf(stderr, NAME ": batch passed over at step %" PRId64 ": %s%s\n", report->step,
+                report->spike,
+                report->verdict == SPIKES_BACK ? "; going back to the newest checkpoint" : "");
 }
 
 /* Ask for the record of a save. That it cannot be recorded now (the scheduler is away for long) is
@@ -224,28 +253,43 @@ static int save_last(struct run *run, struct hai_err *err) {
     return MIN(r, 0);
 }
 
+/* One step and what is written and said of it. */
+static int step(struct run *run, struct trainer_report *ret, struct hai_err *err) {
+    int64_t from_us = peerlink_now_us();
+
+    listen_outside(run);
+    int r = trainer_step(run->trainer, run->stop, ret, err);
+    double s = (double)MAX(peerlink_now_us() - from_us, INT64_C(1)) * 1e-6;
+    if (r == 0)
+        r = log_step(run, ret, err);
+    if (r == 0)
+        r = log_metrics(run, ret, s, err);
+    if (r < 0)
+        return r;
+    if (ret->verdict)
+        tell_spike(run, ret);
+    else
+        tell(run, ret, s);
+    record(run, ret->verdict == SPIKES_BACK);
+    return ret->verdict == SPIKES_BACK ? trainer_back(run->trainer, err) : 0;
+}
+
 /* Returns 1 if the run was told to stop, 0 at its end. */
 static int train(struct run *run, struct hai_err *err) {
     int64_t every = run->conf.ckpt_every;
 
     while (trainer_step_number(run->trainer) < run->conf.steps) {
         struct trainer_report report;
-        int64_t from_us = peerlink_now_us();
-        listen_outside(run);
-        int r = trainer_step(run->trainer, run->stop, &report, err);
-        if (r == 0)
-            r = log_step(run, &report, err);
+        int r = step(run, &report, err);
         if (r < 0)
             return r;
-        tell(run, &report, from_us);
-        record(run, false);
-        if (report.stop || report.step == run->conf.steps)
+        if (report.stop || (report.step == run->conf.steps && !report.verdict))
             r = save_last(run, err);
-        else if (every && report.step % every == 0)
+        else if (every && report.step % every == 0 && !report.verdict)
             r = save(run, err);
         if (r < 0)
             return r;
-        if (report.stop && report.step < run->conf.steps) {
+        if (report.stop && trainer_step_number(run->trainer) < run->conf.steps) {
             listen_outside(run); // another rank may have been told first
             return 1;
         }
@@ -253,19 +297,21 @@ static int train(struct run *run, struct hai_err *err) {
     return 0;
 }
 
-static int open_log(struct run *run, struct hai_err *err) {
-    const struct trainconf *c = &run->conf;
-    _cleanup_free_ char *path = c->log   ? hai_strdup(c->log)
-                                : c->out ? hai_asprintf("%s/steps.log", c->out)
-                                         : NULL;
+/* A file to append to: the path given, or the name in the folder of the trained model. */
+static int open_lines(const struct run *run, const char *path, const char *name, int *ret,
+                      struct hai_err *err) {
+    const char *out = run->conf.out;
+    _cleanup_free_ char *chosen = path  ? hai_strdup(path)
+                                  : out ? hai_asprintf("%s/%s", out, name)
+                                        : NULL;
 
-    if (!is_first(run) || !path)
+    if (!is_first(run) || !chosen)
         return 0;
-    int r = c->out && !c->log ? fileio_mkdir_p(c->out, 0777, err) : 0;
+    int r = out && !path ? fileio_mkdir_p(out, 0777, err) : 0;
     if (r < 0)
         return r;
-    run->log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    return run->log < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+    *ret = open(chosen, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return *ret < 0 ? hai_fail(err, -errno, "%s: %m", chosen) : 0;
 }
 
 static void introduce(const struct run *run) {
@@ -297,7 +343,9 @@ static int run_all(struct run *run, const char *config, struct hai_err *err) {
     if (r == -EINVAL && !err->where[0])
         snprintf(err->where, sizeof err->where, "%s", config);
     if (r == 0)
-        r = open_log(run, err);
+        r = open_lines(run, run->conf.log, "steps.log", &run->log, err);
+    if (r == 0)
+        r = open_lines(run, run->conf.metrics, "metrics.jsonl", &run->metrics, err);
     if (r < 0)
         return r;
     run->ckpt_dir = env_dir && env_dir[0] ? hai_strdup(env_dir)
@@ -311,6 +359,8 @@ static int run_all(struct run *run, const char *config, struct hai_err *err) {
     if (r < 0)
         return r;
     introduce(run);
+    if (run->metrics >= 0)
+        run->peak = stepmetrics_peak() * (double)run->conf.threads * coll_world(run->coll);
     rank_phase(run->rank, "train", 0);
     r = train(run, err);
     if (r == 0 && run->conf.out)
@@ -352,6 +402,8 @@ static int finish(struct run *run, int r, const struct hai_err *err) {
     trainconf_free(&run->conf);
     if (run->log >= 0)
         close(run->log);
+    if (run->metrics >= 0)
+        close(run->metrics);
     if (run->signals >= 0)
         close(run->signals);
     return status;
@@ -379,7 +431,7 @@ int main(int argc, char **argv) {
         {"help",              no_argument, NULL, 'h'},
         {0             },
     };
-    struct run run = {.signals = -1, .log = -1};
+    struct run run = {.signals = -1, .log = -1, .metrics = -1};
     struct hai_err err = {0};
     const char *model = NULL, *out = NULL;
     int64_t every = -1, keep = -1;

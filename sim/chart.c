@@ -1,6 +1,6 @@
 #include "sim/chart.h"
 #include "lib/fileio.h"
-#include "lib/pure/buf.h"
+#include "lib/svg.h"
 #include "lib/timefmt.h"
 #include "sim/figures.h"
 
@@ -28,63 +28,22 @@ struct panel {
     const char *unit;
 };
 
-static void tenths(struct buf *svg, int64_t value) {
-    buf_printf(svg, "%lld.%lld", (long long)(value / 10), (long long)(value % 10));
-}
-
-static void attribute(struct buf *svg, const char *name, int64_t value) {
-    buf_printf(svg, " %s=\"", name);
-    tenths(svg, value);
-    buf_add_str(svg, "\"");
-}
-
-static void add_text(struct buf *svg, int64_t x, int64_t y, const char *anchor, const char *color,
-                     const char *text) {
-    buf_add_str(svg, "<text");
-    attribute(svg, "x", x);
-    attribute(svg, "y", y);
-    buf_printf(svg, " text-anchor=\"%s\" fill=\"%s\">", anchor, color);
-    for (; *text; text++) {
-        if (*text == '<')
-            buf_add_str(svg, "&lt;");
-        else if (*text == '&')
-            buf_add_str(svg, "&amp;");
-        else
-            buf_add_u8(svg, (uint8_t)((unsigned char)*text < 0x20 ? '?' : *text));
-    }
-    buf_add_str(svg, "</text>\n");
-}
-
-static void add_line(struct buf *svg, int64_t x1, int64_t y1, int64_t x2, int64_t y2,
-                     const char *color) {
-    buf_add_str(svg, "<line");
-    attribute(svg, "x1", x1);
-    attribute(svg, "y1", y1);
-    attribute(svg, "x2", x2);
-    attribute(svg, "y2", y2);
-    buf_printf(svg, " stroke=\"%s\"/>\n", color);
-}
-
 static void begin(struct buf *svg, int height, const struct chart_run *runs, size_t n) {
-    buf_printf(svg,
-               "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
-               "font-family=\"sans-serif\" font-size=\"13\">\n"
-               "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-               WIDTH / 10, height / 10);
+    svg_begin(svg, WIDTH, height);
     for (size_t k = 0; k < n; k++)
-        add_text(svg, PANEL_LEFT + (int64_t)k * 4000, 250, "start", colors[k], runs[k].name);
+        svg_text(svg, PANEL_LEFT + (int64_t)k * 4000, 250, "start", colors[k], runs[k].name);
 }
 
 /* A frame with four lines and their values. */
 static void add_frame(struct buf *svg, const struct panel *panel) {
     char text[64];
 
-    add_text(svg, PANEL_LEFT, panel->top - 80, "start", "#222", panel->title);
+    svg_text(svg, PANEL_LEFT, panel->top - 80, "start", "#222", panel->title);
     for (int i = 0; i <= 4; i++) {
         int64_t y = panel->top + panel->height - (int64_t)panel->height * i / 4;
-        add_line(svg, PANEL_LEFT, y, PANEL_LEFT + PANEL_WIDTH, y, i ? "#ddd" : "#222");
+        svg_line(svg, PANEL_LEFT, y, PANEL_LEFT + PANEL_WIDTH, y, i ? "#ddd" : "#222");
         (void)snprintf(text, sizeof text, "%lld%s", (long long)(panel->max * i / 4), panel->unit);
-        add_text(svg, PANEL_LEFT - 60, y + 40, "end", "#222", text);
+        svg_text(svg, PANEL_LEFT - 60, y + 40, "end", "#222", text);
     }
 }
 
@@ -94,18 +53,6 @@ static int64_t x_at(int64_t part, int64_t whole) {
 
 static int64_t y_at(const struct panel *panel, fixed_wide part, fixed_wide whole) {
     return panel->top + panel->height - fixed_div(part * panel->height, whole);
-}
-
-static void begin_curve(struct buf *svg, size_t k) {
-    buf_printf(svg, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.5\" points=\"",
-               colors[k]);
-}
-
-static void add_point(struct buf *svg, int64_t x, int64_t y) {
-    tenths(svg, x);
-    buf_add_str(svg, ",");
-    tenths(svg, y);
-    buf_add_str(svg, " ");
 }
 
 /* ---- over time ---- */
@@ -142,16 +89,16 @@ static int64_t queue_max(const struct chart_run *runs, size_t n) {
 
 static void add_curve(struct buf *svg, const struct chart_run *run, size_t k,
                       const struct panel *panel, int64_t longest_us, bool queue) {
-    begin_curve(svg, k);
+    svg_curve_begin(svg, colors[k]);
     for (size_t i = 0; i < n_pieces(run->tally); i++) {
         const struct tally_piece *piece = &run->tally->pieces[i];
         int64_t us = piece_us(run->tally, i);
         fixed_wide whole =
             queue ? (fixed_wide)us * panel->max : (fixed_wide)us * run->tally->n_gpus;
-        add_point(svg, x_at((int64_t)i * run->tally->piece_us + us / 2, longest_us),
-                  y_at(panel, queue ? piece->queue : piece->busy, whole));
+        svg_curve_point(svg, x_at((int64_t)i * run->tally->piece_us + us / 2, longest_us),
+                        y_at(panel, queue ? piece->queue : piece->busy, whole));
     }
-    buf_add_str(svg, "\"/>\n");
+    svg_curve_end(svg);
 }
 
 static void add_days(struct buf *svg, int64_t longest_us, int64_t y) {
@@ -164,12 +111,12 @@ static void add_days(struct buf *svg, int64_t longest_us, int64_t y) {
             step_us < 24 * hour_us ? (step_us == 6 * hour_us ? 24 : 6) * hour_us : 2 * step_us;
     for (int64_t at_us = 0; at_us <= longest_us; at_us += step_us) {
         int64_t x = x_at(at_us, longest_us);
-        add_line(svg, x, y, x, y + 50, "#222");
+        svg_line(svg, x, y, x, y + 50, "#222");
         if (step_us < 24 * hour_us)
             (void)snprintf(text, sizeof text, "%lldh", (long long)(at_us / hour_us));
         else
             (void)snprintf(text, sizeof text, "%lldd", (long long)(at_us / hour_us / 24));
-        add_text(svg, x, y + 190, "middle", "#222", text);
+        svg_text(svg, x, y + 190, "middle", "#222", text);
     }
 }
 
@@ -188,7 +135,7 @@ static void draw_time(struct buf *svg, const struct chart_run *runs, size_t n) {
     }
     add_days(svg, longest_us, use.top + use.height);
     add_days(svg, longest_us, queue.top + queue.height);
-    buf_add_str(svg, "</svg>\n");
+    svg_end(svg);
 }
 
 /* ---- waits ---- */
@@ -219,8 +166,8 @@ static void add_ticks(struct buf *svg, int64_t max_log, int64_t y) {
         int64_t at = log_of(ticks[i].s * 1000000);
         if (at > max_log)
             break;
-        add_line(svg, x_at(at, max_log), y, x_at(at, max_log), y + 50, "#222");
-        add_text(svg, x_at(at, max_log), y + 190, "middle", "#222", ticks[i].text);
+        svg_line(svg, x_at(at, max_log), y, x_at(at, max_log), y + 50, "#222");
+        svg_text(svg, x_at(at, max_log), y + 190, "middle", "#222", ticks[i].text);
     }
 }
 
@@ -239,17 +186,17 @@ static void draw_waits(struct buf *svg, const struct chart_run *runs, size_t n) 
             max_log = MAX(max_log, log_of(waits[k][n_waits[k] - 1]));
     }
     for (size_t k = 0; k < n; k++) {
-        begin_curve(svg, k);
+        svg_curve_begin(svg, colors[k]);
         for (size_t i = 0; i <= WAIT_POINTS && n_waits[k]; i++) {
             size_t at = i * (n_waits[k] - 1) / WAIT_POINTS;
-            add_point(svg, x_at(log_of(waits[k][at]), max_log),
-                      y_at(&panel, (fixed_wide)at + 1, (fixed_wide)n_waits[k]));
+            svg_curve_point(svg, x_at(log_of(waits[k][at]), max_log),
+                            y_at(&panel, (fixed_wide)at + 1, (fixed_wide)n_waits[k]));
         }
-        buf_add_str(svg, "\"/>\n");
+        svg_curve_end(svg);
         free(waits[k]);
     }
     add_ticks(svg, max_log, panel.top + panel.height);
-    buf_add_str(svg, "</svg>\n");
+    svg_end(svg);
 }
 
 static int write_one(const char *dir, const char *name, const struct buf *svg,

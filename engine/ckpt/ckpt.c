@@ -418,17 +418,24 @@ int ckpt_values(const struct ckpt *c, enum ckpt_state state, const char *name, i
 
 int ckpt_load(const struct ckpt *c, const struct ckpt_part *parts, size_t n_parts,
               struct hai_err *err) {
-    if (n_parts != safetensors_count(c->file))
-        return hai_fail(err, -EINVAL, "%s: has %zu parts; this run has %zu", c->path,
-                        safetensors_count(c->file), n_parts);
+    size_t n_there = safetensors_count(c->file), n_missing = 0;
+
     for (size_t i = 0; i < n_parts; i++) {
         const float *values;
         int r = ckpt_values(c, parts[i].state, parts[i].name, parts[i].n_dims, parts[i].shape,
                             &values, err);
+        if (r == -ENOENT && parts[i].optional) {
+            n_missing++;
+            continue;
+        }
         if (r < 0)
             return r == -ENOENT ? -EINVAL : r;
-        memcpy(parts[i].data, values, part_elements(&parts[i]) * sizeof *values);
+        if (parts[i].data)
+            memcpy(parts[i].data, values, part_elements(&parts[i]) * sizeof *values);
     }
+    if (n_parts - n_missing != n_there)
+        return hai_fail(err, -EINVAL, "%s: has %zu parts; this run has %zu", c->path, n_there,
+                        n_parts - n_missing);
     return 0;
 }
 

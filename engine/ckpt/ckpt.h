@@ -15,7 +15,8 @@
     X(MASTER, "master")                                                                            \
     X(EXP_AVG, "exp_avg")                                                                          \
     X(EXP_AVG_SQ, "exp_avg_sq")                                                                    \
-    X(EMA, "ema")
+    X(EMA, "ema")                                                                                  \
+    X(RUN, "run")
 
 enum ckpt_state {
 #define X(name, text) CKPT_STATE_##name,
@@ -31,13 +32,15 @@ enum {
     CKPT_DIGEST_BYTES = 65, // SHA-256 in hexadecimal, terminating zero included
 };
 
-/* A tensor of the training state, float32. data is read by ckpt_save, written by ckpt_load. */
+/* A tensor of the training state, float32. data is read by ckpt_save, written by ckpt_load; there
+ * NULL: not wanted. optional: one that an older checkpoint may lack, which leaves data as it is. */
 struct ckpt_part {
     const char *name; // as published
     enum ckpt_state state;
     int n_dims;
     int64_t shape[CKPT_DIMS_MAX];
     float *data;
+    bool optional;
 };
 
 /* Everything else that a run needs to go on with the same bits. The last five are its numeric

@@ -39,6 +39,7 @@ static const struct key {
     {"",           "model",         KIND_TEXT,    AT(model),                  0,     0                },
     {"",           "out",           KIND_TEXT,    AT(out),                    0,     0                },
     {"",           "log",           KIND_TEXT,    AT(log),                    0,     0                },
+    {"",           "metrics",       KIND_TEXT,    AT(metrics),                0,     0                },
     {"",           "steps",         KIND_WHOLE,   AT(steps),                  1,     1e12             },
     {"",           "batch",         KIND_WHOLE,   AT(batch),                  1,     1 << 24          },
     {"",           "micro_batch",   KIND_WHOLE,   AT(micro_batch),            1,     1 << 20          },
@@ -71,6 +72,12 @@ static const struct key {
     {"loss",       "mtp_weight",    KIND_NUMBER,  AT(mtp_weight),             0,     100              },
     {"loss",       "balance_alpha", KIND_NUMBER,  AT(balance_alpha),          0,     100              },
     {"loss",       "bias_rate",     KIND_NUMBER,  AT(bias_rate),              0,     1                },
+    {"ema",        "decay",         KIND_NUMBER,  AT(ema_decay),              0,     0.9999999        },
+    {"spikes",     "loss",          KIND_NUMBER,  AT(spikes.loss),            0,     1e6              },
+    {"spikes",     "norm",          KIND_NUMBER,  AT(spikes.norm),            0,     1e6              },
+    {"spikes",     "window",        KIND_WHOLE,   AT(spikes.window),          8,     SPIKES_WINDOW_MAX},
+    {"spikes",     "patience",      KIND_WHOLE,   AT(spikes.patience),        0,     1000             },
+    {"spikes",     "back",          KIND_WHOLE,   AT(spikes.backs),           0,     1000             },
     {"checkpoint", "dir",           KIND_TEXT,    AT(ckpt_dir),               0,     0                },
     {"checkpoint", "every",         KIND_WHOLE,   AT(ckpt_every),             0,     1e12             },
     {"checkpoint", "keep",          KIND_WHOLE,   AT(ckpt_keep),              1,     1e6              },
@@ -99,6 +106,7 @@ void trainconf_init(struct trainconf *conf) {
         .mtp_weight = 0.3,
         .bias_rate = 0.001,
         .balance_alpha = -1,
+        .spikes = {.window = 100,   .patience = 3, .backs = 3},
         .ckpt_every = 100,
         .ckpt_keep = 3,
     };
@@ -116,6 +124,7 @@ void trainconf_free(struct trainconf *conf) {
     free(conf->model);
     free(conf->out);
     free(conf->log);
+    free(conf->metrics);
     free(conf->tokenizer);
     free(conf->ckpt_dir);
 }

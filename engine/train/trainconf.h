@@ -6,12 +6,14 @@
  */
 #pragma once
 #include "engine/train/schedule.h"
+#include "engine/train/spikes.h"
 #include "kernels/kernels.h"
 
 struct trainconf {
     char *model;     // config.json, or a folder with one
     char *out;       // folder for the trained model; NULL: none is written
     char *log;       // per-step losses with all their bits; NULL: OUT/steps.log, or none
+    char *metrics;   // a line of JSON a step; NULL: OUT/metrics.jsonl, or none
     char *tokenizer; // "bytes" or a folder
     char **files;    // files, folders and patterns of text
     size_t n_files;
@@ -27,6 +29,8 @@ struct trainconf {
     struct schedule schedule; // what the file says of it; whole: trainconf_schedule
     double beta1, beta2, eps, weight_decay, clip;
     double mtp_weight, bias_rate;
+    double ema_decay; // of the averaged weights; 0: none are kept
+    struct spikes_rule spikes;
     double balance_alpha; // negative: the model's own
     char *ckpt_dir;       // NULL: $HAI_CKPT_DIR, else OUT/ckpt
     int64_t ckpt_every;   // steps; 0: only at the end and when told to stop

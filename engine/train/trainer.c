@@ -77,59 +77,118 @@ static int gather_batch(struct trainer *t, struct model_counts *ret, bool *stop,
     return r;
 }
 
-/* Forward and backward over the share; then gradients, losses and expert counts of all ranks. */
-static int add_up(struct trainer *t, const struct model_counts *total, double *ret_loss,
-                  struct hai_err *err) {
-    int64_t n_counts;
-    int64_t *counts = model_expert_counts(t->model, &n_counts);
+static double now_s(void) {
+    return (double)peerlink_now_us() * 1e-6;
+}
+
+/* Gradients, losses and expert counts of all ranks. */
+static int reduce(struct trainer *t, struct model_losses *losses, struct hai_err *err) {
+    double sums[] = {losses->total, losses->ce, losses->mtp, losses->balance};
+    int64_t n_counts, *counts = model_expert_counts(t->model, &n_counts);
+    int r = coll_sum_f32(t->place.coll, model_gradients(t->model),
+                         (size_t)model_params(t->model)->n_trained, err);
+
+    if (r == 0)
+        r = coll_sum_f64(t->place.coll, sums, ARRAY_SIZE(sums), err);
+    if (r == 0 && n_counts)
+        r = coll_sum_i64(t->place.coll, counts, (size_t)n_counts, err);
+    *losses = (struct model_losses){sums[0], sums[1], sums[2], sums[3]};
+    return r;
+}
+
+/* Forward and backward over the share, then the sums over all ranks. */
+static int add_up(struct trainer *t, const struct model_counts *total,
+                  struct trainer_report *report, struct hai_err *err) {
+    struct model_losses *sum = &report->losses;
     int r = 0;
 
-    *ret_loss = 0;
     model_gradients_clear(t->model);
     model_expert_counts_clear(t->model);
     for (int64_t i = 0; r == 0 && i * t->micro < t->share; i++) {
         struct model_batch batch = micro_batch(t, i);
         struct model_losses losses;
         r = model_train(t->model, &batch, total, &t->rules, &losses, err);
-        *ret_loss += r == 0 ? losses.total : 0;
+        if (r == 0)
+            *sum = (struct model_losses){sum->total + losses.total, sum->ce + losses.ce,
+                                         sum->mtp + losses.mtp, sum->balance + losses.balance};
     }
+    double from_s = now_s();
     if (r == 0)
-        r = coll_sum_f32(t->place.coll, model_gradients(t->model),
-                         (size_t)model_params(t->model)->n_trained, err);
-    if (r == 0)
-        r = coll_sum_f64(t->place.coll, ret_loss, 1, err);
-    if (r == 0 && n_counts)
-        r = coll_sum_i64(t->place.coll, counts, (size_t)n_counts, err);
+        r = reduce(t, sum, err);
+    report->comm_s += now_s() - from_s;
     return r;
+}
+
+/* Is the step like those before it? Else what to do, the same on all ranks. */
+static int judge(struct trainer *t, struct trainer_report *report, struct hai_err *err) {
+    if (!t->spikes) {
+        if (isfinite(report->losses.total) && isfinite(report->norm))
+            return 0;
+        return hai_fail(err, -EDOM,
+                        "step %" PRId64 ": loss is %g, gradient norm %g; expected numbers (try a "
+                        "lower optimizer.lr, or 'spikes' to pass such batches over)",
+                        report->step, report->losses.total, report->norm);
+    }
+    report->verdict = spikes_judge(t->spikes, report->losses.total, report->norm);
+    report->spike = report->verdict ? spikes_text(t->spikes) : NULL;
+    if (report->verdict != SPIKES_STOP)
+        return 0;
+    return hai_fail(err, -EDOM,
+                    "step %" PRId64 ": %s, and the run has gone back %" PRId64
+                    " times already; expected a loss like those before (try a lower optimizer.lr, "
+                    "or other data)",
+                    report->step, report->spike, t->conf->spikes.backs);
+}
+
+/* The weights change. */
+static int optimize(struct trainer *t, const struct trainer_report *report, struct hai_err *err) {
+    if (t->ema)
+        ema_wait(t->ema);
+    int r = adamw_step(t->model, &t->adamw, report->step, report->norm, t->exp_avg, t->exp_avg_sq);
+    if (r < 0)
+        return hai_fail(err, r, "optimizer step failed");
+    if (t->ema)
+        ema_update(t->ema);
+    model_bias_update(t->model, t->conf->bias_rate);
+    t->step = report->step;
+    return 0;
 }
 
 int trainer_step(struct trainer *t, bool stop_wanted, struct trainer_report *ret,
                  struct hai_err *err) {
     struct trainer_report report = {.step = t->step + 1, .stop = stop_wanted};
     struct model_counts total;
+    double from_s = now_s();
     int r = gather_batch(t, &total, &report.stop, err);
 
+    report.comm_s = now_s() - from_s;
     if (r == 0)
-        r = add_up(t, &total, &report.loss, err);
+        r = add_up(t, &total, &report, err);
     if (r < 0)
         return r;
     r = adamw_norm(t->model, &report.norm);
     if (r < 0)
         return hai_fail(err, r, "gradient norm failed");
-    if (!isfinite(report.loss) || !isfinite(report.norm))
-        return hai_fail(err, -EDOM,
-                        "step %" PRId64 ": loss is %g, gradient norm %g; expected numbers (try a "
-                        "lower optimizer.lr)",
-                        report.step, report.loss, report.norm);
     t->adamw.lr = report.rate = schedule_rate(&t->schedule, report.step, t->next_sample);
-    r = adamw_step(t->model, &t->adamw, report.step, report.norm, t->exp_avg, t->exp_avg_sq);
+    report.has_mtp = total.mtp_labels && t->rules.mtp_weight != 0;
+    report.has_experts = model_config_of(t->model)->n_experts > 0;
+    r = judge(t, &report, err);
+    if (r == 0 && report.verdict == SPIKES_FINE)
+        r = optimize(t, &report, err);
     if (r < 0)
-        return hai_fail(err, r, "optimizer step failed");
-    model_bias_update(t->model, t->conf->bias_rate);
-    t->step = report.step;
+        return r;
     t->next_sample += t->batch;
+    report.samples = t->next_sample;
     *ret = report;
     return 0;
+}
+
+double trainer_token_flops(const struct trainer *t) {
+    const struct model_config *c = model_config_of(t->model);
+    double scores = 2.0 * (double)(c->n_layers * c->n_heads) *
+                    (double)(config_d_key(c) + config_d_value(c)) * (double)t->conf->seq / 2;
+
+    return 3 * (config_flops_per_token(c) + scores);
 }
 
 int trainer_save(struct trainer *t, struct hai_err *err) {
@@ -147,6 +206,8 @@ int trainer_save(struct trainer *t, struct hai_err *err) {
     snprintf(meta.kernel_path, sizeof meta.kernel_path, "%s", model_ctx(t->model)->path);
     snprintf(meta.recipe, sizeof meta.recipe, "%s", TRAINER_RECIPE);
     snprintf(meta.version, sizeof meta.version, "%s", HAI_VERSION);
+    if (t->ema)
+        ema_wait(t->ema);
     return saver_start(t->saver, &meta, err);
 }
 

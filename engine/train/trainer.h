@@ -8,7 +8,9 @@
  */
 #pragma once
 #include "engine/coll/coll.h"
+#include "engine/model/model.h"
 #include "engine/train/saver.h"
+#include "engine/train/spikes.h"
 #include "engine/train/trainconf.h"
 
 struct trainer;
@@ -43,17 +45,31 @@ struct trainer_size {
 void trainer_size(const struct trainer *trainer, struct trainer_size *ret);
 
 struct trainer_report {
-    int64_t step; // that was done
-    double loss;  // of the whole batch, the same bits on all ranks
-    double norm;  // of the gradient, before clipping
+    int64_t step;               // that was done, or would have been
+    int64_t samples;            // consumed since the start of the run
+    struct model_losses losses; // of the whole batch, the same bits on all ranks
+    bool has_mtp, has_experts;  // is that part of the losses there?
+    double norm;                // of the gradient, before clipping
     double rate;
-    bool stop; // some rank asked to stop: all ranks see it after the same step
+    double comm_s; // of the step, waiting for and adding up with other ranks
+    bool stop;     // some rank asked to stop: all ranks see it after the same step
+    // SPIKES_SKIP: the batch was passed over, and nothing is changed but samples. SPIKES_BACK: the
+    // same, and trainer_back must be called. spike: why; valid until the next step.
+    enum spikes_verdict verdict;
+    const char *spike;
 };
 
 /* One step. stop_wanted: this rank was told to end. -ECONNRESET: another rank is gone; -EDOM: the
- * loss is not a number. */
+ * loss is not a number, or spikes went on after the run had gone back as often as it may. */
 int trainer_step(struct trainer *trainer, bool stop_wanted, struct trainer_report *ret,
                  struct hai_err *err);
+
+/* Go back to the newest checkpoint and on with the samples behind those consumed. All ranks; no
+ * save may be under way. -ENOENT: there is no checkpoint. */
+int trainer_back(struct trainer *trainer, struct hai_err *err);
+
+/* Floating point operations of a step's training for one token, attention included. */
+double trainer_token_flops(const struct trainer *trainer);
 
 /* Begin to save the state as it is now: rank 0 copies it and writes beside training, the others
  * have nothing to do. trainer_saved must have found no save under way, or waited for it. */

@@ -10,6 +10,8 @@ void trainer_free(struct trainer *t) {
     if (!t)
         return;
     saver_free(t->saver);
+    ema_free(t->ema);
+    spikes_free(t->spikes);
     model_free(t->model);
     tokenizer_free(t->tokenizer);
     feed_close(t->feed);
@@ -41,7 +43,9 @@ static void note(const struct trainer *t, const char *format, ...) {
 
 /* Fields that older checkpoints do not know: said only where they are used, so that those have the
  * digest that they had. */
-static void digest_later_fields(const struct schedule *s, struct buf *b) {
+static void digest_later_fields(const struct trainconf *conf, struct buf *b) {
+    const struct schedule *s = &conf->schedule;
+
     if (s->curve)
         buf_printf(b, "|curve %d", s->curve);
     for (int i = 0; i < s->tail_at.n; i++)
@@ -49,6 +53,10 @@ static void digest_later_fields(const struct schedule *s, struct buf *b) {
     if (s->ramp.from)
         buf_printf(b, "|ramp %" PRId64 " %" PRId64 " %" PRId64, s->ramp.from, s->ramp.tokens,
                    s->ramp.multiple);
+    if (conf->spikes.loss > 0 || conf->spikes.norm > 0)
+        buf_printf(b, "|spikes %a %a %" PRId64 " %" PRId64 " %" PRId64, conf->spikes.loss,
+                   conf->spikes.norm, conf->spikes.window, conf->spikes.patience,
+                   conf->spikes.backs);
 }
 
 /* Everything that decides the bits of a loss, apart from data and placement. */
@@ -65,7 +73,7 @@ static uint64_t digest_config(const struct trainer *t) {
         buf_printf(&b, "|%a", c->schedule.at.values[i]);
     buf_printf(&b, "|%a|%a|%a|%a|%a|%a|%a|%a", c->beta1, c->beta2, c->eps, c->weight_decay, c->clip,
                t->rules.mtp_weight, t->rules.balance_alpha, c->bias_rate);
-    digest_later_fields(&c->schedule, &b);
+    digest_later_fields(c, &b);
     return digest_xxh3(b.data, b.n_bytes);
 }
 
@@ -78,30 +86,59 @@ static int read_model_config(struct trainer *t, struct model_config *ret, struct
                                 ret, err);
 }
 
-/* Weights of every tensor that owns its values, moments of those that are trained. */
+/* Weights of every tensor that owns its values, moments and averages of those that are trained; the
+ * state of the spikes. */
 static void list_parts(struct trainer *t) {
     const struct params *params = model_params(t->model);
     const struct {
         enum ckpt_state state;
         float *base;
+        bool optional;
     } states[] = {
-        {CKPT_STATE_WEIGHT,     model_weights(t->model)},
-        {CKPT_STATE_EXP_AVG,    t->exp_avg             },
-        {CKPT_STATE_EXP_AVG_SQ, t->exp_avg_sq          }
+        {CKPT_STATE_WEIGHT,     model_weights(t->model),            false},
+        {CKPT_STATE_EXP_AVG,    t->exp_avg,                         false},
+        {CKPT_STATE_EXP_AVG_SQ, t->exp_avg_sq,                      false},
+        {CKPT_STATE_EMA,        t->ema ? ema_values(t->ema) : NULL, true },
     };
+    size_t n_states = ARRAY_SIZE(states) - (t->conf->ema_decay <= 0), n;
 
-    t->parts = hai_new_array(struct ckpt_part, 3 * (size_t)params->n);
+    t->parts = hai_new_array(struct ckpt_part, n_states * (size_t)params->n + 1);
     for (int i = 0; i < params->n; i++) {
         const struct param *p = &params->items[i];
-        for (size_t s = 0; p->tie == i && s < (p->trained ? ARRAY_SIZE(states) : 1); s++)
+        for (size_t s = 0; p->tie == i && s < (p->trained ? n_states : 1); s++)
             t->parts[t->n_parts++] = (struct ckpt_part){
                 .name = p->name,
                 .state = states[s].state,
                 .n_dims = p->n_dims,
                 .shape = {p->shape[0], p->shape[1]},
-                .data = states[s].base + p->offset
+                .data = states[s].base ? states[s].base + p->offset : NULL,
+                .optional = states[s].optional,
             };
     }
+    if (t->spikes) {
+        float *state = spikes_state(t->spikes, &n);
+        t->parts[t->n_parts++] = (struct ckpt_part){.name = "spikes",
+                                                    .state = CKPT_STATE_RUN,
+                                                    .n_dims = 1,
+                                                    .shape = {(int64_t)n},
+                                                    .data = state,
+                                                    .optional = true};
+    }
+}
+
+/* What a run has beside the model and its moments, if it wants it. */
+static int make_extras(struct trainer *t, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
+
+    if (c->spikes.loss > 0 || c->spikes.norm > 0)
+        t->spikes = spikes_new(&c->spikes);
+    if (c->ema_decay > 0 && coll_rank(t->place.coll) == 0) {
+        t->ema = ema_new(model_weights(t->model), (size_t)model_params(t->model)->n_trained,
+                         c->ema_decay);
+        if (!t->ema)
+            return hai_fail(err, -EAGAIN, "no thread could be started for averaged weights");
+    }
+    return 0;
 }
 
 static int make_model(struct trainer *t, struct hai_err *err) {
@@ -131,7 +168,6 @@ static int make_model(struct trainer *t, struct hai_err *err) {
                                                                          : config.balance_alpha};
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
-    list_parts(t);
     t->config_digest = digest_config(t);
     return 0;
 }
@@ -172,6 +208,8 @@ static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *er
     int r = ckpt_load(ckpt, t->parts, t->n_parts, err);
     if (r < 0)
         return r;
+    if (t->ema && !ckpt_count(ckpt, CKPT_STATE_EMA))
+        ema_restart(t->ema);
     if (m->world == coll_world(t->place.coll) && m->group_ranks >= 1 && m->group_ranks <= m->world)
         coll_set_group_ranks(t->place.coll, (int)m->group_ranks);
     t->step = m->step;
@@ -281,11 +319,33 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
                                    .decay = conf->weight_decay,
                                    .clip_norm = conf->clip};
     model_init(t->model, (uint64_t)conf->seed);
+    r = make_extras(t, err);
+    if (r < 0)
+        return r;
+    list_parts(t);
     r = find_checkpoint(t, err);
     if (r < 0)
         return r;
     if (place->ckpt_dir && coll_rank(place->coll) == 0)
         t->saver = saver_new(place->ckpt_dir, t->parts, t->n_parts, (int)conf->ckpt_keep);
     *ret = TAKE_PTR(t);
+    return 0;
+}
+
+int trainer_back(struct trainer *t, struct hai_err *err) {
+    int64_t consumed = t->next_sample, step = t->step, backs = spikes_backs(t->spikes);
+
+    if (t->ema)
+        ema_wait(t->ema);
+    t->step = -1;
+    int r = find_checkpoint(t, err);
+    if (r == 0 && t->step < 0) {
+        t->step = step;
+        r = hai_fail(err, -ENOENT, "no checkpoint to go back to after spikes of the loss");
+    }
+    if (r < 0)
+        return r;
+    t->next_sample = consumed;
+    spikes_set_backs(t->spikes, backs);
     return 0;
 }

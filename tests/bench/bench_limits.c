@@ -2,6 +2,7 @@
  *
  * usage: bench-limits [THREADS]
  */
+#include "kernels/peak.h"
 #include "kernels/pool.h"
 #include "tests/bench/machine.h"
 
@@ -26,8 +27,8 @@ int main(int argc, char **argv) {
     memset(m.data, 1, m.n_bytes);
     for (int i = 0; i < SAMPLES; i++) {
         read = MAX(read, machine_read(pool, &m));
-        fma = MAX(fma, machine_peak(pool, n_threads, false));
-        dot = MAX(dot, machine_peak(pool, n_threads, true));
+        fma = MAX(fma, k_peak(pool, n_threads, false));
+        dot = MAX(dot, k_peak(pool, n_threads, true));
     }
     printf("{\"threads\": %d, \"read\": %.4g, \"fma\": %.4g, \"dot\": %.4g}\n", n_threads, read,
            fma, dot);

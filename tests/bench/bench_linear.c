@@ -10,6 +10,7 @@
  * usage: bench-linear [THREADS [TYPE [ROWS]]]
  */
 #include "kernels/kernels.h"
+#include "kernels/peak.h"
 #include "kernels/pool.h"
 #include "kernels/quant.h"
 #include "tests/bench/machine.h"
@@ -176,10 +177,10 @@ static void measure(struct bench *b, enum k_dtype dtype, int64_t rows) {
     sample(b, rows, &at, &s, &bytes, &n_ops);
     for (int i = 0; i < SAMPLES; i++) {
         double read = machine_read(b->ctx.pool, &b->memory),
-               peak = machine_peak(b->ctx.pool, b->n_threads, dot);
+               peak = k_peak(b->ctx.pool, b->n_threads, dot);
         sample(b, rows, &at, &s, &bytes, &n_ops);
         read = MAX(read, machine_read(b->ctx.pool, &b->memory));
-        peak = MAX(peak, machine_peak(b->ctx.pool, b->n_threads, dot));
+        peak = MAX(peak, k_peak(b->ctx.pool, b->n_threads, dot));
         rate[i] = bytes / s;
         ops[i] = n_ops / s;
         of_read[i] = rate[i] / read;

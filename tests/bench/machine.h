@@ -1,4 +1,4 @@
-/* machine.h - what the machine allows: bytes read and operations a second. */
+/* machine.h - what the machine allows: bytes read a second (operations: kernels/peak.h). */
 #pragma once
 
 #include "kernels/kernels.h"
@@ -16,7 +16,3 @@ enum { MACHINE_READ_BYTES = 256 << 20 }; // by one measurement
 
 /* Bytes a second that all threads of the pool (NULL: this thread) read together. */
 double machine_read(struct k_pool *pool, struct machine_memory *memory);
-
-/* Operations a second (two for each product) of n_threads threads: of 8-bit dot products if dot is
- * set and the processor has them, else of fused multiply-adds in float32. About 20 ms. */
-double machine_peak(struct k_pool *pool, int n_threads, bool dot);

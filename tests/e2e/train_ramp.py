@@ -7,12 +7,11 @@ usage: train_ramp.py HAI_TRAIN
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 
 from checks import check, closing
+from trainrun import train
 
 # 2 + done / 4 sequences to multiples of 2, whole after 24 x 16 tokens.
 CONFIG = """
@@ -30,25 +29,6 @@ checkpoint: {{every: 1, keep: 100}}
 exact: required
 """
 DONE = [0, 2, 4, 6, 8, 12, 16, 22, 28, 36]
-
-
-def train(program, config, world=1, port=0):
-    ranks = []
-    for rank in range(world):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("HAI_")}
-        if world > 1:
-            env.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
-                       MASTER_PORT=str(port), NODE_RANK="0")
-        ranks.append(subprocess.Popen([program, config], env=env, stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.PIPE))
-    err = b"".join(p.communicate(timeout=300)[1] for p in ranks)
-    return max(p.returncode for p in ranks), err.decode()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def sequences(ckpt):
@@ -74,7 +54,7 @@ def main():
         check(sequences(out + "/ckpt") == DONE[1:], "%s" % sequences(out + "/ckpt"))
         two = scratch + "/two"
         open(config, "w").write(CONFIG.format(out=two))
-        code, err = train(program, config, 2, free_port())
+        code, err = train(program, config, 2)
         check(code == 0, err)
         check(sequences(two + "/ckpt") == DONE[1:], "two ranks: %s" % sequences(two + "/ckpt"))
         open(config, "w").write(CONFIG.format(out=two).replace("multiple: 2", "multiple: 3"))

@@ -9,11 +9,12 @@ short: without two ranks on one node, which four on two nodes have too.
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+
+from trainrun import free_port
 
 # Small steps: under the sanitizers a step's arithmetic is all of the time. With one micro-batch of a
 # sequence each, one and two ranks still add up several, and four have one.
@@ -34,12 +35,6 @@ schedule: {{kind: multi_step, warmup: 5, at: [0.6, 0.8]}}
 checkpoint: {{every: {every}, keep: 2}}
 exact: {exact}
 """
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Run:
