@@ -110,6 +110,7 @@ struct k_weight_part {
     X(router)                                                                                      \
     X(router_dx)                                                                                   \
     X(balance)                                                                                     \
+    X(route_drop)                                                                                  \
     X(route_sort)                                                                                  \
     X(gather)                                                                                      \
     X(combine)                                                                                     \
@@ -203,7 +204,7 @@ struct k_rmsnorm_dw {
 
 /* Matrix product with weights as Hugging Face files keep them: y = x w^T + bias (or y += ...).
  * With row_start the rows are sorted by group (expert): rows row_start[g] up to row_start[g+1] meet
- * w[g]; without, there is one group.
+ * w[g], rows behind the last group's are left alone; without, there is one group.
  *
  * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in. E4M3, E5M2: four such
  * chains from zero within every 128 of n_in, one for each remainder of the input's number by 4 (the
@@ -394,36 +395,72 @@ struct k_router {
 };
 
 /* Gradient of router, and of `balance` if f is there: dlogits is written. The choice is a constant.
- * balance_scale is what balance was given, times the gradient of the loss. */
+ * f as balance left it, balance_scale what it was given, times the gradient of the loss. */
 struct k_router_dx {
-    struct k_tensor dlogits;   // [n_tokens, n_experts]
-    struct k_tensor dweights;  // [n_tokens, n_slots]
-    struct k_tensor experts;   // [n_tokens, n_slots]
-    struct k_tensor scores;    // [n_tokens, n_experts]
-    struct k_tensor f;         // [n_seqs, n_experts], may be absent
-    struct k_tensor seq_start; // [n_seqs + 1], absent if f is
+    struct k_tensor dlogits;    // [n_tokens, n_experts]
+    struct k_tensor dweights;   // [n_tokens, n_slots]
+    struct k_tensor experts;    // [n_tokens, n_slots]
+    struct k_tensor scores;     // [n_tokens, n_experts]
+    struct k_tensor f;          // [n_spans, n_experts], may be absent
+    struct k_tensor span_start; // [n_spans + 1], absent if f is
     enum k_score score;
     bool normalise;
     float scaling;
     float balance_scale;
 };
 
-/* Sequence-wise balance loss: for each sequence of T tokens f_e = picks of e * n_experts /
- * (n_top * T) by the plain best n_top of the scores, P_e = mean of score_e / sum of scores;
- * loss += balance_scale * sum over sequences of sum_e f_e P_e. Pass alpha / sequences of the whole
- * batch as balance_scale. Source: DeepSeek-V3 report, eq. 17-20. */
+/* The balance losses of a layer with experts. */
+enum k_balance_kind {
+    K_BALANCE_EXPERT,
+    K_BALANCE_DEVICE,
+    K_BALANCE_COMMUNICATION,
+    K_BALANCE_COUNT,
+};
+
+/* Balance losses. Over each span of T tokens (a sequence, or in the batch form the whole
+ * micro-batch), with N experts in D groups of neighbours, K slots, and P_e = mean of score_e / sum
+ * of the token's scores:
+ *   expert         f_e = N / (K T) * picks of e                   sum over experts of f_e P_e
+ *   device         f'_g = mean of the group's f_e                 sum over groups of f'_g P'_g
+ *   communication  f''_g = D / (M T) * tokens with a pick in g    sum over groups of f''_g P'_g
+ * where P'_g = sum of the group's P_e. Each is multiplied by its alpha and balance_scale and added
+ * to its loss. f is a constant to gradients, so all three have that of sum_e f_e P_e with
+ * alpha0 f_e + alpha1 f'_g + alpha2 f''_g for f_e (g the group of e): what is left in f.
+ *
+ * A pick is one of `experts`; with plain, for f_e and f'_g, one of the best n_slots scores without
+ * bias and groups. Sources: DeepSeek-V2 report, eq. 23-31 (scores are a softmax, whose sum is 1);
+ * plain: DeepSeek-V3 report, eq. 17-20. */
 struct k_balance {
-    struct k_tensor loss;      // [1] f64, added to
-    struct k_tensor f;         // [n_seqs, n_experts]
-    struct k_tensor scores;    // [n_tokens, n_experts]
-    struct k_tensor seq_start; // [n_seqs + 1]
-    int n_top;
-    float balance_scale;
+    struct k_tensor loss;       // [K_BALANCE_COUNT] f64, added to
+    struct k_tensor f;          // [n_spans, n_experts]
+    struct k_tensor scores;     // [n_tokens, n_experts]
+    struct k_tensor experts;    // [n_tokens, n_slots] i32
+    struct k_tensor span_start; // [n_spans + 1] i32
+    float alpha[K_BALANCE_COUNT];
+    float balance_scale; // weight of a span: of a sequence, 1 / sequences of the whole batch
+    int n_groups;        // D, divides n_experts
+    int max_groups;      // M, groups that a token may go to
+    bool plain;
+};
+
+/* Token dropping: of each group of neighbouring experts at most `capacity` pairs (token, slot)
+ * stay, those with the highest scores; of equal ones the first. Pairs of whole sequences stay in
+ * any case and take their places first. What is dropped is -1 in kept; weights are not normalised
+ * again. Source: DeepSeek-V2 report, section 2.2.4. */
+struct k_route_drop {
+    struct k_tensor kept;      // [n_tokens, n_slots] i32: experts, or -1
+    struct k_tensor experts;   // [n_tokens, n_slots] i32
+    struct k_tensor scores;    // [n_tokens, n_experts], not negative
+    struct k_tensor seq_start; // [n_seqs + 1] i32
+    struct k_tensor whole;     // [n_seqs] i32, not 0: nothing of it is dropped; may be absent
+    int n_groups;              // divides n_experts
+    int64_t capacity;
 };
 
 /* Put the pairs (token, slot) in the order (expert, token): row_start of each expert, the token of
- * every row, the row of every pair. An expert that is not there is refused; a device, which cannot
- * refuse, gives such a pair row -1. */
+ * every row, the row of every pair. An expert of -1 (a dropped pair) gets row -1; as many rows at
+ * the end belong to nobody and have token 0. Another expert that is not there is refused; a device,
+ * which cannot refuse, takes it for -1. */
 struct k_route_sort {
     struct k_tensor row_start; // [n_experts + 1] i32
     struct k_tensor row_token; // [n_tokens * n_slots] i32
@@ -438,7 +475,8 @@ struct k_gather {
     struct k_tensor row_token; // [n_rows]
 };
 
-/* y[t] += sum over slots, ascending, of weights[t, s] * x[pair_row[t, s]]; weights absent: 1. */
+/* y[t] += sum over slots, ascending, of weights[t, s] * x[pair_row[t, s]]; weights absent: 1. A
+ * pair without a row (below 0) adds nothing. */
 struct k_combine {
     struct k_tensor y;        // [n_tokens, n_dim]
     struct k_tensor x;        // [n_rows, n_dim]
@@ -447,7 +485,7 @@ struct k_combine {
 };
 
 /* Gradient of combine: dx[pair_row[t, s]] = weights[t, s] * dy[t];
- * dweights[t, s] = dy[t] . x[pair_row[t, s]]. */
+ * dweights[t, s] = dy[t] . x[pair_row[t, s]], 0 of a pair without a row. */
 struct k_combine_dx {
     struct k_tensor dx;       // [n_rows, n_dim]; may be x
     struct k_tensor dweights; // [n_tokens, n_slots]

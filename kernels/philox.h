@@ -15,6 +15,7 @@ enum philox_purpose {
     PHILOX_MINHASH,  // functions of a signature: (number)
     PHILOX_MIDDLE,   // of documents, to be filled in: (upper, lower half of the number)
     PHILOX_PACKING,  // keys of the sources of samples: (number)
+    PHILOX_WHOLE,    // samples that token dropping spares: (upper, lower half of the number)
 };
 
 struct philox_counter {

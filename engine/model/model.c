@@ -84,7 +84,7 @@ static void make_layers(struct model *m) {
         m->n_expert_layers += i < m->n_layers && l->type == &moe_layer;
     }
     m->stream = hai_new_array(float *, (size_t)m->n_layers + 1);
-    m->expert_counts = hai_new_array(int64_t, (size_t)(m->n_expert_layers * c->n_experts + 1));
+    m->expert_counts = hai_new_array(int64_t, (size_t)(m->n_expert_layers * (c->n_experts + 1)));
 }
 
 static void place_mtp(struct model *m, struct plan *plan) {
@@ -195,8 +195,12 @@ static int measure(struct model *m, struct hai_err *err) {
         struct layer *l = &m->layers[i];
         struct k_tensor x = model_rows(m, m->stream[0], o->n_tokens_max);
         struct k_tensor y = model_rows(m, m->stream[1], o->n_tokens_max);
-        l->balance_loss = &m->loss_sums[MODEL_SUM_BALANCE];
-        l->balance_scale = 1;
+        l->routing = (struct layer_routing){.balance_loss = &m->loss_sums[MODEL_SUM_BALANCE],
+                                            .balance_scale = 1,
+                                            .span_start = lb.seq_start,
+                                            .n_groups = 1,
+                                            .max_groups = 1,
+                                            .capacity = 1};
         for (int cached = m->cache_only; cached <= (o->n_cache_pages > 0) && r >= 0; cached++) {
             lb.pages = k_tensor_2d(cached ? m->pages : NULL, K_I32, o->n_seqs_max, o->n_seq_pages);
             r = l->type->forward(&m->ctx, l, &lb, &x, &y);
@@ -205,7 +209,7 @@ static int measure(struct model *m, struct hai_err *err) {
             r = l->type->backward_input(&m->ctx, l, &lb, &x, &x, &y);
         if (o->training && r >= 0)
             r = l->type->backward_weight(&m->ctx, l, &lb, &x, &x);
-        l->balance_scale = 0;
+        l->routing = (struct layer_routing){0};
     }
     if (r >= 0)
         r = model_head(m, m->normed, logits_max(o));
@@ -583,13 +587,15 @@ double model_token_bytes(const struct model *m) {
 }
 
 int64_t *model_expert_counts(struct model *m, int64_t *ret_n) {
-    *ret_n = m->n_expert_layers * m->config.n_experts;
+    *ret_n = m->n_expert_layers * (m->config.n_experts + 1);
     return m->expert_counts;
 }
 
 void model_expert_counts_clear(struct model *m) {
-    memset(m->expert_counts, 0,
-           (size_t)(m->n_expert_layers * m->config.n_experts) * sizeof *m->expert_counts);
+    int64_t n;
+    int64_t *counts = model_expert_counts(m, &n);
+
+    memset(counts, 0, (size_t)n * sizeof *counts);
 }
 
 /* Expert layer number i of the main model. */
@@ -613,7 +619,7 @@ int model_expert_choice(struct model *m, int i, const int32_t **ret_experts,
 void model_bias_update(struct model *m, double gamma) {
     int64_t n = m->config.n_experts;
 
-    for (int i = 0; i < m->n_expert_layers; i++) {
+    for (int i = 0; m->config.router_bias && i < m->n_expert_layers; i++) {
         const int64_t *counts = m->expert_counts + i * n;
         float *bias = moe_bias(expert_layer(m, i));
         int64_t sum = 0;

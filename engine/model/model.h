@@ -49,7 +49,8 @@ struct model_options {
  * earlier calls (or was put there by whoever shares pages). A page that is written belongs to one
  * sequence. NULL: no cache, sequences start from position 0. logit_rows [n_logit_rows], ascending:
  * the tokens whose logits are wanted; NULL: all. next_ids [n_tokens]: for the multi-token module,
- * the token after each (-1: none); NULL: as in ids.
+ * the token after each (-1: none); NULL: as in ids. whole [n_seqs]: not 0 for sequences of which
+ * training drops nothing; NULL: none.
  */
 struct model_batch {
     int64_t n_tokens, n_seqs;
@@ -62,6 +63,7 @@ struct model_batch {
     const int32_t *logit_rows;
     int64_t n_logit_rows;
     const int32_t *next_ids;
+    const int32_t *whole;
 };
 
 /* Labels that a batch counts. Sum over all micro-batches and ranks before model_train. */
@@ -75,14 +77,29 @@ struct model_losses {
     double total;   // what gradients are of
     double ce;      // mean over the counted labels
     double mtp;     // mean over its counted labels, before mtp_weight
-    double balance; // sum over layers, alpha included
+    double balance; // sum over layers, alphas included: of the parts
+    double balance_parts[K_BALANCE_COUNT];
 };
 
 /* Rules of training beyond the configuration. */
 struct model_rules {
     double mtp_weight;    // 0.3 in DeepSeek-V3's first phase; 0: the module is not trained
-    double balance_alpha; // usually config.balance_alpha
+    double balance_alpha; // of the expert-level loss, usually config.balance_alpha
+    double device_alpha;  // of the others, with groups of neighbouring experts for devices
+    double communication_alpha;
+    int balance_groups; // that divide the experts, whatever the run's layout is; 0: 1
+    int max_groups;     // to which a token may go, at most balance_groups; 0: 1
+    // Balance losses are means over sequences; or over each micro-batch (the batch form), weighted
+    // by its sequences.
+    bool balance_micro_batch;
+    // A group takes at most this many times its even share of a micro-batch's pairs (token, slot);
+    // 0: all of them. Training only.
+    double capacity;
 };
+
+/* -EINVAL: groups that do not fit the model's experts. */
+int model_rules_check(const struct model_config *config, const struct model_rules *rules,
+                      struct hai_err *err);
 
 int model_new(const struct model_config *config, const struct model_options *options,
               struct model **ret, struct hai_err *err);
@@ -145,8 +162,9 @@ int model_evaluate(struct model *model, const struct model_batch *batch,
                    const struct model_counts *total, const struct model_rules *rules,
                    struct model_losses *ret, struct hai_err *err);
 
-/* Picks of every expert since the last clear, main layers with experts in order,
- * [n_expert_layers, n_experts]. The caller sums them over ranks in place (they are integers). */
+/* Picks of every expert since the last clear, dropped ones included, main layers with experts in
+ * order, [n_expert_layers, n_experts]; behind them the dropped ones of every layer. The caller sums
+ * all n over ranks in place (they are integers). */
 int64_t *model_expert_counts(struct model *model, int64_t *ret_n);
 void model_expert_counts_clear(struct model *model);
 
@@ -155,5 +173,6 @@ void model_expert_counts_clear(struct model *model);
 int model_expert_choice(struct model *model, int i, const int32_t **ret_experts,
                         const float **ret_weights);
 
-/* After the optimizer's step: each main layer's bias += gamma * sign(mean count - count). */
+/* After the optimizer's step: each main layer's bias += gamma * sign(mean count - count). Models
+ * without such a bias stay as they are. */
 void model_bias_update(struct model *model, double gamma);

@@ -16,6 +16,14 @@ struct model_mtp {
     int32_t *ids; // of the next position, -1 at the end of a sequence
 };
 
+/* Sums of losses: cross-entropy, multi-token, and each kind of balance. */
+enum {
+    MODEL_SUM_CE,
+    MODEL_SUM_MTP,
+    MODEL_SUM_BALANCE,
+    MODEL_SUM_COUNT = MODEL_SUM_BALANCE + K_BALANCE_COUNT,
+};
+
 struct model {
     struct model_config config;
     struct model_options options;
@@ -41,13 +49,12 @@ struct model {
     float *normed_grad;
     struct model_mtp mtp;
     int32_t *seq_start, *position, *kv_length, *pages, *cache_row, *logit_rows, *targets;
-    float *wanted; // [n_logits_max, n_dim]: rows of the last norm whose logits are wanted
-    int64_t *expert_counts;
-    int n_expert_layers; // of the main model
-    double loss_sums[3]; // cross-entropy, multi-token, balance: where operators add
+    float *wanted;          // [n_logits_max, n_dim]: rows of the last norm whose logits are wanted
+    int64_t *expert_counts; // [n_expert_layers, n_experts] picks, then [n_expert_layers] dropped
+    int n_expert_layers;    // of the main model
+    int32_t micro_batch[2]; // its bounds as one span of tokens
+    double loss_sums[MODEL_SUM_COUNT]; // where operators add
 };
-
-enum { MODEL_SUM_CE, MODEL_SUM_MTP, MODEL_SUM_BALANCE };
 
 /* Check a batch, fill positions and key ranges. */
 int model_batch_begin(struct model *m, const struct model_batch *batch, struct layer_batch *ret,

@@ -79,7 +79,7 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
         struct layer *l = &m->layers[m->n_layers + i];
         struct k_tensor x = model_rows(m, a->stream[i], n);
         struct k_tensor y = model_rows(m, a->stream[i + 1], n);
-        l->balance_scale = 0;
+        l->routing.balance_scale = 0;
         LAYER_TRY(l->type->forward(&m->ctx, l, lb, &x, &y));
     }
     return k_rmsnorm(
@@ -205,14 +205,68 @@ static int step(struct model *m, const struct model_batch *batch, const struct l
                                       .dy = model_rows(m, m->stream_grad[0], n)});
 }
 
-static void expert_counts_add(struct model *m) {
-    int64_t *counts = m->expert_counts;
+static void expert_counts_add(struct model *m, int64_t n_tokens) {
+    int64_t n = m->config.n_experts, *picks = m->expert_counts;
+    int64_t *dropped = picks + m->n_expert_layers * n;
 
     for (int i = 0; i < m->n_layers; i++)
         if (m->layers[i].type == &moe_layer) {
-            moe_counts_add(&m->layers[i], counts);
-            counts += m->config.n_experts;
+            moe_counts_add(&m->layers[i], n_tokens, picks, dropped++);
+            picks += n;
         }
+}
+
+int model_rules_check(const struct model_config *config, const struct model_rules *rules,
+                      struct hai_err *err) {
+    int groups = MAX(rules->balance_groups, 1);
+
+    if (config->n_experts % groups)
+        return hai_fail(err, -EINVAL,
+                        "balance_groups is %d; expected a divisor of the model's %lld experts",
+                        groups, (long long)config->n_experts);
+    if (rules->max_groups > groups)
+        return hai_fail(err, -EINVAL, "max_groups is %d; expected at most balance_groups, %d",
+                        rules->max_groups, groups);
+    return 0;
+}
+
+/* Pairs that a group of experts takes of n_tokens: its even share times the factor, rounded up. */
+static int64_t capacity_of(const struct model *m, const struct model_rules *rules, int groups,
+                           int64_t n_tokens) {
+    double room = rules->capacity * (double)(n_tokens * m->config.n_expert_slots) / groups;
+
+    return (int64_t)room + ((double)(int64_t)room < room);
+}
+
+/* Tell the layers with experts how this batch is balanced and, in training, what is dropped. */
+static void set_routing(struct model *m, const struct model_batch *batch,
+                        const struct layer_batch *lb, const struct model_counts *total,
+                        const struct model_rules *rules, bool backward) {
+    double weight = total->seqs ? 1 / (double)total->seqs : 0;
+    bool none =
+        rules->balance_alpha == 0 && rules->device_alpha == 0 && rules->communication_alpha == 0;
+    struct layer_routing r = {
+        .balance_loss = &m->loss_sums[MODEL_SUM_BALANCE],
+        .alpha = {[K_BALANCE_EXPERT] = (float)rules->balance_alpha,
+                  [K_BALANCE_DEVICE] = (float)rules->device_alpha,
+                  [K_BALANCE_COMMUNICATION] = (float)rules->communication_alpha},
+        .balance_scale = none ? 0 : (float)weight,
+        .span_start = lb->seq_start,
+        .n_groups = MAX(rules->balance_groups, 1),
+        .max_groups = MAX(rules->max_groups, 1),
+    };
+
+    if (rules->balance_micro_batch) {
+        m->micro_batch[1] = (int32_t)lb->n_tokens;
+        r.span_start = k_tensor_1d(m->micro_batch, K_I32, 2);
+        r.balance_scale *= (float)lb->n_seqs;
+    }
+    if (backward && rules->capacity > 0) {
+        r.capacity = capacity_of(m, rules, r.n_groups, lb->n_tokens);
+        r.whole = k_tensor_1d((void *)(uintptr_t)batch->whole, K_I32, lb->n_seqs);
+    }
+    for (int i = 0; i < m->n_layers_all; i++)
+        m->layers[i].routing = r;
 }
 
 static int run_step(struct model *m, const struct model_batch *batch,
@@ -226,25 +280,24 @@ static int run_step(struct model *m, const struct model_batch *batch,
         if (batch->labels[t] >= m->config.n_vocab)
             return hai_fail(err, -EINVAL, "label %d; the vocabulary has %lld", batch->labels[t],
                             (long long)m->config.n_vocab);
-    int r = model_batch_begin(m, batch, &lb, err);
+    int r = model_rules_check(&m->config, rules, err);
+    if (r == 0)
+        r = model_batch_begin(m, batch, &lb, err);
     if (r < 0)
         return r;
     memset(m->loss_sums, 0, sizeof m->loss_sums);
-    for (int i = 0; i < m->n_layers; i++) {
-        m->layers[i].balance_loss = &m->loss_sums[MODEL_SUM_BALANCE];
-        m->layers[i].balance_scale =
-            total->seqs ? (float)(rules->balance_alpha / (double)total->seqs) : 0;
-    }
+    set_routing(m, batch, &lb, total, rules, backward);
     r = step(m, batch, &lb, total, rules, backward);
     if (r < 0)
         return hai_fail(err, r, "an operator of the %s kernels refused its arguments", m->ctx.path);
     if (backward)
-        expert_counts_add(m);
+        expert_counts_add(m, lb.n_tokens);
     *ret = (struct model_losses){
         .ce = total->labels ? m->loss_sums[MODEL_SUM_CE] / (double)total->labels : 0,
         .mtp = total->mtp_labels ? m->loss_sums[MODEL_SUM_MTP] / (double)total->mtp_labels : 0,
-        .balance = m->loss_sums[MODEL_SUM_BALANCE],
     };
+    for (int i = 0; i < K_BALANCE_COUNT; i++)
+        ret->balance += ret->balance_parts[i] = m->loss_sums[MODEL_SUM_BALANCE + i];
     ret->total = ret->ce + rules->mtp_weight * ret->mtp + ret->balance;
     return 0;
 }

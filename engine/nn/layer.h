@@ -99,6 +99,18 @@ extern const struct layer_type mla_layer;  // norm, multi-head latent attention,
 extern const struct layer_type mlp_layer;  // norm, SwiGLU, residual (mlp.c)
 extern const struct layer_type moe_layer;  // norm, shared and routed experts, residual (moe.c)
 
+/* Training's rules for layers with experts; all zero: nothing is balanced or dropped. */
+struct layer_routing {
+    double *balance_loss;         // [K_BALANCE_COUNT], added to
+    float alpha[K_BALANCE_COUNT]; // of balance losses; kernels.h says what they are
+    float balance_scale;          // weight of each span; 0: no balance losses
+    struct k_tensor span_start;   // [n_spans + 1] i32: what balance losses are taken over
+    int n_groups;                 // devices as losses and dropping see them, not the run's ranks
+    int max_groups;               // to which a token may go
+    int64_t capacity;             // pairs (token, slot) that a group takes; 0: nothing is dropped
+    struct k_tensor whole;        // [n_seqs] i32, not 0: nothing of it is dropped; may be absent
+};
+
 struct layer {
     const struct layer_type *type;
     const struct model_config *config;
@@ -108,9 +120,7 @@ struct layer {
     int n_params;
     struct layer_buffer buffers[LAYER_BUFFERS_MAX];
     int n_buffers;
-    // Layers with experts, set by the model before a forward pass.
-    float balance_scale;  // alpha / sequences of the whole batch; 0: no balance loss
-    double *balance_loss; // added to
+    struct layer_routing routing; // set by the model before a forward pass
 };
 
 /* Declare a parameter or a buffer; the numbers given back count from 0 in order of the calls. */

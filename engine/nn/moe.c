@@ -4,7 +4,8 @@
  *
  * Forward is three resumable parts (attention, before them, is a layer of its own): dispatch picks
  * experts and sorts the rows, experts computes them, combine adds them up. Rows are sorted by
- * (expert, token), so an expert's rows are one run of them. */
+ * (expert, token), so an expert's rows are one run of them. What training drops has no row: as many
+ * rows at the end are gathered and activated for nobody. */
 enum { NORM, GATE, EXPERT_IN, EXPERT_OUT, SHARED_IN, SHARED_OUT, BIAS };
 
 enum {
@@ -14,6 +15,7 @@ enum {
     SCORES,
     EXPERTS,
     WEIGHTS,
+    KEPT,
     ROW_START,
     ROW_TOKEN,
     PAIR_ROW,
@@ -54,6 +56,7 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_buffer(l, "router_scores", LAYER_SAVED, K_F32, t, e);
     layer_add_buffer(l, "experts", LAYER_KEPT, K_I32, t, k);
     layer_add_buffer(l, "expert_weights", LAYER_KEPT, K_F32, t, k);
+    layer_add_buffer(l, "kept_experts", LAYER_SCRATCH, K_I32, t, k);
     layer_add_buffer(l, "row_start", LAYER_KEPT, K_I32, e + 1, 1);
     layer_add_buffer(l, "row_token", LAYER_SAVED, K_I32, r, 1);
     layer_add_buffer(l, "pair_row", LAYER_SAVED, K_I32, t, k);
@@ -89,13 +92,55 @@ static enum k_score score_kind(const struct model_config *c) {
     return c->softmax_scores ? K_SCORE_SOFTMAX : K_SCORE_SIGMOID;
 }
 
-/* Gate, choice, and the tokens' rows sorted by expert. */
+static int balance(struct k_ctx *ctx, struct layer *l, int64_t n_tokens) {
+    const struct layer_routing *r = &l->routing;
+    struct k_balance a = {
+        .loss = k_tensor_1d(r->balance_loss, K_F64, K_BALANCE_COUNT),
+        .f = layer_rows(l, BALANCE_F, r->span_start.shape[0] - 1),
+        .scores = layer_rows(l, SCORES, n_tokens),
+        .experts = layer_rows(l, EXPERTS, n_tokens),
+        .span_start = r->span_start,
+        .balance_scale = r->balance_scale,
+        .n_groups = r->n_groups,
+        .max_groups = r->max_groups,
+        .plain = l->config->router_bias,
+    };
+
+    memcpy(a.alpha, r->alpha, sizeof a.alpha);
+    return k_balance(ctx, &a);
+}
+
+/* The tokens' rows sorted by expert, without what is dropped. */
+static int sort(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
+    const struct layer_routing *r = &l->routing;
+    int64_t n = batch->n_tokens, rows = n * l->config->n_expert_slots;
+    struct k_tensor experts = layer_rows(l, EXPERTS, n), kept = layer_rows(l, KEPT, n);
+
+    if (r->capacity)
+        LAYER_TRY(k_route_drop(ctx, &(struct k_route_drop){.kept = kept,
+                                                           .experts = experts,
+                                                           .scores = layer_rows(l, SCORES, n),
+                                                           .seq_start = batch->seq_start,
+                                                           .whole = r->whole,
+                                                           .n_groups = r->n_groups,
+                                                           .capacity = r->capacity}));
+    LAYER_TRY(
+        k_route_sort(ctx, &(struct k_route_sort){.row_start = row_start(l),
+                                                 .row_token = layer_vector(l, ROW_TOKEN, rows),
+                                                 .pair_row = layer_rows(l, PAIR_ROW, n),
+                                                 .experts = r->capacity ? kept : experts}));
+    return k_gather(ctx, &(struct k_gather){.y = layer_rows(l, ROWS, rows),
+                                            .x = layer_rows(l, H, n),
+                                            .row_token = layer_vector(l, ROW_TOKEN, rows)});
+}
+
+/* Gate and choice, then the rows that follow from it. */
 static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
     const struct model_config *c = l->config;
-    int64_t n = batch->n_tokens, rows = n * c->n_expert_slots;
-    struct k_tensor h = layer_rows(l, H, n), logits = layer_rows(l, LOGITS, n);
+    int64_t n = batch->n_tokens;
+    struct k_tensor logits = layer_rows(l, LOGITS, n);
 
-    LAYER_TRY(layer_linear(ctx, l, GATE, h, logits, false));
+    LAYER_TRY(layer_linear(ctx, l, GATE, layer_rows(l, H, n), logits, false));
     LAYER_TRY(k_router(ctx, &(struct k_router){.experts = layer_rows(l, EXPERTS, n),
                                                .weights = layer_rows(l, WEIGHTS, n),
                                                .scores = layer_rows(l, SCORES, n),
@@ -107,21 +152,9 @@ static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch
                                                .group_top = (int)c->n_expert_groups_top,
                                                .normalise = c->normalise_slots,
                                                .scaling = (float)c->routed_scaling}));
-    if (l->balance_scale != 0)
-        LAYER_TRY(k_balance(ctx, &(struct k_balance){.loss = k_tensor_1d(l->balance_loss, K_F64, 1),
-                                                     .f = layer_rows(l, BALANCE_F, batch->n_seqs),
-                                                     .scores = layer_rows(l, SCORES, n),
-                                                     .seq_start = batch->seq_start,
-                                                     .n_top = (int)c->n_expert_slots,
-                                                     .balance_scale = l->balance_scale}));
-    LAYER_TRY(
-        k_route_sort(ctx, &(struct k_route_sort){.row_start = row_start(l),
-                                                 .row_token = layer_vector(l, ROW_TOKEN, rows),
-                                                 .pair_row = layer_rows(l, PAIR_ROW, n),
-                                                 .experts = layer_rows(l, EXPERTS, n)}));
-    return k_gather(ctx, &(struct k_gather){.y = layer_rows(l, ROWS, rows),
-                                            .x = h,
-                                            .row_token = layer_vector(l, ROW_TOKEN, rows)});
+    if (l->routing.balance_scale != 0)
+        LAYER_TRY(balance(ctx, l, n));
+    return sort(ctx, l, batch);
 }
 
 /* The chosen experts on their rows. */
@@ -207,9 +240,7 @@ static int experts_backward(struct k_ctx *ctx, struct layer *l, int64_t n,
         ctx, &(struct k_combine){.y = dh, .x = drows, .pair_row = layer_rows(l, PAIR_ROW, n)});
 }
 
-static int gate_backward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
-                         struct k_tensor dh) {
-    int64_t n = batch->n_tokens;
+static int gate_backward(struct k_ctx *ctx, struct layer *l, int64_t n, struct k_tensor dh) {
     struct k_router_dx a = {
         .dlogits = layer_rows(l, DLOGITS, n),
         .dweights = layer_rows(l, DWEIGHTS, n),
@@ -218,12 +249,12 @@ static int gate_backward(struct k_ctx *ctx, struct layer *l, const struct layer_
         .score = score_kind(l->config),
         .normalise = l->config->normalise_slots,
         .scaling = (float)l->config->routed_scaling,
-        .balance_scale = l->balance_scale,
+        .balance_scale = l->routing.balance_scale,
     };
 
-    if (l->balance_scale != 0) {
-        a.f = layer_rows(l, BALANCE_F, batch->n_seqs);
-        a.seq_start = batch->seq_start;
+    if (l->routing.balance_scale != 0) {
+        a.span_start = l->routing.span_start;
+        a.f = layer_rows(l, BALANCE_F, a.span_start.shape[0] - 1);
     }
     LAYER_TRY(k_router_dx(ctx, &a));
     return layer_linear_dx(ctx, l, GATE, a.dlogits, dh, true);
@@ -250,7 +281,7 @@ static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer
     struct k_tensor dh = layer_rows(l, DH, n);
 
     LAYER_TRY(experts_backward(ctx, l, n, dy, dh));
-    LAYER_TRY(gate_backward(ctx, l, batch, dh));
+    LAYER_TRY(gate_backward(ctx, l, n, dh));
     LAYER_TRY(shared_backward(ctx, l, n, dy, dh));
     return layer_norm_dx(ctx, l, NORM, dh, *x, layer_vector(l, SCALE, n), dy, *dx);
 }
@@ -279,11 +310,13 @@ void moe_choice(const struct layer *l, const int32_t **ret_experts, const float 
     *ret_weights = l->buffers[WEIGHTS].data;
 }
 
-void moe_counts_add(const struct layer *l, int64_t *counts) {
-    const int32_t *start = l->buffers[ROW_START].data;
+void moe_counts_add(const struct layer *l, int64_t n_tokens, int64_t *picks, int64_t *dropped) {
+    const int32_t *experts = l->buffers[EXPERTS].data, *start = l->buffers[ROW_START].data;
+    int64_t n_pairs = n_tokens * l->config->n_expert_slots;
 
-    for (int64_t e = 0; e < l->config->n_experts; e++)
-        counts[e] += start[e + 1] - start[e];
+    for (int64_t p = 0; p < n_pairs; p++)
+        picks[experts[p]]++;
+    *dropped += n_pairs - start[l->config->n_experts];
 }
 
 float *moe_bias(const struct layer *l) {

@@ -147,11 +147,20 @@ static double cosine(const struct schedule *s, double end) {
     return fall_cosine(s->final, length > 0 ? (end - s->warm_length) / length : 1);
 }
 
-static double multi_step(const struct schedule *s, double begin) {
+/* What of the run lies before a step, in whole batches. */
+static double begin_of(const struct schedule *s, int64_t step, int64_t n_done) {
+    return s->ramp.from ? (double)n_done / (double)s->batch : (double)(step - 1);
+}
+
+bool schedule_past(const struct schedule *s, int64_t step, int64_t n_done, double part) {
+    return begin_of(s, step, n_done) >= part * s->length;
+}
+
+static double multi_step(const struct schedule *s, int64_t step, int64_t n_done) {
     double rate = 1;
 
     for (int i = 0; i < s->at.n; i++)
-        if (begin >= s->at.values[i] * s->length)
+        if (schedule_past(s, step, n_done, s->at.values[i]))
             rate *= s->factor;
     return rate;
 }
@@ -167,23 +176,20 @@ static double wsd(const struct schedule *s, double end) {
 }
 
 double schedule_rate(const struct schedule *s, int64_t step, int64_t n_done) {
-    // The part of the run before the step, and with it, in whole batches.
-    double begin = (double)(step - 1), end = (double)step, part = 1;
+    double end = (double)step, part = 1; // of the run with the step, in whole batches
 
     if (step < s->warmup)
         return s->rate * (double)step / (double)s->warmup;
-    if (s->ramp.from) {
-        begin = (double)n_done / (double)s->batch;
+    if (s->ramp.from)
         end = (double)(n_done + schedule_batch(s, n_done)) / (double)s->batch;
-    }
     if (s->kind == SCHEDULE_COSINE)
         part = cosine(s, end);
     else if (s->kind == SCHEDULE_MULTI_STEP)
-        part = multi_step(s, begin);
+        part = multi_step(s, step, n_done);
     else if (s->kind == SCHEDULE_WSD)
         part = wsd(s, end);
     for (int i = 0; i < s->tail_at.n; i++)
-        if (begin >= s->tail_at.values[i] * s->length)
+        if (schedule_past(s, step, n_done, s->tail_at.values[i]))
             part = s->tail.values[i];
     return s->rate * part;
 }

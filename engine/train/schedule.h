@@ -76,6 +76,10 @@ int64_t schedule_batch(const struct schedule *s, int64_t n_done);
  * the step alone counts. The same bits on every machine. */
 double schedule_rate(const struct schedule *s, int64_t step, int64_t n_done);
 
+/* Is step `step`, counted from 1, before which n_done sequences were seen, past this part of the
+ * run? */
+bool schedule_past(const struct schedule *s, int64_t step, int64_t n_done, double part);
+
 /* "cosine" and so on; -EINVAL: none of them. */
 int schedule_kind_parse(const char *text);
 int schedule_curve_parse(const char *text);

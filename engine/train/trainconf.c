@@ -25,6 +25,7 @@ enum kind {
     KIND_SHAPE,   // schedule kind
     KIND_CURVE,   // "linear" or "cosine"
     KIND_BACKEND, // "ref" or "cpu"
+    KIND_OVER,    // "sequence" or "micro_batch"
     KIND_EXACT,   // "preferred" or "required"
 };
 
@@ -36,51 +37,59 @@ static const struct key {
     size_t at;
     double low, high;
 } keys[] = {
-    {"",           "model",         KIND_TEXT,    AT(model),                  0,     0                },
-    {"",           "out",           KIND_TEXT,    AT(out),                    0,     0                },
-    {"",           "log",           KIND_TEXT,    AT(log),                    0,     0                },
-    {"",           "metrics",       KIND_TEXT,    AT(metrics),                0,     0                },
-    {"",           "steps",         KIND_WHOLE,   AT(steps),                  1,     1e12             },
-    {"",           "batch",         KIND_WHOLE,   AT(batch),                  1,     1 << 24          },
-    {"",           "micro_batch",   KIND_WHOLE,   AT(micro_batch),            1,     1 << 20          },
-    {"",           "seq",           KIND_WHOLE,   AT(seq),                    2,     1 << 24          },
-    {"",           "seed",          KIND_WHOLE,   AT(seed),                   0,     9e15             },
-    {"",           "threads",       KIND_WHOLE,   AT(threads),                1,     MODEL_THREADS_MAX},
-    {"",           "backend",       KIND_BACKEND, AT(backend),                0,     0                },
-    {"",           "exact",         KIND_EXACT,   AT(exact),                  0,     0                },
-    {"data",       "files",         KIND_TEXTS,   AT(files),                  0,     0                },
-    {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),              0,     0                },
-    {"data",       "max",           KIND_SIZE,    AT(max_bytes),              0,     0                },
-    {"schedule",   "kind",          KIND_SHAPE,   AT(schedule.kind),          0,     0                },
-    {"schedule",   "warmup",        KIND_WHOLE,   AT(schedule.warmup),        0,     1e12             },
-    {"schedule",   "final",         KIND_NUMBER,  AT(schedule.final),         0,     1                },
-    {"schedule",   "factor",        KIND_NUMBER,  AT(schedule.factor),        0,     1                },
-    {"schedule",   "at",            KIND_PARTS,   AT(schedule.at),            0,     1                },
-    {"schedule",   "decay",         KIND_NUMBER,  AT(schedule.decay),         0,     1                },
-    {"schedule",   "curve",         KIND_CURVE,   AT(schedule.curve),         0,     0                },
-    {"schedule",   "tail_at",       KIND_PARTS,   AT(schedule.tail_at),       0,     1                },
-    {"schedule",   "tail",          KIND_PARTS,   AT(schedule.tail),          0,     1                },
-    {"ramp",       "from",          KIND_WHOLE,   AT(schedule.ramp.from),     1,     1 << 24          },
-    {"ramp",       "tokens",        KIND_WHOLE,   AT(schedule.ramp.tokens),   1,     1e15             },
-    {"ramp",       "multiple",      KIND_WHOLE,   AT(schedule.ramp.multiple), 1,     1 << 24          },
-    {"optimizer",  "lr",            KIND_NUMBER,  AT(schedule.rate),          1e-12, 1e3              },
-    {"optimizer",  "beta1",         KIND_NUMBER,  AT(beta1),                  0,     0.99999          },
-    {"optimizer",  "beta2",         KIND_NUMBER,  AT(beta2),                  0,     0.99999          },
-    {"optimizer",  "eps",           KIND_NUMBER,  AT(eps),                    1e-30, 1                },
-    {"optimizer",  "weight_decay",  KIND_NUMBER,  AT(weight_decay),           0,     100              },
-    {"optimizer",  "clip",          KIND_NUMBER,  AT(clip),                   0,     1e9              },
-    {"loss",       "mtp_weight",    KIND_NUMBER,  AT(mtp_weight),             0,     100              },
-    {"loss",       "balance_alpha", KIND_NUMBER,  AT(balance_alpha),          0,     100              },
-    {"loss",       "bias_rate",     KIND_NUMBER,  AT(bias_rate),              0,     1                },
-    {"ema",        "decay",         KIND_NUMBER,  AT(ema_decay),              0,     0.9999999        },
-    {"spikes",     "loss",          KIND_NUMBER,  AT(spikes.loss),            0,     1e6              },
-    {"spikes",     "norm",          KIND_NUMBER,  AT(spikes.norm),            0,     1e6              },
-    {"spikes",     "window",        KIND_WHOLE,   AT(spikes.window),          8,     SPIKES_WINDOW_MAX},
-    {"spikes",     "patience",      KIND_WHOLE,   AT(spikes.patience),        0,     1000             },
-    {"spikes",     "back",          KIND_WHOLE,   AT(spikes.backs),           0,     1000             },
-    {"checkpoint", "dir",           KIND_TEXT,    AT(ckpt_dir),               0,     0                },
-    {"checkpoint", "every",         KIND_WHOLE,   AT(ckpt_every),             0,     1e12             },
-    {"checkpoint", "keep",          KIND_WHOLE,   AT(ckpt_keep),              1,     1e6              },
+    {"",           "model",               KIND_TEXT,    AT(model),                  0,     0                },
+    {"",           "out",                 KIND_TEXT,    AT(out),                    0,     0                },
+    {"",           "log",                 KIND_TEXT,    AT(log),                    0,     0                },
+    {"",           "metrics",             KIND_TEXT,    AT(metrics),                0,     0                },
+    {"",           "steps",               KIND_WHOLE,   AT(steps),                  1,     1e12             },
+    {"",           "batch",               KIND_WHOLE,   AT(batch),                  1,     1 << 24          },
+    {"",           "micro_batch",         KIND_WHOLE,   AT(micro_batch),            1,     1 << 20          },
+    {"",           "seq",                 KIND_WHOLE,   AT(seq),                    2,     1 << 24          },
+    {"",           "seed",                KIND_WHOLE,   AT(seed),                   0,     9e15             },
+    {"",           "threads",             KIND_WHOLE,   AT(threads),                1,     MODEL_THREADS_MAX},
+    {"",           "backend",             KIND_BACKEND, AT(backend),                0,     0                },
+    {"",           "exact",               KIND_EXACT,   AT(exact),                  0,     0                },
+    {"data",       "files",               KIND_TEXTS,   AT(files),                  0,     0                },
+    {"data",       "tokenizer",           KIND_TEXT,    AT(tokenizer),              0,     0                },
+    {"data",       "max",                 KIND_SIZE,    AT(max_bytes),              0,     0                },
+    {"schedule",   "kind",                KIND_SHAPE,   AT(schedule.kind),          0,     0                },
+    {"schedule",   "warmup",              KIND_WHOLE,   AT(schedule.warmup),        0,     1e12             },
+    {"schedule",   "final",               KIND_NUMBER,  AT(schedule.final),         0,     1                },
+    {"schedule",   "factor",              KIND_NUMBER,  AT(schedule.factor),        0,     1                },
+    {"schedule",   "at",                  KIND_PARTS,   AT(schedule.at),            0,     1                },
+    {"schedule",   "decay",               KIND_NUMBER,  AT(schedule.decay),         0,     1                },
+    {"schedule",   "curve",               KIND_CURVE,   AT(schedule.curve),         0,     0                },
+    {"schedule",   "tail_at",             KIND_PARTS,   AT(schedule.tail_at),       0,     1                },
+    {"schedule",   "tail",                KIND_PARTS,   AT(schedule.tail),          0,     1                },
+    {"ramp",       "from",                KIND_WHOLE,   AT(schedule.ramp.from),     1,     1 << 24          },
+    {"ramp",       "tokens",              KIND_WHOLE,   AT(schedule.ramp.tokens),   1,     1e15             },
+    {"ramp",       "multiple",            KIND_WHOLE,   AT(schedule.ramp.multiple), 1,     1 << 24          },
+    {"optimizer",  "lr",                  KIND_NUMBER,  AT(schedule.rate),          1e-12, 1e3              },
+    {"optimizer",  "beta1",               KIND_NUMBER,  AT(beta1),                  0,     0.99999          },
+    {"optimizer",  "beta2",               KIND_NUMBER,  AT(beta2),                  0,     0.99999          },
+    {"optimizer",  "eps",                 KIND_NUMBER,  AT(eps),                    1e-30, 1                },
+    {"optimizer",  "weight_decay",        KIND_NUMBER,  AT(weight_decay),           0,     100              },
+    {"optimizer",  "clip",                KIND_NUMBER,  AT(clip),                   0,     1e9              },
+    {"loss",       "mtp_weight",          KIND_NUMBER,  AT(mtp_weight),             0,     100              },
+    {"loss",       "balance_alpha",       KIND_NUMBER,  AT(balance_alpha),          0,     100              },
+    {"loss",       "device_alpha",        KIND_NUMBER,  AT(device_alpha),           0,     100              },
+    {"loss",       "communication_alpha", KIND_NUMBER,  AT(communication_alpha),    0,     100              },
+    {"loss",       "balance_groups",      KIND_WHOLE,   AT(balance_groups),         1,     1024             },
+    {"loss",       "max_groups",          KIND_WHOLE,   AT(max_groups),             1,     1024             },
+    {"loss",       "balance_over",        KIND_OVER,    0,                          0,     0                },
+    {"loss",       "bias_rate",           KIND_NUMBER,  AT(bias_rate),              0,     1                },
+    {"loss",       "bias_until",          KIND_NUMBER,  AT(bias_until),             0,     1                },
+    {"dropping",   "capacity",            KIND_NUMBER,  AT(drop_capacity),          0,     1024             },
+    {"dropping",   "whole",               KIND_NUMBER,  AT(drop_whole),             0,     1                },
+    {"ema",        "decay",               KIND_NUMBER,  AT(ema_decay),              0,     0.9999999        },
+    {"spikes",     "loss",                KIND_NUMBER,  AT(spikes.loss),            0,     1e6              },
+    {"spikes",     "norm",                KIND_NUMBER,  AT(spikes.norm),            0,     1e6              },
+    {"spikes",     "window",              KIND_WHOLE,   AT(spikes.window),          8,     SPIKES_WINDOW_MAX},
+    {"spikes",     "patience",            KIND_WHOLE,   AT(spikes.patience),        0,     1000             },
+    {"spikes",     "back",                KIND_WHOLE,   AT(spikes.backs),           0,     1000             },
+    {"checkpoint", "dir",                 KIND_TEXT,    AT(ckpt_dir),               0,     0                },
+    {"checkpoint", "every",               KIND_WHOLE,   AT(ckpt_every),             0,     1e12             },
+    {"checkpoint", "keep",                KIND_WHOLE,   AT(ckpt_keep),              1,     1e6              },
 };
 #undef AT
 
@@ -104,8 +113,12 @@ void trainconf_init(struct trainconf *conf) {
         .weight_decay = 0.1,
         .clip = 1,
         .mtp_weight = 0.3,
-        .bias_rate = 0.001,
         .balance_alpha = -1,
+        .balance_groups = 1,
+        .max_groups = 1,
+        .bias_rate = 0.001,
+        .bias_until = 1,
+        .drop_whole = 0.1,
         .spikes = {.window = 100,   .patience = 3, .backs = 3},
         .ckpt_every = 100,
         .ckpt_keep = 3,
@@ -246,6 +259,11 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         if (k_backend_parse(text, &conf->backend, NULL) < 0)
             return bad_value(x, key, v, "ref or cpu");
         return 0;
+    case KIND_OVER:
+        if (!hai_streq(text, "sequence") && !hai_streq(text, "micro_batch"))
+            return bad_value(x, key, v, "sequence or micro_batch");
+        conf->balance_micro_batch = hai_streq(text, "micro_batch");
+        return 0;
     default:
         if (!hai_streq(text, "required") && !hai_streq(text, "preferred"))
             return bad_value(x, key, v, "preferred or required");
@@ -367,6 +385,46 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
         conf->files[conf->n_files] = hai_strdup(files[conf->n_files]);
 }
 
+/* Losses and dropping over groups of experts need those; what looks at a micro-batch needs one that
+ * is the same at any number of ranks. */
+static int check_balance(const struct trainconf *conf, int world, struct hai_err *err) {
+    bool drops = conf->drop_capacity > 0;
+    const char *user = conf->device_alpha > 0          ? "loss.device_alpha"
+                       : conf->communication_alpha > 0 ? "loss.communication_alpha"
+                       : drops                         ? "dropping.capacity"
+                                                       : NULL;
+
+    if (user && conf->balance_groups < 2)
+        return hai_fail(err, -EINVAL,
+                        "loss.balance_groups is %" PRId64 "; expected at least 2 for %s",
+                        conf->balance_groups, user);
+    if (conf->max_groups > conf->balance_groups)
+        return hai_fail(err, -EINVAL,
+                        "loss.max_groups is %" PRId64
+                        "; expected at most loss.balance_groups, %" PRId64,
+                        conf->max_groups, conf->balance_groups);
+    if (!drops && !conf->balance_micro_batch)
+        return 0;
+    user = drops ? "dropping.capacity" : "loss.balance_over: micro_batch";
+    if (!conf->micro_batch)
+        return hai_fail(err, -EINVAL,
+                        "'micro_batch' is missing; %s expects it, so that the number of ranks "
+                        "changes nothing",
+                        user);
+    const struct schedule_ramp *ramp = &conf->schedule.ramp;
+    int64_t step = ramp->multiple ? ramp->multiple : ramp->from ? ramp->from : conf->batch;
+    if (step % (world * conf->micro_batch))
+        return hai_fail(err, -EINVAL,
+                        "micro_batch is %" PRId64 "; %s expects %s, %" PRId64
+                        ", to be a multiple of it times the ranks, %d",
+                        conf->micro_batch, user,
+                        ramp->multiple ? "ramp.multiple"
+                        : ramp->from   ? "ramp.from"
+                                       : "batch",
+                        step, world);
+    return 0;
+}
+
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err) {
     if (!conf->model)
         return hai_fail(err, -EINVAL, "'model' is missing; expected a config.json or its folder");
@@ -388,6 +446,9 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
                         "batch and seq make %" PRId64 " tokens a step on each of %d ranks; "
                         "expected at most %d",
                         conf->batch / world * conf->seq, world, SHARE_MAX);
+    int r = check_balance(conf, world, err);
+    if (r < 0)
+        return r;
     struct schedule schedule;
     trainconf_schedule(conf, &schedule);
     return schedule_check(&schedule, world, err);

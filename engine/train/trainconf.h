@@ -28,12 +28,18 @@ struct trainconf {
     bool exact;               // required: refuse to resume with another numeric identity
     struct schedule schedule; // what the file says of it; whole: trainconf_schedule
     double beta1, beta2, eps, weight_decay, clip;
-    double mtp_weight, bias_rate;
-    double ema_decay; // of the averaged weights; 0: none are kept
+    double mtp_weight;
+    double balance_alpha; // of the expert-level loss; negative: the model's own
+    double device_alpha, communication_alpha;
+    int64_t balance_groups, max_groups;
+    bool balance_micro_batch;     // balance losses over micro-batches, not sequences
+    double bias_rate, bias_until; // until: part of the run
+    double drop_capacity;         // 0: nothing is dropped
+    double drop_whole;            // share of samples of which nothing is
+    double ema_decay;             // of the averaged weights; 0: none are kept
     struct spikes_rule spikes;
-    double balance_alpha; // negative: the model's own
-    char *ckpt_dir;       // NULL: $HAI_CKPT_DIR, else OUT/ckpt
-    int64_t ckpt_every;   // steps; 0: only at the end and when told to stop
+    char *ckpt_dir;     // NULL: $HAI_CKPT_DIR, else OUT/ckpt
+    int64_t ckpt_every; // steps; 0: only at the end and when told to stop
     int64_t ckpt_keep;
 };
 

@@ -1,3 +1,4 @@
+#include "engine/train/dropping.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/fileio.h"
 #include "storage/safetensors.h"
@@ -26,17 +27,22 @@ void trainer_size(const struct trainer *t, struct trainer_size *ret) {
 /* Micro-batch i of this rank's share. */
 static struct model_batch micro_batch(struct trainer *t, int64_t i) {
     int64_t seq = t->conf->seq, first = i * t->micro, n = MIN(t->micro, t->share - first);
-    int64_t n_seqs = 0;
+    int64_t n_seqs = 0, sample = t->next_sample + coll_rank(t->place.coll) * t->share;
 
-    for (int64_t s = first; s < first + n; s++)
-        for (int32_t k = 0; k < t->n_seqs[s]; k++)
+    for (int64_t s = first; s < first + n; s++) {
+        bool whole = dropping_spares((uint64_t)t->conf->seed, sample + s, t->conf->drop_whole);
+        for (int32_t k = 0; k < t->n_seqs[s]; k++) {
+            t->whole[n_seqs] = whole;
             t->starts[n_seqs++] = (int32_t)((s - first) * seq) + t->seq_start[s * (seq + 1) + k];
+        }
+    }
     t->starts[n_seqs] = (int32_t)(n * seq);
     return (struct model_batch){.n_tokens = n * seq,
                                 .n_seqs = n_seqs,
                                 .ids = t->ids + first * seq,
                                 .seq_start = t->starts,
-                                .labels = t->labels + first * seq};
+                                .labels = t->labels + first * seq,
+                                .whole = t->whole};
 }
 
 /* Read this rank's share of the step's batch, which begins with that sample. */
@@ -83,7 +89,8 @@ static double now_s(void) {
 
 /* Gradients, losses and expert counts of all ranks. */
 static int reduce(struct trainer *t, struct model_losses *losses, struct hai_err *err) {
-    double sums[] = {losses->total, losses->ce, losses->mtp, losses->balance};
+    double *parts = losses->balance_parts;
+    double sums[] = {losses->total, losses->ce, losses->mtp, parts[0], parts[1], parts[2]};
     int64_t n_counts, *counts = model_expert_counts(t->model, &n_counts);
     int r = coll_sum_f32(t->place.coll, model_gradients(t->model),
                          (size_t)model_params(t->model)->n_trained, err);
@@ -92,8 +99,18 @@ static int reduce(struct trainer *t, struct model_losses *losses, struct hai_err
         r = coll_sum_f64(t->place.coll, sums, ARRAY_SIZE(sums), err);
     if (r == 0 && n_counts)
         r = coll_sum_i64(t->place.coll, counts, (size_t)n_counts, err);
-    *losses = (struct model_losses){sums[0], sums[1], sums[2], sums[3]};
+    *losses = (struct model_losses){
+        sums[0], sums[1], sums[2], sums[3] + sums[4] + sums[5], {sums[3], sums[4], sums[5]}
+    };
     return r;
+}
+
+static void add_losses(struct model_losses *sum, const struct model_losses *more) {
+    sum->total += more->total;
+    sum->ce += more->ce;
+    sum->mtp += more->mtp;
+    for (int i = 0; i < K_BALANCE_COUNT; i++)
+        sum->balance_parts[i] += more->balance_parts[i];
 }
 
 /* Forward and backward over the share, then the sums over all ranks. */
@@ -109,8 +126,7 @@ static int add_up(struct trainer *t, const struct model_counts *total,
         struct model_losses losses;
         r = model_train(t->model, &batch, total, &t->rules, &losses, err);
         if (r == 0)
-            *sum = (struct model_losses){sum->total + losses.total, sum->ce + losses.ce,
-                                         sum->mtp + losses.mtp, sum->balance + losses.balance};
+            add_losses(sum, &losses);
     }
     double from_s = now_s();
     if (r == 0)
@@ -149,7 +165,8 @@ static int optimize(struct trainer *t, const struct trainer_report *report, stru
         return hai_fail(err, r, "optimizer step failed");
     if (t->ema)
         ema_update(t->ema);
-    model_bias_update(t->model, t->conf->bias_rate);
+    if (!schedule_past(&t->schedule, report->step, t->next_sample, t->conf->bias_until))
+        model_bias_update(t->model, t->conf->bias_rate);
     t->step = report->step;
     return 0;
 }

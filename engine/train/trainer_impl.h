@@ -39,4 +39,5 @@ struct trainer {
     int32_t *seq_start; // [share, seq + 1], of each sample its n_seqs + 1 first are set
     int32_t *n_seqs;    // [share]
     int32_t *starts;    // of a micro-batch: [micro * seq + 1]
+    int32_t *whole;     // [micro * seq], of its sequences: spared by token dropping
 };

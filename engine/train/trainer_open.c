@@ -24,6 +24,7 @@ void trainer_free(struct trainer *t) {
     free(t->seq_start);
     free(t->n_seqs);
     free(t->starts);
+    free(t->whole);
     free(t);
 }
 
@@ -46,6 +47,15 @@ static void note(const struct trainer *t, const char *format, ...) {
 static void digest_later_fields(const struct trainconf *conf, struct buf *b) {
     const struct schedule *s = &conf->schedule;
 
+    if (conf->device_alpha > 0 || conf->communication_alpha > 0 || conf->balance_micro_batch)
+        buf_printf(b, "|balance %a %a %d %" PRId64, conf->device_alpha, conf->communication_alpha,
+                   conf->balance_micro_batch, conf->max_groups);
+    if (conf->drop_capacity > 0)
+        buf_printf(b, "|dropping %a %a", conf->drop_capacity, conf->drop_whole);
+    if (conf->balance_groups > 1)
+        buf_printf(b, "|groups %" PRId64, conf->balance_groups);
+    if (conf->bias_until < 1)
+        buf_printf(b, "|bias_until %a", conf->bias_until);
     if (s->curve)
         buf_printf(b, "|curve %d", s->curve);
     for (int i = 0; i < s->tail_at.n; i++)
@@ -141,6 +151,22 @@ static int make_extras(struct trainer *t, struct hai_err *err) {
     return 0;
 }
 
+static int make_rules(struct trainer *t, const struct model_config *config, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
+
+    t->rules = (struct model_rules){
+        .mtp_weight = c->mtp_weight,
+        .balance_alpha = c->balance_alpha >= 0 ? c->balance_alpha : config->balance_alpha,
+        .device_alpha = c->device_alpha,
+        .communication_alpha = c->communication_alpha,
+        .balance_groups = (int)c->balance_groups,
+        .max_groups = (int)c->max_groups,
+        .balance_micro_batch = c->balance_micro_batch,
+        .capacity = c->drop_capacity,
+    };
+    return model_rules_check(config, &t->rules, err);
+}
+
 static int make_model(struct trainer *t, struct hai_err *err) {
     const struct trainconf *c = t->conf;
     struct model_config config;
@@ -161,11 +187,11 @@ static int make_model(struct trainer *t, struct hai_err *err) {
                                           .n_tokens_max = t->micro * c->seq,
                                           .n_seqs_max = t->micro,
                                           .training = true};
-    r = model_new(&config, &options, &t->model, err);
+    r = make_rules(t, &config, err);
+    if (r == 0)
+        r = model_new(&config, &options, &t->model, err);
     if (r < 0)
         return r;
-    t->rules = (struct model_rules){c->mtp_weight, c->balance_alpha >= 0 ? c->balance_alpha
-                                                                         : config.balance_alpha};
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->config_digest = digest_config(t);
@@ -290,6 +316,7 @@ static void make_batch(struct trainer *t) {
     t->seq_start = hai_new_array(int32_t, share * (seq + 1));
     t->n_seqs = hai_new_array(int32_t, share);
     t->starts = hai_new_array(int32_t, (size_t)t->micro * seq + 1);
+    t->whole = hai_new_array(int32_t, (size_t)t->micro * seq);
 }
 
 int trainer_open(const struct trainconf *conf, const struct trainer_place *place,

@@ -49,7 +49,7 @@ ALWAYS_INLINE int64_t group_rows(const struct k_tensor *row_start, int64_t n_row
 static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
     const int32_t *start = row_start->data;
 
-    return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
+    return start ? start[0] == 0 && start[n_groups] <= n_rows : n_groups == 1;
 }
 
 /* Rows of a group; ret_first: how many rows of other groups lie before them when packed. */

@@ -286,8 +286,9 @@ static int combine(struct k_ctx *ctx, const struct k_combine *a) {
     for (int64_t t = 0; t < a->y.shape[0]; t++) {
         const int32_t *rows = (const int32_t *)a->pair_row.data + t * a->pair_row.stride[0];
         for (int64_t s = 0; s < n_slots; s++)
-            add_scaled(row_of(&a->y, t), row_of(&a->x, rows[s]),
-                       a->weights.data ? row_of(&a->weights, t)[s] : 1, a->y.shape[1]);
+            if (rows[s] >= 0)
+                add_scaled(row_of(&a->y, t), row_of(&a->x, rows[s]),
+                           a->weights.data ? row_of(&a->weights, t)[s] : 1, a->y.shape[1]);
     }
     return 0;
 }
@@ -299,6 +300,9 @@ static int combine_dx(struct k_ctx *ctx, const struct k_combine_dx *a) {
         const int32_t *rows = (const int32_t *)a->pair_row.data + t * a->pair_row.stride[0];
         const float *dy = row_of(&a->dy, t);
         for (int64_t s = 0; s < a->pair_row.shape[1]; s++) {
+            row_of(&a->dweights, t)[s] = 0;
+            if (rows[s] < 0)
+                continue;
             float *dx = row_of(&a->dx, rows[s]), weight = row_of(&a->weights, t)[s];
             row_of(&a->dweights, t)[s] = dot(dy, row_of(&a->x, rows[s]), n);
             FOR_VECTORS(n)

@@ -1,7 +1,7 @@
 /* table_body.h - the table of one CPU path; what is missing falls back to ref by name.
  *
- * Left to ref: embed, gather, route_sort and cache_put only move memory or count; router,
- * router_dx, balance and sum_rows touch a few hundred numbers a token.
+ * Left to ref: embed, gather, route_sort, route_drop and cache_put only move memory or count;
+ * router, router_dx, balance and sum_rows touch a few hundred numbers a token.
  */
 #pragma once
 #include "kernels/cpu/attention_dx_body.h"

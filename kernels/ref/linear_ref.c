@@ -12,7 +12,7 @@ static int group_rows(const struct k_tensor *row_start, int64_t n_groups, int64_
 static bool groups_fit(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
     const int32_t *start = row_start->data;
 
-    return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
+    return start ? start[0] == 0 && start[n_groups] <= n_rows : n_groups == 1;
 }
 
 /* n numbers of a row from `first` on. */

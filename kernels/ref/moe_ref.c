@@ -1,14 +1,7 @@
 #include "kernels/kmath.h"
 #include "kernels/ref/ref.h"
 
-/* More experts than any published model has (384), with room. */
-enum { EXPERTS_MAX = 1024 };
-
-/* Added to a sum of scores before it divides, as the published code does: all may vanish. */
-static const double sum_min = 1e-20;
-
-/* Mark the best n of value[first, first + count), ties to the lower number. */
-static void mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark) {
+void ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark) {
     for (int64_t round = 0; round < n; round++) {
         int64_t best = -1;
         for (int64_t i = first; i < first + count; i++)
@@ -21,18 +14,18 @@ static void mark_best(const double *value, int64_t first, int64_t count, int64_t
 /* Set the choice values of all experts outside the best groups to -inf. */
 static void mask_groups(double *choice, int64_t n_experts, int n_groups, int group_best,
                         int group_top) {
-    double group_value[EXPERTS_MAX];
-    bool kept[EXPERTS_MAX] = {false};
+    double group_value[REF_EXPERTS_MAX];
+    bool kept[REF_EXPERTS_MAX] = {false};
     int64_t size = n_experts / n_groups;
 
     for (int g = 0; g < n_groups; g++) {
-        bool counts[EXPERTS_MAX] = {false};
-        mark_best(choice, g * size, size, MIN(size, (int64_t)group_best), counts);
+        bool counts[REF_EXPERTS_MAX] = {false};
+        ref_mark_best(choice, g * size, size, MIN(size, (int64_t)group_best), counts);
         group_value[g] = 0;
         for (int64_t e = g * size; e < (g + 1) * size; e++)
             group_value[g] += counts[e] ? choice[e] : 0;
     }
-    mark_best(group_value, 0, n_groups, group_top, kept);
+    ref_mark_best(group_value, 0, n_groups, group_top, kept);
     for (int64_t e = 0; e < n_experts; e++)
         if (!kept[e / size])
             choice[e] = -__builtin_inf();
@@ -54,28 +47,29 @@ int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
     int64_t n_experts = a->logits.shape[1], n_slots = a->experts.shape[1];
     const float *bias = a->bias.data;
 
-    if (n_experts > EXPERTS_MAX || a->n_groups < 1 || n_experts % a->n_groups || a->group_top < 1 ||
-        a->group_best < 1 || a->group_top > a->n_groups ||
+    if (n_experts > REF_EXPERTS_MAX || a->n_groups < 1 || n_experts % a->n_groups ||
+        a->group_top < 1 || a->group_best < 1 || a->group_top > a->n_groups ||
         n_slots > n_experts / a->n_groups * a->group_top)
         return -EINVAL;
     for (int64_t t = 0; t < a->logits.shape[0]; t++) {
         float *scores = ref_row(&a->scores, t), *weights = ref_row(&a->weights, t);
         int32_t *experts = (int32_t *)a->experts.data + t * a->experts.stride[0];
-        double choice[EXPERTS_MAX], sum = 0;
-        bool chosen[EXPERTS_MAX] = {false};
+        double choice[REF_EXPERTS_MAX], sum = 0;
+        bool chosen[REF_EXPERTS_MAX] = {false};
         score(ref_row(&a->logits, t), n_experts, a->score, scores);
         for (int64_t e = 0; e < n_experts; e++)
             choice[e] = (double)scores[e] + (bias ? bias[e] : 0);
         if (a->n_groups > 1)
             mask_groups(choice, n_experts, a->n_groups, a->group_best, a->group_top);
-        mark_best(choice, 0, n_experts, n_slots, chosen);
+        ref_mark_best(choice, 0, n_experts, n_slots, chosen);
         for (int64_t e = 0, s = 0; e < n_experts; e++)
             if (chosen[e]) {
                 experts[s++] = (int32_t)e;
                 sum += scores[e];
             }
         for (int64_t s = 0; s < n_slots; s++) {
-            double share = a->normalise ? scores[experts[s]] / (sum + sum_min) : scores[experts[s]];
+            double share =
+                a->normalise ? scores[experts[s]] / (sum + REF_SUM_MIN) : scores[experts[s]];
             weights[s] = (float)(share * (double)a->scaling);
         }
     }
@@ -86,7 +80,7 @@ int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
 static void weights_dx(const struct k_router_dx *a, int64_t t, double *dscore) {
     const int32_t *experts = ref_ints(&a->experts) + t * a->experts.stride[0];
     const float *scores = ref_row(&a->scores, t), *dweights = ref_row(&a->dweights, t);
-    double sum = sum_min, dot = 0, scaling = (double)a->scaling;
+    double sum = REF_SUM_MIN, dot = 0, scaling = (double)a->scaling;
 
     for (int64_t s = 0; s < a->experts.shape[1]; s++) {
         sum += scores[experts[s]];
@@ -98,21 +92,21 @@ static void weights_dx(const struct k_router_dx *a, int64_t t, double *dscore) {
 }
 
 int k_ref_router_dx(struct k_ctx *ctx, const struct k_router_dx *a) {
-    int64_t n_experts = a->scores.shape[1], seq = 0;
-    const int32_t *seq_start = a->seq_start.data;
+    int64_t n_experts = a->scores.shape[1], span = 0;
+    const int32_t *span_start = a->span_start.data;
 
-    if (n_experts > EXPERTS_MAX || (a->f.data && !seq_start))
+    if (n_experts > REF_EXPERTS_MAX || (a->f.data && !span_start))
         return -EINVAL;
     for (int64_t t = 0; t < a->scores.shape[0]; t++) {
-        double dscore[EXPERTS_MAX] = {0};
+        double dscore[REF_EXPERTS_MAX] = {0};
         const float *scores = ref_row(&a->scores, t);
         weights_dx(a, t, dscore);
         if (a->f.data) {
-            double sum = sum_min, dot = 0;
-            while (t >= seq_start[seq + 1])
-                seq++;
-            const float *f = ref_row(&a->f, seq);
-            double n_tokens = seq_start[seq + 1] - seq_start[seq];
+            double sum = REF_SUM_MIN, dot = 0;
+            while (t >= span_start[span + 1])
+                span++;
+            const float *f = ref_row(&a->f, span);
+            double n_tokens = span_start[span + 1] - span_start[span];
             for (int64_t e = 0; e < n_experts; e++) {
                 sum += scores[e];
                 dot += (double)f[e] * scores[e];
@@ -132,37 +126,6 @@ int k_ref_router_dx(struct k_ctx *ctx, const struct k_router_dx *a) {
     return 0;
 }
 
-int k_ref_balance(struct k_ctx *ctx, const struct k_balance *a) {
-    const int32_t *seq_start = a->seq_start.data;
-    int64_t n_experts = a->scores.shape[1];
-    double loss = 0;
-
-    if (n_experts > EXPERTS_MAX || a->n_top > n_experts)
-        return -EINVAL;
-    for (int64_t s = 0; s < a->f.shape[0]; s++) {
-        double picks[EXPERTS_MAX] = {0}, mean[EXPERTS_MAX] = {0};
-        double n_tokens = seq_start[s + 1] - seq_start[s];
-        for (int64_t t = seq_start[s]; t < seq_start[s + 1]; t++) {
-            double value[EXPERTS_MAX], sum = sum_min;
-            bool best[EXPERTS_MAX] = {false};
-            for (int64_t e = 0; e < n_experts; e++)
-                sum += value[e] = ref_row(&a->scores, t)[e];
-            mark_best(value, 0, n_experts, a->n_top, best);
-            for (int64_t e = 0; e < n_experts; e++) {
-                picks[e] += best[e];
-                mean[e] += value[e] / sum / n_tokens;
-            }
-        }
-        for (int64_t e = 0; n_tokens > 0 && e < n_experts; e++) {
-            double f = picks[e] * (double)n_experts / (a->n_top * n_tokens);
-            ref_row(&a->f, s)[e] = (float)f;
-            loss += f * mean[e];
-        }
-    }
-    *(double *)a->loss.data += loss * (double)a->balance_scale;
-    return 0;
-}
-
 int k_ref_route_sort(struct k_ctx *ctx, const struct k_route_sort *a) {
     int64_t n_experts = a->row_start.shape[0] - 1, n_slots = a->experts.shape[1];
     int64_t n_pairs = a->experts.shape[0] * n_slots;
@@ -174,17 +137,20 @@ int k_ref_route_sort(struct k_ctx *ctx, const struct k_route_sort *a) {
         a->pair_row.stride[0] != n_slots)
         return -EINVAL;
     memset(row_start, 0, (size_t)(n_experts + 1) * sizeof *row_start);
+    memset(row_token, 0, (size_t)n_pairs * sizeof *row_token);
     for (int64_t p = 0; p < n_pairs; p++) {
-        if (experts[p] < 0 || experts[p] >= n_experts)
+        if (experts[p] < -1 || experts[p] >= n_experts)
             return -EINVAL;
-        row_start[experts[p] + 1]++;
+        if (experts[p] >= 0)
+            row_start[experts[p] + 1]++;
     }
     for (int64_t e = 0; e < n_experts; e++)
         row_start[e + 1] += row_start[e];
     /* row_start[e] moves to the end of e while rows are given out, then back by one expert. */
     for (int64_t p = 0; p < n_pairs; p++) {
-        pair_row[p] = row_start[experts[p]]++;
-        row_token[pair_row[p]] = (int32_t)(p / n_slots);
+        pair_row[p] = experts[p] >= 0 ? row_start[experts[p]]++ : -1;
+        if (pair_row[p] >= 0)
+            row_token[pair_row[p]] = (int32_t)(p / n_slots);
     }
     for (int64_t e = n_experts; e > 0; e--)
         row_start[e] = row_start[e - 1];
@@ -210,8 +176,9 @@ int k_ref_combine(struct k_ctx *ctx, const struct k_combine *a) {
         for (int64_t i = 0; i < a->y.shape[1]; i++) {
             double sum = y[i];
             for (int64_t s = 0; s < n_slots; s++)
-                sum += (a->weights.data ? ref_row(&a->weights, t)[s] : 1.0) *
-                       ref_row(&a->x, rows[s])[i];
+                if (rows[s] >= 0)
+                    sum += (a->weights.data ? ref_row(&a->weights, t)[s] : 1.0) *
+                           ref_row(&a->x, rows[s])[i];
             y[i] = (float)sum;
         }
     }
@@ -223,6 +190,9 @@ int k_ref_combine_dx(struct k_ctx *ctx, const struct k_combine_dx *a) {
         const int32_t *rows = ref_ints(&a->pair_row) + t * a->pair_row.stride[0];
         const float *dy = ref_row(&a->dy, t);
         for (int64_t s = 0; s < a->pair_row.shape[1]; s++) {
+            ref_row(&a->dweights, t)[s] = 0;
+            if (rows[s] < 0)
+                continue;
             const float *x = ref_row(&a->x, rows[s]);
             float *dx = ref_row(&a->dx, rows[s]), weight = ref_row(&a->weights, t)[s];
             double dot = 0;

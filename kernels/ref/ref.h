@@ -18,6 +18,15 @@ K_OPS(X)
 size_t k_ref_attention_expand_workspace(const struct k_ctx *ctx,
                                         const struct k_attention_expand *a);
 
+/* More experts than any published model has (384), with room. */
+enum { REF_EXPERTS_MAX = 1024 };
+
+/* Added to a sum of scores before it divides, as the published code does: all may vanish. */
+#define REF_SUM_MIN 1e-20
+
+/* Mark the best n of value[first, first + count), ties to the lower number. */
+void ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark);
+
 /* Row i of a float32 tensor; row (i, j) of one with three dimensions. */
 static inline float *ref_row(const struct k_tensor *t, int64_t i) {
     return (float *)t->data + i * t->stride[0];

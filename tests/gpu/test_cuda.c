@@ -20,8 +20,9 @@ static const size_t operator_bytes[] = {
 
 /* Operators that CUDA does not have: those of training. */
 static const char *const missing[] = {
-    "embed_dw",  "rmsnorm_dx", "rmsnorm_dw", "linear_dx",  "linear_dw",   "attention_dx",
-    "swiglu_dx", "balance",    "router_dx",  "combine_dx", "sum_squares", "adamw",
+    "embed_dw",     "rmsnorm_dx",  "rmsnorm_dw", "linear_dx", "linear_dw",
+    "attention_dx", "swiglu_dx",   "balance",    "router_dx", "route_drop",
+    "combine_dx",   "sum_squares", "adamw",
 };
 
 /* One prepared case on the device. */

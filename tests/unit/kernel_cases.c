@@ -203,7 +203,7 @@ static int run_router_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
                               .balance_scale = 0.1f};
     if (size) {
         a->f = f2(s, 2, e);
-        a->seq_start = ints(s, 3, t, true);
+        a->span_start = ints(s, 3, t, true);
     }
     output(s, &a->dlogits);
     s->call = call_router_dx;
@@ -214,19 +214,48 @@ static int run_router_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
 static int run_balance(struct k_ctx *ctx, struct kernel_made *s, int size) {
     KEEP(struct k_balance);
     int64_t t = pick(size, 2, 5, 33, 1024), e = pick(size, 4, 8, 16, 64);
-    *a = (struct k_balance){.loss = numbers(s, K_F64, 1, 2, 0, 0),
-                            .f = f2(s, 2, e),
-                            .scores = some_scores(s, t, e),
-                            .seq_start = ints(s, 3, t, true),
-                            .n_top = 2,
-                            .balance_scale = 0.1f};
-    a->loss.shape[0] = 1;
-    *(double *)a->loss.data = 1;
+    *a = (struct k_balance){
+        .loss = numbers(s, K_F64, 1, K_BALANCE_COUNT, 0, 0),
+        .f = f2(s, 2, e),
+        .scores = some_scores(s, t, e),
+        .experts = some_experts(s, t, e, 2),
+        .span_start = ints(s, 3, t, true),
+        .alpha = {1, 0.5f, 0.25f},
+        .balance_scale = 0.1f,
+        .n_groups = size ? 4 : 1,
+        .max_groups = size ? 2 : 1,
+        .plain = size == 1
+    };
+    for (int i = 0; i < K_BALANCE_COUNT; i++)
+        ((double *)a->loss.data)[i] = 1;
     output(s, &a->loss);
     output(s, &a->f);
     s->call = call_balance;
     s->arg = a;
     return 0;
+}
+
+static int run_route_drop(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_route_drop);
+    int64_t t = pick(size, 1, 5, 33, 1024), e = pick(size, 4, 8, 16, 64), k = 2;
+    *a = (struct k_route_drop){.kept = k_tensor_2d(take(s, (size_t)(t * k) * 4), K_I32, t, k),
+                               .experts = some_experts(s, t, e, k),
+                               .scores = some_scores(s, t, e),
+                               .seq_start = ints(s, 3, t, true),
+                               .n_groups = 4,
+                               .capacity = (t * k + 3) / 4};
+    if (size)
+        a->whole = ints(s, 2, 2, false);
+    output(s, &a->kept);
+    s->call = call_route_drop;
+    s->arg = a;
+    return 0;
+}
+
+/* At size 1 some of n experts or rows become -1: dropped pairs. */
+static void drop_some(struct k_tensor *t, int64_t n, int size) {
+    for (int64_t i = 1; size == 1 && i < n; i += 3)
+        ((int32_t *)t->data)[i] = -1;
 }
 
 static int run_route_sort(struct k_ctx *ctx, struct kernel_made *s, int size) {
@@ -236,6 +265,7 @@ static int run_route_sort(struct k_ctx *ctx, struct kernel_made *s, int size) {
                                .row_token = ints(s, t * k, 1, false),
                                .pair_row = some_experts(s, t, e, k),
                                .experts = some_experts(s, t, e, k)};
+    drop_some(&a->experts, t * k, size);
     output(s, &a->row_start);
     output(s, &a->row_token);
     output(s, &a->pair_row);
@@ -261,6 +291,7 @@ static int run_combine(struct k_ctx *ctx, struct kernel_made *s, int size) {
     *a = (struct k_combine){.x = f2(s, t * k, n), .y = f2(s, t, n), .weights = f2(s, t, k)};
     a->pair_row = ints(s, t * k, t * k, false);
     a->pair_row = k_tensor_2d(a->pair_row.data, K_I32, t, k);
+    drop_some(&a->pair_row, t * k, size);
     output(s, &a->y);
     s->call = call_combine;
     s->arg = a;
@@ -278,6 +309,7 @@ static int run_combine_dx(struct k_ctx *ctx, struct kernel_made *s, int size) {
     a->pair_row = k_tensor_2d(take(s, (size_t)(t * k) * 4), K_I32, t, k);
     for (int64_t i = 0; i < t * k; i++) /* every row once, out of order */
         ((int32_t *)a->pair_row.data)[i] = (int32_t)(t * k - 1 - i);
+    drop_some(&a->pair_row, t * k, size);
     output(s, &a->dx);
     output(s, &a->dweights);
     s->call = call_combine_dx;
@@ -370,6 +402,7 @@ static const struct kernel_case cases[] = {
     {"router_softmax", run_router_softmax},
     {"router_dx",      run_router_dx     },
     {"balance",        run_balance       },
+    {"route_drop",     run_route_drop    },
     {"route_sort",     run_route_sort    },
     {"gather",         run_gather        },
     {"combine",        run_combine       },

@@ -476,7 +476,7 @@ TEST(vanished_scores)
     float logits[E] = {-200, -201, -202, -203}, scores[E], weights[K], f[E], dlogits[E];
     float dweights[K] = {1, -1};
     int32_t experts[K], start[2] = {0, 1};
-    double loss = 0;
+    double loss[K_BALANCE_COUNT] = {0};
     struct k_ctx ctx;
     struct k_tensor seq = k_tensor_1d(start, K_I32, 2), s = k_tensor_2d(scores, K_F32, 1, E);
     struct k_tensor x = k_tensor_2d(experts, K_I32, 1, K);
@@ -492,24 +492,30 @@ TEST(vanished_scores)
                                                .normalise = true,
                                                .scaling = 1}),
              0, "");
-    CHECK_EQ(k_balance(&ctx, &(struct k_balance){.loss = k_tensor_1d(&loss, K_F64, 1),
-                                                 .f = k_tensor_2d(f, K_F32, 1, E),
-                                                 .scores = s,
-                                                 .seq_start = seq,
-                                                 .n_top = K,
-                                                 .balance_scale = 1}),
+    CHECK_EQ(k_balance(&ctx,
+                       &(struct k_balance){
+                           .loss = k_tensor_1d(loss, K_F64, K_BALANCE_COUNT),
+                           .f = k_tensor_2d(f, K_F32, 1, E),
+                           .scores = s,
+                           .experts = x,
+                           .span_start = seq,
+                           .alpha = {1, 1, 1},
+                           .n_groups = 2,
+                           .max_groups = 1,
+                           .balance_scale = 1
+    }),
              0, "");
     CHECK_EQ(k_router_dx(&ctx, &(struct k_router_dx){.dlogits = k_tensor_2d(dlogits, K_F32, 1, E),
                                                      .dweights = k_tensor_2d(dweights, K_F32, 1, K),
                                                      .experts = x,
                                                      .scores = s,
                                                      .f = k_tensor_2d(f, K_F32, 1, E),
-                                                     .seq_start = seq,
+                                                     .span_start = seq,
                                                      .normalise = true,
                                                      .scaling = 1,
                                                      .balance_scale = 1}),
              0, "");
-    CHECK(loss == 0, "%g", loss);
+    CHECK(loss[0] == 0 && loss[1] == 0 && loss[2] == 0, "%g %g %g", loss[0], loss[1], loss[2]);
     for (int e = 0; e < E; e++)
         CHECK(dlogits[e] == 0, "expert %d: %g", e, (double)dlogits[e]);
 }

@@ -137,7 +137,10 @@ static void check_split(const char *dir) {
     int64_t n = model_params(m)->n_trained;
     _cleanup_free_ float *whole = hai_new_array(float, (size_t)n);
     struct model_rules rules = {.mtp_weight = model_config_of(m)->n_mtp ? 0.3 : 0,
-                                .balance_alpha = 0.01};
+                                .balance_alpha = 0.01,
+                                .device_alpha = 0.02,
+                                .communication_alpha = 0.03,
+                                .balance_groups = 2};
     struct model_losses all, part[2];
     struct model_counts total;
     int32_t ids[TOKENS], labels[TOKENS], seq_start[3] = {0, 15, TOKENS};

@@ -219,6 +219,9 @@ TEST(ramp_step_by_step)
             CHECK(near(fall, 0.55), "%.15g", fall);
         if (step == 12)
             CHECK(near(fall, 0.1), "%.15g", fall);
+        CHECK_EQ(schedule_past(&marks, step, n_done, 0.5), step > 9, "step %lld", (long long)step);
+        CHECK(!schedule_past(&marks, step, n_done, 1) && schedule_past(&marks, step, n_done, 0),
+              "");
         CHECK_EQ(schedule_batch(&marks, n_done), wanted[step - 1], "step %lld", (long long)step);
         n_done += schedule_batch(&marks, n_done);
     }

@@ -26,6 +26,12 @@ TEST(the_example_states_the_defaults)
     CHECK(read.beta1 == fresh.beta1 && read.beta2 == fresh.beta2 && read.eps == fresh.eps);
     CHECK(read.weight_decay == fresh.weight_decay && read.clip == fresh.clip);
     CHECK(read.mtp_weight == fresh.mtp_weight && read.bias_rate == fresh.bias_rate);
+    CHECK(read.balance_alpha == fresh.balance_alpha && read.device_alpha == fresh.device_alpha);
+    CHECK(read.communication_alpha == fresh.communication_alpha);
+    CHECK(read.balance_groups == fresh.balance_groups && read.max_groups == fresh.max_groups);
+    CHECK(read.balance_micro_batch == fresh.balance_micro_batch);
+    CHECK(read.bias_until == fresh.bias_until);
+    CHECK(read.drop_capacity == fresh.drop_capacity && read.drop_whole == fresh.drop_whole);
     CHECK(read.ckpt_every == fresh.ckpt_every && read.ckpt_keep == fresh.ckpt_keep);
     CHECK_EQ(read.max_bytes, 8 << 20);
     CHECK_EQ(read.n_files, 2);
@@ -50,6 +56,60 @@ TEST(options_go_over_the_file)
     conf.seq = 1 << 24;
     conf.micro_batch = 64;
     CHECK_EQ(trainconf_check(&conf, 1, &err), -EINVAL);
+}
+
+/* Losses and dropping that look at groups or micro-batches say what they need. */
+TEST(balance_needs_groups_and_micro_batches)
+{
+    static const struct {
+        struct trainconf conf; // what is set of it
+        const char *text;      // NULL: fine on two ranks
+    } cases[] = {
+        {{.device_alpha = 0.05},
+         "loss.balance_groups is 1; expected at least 2 for loss.device_alpha"       },
+        {{.communication_alpha = 0.02},
+         "loss.balance_groups is 1; expected at least 2 for loss.communication_alpha"},
+        {{.drop_capacity = 1},
+         "loss.balance_groups is 1; expected at least 2 for dropping.capacity"       },
+        {{.balance_groups = 2, .max_groups = 3},
+         "loss.max_groups is 3; expected at most loss.balance_groups, 2"             },
+        {{.drop_capacity = 1, .balance_groups = 2},
+         "'micro_batch' is missing; dropping.capacity expects it, so that the number of ranks "
+         "changes nothing"                                                           },
+        {{.balance_micro_batch = true, .micro_batch = 3},
+         "micro_batch is 3; loss.balance_over: micro_batch expects batch, 8, to be a multiple of "
+         "it "
+         "times the ranks, 2"                                                        },
+        {{.drop_capacity = 1,
+          .balance_groups = 2,
+          .micro_batch = 2,
+          .schedule.ramp = {.from = 2, .tokens = 512}},
+         "micro_batch is 2; dropping.capacity expects ramp.from, 2, to be a multiple of it times "
+         "the ranks, 2"                                                              },
+        {{.device_alpha = 0.05, .communication_alpha = 0.02, .balance_groups = 8, .max_groups = 3},
+         NULL                                                                        },
+        {{.drop_capacity = 1, .balance_groups = 2, .balance_micro_batch = true, .micro_batch = 2},
+         NULL                                                                        },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_(trainconf_free) struct trainconf conf = {0};
+        const struct trainconf *set = &cases[i].conf;
+        struct hai_err err = {0};
+        trainconf_init(&conf);
+        trainconf_set(&conf, "m", "o", (const char *const[]){"a"}, 1);
+        conf.device_alpha = set->device_alpha;
+        conf.communication_alpha = set->communication_alpha;
+        conf.balance_groups = MAX(set->balance_groups, INT64_C(1));
+        conf.max_groups = MAX(set->max_groups, INT64_C(1));
+        conf.balance_micro_batch = set->balance_micro_batch;
+        conf.micro_batch = set->micro_batch;
+        conf.schedule.ramp = set->schedule.ramp;
+        conf.drop_capacity = set->drop_capacity;
+        CHECK_EQ(trainconf_check(&conf, 2, &err), cases[i].text ? -EINVAL : 0, "%zu: %s", i,
+                 err.text);
+        CHECK_STR(err.text, cases[i].text ? cases[i].text : "", "%zu", i);
+    }
 }
 
 /* Text that comes byte by byte is the same as the whole, and nothing whole is held back. */
