@@ -169,6 +169,7 @@ static int log_metrics(const struct run *run, const struct trainer_report *repor
         return 0;
     stepmetrics_line(
         &(struct stepmetrics){.report = report,
+                              .load = trainer_load(run->trainer),
                               .step_s = step_s,
                               .tokens = tokens,
                               .utilisation = run->peak > 0 ? operations / run->peak : 0},

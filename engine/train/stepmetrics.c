@@ -26,6 +26,29 @@ int64_t stepmetrics_memory(void) {
     return resident * sysconf(_SC_PAGESIZE);
 }
 
+static void add_balance(const struct model_losses *losses, struct json *line) {
+    const double *parts = losses->balance_parts;
+
+    json_add_real(line, "balance", losses->balance);
+    if (parts[K_BALANCE_DEVICE] == 0 && parts[K_BALANCE_COMMUNICATION] == 0)
+        return;
+    json_add_real(line, "balance_expert", parts[K_BALANCE_EXPERT]);
+    json_add_real(line, "balance_device", parts[K_BALANCE_DEVICE]);
+    json_add_real(line, "balance_communication", parts[K_BALANCE_COMMUNICATION]);
+}
+
+static void add_load(const struct expertload *load, struct json *line) {
+    double worst = 0;
+
+    for (int i = 0; i < expertload_n_layers(load); i++) {
+        struct expertload_layer layer;
+        expertload_layer(load, i, &layer);
+        worst = fmax(worst, layer.max_violation);
+    }
+    json_add_real(line, "load_violation", worst);
+    json_add(line, "load", expertload_json(load));
+}
+
 void stepmetrics_line(const struct stepmetrics *step, struct buf *b) {
     const struct trainer_report *r = step->report;
     _cleanup_(json_freep) struct json *line = json_new_object();
@@ -38,7 +61,7 @@ void stepmetrics_line(const struct stepmetrics *step, struct buf *b) {
     if (r->has_mtp)
         json_add_real(line, "mtp", r->losses.mtp);
     if (r->has_experts)
-        json_add_real(line, "balance", r->losses.balance);
+        add_balance(&r->losses, line);
     json_add_real(line, "grad_norm", r->norm);
     json_add_real(line, "lr", r->rate);
     json_add_real(line, "step_s", step->step_s);
@@ -48,6 +71,8 @@ void stepmetrics_line(const struct stepmetrics *step, struct buf *b) {
     json_add_real(line, "communication", r->comm_s / step->step_s);
     if (memory)
         json_add_int(line, "memory_bytes", memory);
+    if (step->load)
+        add_load(step->load, line);
     if (r->verdict)
         json_add_string(line, "skipped", r->spike);
     json_dump(line, 0, b);

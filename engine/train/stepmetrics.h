@@ -10,8 +10,9 @@
 /* What a step's line says beside its report. */
 struct stepmetrics {
     const struct trainer_report *report;
-    double step_s;      // of the whole step
-    int64_t tokens;     // of the step, all ranks
+    double step_s;                 // of the whole step
+    int64_t tokens;                // of the step, all ranks
+    const struct expertload *load; // NULL without experts
     double utilisation; // of the peak of float32 multiply-adds of all ranks; 0: not known
 };
 

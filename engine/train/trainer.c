@@ -24,6 +24,10 @@ void trainer_size(const struct trainer *t, struct trainer_size *ret) {
     };
 }
 
+const struct expertload *trainer_load(const struct trainer *t) {
+    return t->load;
+}
+
 /* Micro-batch i of this rank's share. */
 static struct model_batch micro_batch(struct trainer *t, int64_t i) {
     int64_t seq = t->conf->seq, first = i * t->micro, n = MIN(t->micro, t->share - first);
@@ -156,6 +160,14 @@ static int judge(struct trainer *t, struct trainer_report *report, struct hai_er
                     report->step, report->spike, t->conf->spikes.backs);
 }
 
+static void add_load(struct trainer *t) {
+    int64_t n;
+    const int64_t *counts = model_expert_counts(t->model, &n);
+
+    if (t->load)
+        expertload_add(t->load, counts, (size_t)n);
+}
+
 /* The weights change. */
 static int optimize(struct trainer *t, const struct trainer_report *report, struct hai_err *err) {
     if (t->ema)
@@ -167,6 +179,7 @@ static int optimize(struct trainer *t, const struct trainer_report *report, stru
         ema_update(t->ema);
     if (!schedule_past(&t->schedule, report->step, t->next_sample, t->conf->bias_until))
         model_bias_update(t->model, t->conf->bias_rate);
+    add_load(t);
     t->step = report->step;
     return 0;
 }

@@ -9,6 +9,7 @@
 #pragma once
 #include "engine/coll/coll.h"
 #include "engine/model/model.h"
+#include "engine/train/expertload.h"
 #include "engine/train/saver.h"
 #include "engine/train/spikes.h"
 #include "engine/train/trainconf.h"
@@ -35,6 +36,10 @@ DEFINE_CLEANUP(struct trainer *, trainer_free)
 
 int64_t trainer_step_number(const struct trainer *trainer);     // steps done
 int64_t trainer_tokens_per_step(const struct trainer *trainer); // of the last one
+
+/* How often each expert was chosen in the last steps since the start, by the tokens of all ranks,
+ * the same on all; NULL without experts. */
+const struct expertload *trainer_load(const struct trainer *trainer);
 
 /* What the run is made of, for a line at its start. */
 struct trainer_size {

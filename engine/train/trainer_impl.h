@@ -22,9 +22,10 @@ struct trainer {
     float *exp_avg, *exp_avg_sq; // [n_trained]
     struct ckpt_part *parts;
     size_t n_parts;
-    struct spikes *spikes; // NULL: only what is no number ends the run
-    struct ema *ema;       // rank 0, if the run wants one; else NULL
-    struct saver *saver;   // rank 0 with a folder for checkpoints; else NULL
+    struct spikes *spikes;   // NULL: only what is no number ends the run
+    struct ema *ema;         // rank 0, if the run wants one; else NULL
+    struct expertload *load; // NULL without experts
+    struct saver *saver;     // rank 0 with a folder for checkpoints; else NULL
     struct model_rules rules;
     struct adamw_rule adamw;
     uint64_t config_digest;

@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+enum { LOAD_STEPS = 100 }; // that the load of experts is reported over
+
 void trainer_free(struct trainer *t) {
     if (!t)
         return;
@@ -25,6 +27,7 @@ void trainer_free(struct trainer *t) {
     free(t->n_seqs);
     free(t->starts);
     free(t->whole);
+    expertload_free(t->load);
     free(t);
 }
 
@@ -192,6 +195,9 @@ static int make_model(struct trainer *t, struct hai_err *err) {
         r = model_new(&config, &options, &t->model, err);
     if (r < 0)
         return r;
+    if (config.n_experts)
+        t->load = expertload_new((int)(config.n_layers - config.n_dense_layers),
+                                 (int)config.n_dense_layers, (int)config.n_experts, LOAD_STEPS);
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->config_digest = digest_config(t);
