@@ -180,7 +180,8 @@ int k_ctx_init(struct k_ctx *ctx, enum k_backend backend, const char *path, stru
         table = k_cpu_table(path);
         if (!table && path)
             return hai_fail(err, -ENOTSUP,
-                            "kernel path %s: not one of this processor's (avx2, avx512)", path);
+                            "kernel path %s: not one of this processor's (avx2, avx512, amx)",
+                            path);
         if (!table)
             table = &k_ref_table; /* no AVX2: everything falls back */
     }

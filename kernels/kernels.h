@@ -4,10 +4,11 @@
  * enqueued in order on ctx->stream, it returns 0, or -EINVAL (shapes, types) or -ENOTSUP before
  * anything has run. `k_OP_workspace` gives the bytes of workspace it needs at those shapes. No
  * operator allocates, locks or reads the environment. `ref` is naive and sums in double: the truth
- * in tests. `cpu` is AVX2 or AVX-512, picked when the context is made; what it has no fast form
- * for falls back to `ref` by name, reported once through ctx->on_fallback. `cuda` has memory of its
- * own: tensors, row_start and the like are pointers of the device, made by k_memory_new; what it
- * has no form for is -ENOTSUP, and a call has finished after k_finish.
+ * in tests. `cpu` is AVX2, AVX-512 or that with tile registers (AMX), picked when the context is
+ * made; what it has no fast form for falls back to `ref` by name, reported once through
+ * ctx->on_fallback. `cuda` has memory of its own: tensors, row_start and the like are pointers of
+ * the device, made by k_memory_new; what it has no form for is -ENOTSUP, and a call has finished
+ * after k_finish.
  *
  * Bits: the sum behind an output element has one order, fixed by the shapes. Work is cut by shape,
  * never by thread count. In `linear` that order is the same at any number of rows, so a token's
@@ -148,8 +149,8 @@ struct k_ctx {
     void *workspace;
     size_t workspace_bytes;
     const struct k_table *table;
-    const char
-        *path; // kernel path, part of a run's numeric identity: "ref", "avx2", "avx512", "cuda"
+    const char *path; // kernel path, part of a run's numeric identity: "ref", "avx2", "avx512",
+                      // "amx", "cuda"
     void (*on_fallback)(void *userdata, const char *op, const char *path);
     void *userdata;
     uint64_t fallback_told; // bit per operator
@@ -206,14 +207,15 @@ struct k_rmsnorm_dw {
  * With row_start the rows are sorted by group (expert): rows row_start[g] up to row_start[g+1] meet
  * w[g], rows behind the last group's are left alone; without, there is one group.
  *
- * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in. E4M3, E5M2: four such
- * chains from zero within every 128 of n_in, one for each remainder of the input's number by 4 (the
- * order in which packed bytes widen without being moved); then, block after block, remainders in
- * the order 0 2 1 3, total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits in groups of
- * 32 (k_quant_row), the products of a group are whole numbers, and total = fma(float(sum), x_scale
- * * w_scale, total) over ascending groups. Totals begin with y or zero. The bias comes last. x in
- * E4M3 has tiles of scales, meets E4M3 weights only, and then scale is the weight's times the
- * tile's. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
+ * Sums. F32, BF16, F16: one chain of fused multiply-adds over ascending n_in; but path "amx" adds
+ * up BF16 as kernels/cpu/product_amx.c says, and there an infinite weight gives NaN. E4M3, E5M2:
+ * four such chains from zero within every 128 of n_in, one for each remainder of the input's number
+ * by 4 (the order in which packed bytes widen without being moved); then, block after block,
+ * remainders in the order 0 2 1 3, total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits
+ * in groups of 32 (k_quant_row), the products of a group are whole numbers, and total =
+ * fma(float(sum), x_scale * w_scale, total) over ascending groups. Totals begin with y or zero. The
+ * bias comes last. x in E4M3 has tiles of scales, meets E4M3 weights only, and then scale is the
+ * weight's times the tile's. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
 struct k_linear {
     struct k_tensor y;         // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
@@ -587,7 +589,7 @@ size_t k_dtype_bytes(enum k_dtype dtype);                       // not for Q4
 size_t k_dtype_n_bytes(enum k_dtype dtype, int64_t n_elements); // whole bytes only
 
 /* A context without workspace or threads. path picks one of the forms of `cpu` ("avx2",
- * "avx512"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not
+ * "avx512", "amx"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not
  * available here; -ENODEV: no GPU, or one that the kernels were not built for. */
 int k_ctx_init(struct k_ctx *ctx, enum k_backend backend, const char *path, struct hai_err *err);
 

@@ -211,6 +211,8 @@ static int measure(struct model *m, struct hai_err *err) {
             r = l->type->backward_weight(&m->ctx, l, &lb, &x, &x);
         l->routing = (struct layer_routing){0};
     }
+    if (m->eh_proj && r >= 0)
+        r = model_mtp_join(m, o->n_tokens_max);
     if (r >= 0)
         r = model_head(m, m->normed, logits_max(o));
     if (o->training && r >= 0)

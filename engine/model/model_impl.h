@@ -64,6 +64,10 @@ int model_batch_begin(struct model *m, const struct model_batch *batch, struct l
 int model_run(struct model *m, const struct model_batch *batch, const struct layer_batch *lb,
               float *hidden);
 
+/* What enters the multi-token module's layers, of n rows: norms of embedding and hidden state,
+ * joined and projected. */
+int model_mtp_join(struct model *m, int64_t n);
+
 /* The multi-token module up to its last norm, after model_run. */
 int model_run_mtp(struct model *m, const struct model_batch *batch, const struct layer_batch *lb);
 

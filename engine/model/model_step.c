@@ -47,18 +47,10 @@ static struct k_tensor as_group(struct k_tensor t) {
     return k_tensor_3d(t.data, t.dtype, 1, t.shape[0], t.shape[1]);
 }
 
-int model_run_mtp(struct model *m, const struct model_batch *batch, const struct layer_batch *lb) {
+int model_mtp_join(struct model *m, int64_t n) {
     struct model_mtp *a = &m->mtp;
-    int64_t n = batch->n_tokens;
     float eps = (float)m->config.norm_eps;
 
-    if (batch->next_ids)
-        memcpy(a->ids, batch->next_ids, (size_t)n * sizeof *a->ids);
-    else
-        shift(batch, batch->ids, 1, a->ids);
-    LAYER_TRY(k_embed(&m->ctx, &(struct k_embed){.y = model_rows(m, a->embedded, n),
-                                                 .ids = k_tensor_1d(a->ids, K_I32, n),
-                                                 .w = m->embedding}));
     LAYER_TRY(
         k_rmsnorm(&m->ctx, &(struct k_rmsnorm){.y = joined_half(m, a->joined, n, 0),
                                                .x = model_rows(m, a->embedded, n),
@@ -71,10 +63,25 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
                                                .weight = model_mtp_param(m, "hnorm.weight", false),
                                                .scale = tensor(a->hidden_scale, n),
                                                .eps = eps}));
-    LAYER_TRY(k_linear(
-        &m->ctx, &(struct k_linear){.y = model_rows(m, a->stream[0], n),
-                                    .x = k_tensor_2d(a->joined, K_F32, n, 2 * m->config.n_dim),
-                                    .w = m->eh_proj}));
+    return k_linear(&m->ctx,
+                    &(struct k_linear){.y = model_rows(m, a->stream[0], n),
+                                       .x = k_tensor_2d(a->joined, K_F32, n, 2 * m->config.n_dim),
+                                       .w = m->eh_proj});
+}
+
+int model_run_mtp(struct model *m, const struct model_batch *batch, const struct layer_batch *lb) {
+    struct model_mtp *a = &m->mtp;
+    int64_t n = batch->n_tokens;
+    float eps = (float)m->config.norm_eps;
+
+    if (batch->next_ids)
+        memcpy(a->ids, batch->next_ids, (size_t)n * sizeof *a->ids);
+    else
+        shift(batch, batch->ids, 1, a->ids);
+    LAYER_TRY(k_embed(&m->ctx, &(struct k_embed){.y = model_rows(m, a->embedded, n),
+                                                 .ids = k_tensor_1d(a->ids, K_I32, n),
+                                                 .w = m->embedding}));
+    LAYER_TRY(model_mtp_join(m, n));
     for (int i = 0; i < 2; i++) {
         struct layer *l = &m->layers[m->n_layers + i];
         struct k_tensor x = model_rows(m, a->stream[i], n);

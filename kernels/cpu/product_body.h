@@ -1,36 +1,19 @@
 /* product_body.h - linear and linear_heads: which kernel a product runs in, and how it is cut.
  *
- * A piece is rows of one group times outputs of one of its parts. Q8 and Q4 go through
- * quant_body.h; of the others, groups of at most FEW_ROWS rows through few_body.h and more through
+ * Q8 and Q4 go through quant_body.h; on path "amx" product_amx.c takes what tile registers hold; of
+ * the others, groups of at most FEW_ROWS rows through few_body.h and more through
  * gemm_body.h, which add in the same order. Few rows are bound by memory: their pieces are small,
  * so that threads end together.
  */
 #pragma once
 #include "kernels/cpu/few_body.h"
+#include "kernels/cpu/product.h"
 #include "kernels/cpu/quant_body.h"
-#include "kernels/weight.h"
 
 enum {
     FEW_PIECE_BYTES = 96 * 1024,
     QUANT_PIECE_ROWS = 512,
     QUANT_PIECE_COLUMNS = 4 * QUANT_PANELS * K_QUANT_PANEL,
-};
-
-struct product {
-    const struct k_weight *w;
-    const struct k_tensor *x, *y;
-    const int32_t *row_start; // NULL: one group, or heads
-    bool heads;
-    const float *bias;
-    bool accumulate;
-    // Made by product_run.
-    int64_t n_rows, n_all; // of the largest group; of all
-    bool wide_x;           // x was E4M3 and has been made wide
-    float *x_wide;         // [n_all, n_in], then
-    char *packed;          // x as quant_body.h or few_body.h want it
-    char *work;
-    size_t work_bytes; // of a thread
-    int64_t piece_rows, piece_columns, row_pieces, column_pieces;
 };
 
 static bool is_quant(const struct k_weight *w) {
@@ -50,22 +33,6 @@ static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int
     const int32_t *start = row_start->data;
 
     return start ? start[0] == 0 && start[n_groups] <= n_rows : n_groups == 1;
-}
-
-/* Rows of a group; ret_first: how many rows of other groups lie before them when packed. */
-static int64_t product_rows(const struct product *p, int64_t group, int64_t *ret_first) {
-    if (!p->row_start) {
-        *ret_first = group * p->n_rows;
-        return p->n_rows;
-    }
-    *ret_first = p->row_start[group];
-    return p->row_start[group + 1] - p->row_start[group];
-}
-
-/* Where the first row of a group begins, in elements. */
-static int64_t product_at(const struct product *p, const struct k_tensor *t, int64_t group,
-                          int64_t first) {
-    return p->heads ? group * t->stride[1] : first * t->stride[0];
 }
 
 /* x of the first row of a group as float32, and from row to row. */
@@ -137,96 +104,78 @@ static const float *x_scale_of(const struct product *p, int64_t first) {
     return p->wide_x ? (const float *)p->x->scale + first : NULL;
 }
 
-static void product_quant(const struct product *p, const struct k_weight_part *w, int64_t group,
-                          int64_t first, int64_t row, int64_t n_rows, int64_t column, int64_t n,
-                          float *y, char *work) {
+static void product_quant(const struct product *p, const struct product_spot *s, char *work) {
     int64_t n_groups = p->w->n_in / K_QUANT_GROUP;
     struct quant q = {
         .n_groups = n_groups,
-        .n_rows = n_rows,
-        .x = product_packed(p, group, first) +
-             row / QUANT_ROWS * n_groups * (int64_t)quant_group_bytes(p->w->dtype),
-        .data = w->data,
-        .scale = w->scale,
-        .n_out = w->n_out,
-        .y = y + row * p->y->stride[0],
+        .n_rows = s->n_rows,
+        .x = product_packed(p, s->group, s->first) +
+             s->row / QUANT_ROWS * n_groups * (int64_t)quant_group_bytes(p->w->dtype),
+        .data = s->w->data,
+        .scale = s->w->scale,
+        .n_out = s->w->n_out,
+        .y = s->y + s->row * p->y->stride[0],
         .y_row = p->y->stride[0],
         .accumulate = p->accumulate,
     };
 
-    quant_piece(p->w->dtype, &q, column, n, work);
+    quant_piece(p->w->dtype, &q, s->column, s->n, work);
 }
 
-static void product_few(const struct product *p, const struct k_weight_part *w, int64_t group,
-                        int64_t first, int64_t n_rows, int64_t column, int64_t n, float *y) {
+static void product_few(const struct product *p, const struct product_spot *s) {
     struct few f = {
         .n_in = p->w->n_in,
-        .data = (const char *)w->data + k_dtype_n_bytes(p->w->dtype, column * p->w->n_in),
-        .n_out = n,
-        .x = (const float *)(const void *)product_packed(p, group, first),
-        .scale = w->scale,
-        .first_row = w->first_row + column,
-        .x_scale = x_scale_of(p, first),
+        .data = (const char *)s->w->data + k_dtype_n_bytes(p->w->dtype, s->column * p->w->n_in),
+        .n_out = s->n,
+        .x = (const float *)(const void *)product_packed(p, s->group, s->first),
+        .scale = s->w->scale,
+        .first_row = s->w->first_row + s->column,
+        .x_scale = x_scale_of(p, s->first),
         .x_scale_block = p->x->shape[0],
-        .y = y + column,
+        .y = s->y + s->column,
         .y_row = p->y->stride[0],
         .accumulate = p->accumulate,
     };
 
-    few[p->w->dtype][n_rows - 1](&f);
+    few[p->w->dtype][s->n_rows - 1](&f);
 }
 
-static void product_gemm(const struct product *p, const struct k_weight_part *w, int64_t group,
-                         int64_t first, int64_t row, int64_t n_rows, int64_t column, int64_t n,
-                         float *y, char *work) {
+static void product_gemm(const struct product *p, const struct product_spot *s, char *work) {
     struct gemm g = {
-        .n = w->n_out,
+        .n = s->w->n_out,
         .k = p->w->n_in,
         .a_k = 1,
-        .b = w->data,
+        .b = s->w->data,
         .b_k = 1,
         .b_column = p->w->n_in,
         .b_type = p->w->dtype,
-        .b_scale = w->scale,
-        .first_column = w->first_row,
-        .a_scale = x_scale_of(p, first),
+        .b_scale = s->w->scale,
+        .first_column = s->w->first_row,
+        .a_scale = x_scale_of(p, s->first),
         .a_scale_block = p->x->shape[0],
-        .c = y,
+        .c = s->y,
         .c_row = p->y->stride[0],
         .accumulate = p->accumulate,
     };
 
-    g.a = product_x(p, group, first, &g.a_row);
-    gemm_piece(&g, row, n_rows, column, n, (float *)(void *)work);
+    g.a = product_x(p, s->group, s->first, &g.a_row);
+    gemm_piece(&g, s->row, s->n_rows, s->column, s->n, (float *)(void *)work);
 }
 
 static void product_piece(void *arg, int64_t piece, int thread) {
     const struct product *p = arg;
-    int64_t column = piece % p->column_pieces, before = 0, first;
-    int64_t row = piece / p->column_pieces % p->row_pieces * p->piece_rows;
-    int64_t group = piece / p->column_pieces / p->row_pieces;
-    const struct k_weight_part *w = &p->w->parts[group * p->w->n_parts];
-    int64_t m = product_rows(p, group, &first), n_rows = MIN(m - row, p->piece_rows);
     char *work = p->work + (size_t)thread * p->work_bytes;
+    struct product_spot s;
 
-    for (; column >= (w->n_out + p->piece_columns - 1) / p->piece_columns; w++) {
-        column -= (w->n_out + p->piece_columns - 1) / p->piece_columns;
-        before += w->n_out;
-    }
-    if (n_rows <= 0)
+    if (!product_find(p, piece, &s))
         return;
-    column *= p->piece_columns;
-    float *y = (float *)p->y->data + product_at(p, p->y, group, first) + before;
-    int64_t n = MIN(w->n_out - column, p->piece_columns);
     if (is_quant(p->w))
-        product_quant(p, w, group, first, row, n_rows, column, n, y, work);
-    else if (m <= FEW_ROWS)
-        product_few(p, w, group, first, n_rows, column, n, y);
+        product_quant(p, &s, work);
+    else if (s.m <= FEW_ROWS)
+        product_few(p, &s);
     else
-        product_gemm(p, w, group, first, row, n_rows, column, n, y, work);
-    for (int64_t r = row; p->bias && r < row + n_rows; r++)
-        for (int64_t j = column; j < column + n; j++)
-            y[r * p->y->stride[0] + j] += p->bias[before + j];
+        product_gemm(p, &s, work);
+    product_add_bias(p, &s);
 }
 
 /* How the product is cut: by its shape alone. */
@@ -235,21 +184,20 @@ static void product_cut(struct product *p) {
     int64_t most = is_quant(p->w) ? QUANT_PIECE_ROWS : PIECE_ROWS;
     int64_t row_bytes =
         (int64_t)k_dtype_n_bytes(p->w->dtype, MAX(p->w->n_in, (int64_t)1) * 16) / 16;
+    int64_t n = MAX((p->n_rows + most - 1) / most, (int64_t)1);
+    int64_t rows = MAX((p->n_rows + n - 1) / n, (int64_t)1);
+    int64_t columns = is_quant(p->w) ? QUANT_PIECE_COLUMNS : PIECE_COLUMNS;
 
-    p->row_pieces = MAX((p->n_rows + most - 1) / most, (int64_t)1);
-    p->piece_rows = (p->n_rows + p->row_pieces - 1) / p->row_pieces;
-    p->piece_rows = (p->piece_rows + tile_rows - 1) / tile_rows * tile_rows;
-    p->piece_columns = is_quant(p->w) ? QUANT_PIECE_COLUMNS : PIECE_COLUMNS;
     if (p->n_rows <= FEW_ROWS)
-        p->piece_columns =
+        columns =
             MIN(MAX(FEW_PIECE_BYTES / row_bytes / 16, (int64_t)1) * 16, (int64_t)PIECE_COLUMNS);
-    p->column_pieces = 0;
-    for (int i = 0; i < p->w->n_parts; i++)
-        p->column_pieces += (p->w->parts[i].n_out + p->piece_columns - 1) / p->piece_columns;
+    product_cut_into(p, (rows + tile_rows - 1) / tile_rows * tile_rows, columns);
 }
 
 /* What product_run places in the workspace, for its size and for itself. */
 static size_t product_place(const struct k_ctx *ctx, struct product *p, char *workspace) {
+    if (p->tiles)
+        return k_amx_product_bytes(ctx, p);
     size_t x_bytes = p->wide_x ? (size_t)(p->n_all * p->w->n_in) * sizeof(float) : 0;
     size_t packed = product_packed_bytes(p);
 
@@ -269,29 +217,34 @@ static size_t product_place(const struct k_ctx *ctx, struct product *p, char *wo
 static int product_run(struct k_ctx *ctx, struct product *p) {
     int64_t blocks = (p->n_rows + QUANT_ROWS - 1) / QUANT_ROWS;
 
+    if (p->tiles) {
+        k_amx_product_run(ctx, p);
+        return 0;
+    }
     (void)product_place(ctx, p, ctx->workspace);
     product_cut(p);
     if (p->wide_x)
         pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->n_all, product_widen, p);
     pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->w->n_groups * blocks, product_pack, p);
-    pool_run(ctx->pool, p->w->n_groups * p->row_pieces * p->column_pieces, product_piece, p);
+    pool_run(ctx->pool, product_n_pieces(p), product_piece, p);
     return 0;
 }
 
-static struct product linear_product(const struct k_linear *a) {
+static struct product linear_product(const struct k_ctx *ctx, const struct k_linear *a) {
     return (struct product){.w = a->w,
                             .x = &a->x,
                             .y = &a->y,
                             .row_start = a->row_start.data,
                             .bias = a->bias.data,
                             .accumulate = a->accumulate,
+                            .tiles = product_in_tiles(ctx, a->w),
                             .n_rows = a->x.shape[0],
                             .n_all = a->x.shape[0],
                             .wide_x = a->x.dtype == K_E4M3};
 }
 
 static int linear(struct k_ctx *ctx, const struct k_linear *a) {
-    struct product p = linear_product(a);
+    struct product p = linear_product(ctx, a);
 
     if (!groups_cover(&a->row_start, a->w->n_groups, a->x.shape[0]) ||
         (p.wide_x && (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)))
@@ -299,29 +252,30 @@ static int linear(struct k_ctx *ctx, const struct k_linear *a) {
     return product_run(ctx, &p);
 }
 
-static struct product heads_product(const struct k_linear_heads *a) {
+static struct product heads_product(const struct k_ctx *ctx, const struct k_linear_heads *a) {
     return (struct product){.w = a->w,
                             .x = &a->x,
                             .y = &a->y,
                             .heads = true,
+                            .tiles = product_in_tiles(ctx, a->w),
                             .n_rows = a->x.shape[0],
                             .n_all = a->x.shape[0] * a->w->n_groups};
 }
 
 static int linear_heads(struct k_ctx *ctx, const struct k_linear_heads *a) {
-    struct product p = heads_product(a);
+    struct product p = heads_product(ctx, a);
 
     return product_run(ctx, &p);
 }
 
 static size_t linear_workspace(const struct k_ctx *ctx, const struct k_linear *a) {
-    struct product p = linear_product(a);
+    struct product p = linear_product(ctx, a);
 
     return product_place(ctx, &p, NULL);
 }
 
 static size_t linear_heads_workspace(const struct k_ctx *ctx, const struct k_linear_heads *a) {
-    struct product p = heads_product(a);
+    struct product p = heads_product(ctx, a);
 
     return product_place(ctx, &p, NULL);
 }

@@ -58,7 +58,7 @@ static void measure(const char *path, int number) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const paths[] = {"avx2", "avx512"};
+    static const char *const paths[] = {"avx2", "avx512", "amx"};
 
     for (int c = 0; c < kernel_cases_count(); c++)
         for (size_t p = 0; p < ARRAY_SIZE(paths); p++)

@@ -90,7 +90,7 @@ struct model *golden_model(const struct golden *g, const char *dir, enum k_backe
 }
 
 int golden_paths(struct golden_path ret[4]) {
-    static const char *const paths[] = {"avx2", "avx512"};
+    static const char *const paths[] = {"avx2", "avx512", "amx"};
     struct k_ctx ctx;
     int n = 1;
 

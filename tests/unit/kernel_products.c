@@ -43,6 +43,20 @@ RUN_LINEAR(_grouped, K_F32, 4, false)
 RUN_LINEAR(_grouped_e4m3, K_E4M3, 4, false)
 RUN_LINEAR(_grouped_q4, K_Q4, 4, false)
 
+/* More inputs and outputs than a path takes at once. */
+static int run_linear_long(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    KEEP(struct k_linear);
+    int64_t m = pick(size, 1, 18, 45, 512), n = pick(size, 33, 300, 70, 2048);
+    int64_t k = pick(size, 513, 576, 1100, 2048);
+    *a = (struct k_linear){
+        .x = f2(s, m, k), .w = weights(ctx, s, K_BF16, 1, n, k, size == 2), .y = f2(s, m, n)};
+    output(s, &a->y);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear;
+    s->arg = a;
+    return 0;
+}
+
 /* x rounded to E4M3 too. */
 static int run_linear_e4m3_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
     KEEP(struct k_linear);
@@ -373,6 +387,7 @@ const struct kernel_case kernel_products[] = {
     {"linear_e5m2",           run_linear_e5m2          },
     {"linear_q8",             run_linear_q8            },
     {"linear_q4",             run_linear_q4            },
+    {"linear_long",           run_linear_long          },
     {"linear_e4m3_x",         run_linear_e4m3_x        },
     {"linear_grouped",        run_linear_grouped       },
     {"linear_grouped_e4m3",   run_linear_grouped_e4m3  },

@@ -103,6 +103,9 @@ TEST(avx2)
 TEST(avx512)
 { check_path("avx512"); }
 
+TEST(amx)
+{ check_path("amx"); }
+
 /* From a cache that was saved and loaded come the bits that a cold and a warm one give; another
  * model, type of cache or page size does not get it. */
 static void check_loaded(const char *name) {

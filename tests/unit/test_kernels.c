@@ -46,7 +46,7 @@ static void compare(const char *name, const char *path, int size, const struct k
     CHECK(worst <= (exact ? 0 : tolerance), "%s %s size %d: off by %.3g", path, name, size, worst);
 }
 
-static const char *const paths[] = {"avx2", "avx512"};
+static const char *const paths[] = {"avx2", "avx512", "amx"};
 
 /* Prepare and run a case; false if the path does not run here. */
 static bool begin(struct kernel_bench *b, const char *path, int n_threads, int number, int size) {
@@ -467,6 +467,50 @@ TEST(tiny_activations_are_zero)
         drop_weights(&s);
         free(s.memory);
     }
+}
+
+/* Of one row of x a number that is none, too large or too small changes that row alone, and as in
+ * ref. */
+static void check_odd_input(const char *path, float odd, int64_t rows) {
+    enum { N_IN = 75, N_OUT = 20, ROW = 1 };
+    struct kernel_made s = {.seed = 7, .n_bytes_max = 1 << 20};
+    struct k_ctx ref, ctx;
+
+    if (k_ctx_init(&ctx, K_BACKEND_CPU, path, NULL) < 0)
+        return;
+    CHECK_EQ(k_ctx_init(&ref, K_BACKEND_REF, NULL, NULL), 0, "");
+    s.memory = hai_alloc(s.n_bytes_max);
+    struct k_linear a = {.x = f2(&s, rows, N_IN),
+                         .w = weights(&ctx, &s, K_BF16, 1, N_OUT, N_IN, false),
+                         .y = f2(&s, rows, N_OUT)};
+    struct k_linear want = a;
+    want.y = f2(&s, rows, N_OUT);
+    ((float *)a.x.data)[ROW * N_IN + 70] = odd;
+    run_rows(&ctx, &a, 0, rows);
+    run_rows(&ref, &want, 0, rows);
+    for (int64_t i = 0; i < rows * N_OUT; i++) {
+        double y = value(&a.y, i), wanted = value(&want.y, i);
+        CHECK(isfinite(wanted) ? fabs(y - wanted) <= tolerance * (fabs(wanted) + 10)
+                               : isnan(y) == isnan(wanted) && (isnan(y) || y == wanted),
+              "%s, x %g, %lld rows: y[%lld] is %g, not %g", path, (double)odd, (long long)rows,
+              (long long)i, y, wanted);
+    }
+    drop_weights(&s);
+    free(s.memory);
+}
+
+TEST(odd_inputs)
+{
+    static const uint32_t bits[] = {0x7f800000, 0xff800000, 0x7f800001, 0x7fc00000, 0xffffffff,
+                                    0x7f7fffff, 0x00000001, 0x80000000, 0x0b800001};
+    static const int64_t rows[] = {2, 8, 37};
+
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
+        for (size_t i = 0; i < ARRAY_SIZE(bits) * ARRAY_SIZE(rows); i++) {
+            float odd;
+            memcpy(&odd, &bits[i % ARRAY_SIZE(bits)], sizeof odd);
+            check_odd_input(paths[p], odd, rows[i / ARRAY_SIZE(bits)]);
+        }
 }
 
 /* Scores that are all zero in float32: no gradient, and no division by their sum. */
