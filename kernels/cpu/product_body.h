@@ -8,6 +8,7 @@
 #pragma once
 #include "kernels/cpu/few_body.h"
 #include "kernels/cpu/quant_body.h"
+#include "kernels/cpu/quantize_body.h"
 #include "kernels/weight.h"
 
 enum {
@@ -25,7 +26,7 @@ struct product {
     bool accumulate;
     // Made by product_run.
     int64_t n_rows, n_all; // of the largest group; of all
-    bool wide_x;           // x was E4M3 and has been made wide
+    bool wide_x;           // x was in few bits and has been made wide, scales left out
     float *x_wide;         // [n_all, n_in], then
     char *packed;          // x as quant_body.h or few_body.h want it
     char *work;
@@ -44,12 +45,6 @@ ALWAYS_INLINE int64_t group_rows(const struct k_tensor *row_start, int64_t n_row
 
     *ret_first = start ? start[group] : 0;
     return (start ? start[group + 1] : n_rows) - *ret_first;
-}
-
-static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
-    const int32_t *start = row_start->data;
-
-    return start ? start[0] == 0 && start[n_groups] == n_rows : n_groups == 1;
 }
 
 /* Rows of a group; ret_first: how many rows of other groups lie before them when packed. */
@@ -118,23 +113,8 @@ static void product_pack(void *arg, int64_t piece, int thread) {
     }
 }
 
-/* A row of E4M3 made wide, scales left out. */
-static void product_widen(void *arg, int64_t row, int thread) {
-    const struct product *p = arg;
-    const uint8_t *x = (const uint8_t *)p->x->data + row * p->x->stride[0];
-    float *to = p->x_wide + row * p->w->n_in;
-
-    for (int64_t i = 0; i < p->w->n_in; i += 8) {
-        int64_t n = MIN(p->w->n_in - i, (int64_t)8);
-        float eight[8];
-        __m256 v = n == 8 ? load_8(K_E4M3, x + i) : load_8_of(K_E4M3, x + i, n);
-        _mm256_storeu_ps(eight, _mm256_mul_ps(v, _mm256_set1_ps(FLOAT8_UP(K_E4M3))));
-        memcpy(to + i, eight, (size_t)n * sizeof *eight);
-    }
-}
-
 static const float *x_scale_of(const struct product *p, int64_t first) {
-    return p->wide_x ? (const float *)p->x->scale + first : NULL;
+    return p->x->scale_kind == K_SCALE_TILES ? (const float *)p->x->scale + first : NULL;
 }
 
 static void product_quant(const struct product *p, const struct k_weight_part *w, int64_t group,
@@ -271,8 +251,11 @@ static int product_run(struct k_ctx *ctx, struct product *p) {
 
     (void)product_place(ctx, p, ctx->workspace);
     product_cut(p);
-    if (p->wide_x)
-        pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->n_all, product_widen, p);
+    if (p->wide_x) {
+        struct k_tensor codes = *p->x, none = {0};
+        codes.scale_kind = K_SCALE_NONE;
+        make_wide(ctx, &codes, &none, p->x_wide, p->w->n_in);
+    }
     pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->w->n_groups * blocks, product_pack, p);
     pool_run(ctx->pool, p->w->n_groups * p->row_pieces * p->column_pieces, product_piece, p);
     return 0;
@@ -287,16 +270,15 @@ static struct product linear_product(const struct k_linear *a) {
                             .accumulate = a->accumulate,
                             .n_rows = a->x.shape[0],
                             .n_all = a->x.shape[0],
-                            .wide_x = a->x.dtype == K_E4M3};
+                            .wide_x = a->x.dtype != K_F32};
 }
 
 static int linear(struct k_ctx *ctx, const struct k_linear *a) {
     struct product p = linear_product(a);
 
-    if (!groups_cover(&a->row_start, a->w->n_groups, a->x.shape[0]) ||
-        (p.wide_x && (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)))
+    if (!k_linear_fits(a))
         return -EINVAL;
-    return product_run(ctx, &p);
+    return a->sum != K_SUM_F32 ? -ENOTSUP : product_run(ctx, &p);
 }
 
 static struct product heads_product(const struct k_linear_heads *a) {
