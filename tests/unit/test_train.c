@@ -17,6 +17,8 @@ TEST(the_example_states_the_defaults)
     CHECK_STR(read.tokenizer, fresh.tokenizer);
     CHECK(read.steps == fresh.steps && read.batch == fresh.batch && read.seq == fresh.seq);
     CHECK(read.seed == fresh.seed && read.threads == fresh.threads && read.exact == fresh.exact);
+    CHECK(read.precision.kind == fresh.precision.kind && read.precision.sum == fresh.precision.sum);
+    CHECK(read.precision.format == fresh.precision.format);
     CHECK(read.schedule.kind == fresh.schedule.kind && read.schedule.rate == fresh.schedule.rate);
     CHECK(read.schedule.final == fresh.schedule.final && read.schedule.at.n == fresh.schedule.at.n);
     CHECK(read.schedule.curve == fresh.schedule.curve && !read.schedule.tail.n);
