@@ -20,6 +20,7 @@ void trainer_size(const struct trainer *t, struct trainer_size *ret) {
         .tokens = feed_size(t->feed).n_tokens,
         .documents = feed_size(t->feed).n_documents,
         .kernel_path = model_ctx(t->model)->path,
+        .recipe = t->recipe,
     };
 }
 

@@ -40,7 +40,7 @@ int64_t trainer_tokens_per_step(const struct trainer *trainer); // of the last o
 struct trainer_size {
     int64_t parameters;
     int64_t tokens, documents; // of data
-    const char *kernel_path;
+    const char *kernel_path, *recipe;
 };
 void trainer_size(const struct trainer *trainer, struct trainer_size *ret);
 

@@ -116,6 +116,108 @@ TEST(pairs_of_e5m6)
     }
 }
 
+enum { ROWS = 300, COLUMNS = 260, SCALES_MAX = 4 * ROWS * COLUMNS / K_BLOCK };
+
+/* Groups of rows: the first ends within a tile, the second has none. */
+static int32_t row_start[] = {0, 170, 170, ROWS};
+
+/* Which scale of a kind an element has, reckoned apart from the kernels. */
+static int64_t share_of(enum k_scale kind, int64_t r, int64_t i) {
+    switch (kind) {
+    case K_SCALE_TILES:
+        return i / 128 * ROWS + r;
+    case K_SCALE_BLOCKS:
+        return r / 128 * 3 + i / 128;
+    default: /* tiles of the first group 0 and 1; of the third 170 / 128 + 2 = 3 and so on */
+        return (r < 170 ? r / 128 : 3 + (r - 170) / 128) * COLUMNS + i;
+    }
+}
+
+struct rounding {
+    enum k_dtype dtype;
+    float largest, relative, least; // error of a number: relative of it, or half of the least
+};
+
+static const struct rounding roundings[] = {
+    {K_E4M3, 448,   0x1p-4f, 0x1p-9f },
+    {K_E5M2, 57344, 0x1p-3f, 0x1p-16f},
+    {K_E5M6, 65024, 0x1p-7f, 0x1p-20f},
+};
+
+static void check_scales(struct k_ctx *ctx, const struct rounding *f, enum k_scale kind, bool up) {
+    static float x[ROWS * COLUMNS], y[ROWS * COLUMNS], scale[SCALES_MAX], amax[SCALES_MAX];
+    static uint8_t codes[ROWS * COLUMNS * 3 / 2];
+    int64_t columns = kind == K_SCALE_TILES ? ROWS : kind == K_SCALE_TOKENS ? COLUMNS : 3;
+    int64_t n = k_n_scales(kind, ROWS, COLUMNS, kind == K_SCALE_TOKENS ? 3 : 1);
+    struct k_quantize q = {.y = k_tensor_2d(codes, f->dtype, ROWS, COLUMNS),
+                           .x = k_tensor_2d(x, K_F32, ROWS, COLUMNS),
+                           .scale = k_tensor_2d(scale, K_F32, n / columns, columns),
+                           .power_of_two = up};
+
+    memset(amax, 0, sizeof amax);
+    for (int64_t k = 0; k < ROWS * COLUMNS; k++) {
+        x[k] = (float)((k * 7919 + k / 13) % 2003 - 1001) * (k % 257 ? 0.01f : 3);
+        float *largest = &amax[share_of(kind, k / COLUMNS, k % COLUMNS)];
+        *largest = fmaxf(*largest, fabsf(x[k]));
+    }
+    q.y.scale_kind = kind;
+    if (kind == K_SCALE_TOKENS)
+        q.row_start = k_tensor_1d(row_start, K_I32, 4);
+    CHECK_EQ(k_quantize(ctx, &q), 0, "");
+    struct k_dequantize d = {
+        .y = k_tensor_2d(y, K_F32, ROWS, COLUMNS), .x = q.y, .row_start = q.row_start};
+    d.x.scale = scale;
+    CHECK_EQ(k_dequantize(ctx, &d), 0, "");
+    for (int64_t k = 0; k < ROWS * COLUMNS; k++) {
+        int64_t share = share_of(kind, k / COLUMNS, k % COLUMNS);
+        float want = amax[share] / f->largest, got = scale[share];
+        CHECK(up ? got >= want && got < 2 * want && frexpf(got, &(int){0}) == 0.5f : got == want,
+              "%s %s kind %d: scale %a, expected %a", ctx->path, k_dtype_name(f->dtype), kind,
+              (double)got, (double)want);
+        if (!CHECK(fabsf(y[k] - x[k]) <=
+                       fmaxf(fabsf(x[k]) * f->relative, got * f->least / 2) * 1.000001f,
+                   "%s %s kind %d: %a became %a", ctx->path, k_dtype_name(f->dtype), kind,
+                   (double)x[k], (double)y[k]))
+            return;
+    }
+}
+
+TEST(scales_of_every_kind)
+{
+    static const char *const paths[] = {NULL, "avx2", "avx512"};
+
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++) {
+        struct k_ctx ctx;
+        if (k_ctx_init(&ctx, paths[p] ? K_BACKEND_CPU : K_BACKEND_REF, paths[p], NULL) < 0)
+            continue;
+        for (size_t f = 0; f < ARRAY_SIZE(roundings); f++)
+            for (int kind = K_SCALE_TILES; kind < K_SCALE_COUNT; kind++)
+                for (int up = 0; up < 2; up++)
+                    check_scales(&ctx, &roundings[f], (enum k_scale)kind, up);
+    }
+}
+
+/* A scale that would be below the normal numbers, or zero, is 1, and what it is for is zeros. */
+TEST(next_to_nothing)
+{
+    static const char *const paths[] = {NULL, "avx2", "avx512"};
+
+    for (size_t p = 0; p < ARRAY_SIZE(paths); p++) {
+        float x[2] = {FLT_TRUE_MIN, 0}, scale = 0;
+        uint8_t codes[2] = {0xff, 0xff};
+        struct k_ctx ctx;
+        struct k_quantize q = {.y = k_tensor_2d(codes, K_E4M3, 1, 2),
+                               .x = k_tensor_2d(x, K_F32, 1, 2),
+                               .scale = k_tensor_2d(&scale, K_F32, 1, 1)};
+        if (k_ctx_init(&ctx, paths[p] ? K_BACKEND_CPU : K_BACKEND_REF, paths[p], NULL) < 0)
+            continue;
+        q.y.scale_kind = K_SCALE_TILES;
+        CHECK_EQ(k_quantize(&ctx, &q), 0, "%s", ctx.path);
+        CHECK(scale == 1 && codes[0] == 0 && codes[1] == 0, "%s: %a %d %d", ctx.path, (double)scale,
+              codes[0], codes[1]);
+    }
+}
+
 /* Sums worked out by hand. */
 TEST(sums_of_14_bits)
 {

@@ -44,6 +44,36 @@ TEST(names)
     CHECK_EQ(precision_sum_parse("hopper14"), K_SUM_HOPPER14);
 }
 
+/* What stays of a layer's buffers between forward and backward: DeepSeek-V3's recipe. */
+TEST(what_is_kept)
+{
+    static const struct {
+        enum precision_role role;
+        enum k_dtype bf16, fp8;
+        bool power_of_two;
+    } cases[] = {
+        {PRECISION_INPUT,      K_BF16,        K_E4M3,        false},
+        {PRECISION_DISPATCHED, K_BF16,        K_E4M3,        true },
+        {PRECISION_CORE,       K_BF16,        K_BF16,        false},
+        {PRECISION_ATTENDED,   K_BF16,        K_E5M6,        true },
+        {PRECISION_GATE_UP,    K_BF16,        K_E4M3,        false},
+        {PRECISION_ACTIVATED,  K_DTYPE_COUNT, K_DTYPE_COUNT, false},
+    };
+    const struct precision f32 = {0}, bf16 = {PRECISION_BF16, 0, 0}, fp8 = {PRECISION_FP8, 0, 0};
+    const struct precision hybrid = {PRECISION_FP8, PRECISION_FORMAT_HYBRID, 0};
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        CHECK_EQ(precision_kept(&f32, cases[i].role), K_F32, "%zu", i);
+        CHECK_EQ(precision_kept(&bf16, cases[i].role), cases[i].bf16, "%zu", i);
+        CHECK_EQ(precision_kept(&fp8, cases[i].role), cases[i].fp8, "%zu", i);
+        CHECK_EQ(precision_power_of_two(cases[i].role), cases[i].power_of_two, "%zu", i);
+    }
+    CHECK_EQ(precision_weight(&fp8, false), K_BF16);
+    CHECK_EQ(precision_weight(&hybrid, true), K_E4M3);
+    CHECK_EQ(precision_gradient(&hybrid, K_E4M3), K_E5M2);
+    CHECK_EQ(precision_gradient(&hybrid, K_BF16), K_BF16);
+}
+
 TEST(every_layer_against_float32)
 {
     for (size_t m = 0; m < ARRAY_SIZE(models); m++)
