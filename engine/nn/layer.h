@@ -169,7 +169,8 @@ int layer_recall(struct k_ctx *ctx, const struct layer *l, int buffer, int64_t n
 bool layer_is_saved(const struct layer *l, int buffer);
 
 /* Products of as many rows of buffer number x (of layer_add_saved) as y has with the layer's
- * parameter number `param`; bias: number of a vector, -1: none. */
+ * parameter number `param`; bias: number of a vector, -1: none. Weights that stay float32 under a
+ * recipe of few bits meet the buffer itself, which is to be filled, also for dw. */
 int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias, int x,
                       struct k_tensor y);
 int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, int x, struct k_tensor y,

@@ -197,8 +197,6 @@ int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, int x,
     struct k_linear_dw a = {
         .dw = l->params[param].dw, .row_start = row_start_of(l, param), .sum = sum_of(l, param)};
 
-    if (narrow_weight(l, param) == K_F32)
-        LAYER_TRY(layer_recall(ctx, l, x, dy.shape[0]));
     LAYER_TRY(input_of(ctx, l, param, x, dy.shape[0], K_SCALE_TOKENS, &a.x));
     LAYER_TRY(gradient_of(ctx, l, param, K_SCALE_TOKENS, &dy));
     a.dy = dy;

@@ -179,8 +179,8 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
 
     LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
                          l->config->norm_eps));
-    LAYER_TRY(layer_keep(ctx, l, H, n));
     LAYER_TRY(dispatch(ctx, l, batch));
+    LAYER_TRY(layer_keep(ctx, l, H, n)); /* the gate has seen it as it is */
     LAYER_TRY(layer_residual(ctx, x, y));
     LAYER_TRY(shared_forward(ctx, l, n, y));
     LAYER_TRY(experts(ctx, l, batch));
@@ -273,6 +273,9 @@ static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct laye
     LAYER_TRY(activate_again(ctx, l, SHARED_GU, SHARED_ACT, n));
     LAYER_TRY(layer_linear_dw(ctx, l, SHARED_OUT, SHARED_ACT, *dy));
     LAYER_TRY(layer_linear_dw(ctx, l, SHARED_IN, H, layer_rows(l, DSHARED_GU, n)));
+    if (!layer_is_saved(l, H))
+        LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
+                             l->config->norm_eps));
     LAYER_TRY(layer_linear_dw(ctx, l, GATE, H, layer_rows(l, DLOGITS, n)));
     return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
 }
