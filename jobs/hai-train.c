@@ -322,9 +322,9 @@ static void introduce(const struct run *run) {
     if (is_first(run))
         fprintf(stderr,
                 NAME ": %" PRId64 " parameters, %" PRId64 " tokens of %" PRId64
-                     " documents, %d ranks on %d nodes, kernels %s\n",
+                     " documents, %d ranks on %d nodes, kernels %s, precision %s\n",
                 size.parameters, size.tokens, size.documents, coll_world(run->coll),
-                coll_nodes(run->coll), size.kernel_path);
+                coll_nodes(run->coll), size.kernel_path, size.recipe);
     // A later attempt that begins anew has lost work: nobody should have to find that out.
     const char *attempts = getenv("HAI_RESUME");
     if (is_first(run) && attempts && atoll(attempts) > 0 && !trainer_step_number(run->trainer))

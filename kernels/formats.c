@@ -49,6 +49,10 @@ float k_from_e5m2(uint8_t bits) {
     return k_from_f16((uint16_t)(bits << 8));
 }
 
+float k_from_e5m6(uint16_t bits) {
+    return k_from_f16((uint16_t)(bits << 4));
+}
+
 uint16_t k_to_bf16(float x) {
     uint32_t bits = as_bits(x);
 
@@ -95,4 +99,12 @@ uint8_t k_to_e5m2(float x) {
     if (magnitude > 0x7f800000)
         return (uint8_t)(sign | 0x7e);
     return (uint8_t)(sign | MIN(narrow(magnitude, 5, 2), 0x7bu));
+}
+
+uint16_t k_to_e5m6(float x) {
+    uint32_t bits = as_bits(x), magnitude = bits & 0x7fffffff, sign = bits >> 20 & 0x800;
+
+    if (magnitude > 0x7f800000)
+        return (uint16_t)(sign | 0x7e0);
+    return (uint16_t)(sign | MIN(narrow(magnitude, 5, 6), 0x7bfu));
 }

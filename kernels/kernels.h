@@ -27,8 +27,8 @@ enum k_backend {
     K_BACKEND_COUNT,
 };
 
-/* Name and bits of an element. E4M3 and E5M2: formats.h. Q8 and Q4: weights alone, in groups of 32
- * with a float16 scale each, laid out as quant.h says. */
+/* Name and bits of an element. E4M3, E5M2 and E5M6: formats.h. Q8 and Q4: weights alone, in groups
+ * of 32 with a float16 scale each, laid out as quant.h says. */
 #define K_DTYPES(X)                                                                                \
     X(F32, 32)                                                                                     \
     X(BF16, 16)                                                                                    \
@@ -37,6 +37,7 @@ enum k_backend {
     X(F16, 16)                                                                                     \
     X(E4M3, 8)                                                                                     \
     X(E5M2, 8)                                                                                     \
+    X(E5M6, 12)                                                                                    \
     X(Q8, 8)                                                                                       \
     X(Q4, 4)
 
@@ -47,11 +48,28 @@ enum k_dtype {
         K_DTYPE_COUNT,
 };
 
-/* How `scale` of a tensor is laid out; only quantised types have one. */
+/* Which elements of a tensor [n_rows, n_dim] share a scale, and how scales (float32) are laid out;
+ * only E4M3, E5M2 and E5M6 have any. Rows of K_SCALE_TOKENS are counted from the first of their
+ * group (row_start of the operator; without, there is one): row r of group g, which begins at row
+ * s, has those of row s / 128 + g + (r - s) / 128. */
 enum k_scale {
     K_SCALE_NONE,
-    K_SCALE_TILES, // float32 [ceil(n_dim / 128), n_tokens]: one for 128 elements of a row
+    K_SCALE_TILES,  // [ceil(n_dim / 128), n_rows]: 128 elements of a row
+    K_SCALE_TOKENS, // [n_rows / 128 + n_groups, n_dim]: 128 rows of a column
+    K_SCALE_BLOCKS, // [ceil(n_rows / 128), ceil(n_dim / 128)]: 128 rows of 128 columns
     K_SCALE_COUNT,
+};
+
+/* How products of two tensors in 8-bit floats are added up. Hopper's tensor cores take products 32
+ * at a time, shift them and the running sum to the largest exponent among them, cut each to 14 bits
+ * towards zero, and add those exactly. Promoted, the running sum begins anew wherever a scale
+ * changes, at the latest after 128, and goes times the scales into a float32 total; else the scales
+ * are multiplied into the products and one sum runs through. Source: DeepSeek-V3, section 3.5.2. */
+enum k_sum {
+    K_SUM_F32, // as the operator says
+    K_SUM_HOPPER14,
+    K_SUM_HOPPER14_PROMOTED,
+    K_SUM_COUNT,
 };
 
 enum {
@@ -101,6 +119,7 @@ struct k_weight_part {
     X(linear_heads_dx)                                                                             \
     X(sum_rows)                                                                                    \
     X(quantize)                                                                                    \
+    X(dequantize)                                                                                  \
     X(cache_put)                                                                                   \
     X(rope)                                                                                        \
     X(attention)                                                                                   \
@@ -214,8 +233,8 @@ struct k_rmsnorm_dw {
  * remainders in the order 0 2 1 3, total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits
  * in groups of 32 (k_quant_row), the products of a group are whole numbers, and total =
  * fma(float(sum), x_scale * w_scale, total) over ascending groups. Totals begin with y or zero. The
- * bias comes last. x in E4M3 has tiles of scales, meets E4M3 weights only, and then scale is the
- * weight's times the tile's. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
+ * bias comes last. x in E4M3 or E5M2 has tiles of scales, meets weights of these types only, and then
+ * scale is the weight's times the tile's; x in BF16 meets F32 and BF16. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
 struct k_linear {
     struct k_tensor y;         // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
@@ -223,23 +242,28 @@ struct k_linear {
     struct k_tensor row_start; // [n_groups + 1], absent if n_groups is 1
     struct k_tensor bias;      // [n_out], may be absent
     bool accumulate;           // y += instead of y =
+    enum k_sum sum;            // not K_SUM_F32: x in 8-bit floats
 };
 
-/* Gradient of linear by its input: dx = dy w (or +=). */
+/* Gradient of linear by its input: dx = dy w (or +=). dy in E4M3 or E5M2 has tiles of scales and
+ * meets weights of these types, whose blocks are those of linear; dy in BF16 meets F32 and BF16. */
 struct k_linear_dx {
     struct k_tensor dx;        // [n_rows, n_in]
     struct k_tensor dy;        // [n_rows, n_out]
     const struct k_weight *w;  // [n_groups, n_out, n_in]
     struct k_tensor row_start; // [n_groups + 1]
     bool accumulate;
+    enum k_sum sum; // not K_SUM_F32: dy in 8-bit floats
 };
 
-/* Gradient of linear by its weights: dw[g] += dy^T x over the rows of group g, ascending. */
+/* Gradient of linear by its weights: dw[g] += dy^T x over the rows of group g, ascending. In E4M3
+ * and E5M2 both have scales along tokens. */
 struct k_linear_dw {
     struct k_tensor dw;        // [n_groups, n_out, n_in]
     struct k_tensor dy;        // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
     struct k_tensor row_start; // [n_groups + 1]
+    enum k_sum sum;            // not K_SUM_F32: both in 8-bit floats
 };
 
 /* Every head with a matrix of its own: y[t, h] = w[h] x[t, h]. Sums as in linear. */
@@ -263,15 +287,25 @@ struct k_sum_rows {
     struct k_tensor x; // [n_rows, n_dim]
 };
 
-/* To E4M3 in tiles of 128 along a row, the last one short: scale = max(amax, amax_min) / 448, or 1
- * if that is 0, rounded up to a power of two if asked; y = x / scale, to the nearest even,
- * saturating. Codes and scales are the same bits on every backend. */
+/* To few bits. y.scale_kind says which numbers share a scale; none: y is BF16, and the rest is left
+ * out. scale = max(amax, amax_min) / largest (of E4M3 448, E5M2 57,344, E5M6 65,024), or 1 where
+ * that is below float32's normal numbers, rounded up to a power of two if asked; y = x / scale, to
+ * the nearest even, saturating. x may have tiles of scales itself: it is made wide first, as
+ * dequantize does. Codes and scales are the same bits on every backend. */
 struct k_quantize {
-    struct k_tensor y;     // [n_rows, n_dim] E4M3; its own scale is not looked at
-    struct k_tensor scale; // [ceil(n_dim / 128), n_rows]
-    struct k_tensor x;     // [n_rows, n_dim]
-    float amax_min;        // 1e-4 in inference, 0 in training
+    struct k_tensor y;         // [n_rows, n_dim]; of its scale the kind alone is looked at
+    struct k_tensor scale;     // as the kind says
+    struct k_tensor x;         // [n_rows, n_dim]
+    struct k_tensor row_start; // [n_groups + 1], along tokens
+    float amax_min;            // 1e-4 in inference, 0 in training
     bool power_of_two;
+};
+
+/* y = number times scale, rounded to float32. The same bits on every backend. */
+struct k_dequantize {
+    struct k_tensor y;         // [n_rows, n_dim]
+    struct k_tensor x;         // [n_rows, n_dim]
+    struct k_tensor row_start; // [n_groups + 1], along tokens
 };
 
 /* Put the rows of new tokens into a key-value cache: cache[row[t]] = x[t], rounded to the cache's
@@ -587,6 +621,9 @@ const char *k_op_name(enum k_op op);
 const char *k_dtype_name(enum k_dtype dtype);
 size_t k_dtype_bytes(enum k_dtype dtype);                       // not for Q4
 size_t k_dtype_n_bytes(enum k_dtype dtype, int64_t n_elements); // whole bytes only
+
+/* Scales of a tensor [n_rows, n_dim] whose rows lie in n_groups groups. */
+int64_t k_n_scales(enum k_scale kind, int64_t n_rows, int64_t n_dim, int64_t n_groups);
 
 /* A context without workspace or threads. path picks one of the forms of `cpu` ("avx2",
  * "avx512", "amx"), NULL the best one this processor has. -ENOTSUP: backend not built, or path not

@@ -11,7 +11,7 @@ static bool is_quant(enum k_dtype dtype) {
 }
 
 static int check(const struct k_weight *w, struct hai_err *err) {
-    if (w->dtype == K_F64 || w->dtype == K_I32)
+    if (w->dtype == K_F64 || w->dtype == K_I32 || w->dtype == K_E5M6)
         return hai_fail(err, -EINVAL, "weights of type %s", k_dtype_name(w->dtype));
     if (is_quant(w->dtype) && w->n_in % K_QUANT_GROUP)
         return hai_fail(err, -EINVAL, "%s weights with rows of %lld; expected a multiple of %d",

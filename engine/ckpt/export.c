@@ -96,6 +96,7 @@ static int find_values(const struct job *job, const struct param *p, const float
 /* Is the checkpoint one of this model, no tensor more and none less? */
 static int check_ckpt(const struct job *job, struct hai_err *err) {
     size_t n = 0, n_weights = ckpt_count(job->ckpt, CKPT_STATE_WEIGHT);
+    size_t n_masters = ckpt_count(job->ckpt, CKPT_STATE_MASTER);
 
     if (job->options->ema && !ckpt_count(job->ckpt, CKPT_STATE_EMA))
         return hai_fail(err, -ENODATA, "%s: has no averaged weights (ema)", ckpt_path(job->ckpt));
@@ -109,7 +110,8 @@ static int check_ckpt(const struct job *job, struct hai_err *err) {
             return r;
         n++;
     }
-    return n == n_weights
+    /* Beside masters there may be the weights made of them, or only what has no master. */
+    return n == n_weights || n == n_weights + n_masters
                ? 0
                : hai_fail(err, -EINVAL, "%s: has weights of %zu tensors; the model of %s has %zu",
                           ckpt_path(job->ckpt), n_weights, job->options->model, n);

@@ -42,5 +42,5 @@ int adamw_step(struct model *model, const struct adamw_rule *rule, int64_t step,
         if (r < 0)
             return r;
     }
-    return 0;
+    return model_weights_changed(model);
 }

@@ -92,7 +92,9 @@ int load_model(struct model *model, const char *dir, struct hai_err *err) {
     _cleanup_(safetensors_freep) struct safetensors *files = NULL;
 
     int r = safetensors_open(dir, &files, err);
-    return r < 0 ? r : take_all(model, files, err);
+    if (r == 0)
+        r = take_all(model, files, err);
+    return r < 0 ? r : model_weights_changed(model);
 }
 
 int load_mapped(const struct model_config *config, const struct model_options *options,

@@ -70,6 +70,8 @@ static void make_layers(struct model *m) {
     m->n_layers = (int)(2 * c->n_layers);
     m->n_layers_all = m->n_layers + (int)(2 * c->n_mtp);
     m->layers = hai_new_array(struct layer, (size_t)m->n_layers_all);
+    m->working = hai_new_array(struct model_working, (size_t)m->params->n);
+    m->shared.precision = o->precision;
     for (int i = 0; i < m->n_layers_all; i++) {
         struct layer *l = &m->layers[i];
         bool experts = config_layer_has_experts(c, i / 2);
@@ -81,6 +83,7 @@ static void make_layers(struct model *m) {
         else
             l->type = experts ? &moe_layer : &mlp_layer;
         l->type->declare(l, &limits);
+        layer_add_operands(l, &limits);
         m->n_expert_layers += i < m->n_layers && l->type == &moe_layer;
     }
     m->stream = hai_new_array(float *, (size_t)m->n_layers + 1);
@@ -144,6 +147,7 @@ static void place(struct model *m, struct plan *plan) {
         m->stream[i] = i < 2 || o->training ? plan_floats(plan, t * d) : m->stream[i - 2];
     if (o->training) {
         m->gradients = plan_floats(plan, m->params->n_trained);
+        model_place_working(m, plan);
         for (int i = 0; i < 2; i++)
             m->stream_grad[i] = plan_floats(plan, t * d);
         m->normed_grad = plan_floats(plan, t * d);
@@ -278,6 +282,8 @@ int model_new(const struct model_config *config, const struct model_options *opt
     if (options->dtype != K_F32 && (options->dtype != K_BF16 || options->training))
         return hai_fail(err, -ENOTSUP, "weights as %s%s: expected F32, or BF16 without training",
                         k_dtype_name(options->dtype), options->training ? " for training" : "");
+    if (options->precision.kind != PRECISION_F32 && !options->training)
+        return hai_fail(err, -EINVAL, "a precision of training, without training");
     if (options->files && options->training)
         return hai_fail(err, -ENOTSUP, "a model that is trained keeps its weights in memory");
     if (options->n_cache_pages && (options->page_tokens < 1 || options->n_seq_pages < 1))
@@ -315,6 +321,7 @@ void model_free(struct model *m) {
         for (int k = 0; k < m->layers[i].n_params; k++)
             k_weight_free(m->layers[i].params[k].w);
     free(m->layers);
+    free(m->working);
     free(m->stream);
     free(m->expert_counts);
     free(m->memory);
@@ -369,6 +376,9 @@ void model_init(struct model *m, uint64_t seed) {
                 ((float *)t.data)[k] = x;
         }
     }
+    int r = model_weights_changed(m);
+    assert(r >= 0);
+    (void)r;
 }
 
 /* Pages of a sequence, its new tokens' positions and places in the cache. */

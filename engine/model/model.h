@@ -14,7 +14,7 @@
  */
 #pragma once
 #include "engine/model/params.h"
-#include "kernels/kernels.h"
+#include "engine/nn/precision.h"
 
 enum { MODEL_THREADS_MAX = 256 };
 
@@ -28,6 +28,7 @@ struct model_options {
     int64_t n_seqs_max;              // of one call
     int64_t n_logits_max;            // rows of logits of one call; 0: n_tokens_max
     bool training;                   // with gradients and saved activations
+    struct precision precision;      // of training
     enum k_dtype dtype;              // flat matrices are kept as K_F32 or, without training, K_BF16
     const struct safetensors *files; // matrices stay in these, which outlive the model; NULL: flat
     int64_t n_cache_pages;           // of the key-value cache; 0: none
@@ -115,6 +116,10 @@ bool model_has_fast_prefill(const struct model_config *config);
 struct k_ctx *model_ctx(struct model *model);
 float *model_weights(struct model *model);   // params.n_elements; NULL unless all are flat float32
 float *model_gradients(struct model *model); // params.n_trained; NULL without training
+
+/* The flat weights have been changed by others than model_init, load_model and adamw_step: under a
+ * recipe of few bits, make what products read from them again. -EINVAL: the kernels refused. */
+int model_weights_changed(struct model *model);
 
 /* Values of row i of the table, a vector or a matrix, in the type they are kept in; data is NULL
  * for a matrix that stays in a file. */

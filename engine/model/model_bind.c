@@ -13,7 +13,12 @@ static int find_source(struct model *m, int i, struct source *ret, struct hai_er
             p = &m->params->items[p->tie];
         return source_find(m->options.files, p, ret, err);
     }
-    struct k_tensor t = model_values(m, m->params->items[i].tie);
+    const struct model_working *w = &m->working[p->tie];
+    if (w->data) {
+        *ret = (struct source){.dtype = w->dtype, .data = w->data, .scale = w->scale};
+        return 0;
+    }
+    struct k_tensor t = model_values(m, p->tie);
     *ret = (struct source){.dtype = t.dtype, .data = t.data};
     return 0;
 }

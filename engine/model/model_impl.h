@@ -5,6 +5,8 @@
 #include "engine/model/model.h"
 #include "engine/nn/layer.h"
 
+struct plan;
+
 /* The multi-token module's own activations and gradients, [n_tokens, n_dim] unless noted. */
 struct model_mtp {
     float *embedded, *embedded_scale;
@@ -24,6 +26,13 @@ enum {
     MODEL_SUM_COUNT = MODEL_SUM_BALANCE + K_BALANCE_COUNT,
 };
 
+/* What products read of a matrix in training, where it is not the float32 values themselves. */
+struct model_working {
+    enum k_dtype dtype;
+    void *data;   // NULL: the float32 values
+    float *scale; // of 8-bit floats, blocks
+};
+
 struct model {
     struct model_config config;
     struct model_options options;
@@ -35,6 +44,7 @@ struct model {
     int64_t first_weight;
     uint16_t *matrices; // elements before first_weight as bf16; NULL if first_weight is 0
     float *gradients;
+    struct model_working *working;               // of every row of params
     struct k_weight *embedding, *head, *eh_proj; // eh_proj: NULL without a multi-token module
     struct layer *layers; // attention and feed-forward in turn; the multi-token module's two last
     int n_layers;         // of them in the main model
@@ -73,6 +83,9 @@ int model_run_mtp(struct model *m, const struct model_batch *batch, const struct
 
 /* logits = normed head^T for n rows. */
 int model_head(struct model *m, float *normed, int64_t n);
+
+/* Working weights: their places, walked with the rest of the plan. */
+void model_place_working(struct model *m, struct plan *plan);
 
 /* Make the weights of all products from the flat buffers or the files. */
 int model_bind(struct model *m, struct hai_err *err);

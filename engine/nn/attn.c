@@ -17,9 +17,9 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     if (c->attention_bias)
         layer_add_param(l, "self_attn.q_proj.bias", 0, qkv, 0);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
-    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
-    layer_add_buffer(l, "qkv", LAYER_SAVED, K_F32, t, qkv);
-    layer_add_buffer(l, "attended", LAYER_SAVED, K_F32, t, out);
+    layer_add_saved(l, "normed", PRECISION_INPUT, t, d);
+    layer_add_saved(l, "qkv", PRECISION_CORE, t, qkv);
+    layer_add_saved(l, "attended", PRECISION_ATTENDED, t, out);
     layer_add_buffer(l, "log_sum_exp", LAYER_SAVED, K_F32, t, c->n_heads);
     layer_add_buffer(l, "qkv_grad", LAYER_GRAD, K_F32, t, qkv);
     layer_add_buffer(l, "normed_grad", LAYER_GRAD, K_F32, t, d);
@@ -51,14 +51,16 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
                    const struct k_tensor *x, const struct k_tensor *y) {
     const struct model_config *c = l->config;
     int64_t n = batch->n_tokens, d = c->d_head;
-    struct k_tensor h = layer_rows(l, H, n);
 
-    LAYER_TRY(layer_norm(ctx, l, NORM, *x, h, layer_vector(l, SCALE, n), c->norm_eps));
-    LAYER_TRY(layer_linear_bias(ctx, l, QKV, c->attention_bias ? QKV_BIAS : -1, h,
+    LAYER_TRY(
+        layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n), c->norm_eps));
+    LAYER_TRY(layer_keep(ctx, l, H, n));
+    LAYER_TRY(layer_linear_bias(ctx, l, QKV, c->attention_bias ? QKV_BIAS : -1, H,
                                 layer_rows(l, QKV_OUT, n)));
     /* Queries and keys lie side by side: one call turns both. */
     LAYER_TRY(rotate(ctx, l, batch, layer_heads(l, QKV_OUT, n, 0, c->n_heads + c->n_kv_heads, d, d),
                      false));
+    LAYER_TRY(layer_keep(ctx, l, QKV_OUT, n));
     struct k_attention a = {
         .y = layer_heads(l, OUT, n, 0, c->n_heads, d, d),
         .q = part(l, QKV_OUT, n, 0),
@@ -80,8 +82,9 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
         a.v = values;
     }
     LAYER_TRY(k_attention(ctx, &a));
+    LAYER_TRY(layer_keep(ctx, l, OUT, n));
     LAYER_TRY(layer_residual(ctx, x, y));
-    return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
+    return layer_linear(ctx, l, O, OUT, *y, true);
 }
 
 static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
@@ -91,6 +94,8 @@ static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer
     int64_t n = batch->n_tokens, d = c->d_head;
     struct k_tensor dh = layer_rows(l, DH, n);
 
+    LAYER_TRY(layer_recall(ctx, l, QKV_OUT, n));
+    LAYER_TRY(layer_recall(ctx, l, OUT, n));
     LAYER_TRY(layer_linear_dx(ctx, l, O, *dy, layer_rows(l, DOUT, n), false));
     struct k_attention_dx a = {
         .dq = part(l, DQKV, n, 0),
@@ -116,8 +121,8 @@ static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct laye
                            const struct k_tensor *x, const struct k_tensor *dy) {
     int64_t n = batch->n_tokens;
 
-    LAYER_TRY(layer_linear_dw(ctx, l, O, layer_rows(l, OUT, n), *dy));
-    LAYER_TRY(layer_linear_dw(ctx, l, QKV, layer_rows(l, H, n), layer_rows(l, DQKV, n)));
+    LAYER_TRY(layer_linear_dw(ctx, l, O, OUT, *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, QKV, H, layer_rows(l, DQKV, n)));
     if (l->config->attention_bias)
         LAYER_TRY(k_sum_rows(
             ctx, &(struct k_sum_rows){.y = l->params[QKV_BIAS].dw, .x = layer_rows(l, DQKV, n)}));

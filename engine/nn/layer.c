@@ -3,8 +3,8 @@
 int layer_add_param(struct layer *l, const char *name, int64_t n_groups, int64_t n_out,
                     int64_t n_in) {
     assert(l->n_params < LAYER_PARAMS_MAX);
-    l->params[l->n_params] =
-        (struct layer_param){.name = name, .n_groups = n_groups, .n_out = n_out, .n_in = n_in};
+    l->params[l->n_params] = (struct layer_param){
+        .name = name, .n_groups = n_groups, .n_out = n_out, .n_in = n_in, .row_start = -1};
     return l->n_params++;
 }
 
@@ -68,33 +68,6 @@ struct k_tensor layer_vector(const struct layer *l, int buffer, int64_t n) {
 
     assert(n <= b->rows * b->columns);
     return k_tensor_1d(b->data, b->dtype, n);
-}
-
-int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias,
-                      struct k_tensor x, struct k_tensor y) {
-    struct k_linear a = {.y = y, .x = x, .w = l->params[param].w};
-
-    if (bias >= 0)
-        a.bias = l->params[bias].vector;
-    return k_linear(ctx, &a);
-}
-
-int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
-                 struct k_tensor y, bool accumulate) {
-    return k_linear(
-        ctx, &(struct k_linear){.y = y, .x = x, .w = l->params[param].w, .accumulate = accumulate});
-}
-
-int layer_linear_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
-                    struct k_tensor dx, bool accumulate) {
-    return k_linear_dx(ctx,
-                       &(struct k_linear_dx){
-                           .dx = dx, .dy = dy, .w = l->params[param].w, .accumulate = accumulate});
-}
-
-int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
-                    struct k_tensor dy) {
-    return k_linear_dw(ctx, &(struct k_linear_dw){.dw = l->params[param].dw, .dy = dy, .x = x});
 }
 
 int layer_norm(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,

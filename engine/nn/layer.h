@@ -6,10 +6,15 @@
  * leaves the gradients of its products in its gradient buffers; `backward_weight` adds to dw in
  * float32 and may run at any later time, once, as long as those two kinds of buffers are kept.
  * Inference calls the same forward, with a cache.
+ *
+ * Under a recipe of few bits (precision.h) what is kept of a saved buffer is a narrower copy of it:
+ * layer_keep makes it when the buffer is filled, layer_recall gets the buffer back from it.
+ * Products take the copy, rounded again where it has another form than they want. Layers say what a
+ * buffer is, not what it is kept as.
  */
 #pragma once
 #include "engine/model/config.h"
-#include "kernels/kernels.h"
+#include "engine/nn/precision.h"
 
 struct layer;
 
@@ -43,6 +48,11 @@ struct layer_buffer {
     enum k_dtype dtype;
     int64_t rows, columns;
     void *data; // bound by the model
+    // Of what layer_add_saved declares: the copy that is kept, if it has another type than F32.
+    enum k_dtype kept;
+    bool power_of_two; // its scales, and those of what is made of it for products
+    void *kept_data;
+    float *kept_scale; // tiles
 };
 
 /* One parameter, or several that lie side by side and are read by one product. n_groups 0: a vector
@@ -53,7 +63,9 @@ struct layer_param {
     int64_t first_row, group_rows; // a head's share of a tensor: group g is its rows from
                                    // g * group_rows + first_row on; group_rows 0: everything
     bool turned;                   // the share transposed, [n_in of the tensor, rows]
-    struct k_weight *w;     // of a matrix; NULL where quantised files hold it in another form
+    int row_start;      // of experts: the buffer that says where each group's rows begin; else -1
+    bool dispatched;    // its output's gradient is sent to experts: scales are powers of two
+    struct k_weight *w; // of a matrix; NULL where quantised files hold it in another form
     struct k_tensor vector; // of a vector, float32
     struct k_tensor dw;
 };
@@ -73,6 +85,7 @@ struct layer_limits {
 /* What all layers of a model share. */
 struct layer_shared {
     struct k_tensor rope_cos, rope_sin; // [n_positions, d_rope / 2]
+    struct precision precision;         // f32 without training
     bool fast_prefill;                  // with a cache: forms may depend on the number of rows
 };
 
@@ -120,6 +133,7 @@ struct layer {
     int n_params;
     struct layer_buffer buffers[LAYER_BUFFERS_MAX];
     int n_buffers;
+    int operands;                 // the first of the buffers that layer_add_operands declared
     struct layer_routing routing; // set by the model before a forward pass
 };
 
@@ -145,15 +159,35 @@ struct k_tensor layer_heads(const struct layer *l, int buffer, int64_t n_rows, i
                             int64_t n_heads, int64_t head_stride, int64_t d);
 struct k_tensor layer_vector(const struct layer *l, int buffer, int64_t n); // the first n elements
 
-/* Products with the layer's parameter number `param`; bias: number of a vector, -1: none. */
-int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias,
-                      struct k_tensor x, struct k_tensor y);
-int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
-                 struct k_tensor y, bool accumulate);
+/* A buffer that is needed until backward_weight, as the recipe keeps it. In fewer bits it is itself
+ * scratch: of each call that reads it. */
+void layer_add_saved(struct layer *l, const char *name, enum precision_role role, int64_t rows,
+                     int64_t columns);
+
+/* What products need for themselves, behind all other buffers. */
+void layer_add_operands(struct layer *l, const struct layer_limits *limits);
+
+/* The first n rows of a buffer of layer_add_saved have been filled: make the copy that is kept. In
+ * BF16 the buffer is rounded too, as the backward pass will have it. */
+int layer_keep(struct k_ctx *ctx, const struct layer *l, int buffer, int64_t n);
+
+/* Fill the first n rows from the copy. */
+int layer_recall(struct k_ctx *ctx, const struct layer *l, int buffer, int64_t n);
+
+/* Is the buffer itself still there in the backward pass? What is neither there nor kept is computed
+ * again by the layer. */
+bool layer_is_saved(const struct layer *l, int buffer);
+
+/* Products of as many rows of buffer number x (of layer_add_saved) as y has with the layer's
+ * parameter number `param`; bias: number of a vector, -1: none. Weights that stay float32 under a
+ * recipe of few bits meet the buffer itself, which is to be filled, also for dw. */
+int layer_linear_bias(struct k_ctx *ctx, const struct layer *l, int param, int bias, int x,
+                      struct k_tensor y);
+int layer_linear(struct k_ctx *ctx, const struct layer *l, int param, int x, struct k_tensor y,
+                 bool accumulate);
 int layer_linear_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
                     struct k_tensor dx, bool accumulate);
-int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
-                    struct k_tensor dy);
+int layer_linear_dw(struct k_ctx *ctx, const struct layer *l, int param, int x, struct k_tensor dy);
 int layer_norm(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
                struct k_tensor y, struct k_tensor scale, double eps);
 

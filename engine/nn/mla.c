@@ -50,7 +50,7 @@ static void declare_latent_query(struct layer *l, const struct layer_limits *lim
     layer_add_param(l, "self_attn.q_a_layernorm.weight", 0, q, 0);
     layer_add_buffer(l, "latent_query", LAYER_SAVED, K_F32, t, q);
     layer_add_buffer(l, "latent_query_scale", LAYER_SAVED, K_F32, t, 1);
-    layer_add_buffer(l, "latent_query_normed", LAYER_SAVED, K_F32, t, q);
+    layer_add_saved(l, "latent_query_normed", PRECISION_INPUT, t, q);
     layer_add_buffer(l, "latent_query_grad", LAYER_GRAD, K_F32, t, q);
     layer_add_buffer(l, "latent_query_normed_grad", LAYER_GRAD, K_F32, t, q);
 }
@@ -74,14 +74,14 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_param(l, c->q_lora ? "self_attn.q_b_proj.weight" : "self_attn.q_proj.weight", 1, key,
                     c->q_lora ? c->q_lora : d);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
-    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
-    layer_add_buffer(l, "query", LAYER_SAVED, K_F32, t, key);
+    layer_add_saved(l, "normed", PRECISION_INPUT, t, d);
+    layer_add_saved(l, "query", PRECISION_CORE, t, key);
     layer_add_buffer(l, "latent", LAYER_SAVED, K_F32, t, latent + c->d_rope);
     layer_add_buffer(l, "latent_scale", LAYER_SAVED, K_F32, t, 1);
-    layer_add_buffer(l, "latent_normed", LAYER_SAVED, K_F32, t, latent);
-    layer_add_buffer(l, "key_value", LAYER_SAVED, K_F32, t, kv);
-    layer_add_buffer(l, "key", LAYER_SAVED, K_F32, t, key);
-    layer_add_buffer(l, "attended", LAYER_SAVED, K_F32, t, out);
+    layer_add_saved(l, "latent_normed", PRECISION_INPUT, t, latent);
+    layer_add_saved(l, "key_value", PRECISION_CORE, t, kv);
+    layer_add_saved(l, "key", PRECISION_CORE, t, key);
+    layer_add_saved(l, "attended", PRECISION_ATTENDED, t, out);
     layer_add_buffer(l, "log_sum_exp", LAYER_SAVED, K_F32, t, h);
     layer_add_buffer(l, "query_grad", LAYER_GRAD, K_F32, t, key);
     layer_add_buffer(l, "latent_grad", LAYER_GRAD, K_F32, t, latent + c->d_rope);
@@ -148,21 +148,21 @@ static int copy(struct k_ctx *ctx, struct k_tensor x, struct k_tensor y) {
 static int project(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
     const struct model_config *c = l->config;
     int64_t n = batch->n_tokens;
-    struct k_tensor h = layer_rows(l, H, n), query_in = h;
 
     if (c->q_lora) {
-        query_in = layer_rows(l, CQ_NORMED, n);
-        LAYER_TRY(layer_linear(ctx, l, Q_A, h, layer_rows(l, CQ, n), false));
-        LAYER_TRY(layer_norm(ctx, l, Q_A_NORM, layer_rows(l, CQ, n), query_in,
+        LAYER_TRY(layer_linear(ctx, l, Q_A, H, layer_rows(l, CQ, n), false));
+        LAYER_TRY(layer_norm(ctx, l, Q_A_NORM, layer_rows(l, CQ, n), layer_rows(l, CQ_NORMED, n),
                              layer_vector(l, CQ_SCALE, n), latent_eps));
+        LAYER_TRY(layer_keep(ctx, l, CQ_NORMED, n));
     }
-    LAYER_TRY(layer_linear(ctx, l, Q, query_in, layer_rows(l, QUERY, n), false));
+    LAYER_TRY(layer_linear(ctx, l, Q, c->q_lora ? CQ_NORMED : H, layer_rows(l, QUERY, n), false));
     LAYER_TRY(rotate(ctx, l, batch, key_part(l, QUERY, n, ROPE), false));
-    LAYER_TRY(layer_linear(ctx, l, KV_A, h, layer_rows(l, CKV, n), false));
+    LAYER_TRY(layer_keep(ctx, l, QUERY, n));
+    LAYER_TRY(layer_linear(ctx, l, KV_A, H, layer_rows(l, CKV, n), false));
     LAYER_TRY(rotate(ctx, l, batch, shared_key(l, CKV, n, 1), false));
     LAYER_TRY(layer_norm(ctx, l, KV_A_NORM, layer_columns(l, CKV, n, 0, c->kv_lora),
                          layer_rows(l, CKV_NORMED, n), layer_vector(l, CKV_SCALE, n), latent_eps));
-    return 0;
+    return layer_keep(ctx, l, CKV_NORMED, n);
 }
 
 static struct k_attention attention_of(const struct layer *l, const struct layer_batch *batch) {
@@ -184,10 +184,11 @@ static int attend(struct k_ctx *ctx, struct layer *l, const struct layer_batch *
 
     if (!l->params[KV_B].w)
         return -ENOTSUP; /* the files have its halves, for use with a cache */
-    LAYER_TRY(
-        layer_linear(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, KV, n), false));
+    LAYER_TRY(layer_linear(ctx, l, KV_B, CKV_NORMED, layer_rows(l, KV, n), false));
+    LAYER_TRY(layer_keep(ctx, l, KV, n));
     LAYER_TRY(copy(ctx, kv_part(l, KV, n, false), key_part(l, KEY, n, NOPE)));
     LAYER_TRY(copy(ctx, shared_key(l, CKV, n, c->n_heads), key_part(l, KEY, n, ROPE)));
+    LAYER_TRY(layer_keep(ctx, l, KEY, n));
     a.y = layer_heads(l, OUT, n, 0, c->n_heads, c->d_value, c->d_value);
     a.q = key_part(l, QUERY, n, WHOLE);
     a.k = key_part(l, KEY, n, WHOLE);
@@ -331,6 +332,7 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
 
     LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
                          l->config->norm_eps));
+    LAYER_TRY(layer_keep(ctx, l, H, n));
     LAYER_TRY(project(ctx, l, batch));
     if (batch->pages.data) {
         LAYER_TRY(put(ctx, l, batch));
@@ -338,8 +340,9 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
     } else {
         LAYER_TRY(attend(ctx, l, batch));
     }
+    LAYER_TRY(layer_keep(ctx, l, OUT, n));
     LAYER_TRY(layer_residual(ctx, x, y));
-    return layer_linear(ctx, l, O, layer_rows(l, OUT, n), *y, true);
+    return layer_linear(ctx, l, O, OUT, *y, true);
 }
 
 /* Gradients of queries, keys and values into those of the products that made them; dh written. */
@@ -372,10 +375,13 @@ static int project_backward(struct k_ctx *ctx, struct layer *l, const struct lay
 static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
                           const struct k_tensor *x, const struct k_tensor *dy,
                           const struct k_tensor *dx) {
+    static const int read[] = {QUERY, KEY, KV, OUT};
     const struct model_config *c = l->config;
     int64_t n = batch->n_tokens, v = c->d_value;
     struct k_tensor dh = layer_rows(l, DH, n);
 
+    for (size_t i = 0; i < ARRAY_SIZE(read); i++)
+        LAYER_TRY(layer_recall(ctx, l, read[i], n));
     LAYER_TRY(layer_linear_dx(ctx, l, O, *dy, layer_rows(l, DOUT, n), false));
     struct k_attention_dx a = {
         .dq = key_part(l, DQUERY, n, WHOLE),
@@ -399,22 +405,20 @@ static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct laye
                            const struct k_tensor *x, const struct k_tensor *dy) {
     const struct model_config *c = l->config;
     int64_t n = batch->n_tokens;
-    struct k_tensor h = layer_rows(l, H, n);
 
-    LAYER_TRY(layer_linear_dw(ctx, l, O, layer_rows(l, OUT, n), *dy));
-    LAYER_TRY(layer_linear_dw(ctx, l, KV_B, layer_rows(l, CKV_NORMED, n), layer_rows(l, DKV, n)));
+    LAYER_TRY(layer_linear_dw(ctx, l, O, OUT, *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, KV_B, CKV_NORMED, layer_rows(l, DKV, n)));
     LAYER_TRY(layer_norm_dw(ctx, l, KV_A_NORM, layer_rows(l, DCKV_NORMED, n),
                             layer_columns(l, CKV, n, 0, c->kv_lora),
                             layer_vector(l, CKV_SCALE, n)));
-    LAYER_TRY(layer_linear_dw(ctx, l, KV_A, h, layer_rows(l, DCKV, n)));
+    LAYER_TRY(layer_linear_dw(ctx, l, KV_A, H, layer_rows(l, DCKV, n)));
     if (c->q_lora) {
-        LAYER_TRY(
-            layer_linear_dw(ctx, l, Q, layer_rows(l, CQ_NORMED, n), layer_rows(l, DQUERY, n)));
+        LAYER_TRY(layer_linear_dw(ctx, l, Q, CQ_NORMED, layer_rows(l, DQUERY, n)));
         LAYER_TRY(layer_norm_dw(ctx, l, Q_A_NORM, layer_rows(l, DCQ_NORMED, n),
                                 layer_rows(l, CQ, n), layer_vector(l, CQ_SCALE, n)));
-        LAYER_TRY(layer_linear_dw(ctx, l, Q_A, h, layer_rows(l, DCQ, n)));
+        LAYER_TRY(layer_linear_dw(ctx, l, Q_A, H, layer_rows(l, DCQ, n)));
     } else {
-        LAYER_TRY(layer_linear_dw(ctx, l, Q, h, layer_rows(l, DQUERY, n)));
+        LAYER_TRY(layer_linear_dw(ctx, l, Q, H, layer_rows(l, DQUERY, n)));
     }
     return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
 }

@@ -48,10 +48,12 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_param(l, "mlp.experts.0.down_proj.weight", e, d, f);
     layer_add_param(l, "mlp.shared_experts.gate_proj.weight", 1, 2 * fs, d);
     layer_add_param(l, "mlp.shared_experts.down_proj.weight", 1, d, fs);
+    l->params[EXPERT_IN].row_start = l->params[EXPERT_OUT].row_start = ROW_START;
+    l->params[EXPERT_OUT].dispatched = true;
     if (c->router_bias)
         layer_add_param(l, "mlp.gate.e_score_correction_bias", 0, e, 0);
     layer_add_buffer(l, "norm_scale", LAYER_SAVED, K_F32, t, 1);
-    layer_add_buffer(l, "normed", LAYER_SAVED, K_F32, t, d);
+    layer_add_saved(l, "normed", PRECISION_INPUT, t, d);
     layer_add_buffer(l, "router_logits", LAYER_SCRATCH, K_F32, t, e);
     layer_add_buffer(l, "router_scores", LAYER_SAVED, K_F32, t, e);
     layer_add_buffer(l, "experts", LAYER_KEPT, K_I32, t, k);
@@ -60,12 +62,12 @@ static void declare(struct layer *l, const struct layer_limits *limits) {
     layer_add_buffer(l, "row_start", LAYER_KEPT, K_I32, e + 1, 1);
     layer_add_buffer(l, "row_token", LAYER_SAVED, K_I32, r, 1);
     layer_add_buffer(l, "pair_row", LAYER_SAVED, K_I32, t, k);
-    layer_add_buffer(l, "rows", LAYER_SAVED, K_F32, r, d);
-    layer_add_buffer(l, "rows_gate_up", LAYER_SAVED, K_F32, r, 2 * f);
-    layer_add_buffer(l, "rows_activated", LAYER_SAVED, K_F32, r, f);
-    layer_add_buffer(l, "rows_out", LAYER_SAVED, K_F32, r, d);
-    layer_add_buffer(l, "shared_gate_up", LAYER_SAVED, K_F32, t, 2 * fs);
-    layer_add_buffer(l, "shared_activated", LAYER_SAVED, K_F32, t, fs);
+    layer_add_saved(l, "rows", PRECISION_DISPATCHED, r, d);
+    layer_add_saved(l, "rows_gate_up", PRECISION_GATE_UP, r, 2 * f);
+    layer_add_saved(l, "rows_activated", PRECISION_ACTIVATED, r, f);
+    layer_add_saved(l, "rows_out", PRECISION_CORE, r, d);
+    layer_add_saved(l, "shared_gate_up", PRECISION_GATE_UP, t, 2 * fs);
+    layer_add_saved(l, "shared_activated", PRECISION_ACTIVATED, t, fs);
     layer_add_buffer(l, "balance_f", LAYER_SAVED, K_F32, limits->n_seqs, e);
     layer_add_buffer(l, "rows_out_grad", LAYER_GRAD, K_F32, r, d);
     layer_add_buffer(l, "rows_gate_up_grad", LAYER_GRAD, K_F32, r, 2 * f);
@@ -129,9 +131,10 @@ static int sort(struct k_ctx *ctx, struct layer *l, const struct layer_batch *ba
                                                  .row_token = layer_vector(l, ROW_TOKEN, rows),
                                                  .pair_row = layer_rows(l, PAIR_ROW, n),
                                                  .experts = r->capacity ? kept : experts}));
-    return k_gather(ctx, &(struct k_gather){.y = layer_rows(l, ROWS, rows),
-                                            .x = layer_rows(l, H, n),
-                                            .row_token = layer_vector(l, ROW_TOKEN, rows)});
+    LAYER_TRY(k_gather(ctx, &(struct k_gather){.y = layer_rows(l, ROWS, rows),
+                                               .x = layer_rows(l, H, n),
+                                               .row_token = layer_vector(l, ROW_TOKEN, rows)}));
+    return layer_keep(ctx, l, ROWS, rows);
 }
 
 /* Gate and choice, then the rows that follow from it. */
@@ -140,7 +143,7 @@ static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch
     int64_t n = batch->n_tokens;
     struct k_tensor logits = layer_rows(l, LOGITS, n);
 
-    LAYER_TRY(layer_linear(ctx, l, GATE, layer_rows(l, H, n), logits, false));
+    LAYER_TRY(layer_linear(ctx, l, GATE, H, logits, false));
     LAYER_TRY(k_router(ctx, &(struct k_router){.experts = layer_rows(l, EXPERTS, n),
                                                .weights = layer_rows(l, WEIGHTS, n),
                                                .scores = layer_rows(l, SCORES, n),
@@ -157,21 +160,32 @@ static int dispatch(struct k_ctx *ctx, struct layer *l, const struct layer_batch
     return sort(ctx, l, batch);
 }
 
+/* SwiGLU of n rows of a buffer of f gates and f others. */
+static int activate(struct k_ctx *ctx, const struct layer *l, int from, int to, int64_t n) {
+    int64_t f = l->buffers[to].columns;
+
+    return k_swiglu(ctx, &(struct k_swiglu){.y = layer_rows(l, to, n),
+                                            .gate = layer_columns(l, from, n, 0, f),
+                                            .up = layer_columns(l, from, n, f, f)});
+}
+
+/* Again, in the backward pass, where its output is not kept. */
+static int activate_again(struct k_ctx *ctx, const struct layer *l, int from, int to, int64_t n) {
+    if (layer_is_saved(l, to))
+        return 0;
+    LAYER_TRY(layer_recall(ctx, l, from, n));
+    return activate(ctx, l, from, to, n);
+}
+
 /* The chosen experts on their rows. */
 static int experts(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch) {
-    int64_t rows = batch->n_tokens * l->config->n_expert_slots, f = l->config->n_dim_expert;
+    int64_t rows = batch->n_tokens * l->config->n_expert_slots;
 
-    LAYER_TRY(k_linear(ctx, &(struct k_linear){.y = layer_rows(l, ROWS_IN, rows),
-                                               .x = layer_rows(l, ROWS, rows),
-                                               .w = l->params[EXPERT_IN].w,
-                                               .row_start = row_start(l)}));
-    LAYER_TRY(k_swiglu(ctx, &(struct k_swiglu){.y = layer_rows(l, ROWS_ACT, rows),
-                                               .gate = layer_columns(l, ROWS_IN, rows, 0, f),
-                                               .up = layer_columns(l, ROWS_IN, rows, f, f)}));
-    return k_linear(ctx, &(struct k_linear){.y = layer_rows(l, ROWS_OUT, rows),
-                                            .x = layer_rows(l, ROWS_ACT, rows),
-                                            .w = l->params[EXPERT_OUT].w,
-                                            .row_start = row_start(l)});
+    LAYER_TRY(layer_linear(ctx, l, EXPERT_IN, ROWS, layer_rows(l, ROWS_IN, rows), false));
+    LAYER_TRY(layer_keep(ctx, l, ROWS_IN, rows));
+    LAYER_TRY(activate(ctx, l, ROWS_IN, ROWS_ACT, rows));
+    LAYER_TRY(layer_linear(ctx, l, EXPERT_OUT, ROWS_ACT, layer_rows(l, ROWS_OUT, rows), false));
+    return layer_keep(ctx, l, ROWS_OUT, rows);
 }
 
 /* y += weights times the experts' rows. */
@@ -186,14 +200,10 @@ static int combine(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
 }
 
 static int shared_forward(struct k_ctx *ctx, struct layer *l, int64_t n, const struct k_tensor *y) {
-    int64_t f = l->config->n_dim_expert * l->config->n_shared_experts;
-
-    LAYER_TRY(
-        layer_linear(ctx, l, SHARED_IN, layer_rows(l, H, n), layer_rows(l, SHARED_GU, n), false));
-    LAYER_TRY(k_swiglu(ctx, &(struct k_swiglu){.y = layer_rows(l, SHARED_ACT, n),
-                                               .gate = layer_columns(l, SHARED_GU, n, 0, f),
-                                               .up = layer_columns(l, SHARED_GU, n, f, f)}));
-    return layer_linear(ctx, l, SHARED_OUT, layer_rows(l, SHARED_ACT, n), *y, true);
+    LAYER_TRY(layer_linear(ctx, l, SHARED_IN, H, layer_rows(l, SHARED_GU, n), false));
+    LAYER_TRY(layer_keep(ctx, l, SHARED_GU, n));
+    LAYER_TRY(activate(ctx, l, SHARED_GU, SHARED_ACT, n));
+    return layer_linear(ctx, l, SHARED_OUT, SHARED_ACT, *y, true);
 }
 
 static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
@@ -203,6 +213,7 @@ static int forward(struct k_ctx *ctx, struct layer *l, const struct layer_batch 
     LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
                          l->config->norm_eps));
     LAYER_TRY(dispatch(ctx, l, batch));
+    LAYER_TRY(layer_keep(ctx, l, H, n)); /* the gate has seen it as it is */
     LAYER_TRY(layer_residual(ctx, x, y));
     LAYER_TRY(shared_forward(ctx, l, n, y));
     LAYER_TRY(experts(ctx, l, batch));
@@ -215,26 +226,22 @@ static int experts_backward(struct k_ctx *ctx, struct layer *l, int64_t n,
     int64_t rows = n * l->config->n_expert_slots, f = l->config->n_dim_expert;
     struct k_tensor drows = layer_rows(l, DROWS, rows), dact = layer_rows(l, DROWS_ACT, rows);
 
+    LAYER_TRY(layer_recall(ctx, l, ROWS_OUT, rows));
+    LAYER_TRY(layer_recall(ctx, l, ROWS_IN, rows));
     LAYER_TRY(k_combine_dx(ctx, &(struct k_combine_dx){.dx = layer_rows(l, DROWS_OUT, rows),
                                                        .dweights = layer_rows(l, DWEIGHTS, n),
                                                        .dy = *dy,
                                                        .x = layer_rows(l, ROWS_OUT, rows),
                                                        .pair_row = layer_rows(l, PAIR_ROW, n),
                                                        .weights = layer_rows(l, WEIGHTS, n)}));
-    LAYER_TRY(k_linear_dx(ctx, &(struct k_linear_dx){.dx = dact,
-                                                     .dy = layer_rows(l, DROWS_OUT, rows),
-                                                     .w = l->params[EXPERT_OUT].w,
-                                                     .row_start = row_start(l)}));
+    LAYER_TRY(layer_linear_dx(ctx, l, EXPERT_OUT, layer_rows(l, DROWS_OUT, rows), dact, false));
     LAYER_TRY(
         k_swiglu_dx(ctx, &(struct k_swiglu_dx){.dgate = layer_columns(l, DROWS_IN, rows, 0, f),
                                                .dup = layer_columns(l, DROWS_IN, rows, f, f),
                                                .dy = dact,
                                                .gate = layer_columns(l, ROWS_IN, rows, 0, f),
                                                .up = layer_columns(l, ROWS_IN, rows, f, f)}));
-    LAYER_TRY(k_linear_dx(ctx, &(struct k_linear_dx){.dx = drows,
-                                                     .dy = layer_rows(l, DROWS_IN, rows),
-                                                     .w = l->params[EXPERT_IN].w,
-                                                     .row_start = row_start(l)}));
+    LAYER_TRY(layer_linear_dx(ctx, l, EXPERT_IN, layer_rows(l, DROWS_IN, rows), drows, false));
     LAYER_TRY(k_add(ctx, &(struct k_add){.y = layer_vector(l, DH, n * l->config->n_dim)}));
     return k_combine(
         ctx, &(struct k_combine){.y = dh, .x = drows, .pair_row = layer_rows(l, PAIR_ROW, n)});
@@ -265,6 +272,7 @@ static int shared_backward(struct k_ctx *ctx, struct layer *l, int64_t n, const 
     int64_t f = l->config->n_dim_expert * l->config->n_shared_experts;
     struct k_tensor dact = layer_rows(l, DSHARED_ACT, n);
 
+    LAYER_TRY(layer_recall(ctx, l, SHARED_GU, n));
     LAYER_TRY(layer_linear_dx(ctx, l, SHARED_OUT, *dy, dact, false));
     LAYER_TRY(k_swiglu_dx(ctx, &(struct k_swiglu_dx){.dgate = layer_columns(l, DSHARED_GU, n, 0, f),
                                                      .dup = layer_columns(l, DSHARED_GU, n, f, f),
@@ -289,19 +297,17 @@ static int backward_input(struct k_ctx *ctx, struct layer *l, const struct layer
 static int backward_weight(struct k_ctx *ctx, struct layer *l, const struct layer_batch *batch,
                            const struct k_tensor *x, const struct k_tensor *dy) {
     int64_t n = batch->n_tokens, rows = n * l->config->n_expert_slots;
-    struct k_tensor h = layer_rows(l, H, n);
 
-    LAYER_TRY(k_linear_dw(ctx, &(struct k_linear_dw){.dw = l->params[EXPERT_OUT].dw,
-                                                     .dy = layer_rows(l, DROWS_OUT, rows),
-                                                     .x = layer_rows(l, ROWS_ACT, rows),
-                                                     .row_start = row_start(l)}));
-    LAYER_TRY(k_linear_dw(ctx, &(struct k_linear_dw){.dw = l->params[EXPERT_IN].dw,
-                                                     .dy = layer_rows(l, DROWS_IN, rows),
-                                                     .x = layer_rows(l, ROWS, rows),
-                                                     .row_start = row_start(l)}));
-    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_OUT, layer_rows(l, SHARED_ACT, n), *dy));
-    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_IN, h, layer_rows(l, DSHARED_GU, n)));
-    LAYER_TRY(layer_linear_dw(ctx, l, GATE, h, layer_rows(l, DLOGITS, n)));
+    LAYER_TRY(activate_again(ctx, l, ROWS_IN, ROWS_ACT, rows));
+    LAYER_TRY(layer_linear_dw(ctx, l, EXPERT_OUT, ROWS_ACT, layer_rows(l, DROWS_OUT, rows)));
+    LAYER_TRY(layer_linear_dw(ctx, l, EXPERT_IN, ROWS, layer_rows(l, DROWS_IN, rows)));
+    LAYER_TRY(activate_again(ctx, l, SHARED_GU, SHARED_ACT, n));
+    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_OUT, SHARED_ACT, *dy));
+    LAYER_TRY(layer_linear_dw(ctx, l, SHARED_IN, H, layer_rows(l, DSHARED_GU, n)));
+    if (!layer_is_saved(l, H))
+        LAYER_TRY(layer_norm(ctx, l, NORM, *x, layer_rows(l, H, n), layer_vector(l, SCALE, n),
+                             l->config->norm_eps));
+    LAYER_TRY(layer_linear_dw(ctx, l, GATE, H, layer_rows(l, DLOGITS, n)));
     return layer_norm_dw(ctx, l, NORM, layer_rows(l, DH, n), *x, layer_vector(l, SCALE, n));
 }
 

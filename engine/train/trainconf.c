@@ -27,6 +27,9 @@ enum kind {
     KIND_BACKEND, // "ref" or "cpu"
     KIND_OVER,    // "sequence" or "micro_batch"
     KIND_EXACT,   // "preferred" or "required"
+    KIND_PRECISION,
+    KIND_FORMAT,
+    KIND_SUM,
 };
 
 /* Every key: block ("" for the top), name, how it is read and where it goes, bounds. */
@@ -37,59 +40,62 @@ static const struct key {
     size_t at;
     double low, high;
 } keys[] = {
-    {"",           "model",               KIND_TEXT,    AT(model),                  0,     0                },
-    {"",           "out",                 KIND_TEXT,    AT(out),                    0,     0                },
-    {"",           "log",                 KIND_TEXT,    AT(log),                    0,     0                },
-    {"",           "metrics",             KIND_TEXT,    AT(metrics),                0,     0                },
-    {"",           "steps",               KIND_WHOLE,   AT(steps),                  1,     1e12             },
-    {"",           "batch",               KIND_WHOLE,   AT(batch),                  1,     1 << 24          },
-    {"",           "micro_batch",         KIND_WHOLE,   AT(micro_batch),            1,     1 << 20          },
-    {"",           "seq",                 KIND_WHOLE,   AT(seq),                    2,     1 << 24          },
-    {"",           "seed",                KIND_WHOLE,   AT(seed),                   0,     9e15             },
-    {"",           "threads",             KIND_WHOLE,   AT(threads),                1,     MODEL_THREADS_MAX},
-    {"",           "backend",             KIND_BACKEND, AT(backend),                0,     0                },
-    {"",           "exact",               KIND_EXACT,   AT(exact),                  0,     0                },
-    {"data",       "files",               KIND_TEXTS,   AT(files),                  0,     0                },
-    {"data",       "tokenizer",           KIND_TEXT,    AT(tokenizer),              0,     0                },
-    {"data",       "max",                 KIND_SIZE,    AT(max_bytes),              0,     0                },
-    {"schedule",   "kind",                KIND_SHAPE,   AT(schedule.kind),          0,     0                },
-    {"schedule",   "warmup",              KIND_WHOLE,   AT(schedule.warmup),        0,     1e12             },
-    {"schedule",   "final",               KIND_NUMBER,  AT(schedule.final),         0,     1                },
-    {"schedule",   "factor",              KIND_NUMBER,  AT(schedule.factor),        0,     1                },
-    {"schedule",   "at",                  KIND_PARTS,   AT(schedule.at),            0,     1                },
-    {"schedule",   "decay",               KIND_NUMBER,  AT(schedule.decay),         0,     1                },
-    {"schedule",   "curve",               KIND_CURVE,   AT(schedule.curve),         0,     0                },
-    {"schedule",   "tail_at",             KIND_PARTS,   AT(schedule.tail_at),       0,     1                },
-    {"schedule",   "tail",                KIND_PARTS,   AT(schedule.tail),          0,     1                },
-    {"ramp",       "from",                KIND_WHOLE,   AT(schedule.ramp.from),     1,     1 << 24          },
-    {"ramp",       "tokens",              KIND_WHOLE,   AT(schedule.ramp.tokens),   1,     1e15             },
-    {"ramp",       "multiple",            KIND_WHOLE,   AT(schedule.ramp.multiple), 1,     1 << 24          },
-    {"optimizer",  "lr",                  KIND_NUMBER,  AT(schedule.rate),          1e-12, 1e3              },
-    {"optimizer",  "beta1",               KIND_NUMBER,  AT(beta1),                  0,     0.99999          },
-    {"optimizer",  "beta2",               KIND_NUMBER,  AT(beta2),                  0,     0.99999          },
-    {"optimizer",  "eps",                 KIND_NUMBER,  AT(eps),                    1e-30, 1                },
-    {"optimizer",  "weight_decay",        KIND_NUMBER,  AT(weight_decay),           0,     100              },
-    {"optimizer",  "clip",                KIND_NUMBER,  AT(clip),                   0,     1e9              },
-    {"loss",       "mtp_weight",          KIND_NUMBER,  AT(mtp_weight),             0,     100              },
-    {"loss",       "balance_alpha",       KIND_NUMBER,  AT(balance_alpha),          0,     100              },
-    {"loss",       "device_alpha",        KIND_NUMBER,  AT(device_alpha),           0,     100              },
-    {"loss",       "communication_alpha", KIND_NUMBER,  AT(communication_alpha),    0,     100              },
-    {"loss",       "balance_groups",      KIND_WHOLE,   AT(balance_groups),         1,     1024             },
-    {"loss",       "max_groups",          KIND_WHOLE,   AT(max_groups),             1,     1024             },
-    {"loss",       "balance_over",        KIND_OVER,    0,                          0,     0                },
-    {"loss",       "bias_rate",           KIND_NUMBER,  AT(bias_rate),              0,     1                },
-    {"loss",       "bias_until",          KIND_NUMBER,  AT(bias_until),             0,     1                },
-    {"dropping",   "capacity",            KIND_NUMBER,  AT(drop_capacity),          0,     1024             },
-    {"dropping",   "whole",               KIND_NUMBER,  AT(drop_whole),             0,     1                },
-    {"ema",        "decay",               KIND_NUMBER,  AT(ema_decay),              0,     0.9999999        },
-    {"spikes",     "loss",                KIND_NUMBER,  AT(spikes.loss),            0,     1e6              },
-    {"spikes",     "norm",                KIND_NUMBER,  AT(spikes.norm),            0,     1e6              },
-    {"spikes",     "window",              KIND_WHOLE,   AT(spikes.window),          8,     SPIKES_WINDOW_MAX},
-    {"spikes",     "patience",            KIND_WHOLE,   AT(spikes.patience),        0,     1000             },
-    {"spikes",     "back",                KIND_WHOLE,   AT(spikes.backs),           0,     1000             },
-    {"checkpoint", "dir",                 KIND_TEXT,    AT(ckpt_dir),               0,     0                },
-    {"checkpoint", "every",               KIND_WHOLE,   AT(ckpt_every),             0,     1e12             },
-    {"checkpoint", "keep",                KIND_WHOLE,   AT(ckpt_keep),              1,     1e6              },
+    {"",           "model",               KIND_TEXT,      AT(model),                  0,     0                },
+    {"",           "out",                 KIND_TEXT,      AT(out),                    0,     0                },
+    {"",           "log",                 KIND_TEXT,      AT(log),                    0,     0                },
+    {"",           "metrics",             KIND_TEXT,      AT(metrics),                0,     0                },
+    {"",           "steps",               KIND_WHOLE,     AT(steps),                  1,     1e12             },
+    {"",           "batch",               KIND_WHOLE,     AT(batch),                  1,     1 << 24          },
+    {"",           "micro_batch",         KIND_WHOLE,     AT(micro_batch),            1,     1 << 20          },
+    {"",           "seq",                 KIND_WHOLE,     AT(seq),                    2,     1 << 24          },
+    {"",           "seed",                KIND_WHOLE,     AT(seed),                   0,     9e15             },
+    {"",           "threads",             KIND_WHOLE,     AT(threads),                1,     MODEL_THREADS_MAX},
+    {"",           "backend",             KIND_BACKEND,   AT(backend),                0,     0                },
+    {"",           "exact",               KIND_EXACT,     AT(exact),                  0,     0                },
+    {"",           "precision",           KIND_PRECISION, AT(precision.kind),         0,     0                },
+    {"",           "fp8",                 KIND_FORMAT,    AT(precision.format),       0,     0                },
+    {"",           "accumulate",          KIND_SUM,       AT(precision.sum),          0,     0                },
+    {"data",       "files",               KIND_TEXTS,     AT(files),                  0,     0                },
+    {"data",       "tokenizer",           KIND_TEXT,      AT(tokenizer),              0,     0                },
+    {"data",       "max",                 KIND_SIZE,      AT(max_bytes),              0,     0                },
+    {"schedule",   "kind",                KIND_SHAPE,     AT(schedule.kind),          0,     0                },
+    {"schedule",   "warmup",              KIND_WHOLE,     AT(schedule.warmup),        0,     1e12             },
+    {"schedule",   "final",               KIND_NUMBER,    AT(schedule.final),         0,     1                },
+    {"schedule",   "factor",              KIND_NUMBER,    AT(schedule.factor),        0,     1                },
+    {"schedule",   "at",                  KIND_PARTS,     AT(schedule.at),            0,     1                },
+    {"schedule",   "decay",               KIND_NUMBER,    AT(schedule.decay),         0,     1                },
+    {"schedule",   "curve",               KIND_CURVE,     AT(schedule.curve),         0,     0                },
+    {"schedule",   "tail_at",             KIND_PARTS,     AT(schedule.tail_at),       0,     1                },
+    {"schedule",   "tail",                KIND_PARTS,     AT(schedule.tail),          0,     1                },
+    {"ramp",       "from",                KIND_WHOLE,     AT(schedule.ramp.from),     1,     1 << 24          },
+    {"ramp",       "tokens",              KIND_WHOLE,     AT(schedule.ramp.tokens),   1,     1e15             },
+    {"ramp",       "multiple",            KIND_WHOLE,     AT(schedule.ramp.multiple), 1,     1 << 24          },
+    {"optimizer",  "lr",                  KIND_NUMBER,    AT(schedule.rate),          1e-12, 1e3              },
+    {"optimizer",  "beta1",               KIND_NUMBER,    AT(beta1),                  0,     0.99999          },
+    {"optimizer",  "beta2",               KIND_NUMBER,    AT(beta2),                  0,     0.99999          },
+    {"optimizer",  "eps",                 KIND_NUMBER,    AT(eps),                    1e-30, 1                },
+    {"optimizer",  "weight_decay",        KIND_NUMBER,    AT(weight_decay),           0,     100              },
+    {"optimizer",  "clip",                KIND_NUMBER,    AT(clip),                   0,     1e9              },
+    {"loss",       "mtp_weight",          KIND_NUMBER,    AT(mtp_weight),             0,     100              },
+    {"loss",       "balance_alpha",       KIND_NUMBER,    AT(balance_alpha),          0,     100              },
+    {"loss",       "device_alpha",        KIND_NUMBER,    AT(device_alpha),           0,     100              },
+    {"loss",       "communication_alpha", KIND_NUMBER,    AT(communication_alpha),    0,     100              },
+    {"loss",       "balance_groups",      KIND_WHOLE,     AT(balance_groups),         1,     1024             },
+    {"loss",       "max_groups",          KIND_WHOLE,     AT(max_groups),             1,     1024             },
+    {"loss",       "balance_over",        KIND_OVER,      0,                          0,     0                },
+    {"loss",       "bias_rate",           KIND_NUMBER,    AT(bias_rate),              0,     1                },
+    {"loss",       "bias_until",          KIND_NUMBER,    AT(bias_until),             0,     1                },
+    {"dropping",   "capacity",            KIND_NUMBER,    AT(drop_capacity),          0,     1024             },
+    {"dropping",   "whole",               KIND_NUMBER,    AT(drop_whole),             0,     1                },
+    {"ema",        "decay",               KIND_NUMBER,    AT(ema_decay),              0,     0.9999999        },
+    {"spikes",     "loss",                KIND_NUMBER,    AT(spikes.loss),            0,     1e6              },
+    {"spikes",     "norm",                KIND_NUMBER,    AT(spikes.norm),            0,     1e6              },
+    {"spikes",     "window",              KIND_WHOLE,     AT(spikes.window),          8,     SPIKES_WINDOW_MAX},
+    {"spikes",     "patience",            KIND_WHOLE,     AT(spikes.patience),        0,     1000             },
+    {"spikes",     "back",                KIND_WHOLE,     AT(spikes.backs),           0,     1000             },
+    {"checkpoint", "dir",                 KIND_TEXT,      AT(ckpt_dir),               0,     0                },
+    {"checkpoint", "every",               KIND_WHOLE,     AT(ckpt_every),             0,     1e12             },
+    {"checkpoint", "keep",                KIND_WHOLE,     AT(ckpt_keep),              1,     1e6              },
 };
 #undef AT
 
@@ -263,6 +269,24 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         if (!hai_streq(text, "sequence") && !hai_streq(text, "micro_batch"))
             return bad_value(x, key, v, "sequence or micro_batch");
         conf->balance_micro_batch = hai_streq(text, "micro_batch");
+        return 0;
+    case KIND_PRECISION:
+        r = precision_parse(text);
+        if (r < 0)
+            return bad_value(x, key, v, "f32, bf16 or fp8");
+        conf->precision.kind = (enum precision_kind)r;
+        return 0;
+    case KIND_FORMAT:
+        r = precision_format_parse(text);
+        if (r < 0)
+            return bad_value(x, key, v, "e4m3, e5m2 or hybrid");
+        conf->precision.format = (enum precision_format)r;
+        return 0;
+    case KIND_SUM:
+        r = precision_sum_parse(text);
+        if (r < 0)
+            return bad_value(x, key, v, "fp32, hopper14 or hopper14_promoted");
+        conf->precision.sum = (enum k_sum)r;
         return 0;
     default:
         if (!hai_streq(text, "required") && !hai_streq(text, "preferred"))

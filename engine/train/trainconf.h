@@ -5,9 +5,9 @@
  * file, line and column, and the nearest name. Paths are relative to where the program runs.
  */
 #pragma once
+#include "engine/nn/precision.h"
 #include "engine/train/schedule.h"
 #include "engine/train/spikes.h"
-#include "kernels/kernels.h"
 
 struct trainconf {
     char *model;     // config.json, or a folder with one
@@ -25,6 +25,7 @@ struct trainconf {
     int64_t seed;
     int64_t threads;
     enum k_backend backend;
+    struct precision precision;
     bool exact;               // required: refuse to resume with another numeric identity
     struct schedule schedule; // what the file says of it; whole: trainconf_schedule
     double beta1, beta2, eps, weight_decay, clip;

@@ -21,6 +21,7 @@ void trainer_size(const struct trainer *t, struct trainer_size *ret) {
         .tokens = feed_size(t->feed).n_tokens,
         .documents = feed_size(t->feed).n_documents,
         .kernel_path = model_ctx(t->model)->path,
+        .recipe = t->recipe,
     };
 }
 
@@ -234,7 +235,7 @@ int trainer_save(struct trainer *t, struct hai_err *err) {
     if (!t->saver)
         return 0;
     snprintf(meta.kernel_path, sizeof meta.kernel_path, "%s", model_ctx(t->model)->path);
-    snprintf(meta.recipe, sizeof meta.recipe, "%s", TRAINER_RECIPE);
+    snprintf(meta.recipe, sizeof meta.recipe, "%s", t->recipe);
     snprintf(meta.version, sizeof meta.version, "%s", HAI_VERSION);
     if (t->ema)
         ema_wait(t->ema);

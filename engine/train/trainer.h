@@ -45,7 +45,7 @@ const struct expertload *trainer_load(const struct trainer *trainer);
 struct trainer_size {
     int64_t parameters;
     int64_t tokens, documents; // of data
-    const char *kernel_path;
+    const char *kernel_path, *recipe;
 };
 void trainer_size(const struct trainer *trainer, struct trainer_size *ret);
 

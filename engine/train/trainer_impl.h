@@ -9,9 +9,6 @@
 #include "engine/train/feed.h"
 #include "engine/train/trainer.h"
 
-/* Weights, moments and gradients are float32 throughout. */
-#define TRAINER_RECIPE "f32"
-
 struct trainer {
     const struct trainconf *conf;
     struct trainer_place place;
@@ -29,6 +26,7 @@ struct trainer {
     struct model_rules rules;
     struct adamw_rule adamw;
     uint64_t config_digest;
+    char recipe[PRECISION_NAME_BYTES];
     int64_t step;        // done
     int64_t next_sample; // of the whole batch
     struct schedule schedule;

@@ -100,9 +100,11 @@ static int read_model_config(struct trainer *t, struct model_config *ret, struct
 }
 
 /* Weights of every tensor that owns its values, moments and averages of those that are trained; the
- * state of the spikes. */
+ * state of the spikes. Where products read rounded copies of the weights, what is trained is their
+ * master. */
 static void list_parts(struct trainer *t) {
     const struct params *params = model_params(t->model);
+    bool master = t->conf->precision.kind != PRECISION_F32;
     const struct {
         enum ckpt_state state;
         float *base;
@@ -121,7 +123,7 @@ static void list_parts(struct trainer *t) {
         for (size_t s = 0; p->tie == i && s < (p->trained ? n_states : 1); s++)
             t->parts[t->n_parts++] = (struct ckpt_part){
                 .name = p->name,
-                .state = states[s].state,
+                .state = s == 0 && master && p->trained ? CKPT_STATE_MASTER : states[s].state,
                 .n_dims = p->n_dims,
                 .shape = {p->shape[0], p->shape[1]},
                 .data = states[s].base ? states[s].base + p->offset : NULL,
@@ -189,7 +191,8 @@ static int make_model(struct trainer *t, struct hai_err *err) {
                                           .n_threads = (int)c->threads,
                                           .n_tokens_max = t->micro * c->seq,
                                           .n_seqs_max = t->micro,
-                                          .training = true};
+                                          .training = true,
+                                          .precision = c->precision};
     r = make_rules(t, &config, err);
     if (r == 0)
         r = model_new(&config, &options, &t->model, err);
@@ -198,6 +201,7 @@ static int make_model(struct trainer *t, struct hai_err *err) {
     if (config.n_experts)
         t->load = expertload_new((int)(config.n_layers - config.n_dense_layers),
                                  (int)config.n_dense_layers, (int)config.n_experts, LOAD_STEPS);
+    precision_name(&c->precision, t->recipe);
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->config_digest = digest_config(t);
@@ -216,8 +220,8 @@ static bool same_identity(const struct trainer *t, const struct ckpt_meta *m, st
         buf_printf(why, ", %" PRId64 " ranks (now %d)", m->world, coll_world(t->place.coll));
     if (!hai_streq(m->kernel_path, path))
         buf_printf(why, ", kernels %s (now %s)", m->kernel_path, path);
-    if (!hai_streq(m->recipe, TRAINER_RECIPE))
-        buf_printf(why, ", precision %s (now %s)", m->recipe, TRAINER_RECIPE);
+    if (!hai_streq(m->recipe, t->recipe))
+        buf_printf(why, ", precision %s (now %s)", m->recipe, t->recipe);
     if (!hai_streq(m->version, HAI_VERSION))
         buf_printf(why, ", version %s (now %s)", m->version, HAI_VERSION);
     if (m->config_digest != t->config_digest)
@@ -242,6 +246,9 @@ static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *er
         return r;
     if (t->ema && !ckpt_count(ckpt, CKPT_STATE_EMA))
         ema_restart(t->ema);
+    r = model_weights_changed(t->model);
+    if (r < 0)
+        return hai_fail(err, r, "%s: weights cannot be rounded", ckpt_path(ckpt));
     if (m->world == coll_world(t->place.coll) && m->group_ranks >= 1 && m->group_ranks <= m->world)
         coll_set_group_ranks(t->place.coll, (int)m->group_ranks);
     t->step = m->step;

@@ -13,6 +13,23 @@ struct grouped {
     int64_t row_pieces, column_pieces;
 };
 
+/* Room behind the workspace of the product for an operand made wide: what comes in few bits. */
+static size_t wide_bytes(const struct k_tensor *t) {
+    return t->dtype == K_F32 ? 0 : (size_t)(k_tensor_n_elements(t) + 15) / 16 * 16 * sizeof(float);
+}
+
+/* An operand as float32, made wide at *at if it is not. */
+static struct k_tensor wide_operand(struct k_ctx *ctx, const struct k_tensor *t,
+                                    const struct k_tensor *row_start, char **at) {
+    struct k_tensor to = k_tensor_2d(*at, K_F32, t->shape[0], t->shape[1]);
+
+    if (t->dtype == K_F32)
+        return *t;
+    make_wide(ctx, t, row_start, to.data, to.stride[0]);
+    *at += wide_bytes(t);
+    return to;
+}
+
 static int64_t pieces_of(int64_t n) {
     return (n + PIECE_COLUMNS - 1) / PIECE_COLUMNS;
 }
@@ -49,25 +66,32 @@ struct linear_dx_job {
 static void linear_dx_prepare(const void *arg, int64_t group, struct gemm *g) {
     const struct linear_dx_job *job = arg;
     const struct k_linear_dx *a = &job->a;
+    const struct k_weight_part *w = &a->w->parts[group * a->w->n_parts + job->part];
     int64_t first;
 
     g->m = group_rows(&a->row_start, a->dy.shape[0], group, &first);
     g->a = (const float *)a->dy.data + first * a->dy.stride[0] + job->before;
-    g->b = a->w->parts[group * a->w->n_parts + job->part].data;
+    g->b = w->data;
+    g->b_scale = w->scale;
+    g->first_column = w->first_row;
     g->c = (float *)a->dx.data + first * a->dx.stride[0];
 }
 
 static int linear_dx(struct k_ctx *ctx, const struct k_linear_dx *a) {
+    char *at = (char *)ctx->workspace + gemm_bytes(ctx);
     struct linear_dx_job job = {.a = *a};
 
-    if (!groups_cover(&a->row_start, a->w->n_groups, a->dy.shape[0]))
+    if (!k_linear_dx_fits(a))
         return -EINVAL;
+    if (a->sum != K_SUM_F32)
+        return -ENOTSUP;
+    job.a.dy = wide_operand(ctx, &a->dy, &a->row_start, &at);
     for (; job.part < a->w->n_parts; job.before += a->w->parts[job.part++].n_out) {
         struct grouped j = {
             .whole = {.m = a->dy.shape[0],
                       .n = a->w->n_in,
                       .k = a->w->parts[job.part].n_out,
-                      .a_row = a->dy.stride[0],
+                      .a_row = job.a.dy.stride[0],
                       .a_k = 1,
                       .b_k = a->w->n_in,
                       .b_column = 1,
@@ -93,21 +117,28 @@ static void linear_dw_prepare(const void *arg, int64_t group, struct gemm *g) {
 }
 
 static int linear_dw(struct k_ctx *ctx, const struct k_linear_dw *a) {
+    char *at = (char *)ctx->workspace + gemm_bytes(ctx);
+    struct k_linear_dw all = *a;
+
+    if (!k_linear_dw_fits(a))
+        return -EINVAL;
+    if (a->sum != K_SUM_F32)
+        return -ENOTSUP;
+    all.dy = wide_operand(ctx, &a->dy, &a->row_start, &at);
+    all.x = wide_operand(ctx, &a->x, &a->row_start, &at);
     struct grouped j = {
         .whole = {.m = a->dw.shape[1],
                   .n = a->dw.shape[2],
                   .a_row = 1,
-                  .a_k = a->dy.stride[0],
-                  .b_k = a->x.stride[0],
+                  .a_k = all.dy.stride[0],
+                  .b_k = all.x.stride[0],
                   .b_column = 1,
                   .c_row = a->dw.stride[1],
                   .accumulate = true},
         .prepare = linear_dw_prepare,
-        .a = a,
+        .a = &all,
     };
 
-    if (!groups_cover(&a->row_start, a->dw.shape[0], a->dy.shape[0]))
-        return -EINVAL;
     return grouped_run(ctx, &j, a->dw.shape[0]);
 }
 
@@ -184,11 +215,11 @@ static int linear_heads_dx(struct k_ctx *ctx, const struct k_linear_heads_dx *a)
 }
 
 static size_t linear_dx_workspace(const struct k_ctx *ctx, const struct k_linear_dx *a) {
-    return gemm_bytes(ctx);
+    return gemm_bytes(ctx) + wide_bytes(&a->dy);
 }
 
 static size_t linear_dw_workspace(const struct k_ctx *ctx, const struct k_linear_dw *a) {
-    return gemm_bytes(ctx);
+    return gemm_bytes(ctx) + wide_bytes(&a->dy) + wide_bytes(&a->x);
 }
 
 static size_t linear_heads_dx_workspace(const struct k_ctx *ctx,

@@ -17,7 +17,7 @@ struct product {
     bool accumulate;
     bool tiles;            // in tile registers
     int64_t n_rows, n_all; // of the largest group; of all
-    bool wide_x;           // x is E4M3; product_run makes it wide
+    bool wide_x;           // x is in few bits; product_run makes it wide, scales left out
     // Made when it runs.
     float *x_wide; // [n_all, n_in], then
     char *packed;  // x as the kernels want it

@@ -9,6 +9,7 @@
 #include "kernels/cpu/few_body.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/quant_body.h"
+#include "kernels/cpu/quantize_body.h"
 
 enum {
     FEW_PIECE_BYTES = 96 * 1024,
@@ -27,12 +28,6 @@ ALWAYS_INLINE int64_t group_rows(const struct k_tensor *row_start, int64_t n_row
 
     *ret_first = start ? start[group] : 0;
     return (start ? start[group + 1] : n_rows) - *ret_first;
-}
-
-static bool groups_cover(const struct k_tensor *row_start, int64_t n_groups, int64_t n_rows) {
-    const int32_t *start = row_start->data;
-
-    return start ? start[0] == 0 && start[n_groups] <= n_rows : n_groups == 1;
 }
 
 /* x of the first row of a group as float32, and from row to row. */
@@ -85,23 +80,8 @@ static void product_pack(void *arg, int64_t piece, int thread) {
     }
 }
 
-/* A row of E4M3 made wide, scales left out. */
-static void product_widen(void *arg, int64_t row, int thread) {
-    const struct product *p = arg;
-    const uint8_t *x = (const uint8_t *)p->x->data + row * p->x->stride[0];
-    float *to = p->x_wide + row * p->w->n_in;
-
-    for (int64_t i = 0; i < p->w->n_in; i += 8) {
-        int64_t n = MIN(p->w->n_in - i, (int64_t)8);
-        float eight[8];
-        __m256 v = n == 8 ? load_8(K_E4M3, x + i) : load_8_of(K_E4M3, x + i, n);
-        _mm256_storeu_ps(eight, _mm256_mul_ps(v, _mm256_set1_ps(FLOAT8_UP(K_E4M3))));
-        memcpy(to + i, eight, (size_t)n * sizeof *eight);
-    }
-}
-
 static const float *x_scale_of(const struct product *p, int64_t first) {
-    return p->wide_x ? (const float *)p->x->scale + first : NULL;
+    return p->x->scale_kind == K_SCALE_TILES ? (const float *)p->x->scale + first : NULL;
 }
 
 static void product_quant(const struct product *p, const struct product_spot *s, char *work) {
@@ -223,8 +203,11 @@ static int product_run(struct k_ctx *ctx, struct product *p) {
     }
     (void)product_place(ctx, p, ctx->workspace);
     product_cut(p);
-    if (p->wide_x)
-        pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->n_all, product_widen, p);
+    if (p->wide_x) {
+        struct k_tensor codes = *p->x, none = {0};
+        codes.scale_kind = K_SCALE_NONE;
+        make_wide(ctx, &codes, &none, p->x_wide, p->w->n_in);
+    }
     pool_run(p->n_all > FEW_ROWS ? ctx->pool : NULL, p->w->n_groups * blocks, product_pack, p);
     pool_run(ctx->pool, product_n_pieces(p), product_piece, p);
     return 0;
@@ -237,19 +220,18 @@ static struct product linear_product(const struct k_ctx *ctx, const struct k_lin
                             .row_start = a->row_start.data,
                             .bias = a->bias.data,
                             .accumulate = a->accumulate,
-                            .tiles = product_in_tiles(ctx, a->w),
+                            .tiles = a->x.dtype == K_F32 && product_in_tiles(ctx, a->w),
                             .n_rows = a->x.shape[0],
                             .n_all = a->x.shape[0],
-                            .wide_x = a->x.dtype == K_E4M3};
+                            .wide_x = a->x.dtype != K_F32};
 }
 
 static int linear(struct k_ctx *ctx, const struct k_linear *a) {
     struct product p = linear_product(ctx, a);
 
-    if (!groups_cover(&a->row_start, a->w->n_groups, a->x.shape[0]) ||
-        (p.wide_x && (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)))
+    if (!k_linear_fits(a))
         return -EINVAL;
-    return product_run(ctx, &p);
+    return a->sum != K_SUM_F32 ? -ENOTSUP : product_run(ctx, &p);
 }
 
 static struct product heads_product(const struct k_ctx *ctx, const struct k_linear_heads *a) {

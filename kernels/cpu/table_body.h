@@ -11,8 +11,8 @@
 
 #define CPU_TABLE(name)                                                                            \
     {                                                                                              \
-        .path = name, .quantize = quantize, .embed_dw = embed_dw, .rmsnorm = rmsnorm,              \
-        .rmsnorm_dx = rmsnorm_dx, .rmsnorm_dw = rmsnorm_dw, .linear = linear,                      \
+        .path = name, .quantize = quantize, .dequantize = dequantize, .embed_dw = embed_dw,        \
+        .rmsnorm = rmsnorm, .rmsnorm_dx = rmsnorm_dx, .rmsnorm_dw = rmsnorm_dw, .linear = linear,  \
         .linear_dx = linear_dx, .linear_dw = linear_dw, .linear_heads = linear_heads,              \
         .linear_heads_dx = linear_heads_dx, .rope = rope, .attention = attention,                  \
         .attention_expand = attention_expand, .attention_dx = attention_dx, .swiglu = swiglu,      \

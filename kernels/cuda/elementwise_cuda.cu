@@ -213,7 +213,9 @@ static __global__ void quantize_tiles(uint8_t *y, int64_t y_row, view<float> sca
     for (int d = WARP / 2; d > 0; d /= 2)
         amax = fmaxf(amax, __shfl_xor_sync(FULL, amax, d));
     amax = fmaxf(amax, amax_min);
-    float by = amax > 0 ? __fdiv_rn(amax, 448.0f) : 1.0f;
+    float by = __fdiv_rn(amax, 448.0f);
+    if (by < 1.17549435e-38f) /* 2^-126 */
+        by = 1;
     if (power_of_two)
         by = __uint_as_float((__float_as_uint(by) + 0x7fffff) & 0x7f800000);
     if (lane == 0)
@@ -225,6 +227,8 @@ static __global__ void quantize_tiles(uint8_t *y, int64_t y_row, view<float> sca
 extern "C" int k_cuda_quantize(struct k_ctx *ctx, const struct k_quantize *a) {
     int64_t n = a->scale.shape[0] * a->x.shape[0];
 
+    if (a->y.dtype != K_E4M3 || a->y.scale_kind != K_SCALE_TILES || a->x.dtype != K_F32)
+        return -ENOTSUP; /* what training needs */
     if (a->scale.shape[0] != ceil_div(a->x.shape[1], K_BLOCK))
         return -EINVAL;
     if (n == 0)

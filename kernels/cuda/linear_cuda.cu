@@ -441,7 +441,9 @@ extern "C" int k_cuda_linear(struct k_ctx *ctx, const struct k_linear *a) {
     p.accumulate = a->accumulate;
     if (a->x.dtype == K_F32)
         return run_typed(ctx, p);
-    if (a->w->dtype != K_E4M3 || a->x.scale_kind != K_SCALE_TILES)
+    if (a->x.dtype != K_E4M3 || a->w->dtype != K_E4M3 || a->sum != K_SUM_F32)
+        return -ENOTSUP; /* what training needs */
+    if (a->x.scale_kind != K_SCALE_TILES)
         return -EINVAL;
     p.x_scale = (const float *)a->x.scale;
     return run<K_E4M3, K_E4M3>(ctx, p);

@@ -74,40 +74,6 @@ int k_ref_sum_rows(struct k_ctx *ctx, const struct k_sum_rows *a) {
     return 0;
 }
 
-/* The power of two that is not below a positive number. */
-static float power_of_two_above(float x) {
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fffff) & 0x7f800000;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-int k_ref_quantize(struct k_ctx *ctx, const struct k_quantize *a) {
-    int64_t n = a->x.shape[1];
-
-    if (a->scale.shape[0] != (n + K_BLOCK - 1) / K_BLOCK)
-        return -EINVAL;
-    for (int64_t r = 0; r < a->x.shape[0]; r++)
-        for (int64_t b = 0; b * K_BLOCK < n; b++) {
-            const float *x = ref_row(&a->x, r) + b * K_BLOCK;
-            uint8_t *y = (uint8_t *)a->y.data + r * a->y.stride[0] + b * K_BLOCK;
-            int64_t n_tile = MIN(n - b * K_BLOCK, (int64_t)K_BLOCK);
-            float amax = 0;
-            for (int64_t i = 0; i < n_tile; i++)
-                amax = MAX(amax, x[i] < 0 ? -x[i] : x[i]);
-            amax = MAX(amax, a->amax_min);
-            float scale = amax > 0 ? amax / 448 : 1;
-            if (a->power_of_two)
-                scale = power_of_two_above(scale);
-            ref_row(&a->scale, b)[r] = scale;
-            for (int64_t i = 0; i < n_tile; i++)
-                y[i] = k_to_e4m3(x[i] / scale);
-        }
-    return 0;
-}
-
 /* float16 whose infinities became its largest numbers. */
 static uint16_t saturated_f16(float x) {
     uint16_t bits = k_to_f16(x);

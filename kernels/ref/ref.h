@@ -6,6 +6,7 @@
 #pragma once
 #include "kernels/formats.h"
 #include "kernels/quant.h"
+#include "kernels/scaled.h"
 #include "kernels/weight.h"
 
 extern const struct k_table k_ref_table;
@@ -51,9 +52,20 @@ static inline double ref_number(enum k_dtype dtype, const void *row, int64_t i) 
         return (double)k_from_e4m3(((const uint8_t *)row)[i]);
     case K_E5M2:
         return (double)k_from_e5m2(((const uint8_t *)row)[i]);
+    case K_E5M6:
+        return (double)k_from_e5m6(k_e5m6_get(row, i));
     default:
         return (double)((const float *)row)[i];
     }
+}
+
+/* Where the scale of [row, i] lies; rows in groups of row_start. NULL without scales. */
+const float *ref_scale(const struct k_tensor *t, const struct k_tensor *row_start, int64_t row,
+                       int64_t i);
+
+/* Number i of a tensor's row without its scale. */
+static inline double ref_code(const struct k_tensor *t, int64_t row, int64_t i) {
+    return ref_number(t->dtype, t->data, row * t->stride[0] + i);
 }
 
 /* Row (i, j) of a tensor of any type. */

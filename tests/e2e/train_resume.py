@@ -2,9 +2,10 @@
 """hai-train by hand on 1, 2 and 4 ranks: kill -9 of a rank at a random step, a torn checkpoint,
 SIGTERM; the resumed run's losses must be those of an undisturbed run, bit for bit.
 
-usage: train_resume.py HAI_TRAIN [SEED [MODEL_DIR [short]]]
+usage: train_resume.py HAI_TRAIN [SEED [MODEL_DIR [short] [KEY=VALUE ...]]]
 
-short: without two ranks on one node, which four on two nodes have too.
+short: without two ranks on one node, which four on two nodes have too. one: one rank only. KEY=VALUE:
+lines of the configuration, such as precision=fp8.
 """
 import os
 import random
@@ -34,6 +35,7 @@ optimizer: {{lr: 0.003}}
 schedule: {{kind: multi_step, warmup: 5, at: [0.6, 0.8]}}
 checkpoint: {{every: {every}, keep: 2}}
 exact: {exact}
+{more}
 """
 
 
@@ -88,8 +90,9 @@ def newest(out):
 
 
 class Tester:
-    def __init__(self, program, model, seed, scratch):
+    def __init__(self, program, model, seed, scratch, more):
         self.program, self.model, self.scratch = program, model, scratch
+        self.more = "\n".join(line.replace("=", ": ") for line in more)
         self.random = random.Random(seed)
         self.failures = 0
 
@@ -103,7 +106,7 @@ class Tester:
         path = out + ".yaml"
         with open(path, "w") as f:
             f.write(CONFIG.format(model=self.model, out=out, steps=STEPS, every=EVERY,
-                                  exact=exact))
+                                  exact=exact, more=self.more))
         return path, out
 
     def finish(self, config, world, nodes, label):
@@ -204,13 +207,14 @@ def main():
     model = sys.argv[3] if len(sys.argv) > 3 else "tests/fixtures/models/llama_mha"
     print("seed", seed)
     with tempfile.TemporaryDirectory(prefix="hai-e2e-") as scratch:
-        t = Tester(program, model, seed, scratch)
+        t = Tester(program, model, seed, scratch, [a for a in sys.argv[4:] if "=" in a])
         t.layout(1, 1)
-        if sys.argv[4:] != ["short"]:
-            t.layout(2, 1)
-        t.layout(4, 2)
-        t.moved()
-        t.interrupted()
+        if "one" not in sys.argv[4:]:
+            if "short" not in sys.argv[4:]:
+                t.layout(2, 1)
+            t.layout(4, 2)
+            t.moved()
+            t.interrupted()
     print("failed" if t.failures else "ok")
     return 1 if t.failures else 0
 

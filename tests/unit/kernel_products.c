@@ -57,25 +57,58 @@ static int run_linear_long(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return 0;
 }
 
-/* x rounded to E4M3 too. */
-static int run_linear_e4m3_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
+/* A tensor rounded to few bits, with the scales of a kind; row_start: NULL but along tokens. */
+static struct k_tensor rounded(struct k_ctx *ctx, struct kernel_made *s, struct k_tensor x,
+                               enum k_dtype dtype, enum k_scale kind,
+                               const struct k_tensor *row_start) {
+    int64_t n_rows = x.shape[0], n = x.shape[1], width = (n + 1) / 2 * 2;
+    int64_t n_groups = row_start && row_start->data ? row_start->shape[0] - 1 : 1;
+    int64_t n_scales = k_n_scales(kind, n_rows, n, n_groups);
+    int64_t columns = kind == K_SCALE_TILES ? n_rows : kind == K_SCALE_TOKENS ? n : (n + 127) / 128;
+    struct k_quantize q = {.x = x};
+
+    if (kind != K_SCALE_NONE)
+        q.scale = k_tensor_2d(take(s, (size_t)n_scales * sizeof(float)), K_F32, n_scales / columns,
+                              columns);
+    if (row_start)
+        q.row_start = *row_start;
+    q.y = k_tensor_2d(take(s, k_dtype_n_bytes(dtype, n_rows * width)), dtype, n_rows, n);
+    q.y.stride[0] = dtype == K_E5M6 ? width : n;
+    q.y.scale_kind = kind;
+    int r = k_quantize(ctx, &q);
+    assert(r == 0);
+    (void)r;
+    q.y.scale = q.scale.data;
+    return q.y;
+}
+
+/* x in few bits too. */
+static int run_linear_narrow(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype x,
+                             enum k_dtype w) {
     KEEP(struct k_linear);
     int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
-    int64_t k = pick(size, 7, 33, 300, 256), n_tiles = (k + 127) / 128;
-    struct k_quantize q = {.x = f2(s, m, k), .scale = f2(s, n_tiles, m), .amax_min = 1e-4f};
-    q.y = k_tensor_2d(take(s, (size_t)(m * k)), K_E4M3, m, k);
+    int64_t k = pick(size, 7, 33, 300, 256);
     *a = (struct k_linear){
-        .x = q.y, .w = weights(ctx, s, K_E4M3, 1, n, k, size == 2), .y = f2(s, m, n)};
-    a->x.scale = q.scale.data;
-    a->x.scale_kind = K_SCALE_TILES;
-    int r = k_quantize(ctx, &q);
-    if (r < 0)
-        return r;
+        .x = rounded(ctx, s, f2(s, m, k), x, x == K_BF16 ? K_SCALE_NONE : K_SCALE_TILES, NULL),
+        .w = weights(ctx, s, w, 1, n, k, size == 2),
+        .y = f2(s, m, n)};
     output(s, &a->y);
     s->flops = 2.0 * (double)(m * n * k);
     s->call = call_linear;
     s->arg = a;
     return 0;
+}
+
+static int run_linear_e4m3_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_narrow(ctx, s, size, K_E4M3, K_E4M3);
+}
+
+static int run_linear_e5m2_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_narrow(ctx, s, size, K_E5M2, K_E5M2);
+}
+
+static int run_linear_bf16_x(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_narrow(ctx, s, size, K_BF16, K_BF16);
 }
 
 static int run_linear_heads_of(struct k_ctx *ctx, struct kernel_made *s, int size,
@@ -136,19 +169,78 @@ static int run_sum_rows(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return 0;
 }
 
-static int run_quantize(struct k_ctx *ctx, struct kernel_made *s, int size) {
+/* x of one type to y of another; along tokens in three groups. */
+static int run_quantize_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype x,
+                           enum k_dtype y, enum k_scale kind) {
     KEEP(struct k_quantize);
-    int64_t r = pick(size, 1, 5, 33, 1024), n = pick(size, 3, 128, 300, 512);
-    *a = (struct k_quantize){.x = f2(s, r, n),
-                             .scale = f2(s, (n + 127) / 128, r),
-                             .power_of_two = size == 1,
-                             .amax_min = size ? 1e-4f : 0};
-    a->y = k_tensor_2d(take(s, (size_t)(r * n)), K_E4M3, r, n);
+    int64_t r = pick(size, 1, 5, 333, 1024), n = pick(size, 3, 128, 300, 512);
+    int64_t width = y == K_E5M6 ? (n + 1) / 2 * 2 : n, n_groups = kind == K_SCALE_TOKENS ? 3 : 1;
+    int64_t n_scales = k_n_scales(kind, r, n, n_groups);
+    int64_t columns = kind == K_SCALE_TILES ? r : kind == K_SCALE_TOKENS ? n : (n + 127) / 128;
+    *a = (struct k_quantize){
+        .x = f2(s, r, n), .power_of_two = size == 1, .amax_min = size ? 1e-4f : 0};
+    for (int64_t i = 0; i < r * n; i++) /* of many magnitudes, some tiles zero */
+        ((float *)a->x.data)[i] *= i / 700 % 5 ? (i % 31 ? 1 : 1e-6f) : 0;
+    if (x != K_F32)
+        a->x = rounded(ctx, s, a->x, x, K_SCALE_TILES, NULL);
+    a->y = k_tensor_2d(take(s, k_dtype_n_bytes(y, r * width)), y, r, n);
+    memset(a->y.data, 0, k_dtype_n_bytes(y, r * width));
+    a->y.stride[0] = width;
+    a->y.scale_kind = kind;
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, r, true);
     output(s, &a->y);
-    output(s, &a->scale);
+    if (kind != K_SCALE_NONE) {
+        a->scale = k_tensor_2d(take(s, (size_t)n_scales * sizeof(float)), K_F32, n_scales / columns,
+                               columns);
+        memset(a->scale.data, 0, (size_t)n_scales * sizeof(float));
+        output(s, &a->scale);
+    }
     s->call = call_quantize;
     s->arg = a;
     return 0;
+}
+
+#define RUN_QUANTIZE(name, x, y, kind)                                                             \
+    static int run_quantize##name(struct k_ctx *ctx, struct kernel_made *s, int size) {            \
+        return run_quantize_of(ctx, s, size, x, y, kind);                                          \
+    }
+RUN_QUANTIZE(, K_F32, K_E4M3, K_SCALE_TILES)
+RUN_QUANTIZE(_blocks, K_F32, K_E5M2, K_SCALE_BLOCKS)
+RUN_QUANTIZE(_tokens, K_F32, K_E4M3, K_SCALE_TOKENS)
+RUN_QUANTIZE(_e5m6, K_F32, K_E5M6, K_SCALE_TILES)
+RUN_QUANTIZE(_bf16, K_F32, K_BF16, K_SCALE_NONE)
+RUN_QUANTIZE(_turned, K_E4M3, K_E5M2, K_SCALE_TOKENS)
+RUN_QUANTIZE(_e5m6_turned, K_E5M6, K_E4M3, K_SCALE_TOKENS)
+
+static int run_dequantize_of(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype x,
+                             enum k_scale kind) {
+    KEEP(struct k_dequantize);
+    int64_t r = pick(size, 1, 5, 333, 1024), n = pick(size, 3, 128, 300, 512);
+    *a = (struct k_dequantize){.y = f2(s, r, n)};
+    if (kind == K_SCALE_TOKENS)
+        a->row_start = ints(s, 4, r, true);
+    a->x = rounded(ctx, s, f2(s, r, n), x, kind, &a->row_start);
+    output(s, &a->y);
+    s->call = call_dequantize;
+    s->arg = a;
+    return 0;
+}
+
+static int run_dequantize(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_dequantize_of(ctx, s, size, K_E5M6, K_SCALE_TILES);
+}
+
+static int run_dequantize_tokens(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_dequantize_of(ctx, s, size, K_E4M3, K_SCALE_TOKENS);
+}
+
+static int run_dequantize_blocks(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_dequantize_of(ctx, s, size, K_E5M2, K_SCALE_BLOCKS);
+}
+
+static int run_dequantize_bf16(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_dequantize_of(ctx, s, size, K_BF16, K_SCALE_NONE);
 }
 
 /* A cache of some type, as numbers. */
@@ -227,6 +319,67 @@ static int run_linear_dw(struct k_ctx *ctx, struct kernel_made *s, int size) {
 
 static int run_linear_dw_grouped(struct k_ctx *ctx, struct kernel_made *s, int size) {
     return run_linear_dw_of(ctx, s, size, 4);
+}
+
+/* Gradients in few bits; in groups the weights' rows are cut where no block ends. */
+static int run_linear_dx_narrow(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype dy,
+                                enum k_dtype w, int64_t n_groups) {
+    KEEP(struct k_linear_dx);
+    int64_t m = pick(size, 3, 37, 130, 512), n = pick(size, 5, 48, 530, 768);
+    int64_t k = pick(size, 7, 33, 300, 256);
+    *a = (struct k_linear_dx){
+        .dy = rounded(ctx, s, f2(s, m, n), dy, dy == K_BF16 ? K_SCALE_NONE : K_SCALE_TILES, NULL),
+        .dx = f2(s, m, k),
+        .w = weights(ctx, s, w, n_groups, n, k, size == 2)};
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, m, true);
+    output(s, &a->dx);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear_dx;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_dx_e4m3(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dx_narrow(ctx, s, size, K_E4M3, K_E4M3, 4);
+}
+
+static int run_linear_dx_e5m2(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dx_narrow(ctx, s, size, K_E5M2, K_E4M3, 1);
+}
+
+static int run_linear_dx_bf16(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dx_narrow(ctx, s, size, K_BF16, K_BF16, 1);
+}
+
+static int run_linear_dw_narrow(struct k_ctx *ctx, struct kernel_made *s, int size, enum k_dtype dy,
+                                enum k_dtype x, int64_t n_groups) {
+    KEEP(struct k_linear_dw);
+    int64_t m = pick(size, 3, 37, 330, 512), n = pick(size, 5, 48, 130, 768);
+    int64_t k = pick(size, 7, 33, 300, 256);
+    enum k_scale kind = x == K_BF16 ? K_SCALE_NONE : K_SCALE_TOKENS;
+    *a = (struct k_linear_dw){.dw = f3(s, n_groups, n, k)};
+    if (n_groups > 1)
+        a->row_start = ints(s, n_groups + 1, m, true);
+    a->dy = rounded(ctx, s, f2(s, m, n), dy, kind, &a->row_start);
+    a->x = rounded(ctx, s, f2(s, m, k), x, kind, &a->row_start);
+    output(s, &a->dw);
+    s->flops = 2.0 * (double)(m * n * k);
+    s->call = call_linear_dw;
+    s->arg = a;
+    return 0;
+}
+
+static int run_linear_dw_e4m3(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dw_narrow(ctx, s, size, K_E4M3, K_E4M3, 3);
+}
+
+static int run_linear_dw_e5m2(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dw_narrow(ctx, s, size, K_E5M2, K_E4M3, 1);
+}
+
+static int run_linear_dw_bf16(struct k_ctx *ctx, struct kernel_made *s, int size) {
+    return run_linear_dw_narrow(ctx, s, size, K_BF16, K_BF16, 1);
 }
 
 /* The sequences' pages in turn, the last ones first. */
@@ -389,6 +542,8 @@ const struct kernel_case kernel_products[] = {
     {"linear_q4",             run_linear_q4            },
     {"linear_long",           run_linear_long          },
     {"linear_e4m3_x",         run_linear_e4m3_x        },
+    {"linear_e5m2_x",         run_linear_e5m2_x        },
+    {"linear_bf16_x",         run_linear_bf16_x        },
     {"linear_grouped",        run_linear_grouped       },
     {"linear_grouped_e4m3",   run_linear_grouped_e4m3  },
     {"linear_grouped_q4",     run_linear_grouped_q4    },
@@ -398,12 +553,28 @@ const struct kernel_case kernel_products[] = {
     {"linear_heads_dx",       run_linear_heads_dx      },
     {"linear_heads_dx_e4m3",  run_linear_heads_dx_e4m3 },
     {"quantize",              run_quantize             },
+    {"quantize_blocks",       run_quantize_blocks      },
+    {"quantize_tokens",       run_quantize_tokens      },
+    {"quantize_e5m6",         run_quantize_e5m6        },
+    {"quantize_bf16",         run_quantize_bf16        },
+    {"quantize_turned",       run_quantize_turned      },
+    {"quantize_e5m6_turned",  run_quantize_e5m6_turned },
+    {"dequantize",            run_dequantize           },
+    {"dequantize_tokens",     run_dequantize_tokens    },
+    {"dequantize_blocks",     run_dequantize_blocks    },
+    {"dequantize_bf16",       run_dequantize_bf16      },
     {"cache_put",             run_cache_put            },
     {"cache_put_f16",         run_cache_put_f16        },
     {"linear_dx",             run_linear_dx            },
     {"linear_dx_grouped",     run_linear_dx_grouped    },
+    {"linear_dx_e4m3",        run_linear_dx_e4m3       },
+    {"linear_dx_e5m2",        run_linear_dx_e5m2       },
+    {"linear_dx_bf16",        run_linear_dx_bf16       },
     {"linear_dw",             run_linear_dw            },
     {"linear_dw_grouped",     run_linear_dw_grouped    },
+    {"linear_dw_e4m3",        run_linear_dw_e4m3       },
+    {"linear_dw_e5m2",        run_linear_dw_e5m2       },
+    {"linear_dw_bf16",        run_linear_dw_bf16       },
     {"attention",             run_attention            },
     {"attention_paged",       run_attention_paged      },
     {"attention_f16",         run_attention_f16        },

@@ -22,8 +22,9 @@ struct made {
     const char *model;         // below the fixtures
     enum ckpt_state states[4]; // after the weights
     int n_states;
-    int left_out; // number of a parameter, or 0: none
-    float first;  // instead of the very first value, unless 0
+    bool masters_alone; // no weights of what is trained
+    int left_out;       // number of a parameter, or 0: none
+    float first;        // instead of the very first value, unless 0
 };
 
 /* A checkpoint of step 7, epoch 2, in a new scratch folder. */
@@ -45,7 +46,7 @@ static void make(const struct made *m) {
         const struct param *p = &params->items[i];
         for (int s = -1; p->tie == i && s < (p->trained ? m->n_states : 0); s++) {
             enum ckpt_state state = s < 0 ? CKPT_STATE_WEIGHT : m->states[s];
-            if (m->left_out && i == m->left_out)
+            if ((m->left_out && i == m->left_out) || (m->masters_alone && s < 0 && p->trained))
                 continue;
             float *x = hai_new_array(float, (size_t)p->n_elements);
             for (int64_t k = 0; k < p->n_elements; k++)
@@ -190,6 +191,21 @@ TEST(states)
     _cleanup_free_ char *out = hai_asprintf("%s/newest", scratch);
     CHECK_EQ(export_ckpt(scratch, out, &options, &result, &err), 0, "%s", err.text);
     CHECK_EQ(result.step, 7);
+    CHECK_EQ(fileio_remove_tree(scratch, NULL), 0);
+}
+
+/* As training in few bits saves them: what is trained as masters, the rest as weights. */
+TEST(masters_without_rounded_weights)
+{
+    const struct made alone = {
+        .model = "dsv3", .states = {CKPT_STATE_MASTER}, .n_states = 1, .masters_alone = true};
+    const struct export_options options = {
+        .model = MODELS "dsv3/config.json", .dtype = K_F32, .shard_bytes = 1 << 30};
+    struct hai_err err = {0};
+
+    make(&alone);
+    CHECK_EQ(export_to("alone", &options, &err), 0, "%s", err.text);
+    check_folder("dsv3", "alone", CKPT_STATE_MASTER, SAFETENSORS_F32);
     CHECK_EQ(fileio_remove_tree(scratch, NULL), 0);
 }
 

@@ -24,7 +24,10 @@ static double value(const struct k_tensor *t, int64_t i) {
     case K_F16:
         return ((const uint16_t *)t->data)[i]; /* bits: they are to be the same */
     case K_E4M3:
+    case K_E5M2:
         return ((const uint8_t *)t->data)[i];
+    case K_E5M6:
+        return k_e5m6_get(t->data, i);
     default:
         return (double)((const float *)t->data)[i];
     }
@@ -88,7 +91,7 @@ TEST(bits_do_not_depend_on_threads)
         for (int i = 0; i < one.made.n_outputs; i++) {
             const struct k_tensor *t = one.made.outputs[i];
             CHECK(memcmp(t->data, three.made.outputs[i]->data,
-                         (size_t)k_tensor_n_elements(t) * k_dtype_bytes(t->dtype)) == 0,
+                         k_dtype_n_bytes(t->dtype, k_tensor_n_elements(t))) == 0,
                   "%s output %d", kernel_cases_name(c), i);
         }
         kernel_cases_end(&one);
@@ -262,11 +265,57 @@ TEST(refusals)
     a.y.shape[1] = 3;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong width");
     a.y.shape[1] = 2;
-    a.x.dtype = K_BF16;
+    a.x.dtype = K_F16;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "wrong type");
     a.x.dtype = K_F32;
     a.w = NULL;
     CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "no weights");
+}
+
+/* What operands of few bits need beside what operands.def says. */
+TEST(refusals_of_few_bits)
+{
+    static const char *const all[] = {NULL, "avx2", "avx512"};
+    float x[256] = {0}, scale[256];
+    const struct k_weight_part part = {.data = x, .scale = scale, .n_out = 2};
+    _cleanup_(k_weight_freep) struct k_weight *narrow = NULL, *wide = NULL;
+    struct k_ctx ctx;
+
+    for (size_t p = 0; p < ARRAY_SIZE(all); p++) {
+        if (k_ctx_init(&ctx, all[p] ? K_BACKEND_CPU : K_BACKEND_REF, all[p], NULL) < 0)
+            continue;
+        static char room[1 << 23] __attribute__((aligned(64)));
+        ctx.workspace = room;
+        ctx.workspace_bytes = sizeof room;
+        k_weight_free(TAKE_PTR(narrow));
+        k_weight_free(TAKE_PTR(wide));
+        CHECK_EQ(k_weight_new(&ctx, K_E4M3, 1, 2, 4, &part, 1, &narrow, NULL), 0, "");
+        CHECK_EQ(k_weight_plain(&ctx, K_F32, 1, 2, 4, x, &wide, NULL), 0, "");
+        struct k_linear a = {
+            .y = k_tensor_2d(x + 100, K_F32, 3, 2), .x = k_tensor_2d(x, K_E4M3, 3, 4), .w = narrow};
+        CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "%s: no scales", ctx.path);
+        a.x.scale = scale;
+        a.x.scale_kind = K_SCALE_TOKENS;
+        CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "%s: scales of another kind", ctx.path);
+        a.x.scale_kind = K_SCALE_TILES;
+        CHECK_EQ(k_linear(&ctx, &a), 0, "%s", ctx.path);
+        a.w = wide;
+        CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "%s: weights in float32", ctx.path);
+        a.x = k_tensor_2d(x, K_F32, 3, 4);
+        a.sum = K_SUM_HOPPER14;
+        CHECK_EQ(k_linear(&ctx, &a), -EINVAL, "%s: Hopper's sums of float32", ctx.path);
+        struct k_quantize q = {.x = a.x,
+                               .y = k_tensor_2d(x + 50, K_E5M6, 3, 4),
+                               .scale = k_tensor_2d(scale, K_F32, 1, 3)};
+        CHECK_EQ(k_quantize(&ctx, &q), -EINVAL, "%s: no kind of scales", ctx.path);
+        q.y.scale_kind = K_SCALE_TILES;
+        CHECK_EQ(k_quantize(&ctx, &q), 0, "%s", ctx.path);
+        q.y.stride[0] = 5;
+        CHECK_EQ(k_quantize(&ctx, &q), -EINVAL, "%s: half a byte between rows", ctx.path);
+        q.y.stride[0] = 4;
+        q.scale.shape[1] = 4;
+        CHECK_EQ(k_quantize(&ctx, &q), -EINVAL, "%s: too many scales", ctx.path);
+    }
 }
 
 TEST(weights_that_do_not_fit)
@@ -293,6 +342,7 @@ TEST(weights_that_do_not_fit)
         {K_Q8,   1, 2, 32, &scaled, 0      },
         {K_Q8,   1, 2, 33, &scaled, -EINVAL},
         {K_I32,  1, 2, 4,  &part,   -EINVAL},
+        {K_E5M6, 1, 2, 4,  &scaled, -EINVAL},
         {K_F32,  2, 2, 4,  uneven,  -EINVAL},
     };
 

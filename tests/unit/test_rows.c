@@ -179,6 +179,7 @@ static void make(struct k_ctx *ref, const struct row_case *c, struct kernel_made
         .scale = f2(s, n_tiles, ROWS),
         .x = x,
         .amax_min = 1e-4f};
+    q.y.scale_kind = K_SCALE_TILES;
     CHECK_EQ(k_quantize(ref, &q), 0, "");
     ret->x = q.y.data;
     ret->x_scale = q.scale.data;

@@ -1,5 +1,6 @@
 #include "engine/data/utf8.h"
 #include "engine/train/trainconf.h"
+#include "lib/fileio.h"
 #include "tests/unit/test.h"
 
 /* The example is the documentation of the defaults: what it says must be what is there. */
@@ -17,6 +18,8 @@ TEST(the_example_states_the_defaults)
     CHECK_STR(read.tokenizer, fresh.tokenizer);
     CHECK(read.steps == fresh.steps && read.batch == fresh.batch && read.seq == fresh.seq);
     CHECK(read.seed == fresh.seed && read.threads == fresh.threads && read.exact == fresh.exact);
+    CHECK(read.precision.kind == fresh.precision.kind && read.precision.sum == fresh.precision.sum);
+    CHECK(read.precision.format == fresh.precision.format);
     CHECK(read.schedule.kind == fresh.schedule.kind && read.schedule.rate == fresh.schedule.rate);
     CHECK(read.schedule.final == fresh.schedule.final && read.schedule.at.n == fresh.schedule.at.n);
     CHECK(read.schedule.curve == fresh.schedule.curve && !read.schedule.tail.n);
@@ -35,6 +38,38 @@ TEST(the_example_states_the_defaults)
     CHECK(read.ckpt_every == fresh.ckpt_every && read.ckpt_keep == fresh.ckpt_keep);
     CHECK_EQ(read.max_bytes, 8 << 20);
     CHECK_EQ(read.n_files, 2);
+}
+
+TEST(words_of_precision)
+{
+    static const struct {
+        const char *text, *expected; // NULL: read
+    } cases[] = {
+        {"precision: fp8\nfp8: hybrid\naccumulate: hopper14_promoted\n", NULL                                                            },
+        {"precision: fp16\n",                                            "precision is \"fp16\"; expected f32, bf16 or fp8"              },
+        {"fp8: e5m6\n",                                                  "fp8 is \"e5m6\"; expected e4m3, e5m2 or hybrid"                },
+        {"accumulate: 14\n",                                             "accumulate is 14; expected fp32, hopper14 or hopper14_promoted"},
+    };
+    char path[] = "/tmp/hai-test-XXXXXX";
+    _cleanup_(closep) int fd = mkstemp(path);
+
+    CHECK(fd >= 0);
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        _cleanup_(trainconf_free) struct trainconf conf = {0};
+        struct hai_err err = {0};
+        const char *text = cases[i].text, *expected = cases[i].expected;
+        trainconf_init(&conf);
+        CHECK_EQ(fileio_replace(path, text, strlen(text), 0600, &err), 0, "%s", err.text);
+        CHECK_EQ(trainconf_read(path, &conf, &err), expected ? -EINVAL : 0, "%s", err.text);
+        if (expected) {
+            CHECK_STR(err.text, expected);
+            continue;
+        }
+        CHECK_EQ(conf.precision.kind, PRECISION_FP8);
+        CHECK_EQ(conf.precision.format, PRECISION_FORMAT_HYBRID);
+        CHECK_EQ(conf.precision.sum, K_SUM_HOPPER14_PROMOTED);
+    }
+    CHECK_EQ(unlink(path), 0);
 }
 
 TEST(options_go_over_the_file)
