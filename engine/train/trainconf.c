@@ -1,4 +1,5 @@
 #include "engine/train/trainconf.h"
+#include "engine/data/sampler.h"
 #include "engine/model/model.h"
 #include "lib/fileio.h"
 #include "lib/size.h"
@@ -21,11 +22,13 @@ enum kind {
     KIND_NUMBER,  // double
     KIND_SIZE,    // int64_t
     KIND_TEXTS,   // files
+    KIND_SOURCES, // struct sourceconf
     KIND_PARTS,   // struct schedule_parts
     KIND_SHAPE,   // schedule kind
     KIND_CURVE,   // "linear" or "cosine"
     KIND_BACKEND, // "ref" or "cpu"
     KIND_EXACT,   // "preferred" or "required"
+    KIND_WITHIN,  // "within" or "across"
 };
 
 /* Every key: block ("" for the top), name, how it is read and where it goes, bounds. */
@@ -49,6 +52,9 @@ static const struct key {
     {"",           "backend",       KIND_BACKEND, AT(backend),                0,     0                },
     {"",           "exact",         KIND_EXACT,   AT(exact),                  0,     0                },
     {"data",       "files",         KIND_TEXTS,   AT(files),                  0,     0                },
+    {"data",       "sources",       KIND_SOURCES, AT(sources),                0,     0                },
+    {"data",       "record",        KIND_TEXT,    AT(record),                 0,     0                },
+    {"data",       "documents",     KIND_WITHIN,  AT(within),                 0,     0                },
     {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),              0,     0                },
     {"data",       "max",           KIND_SIZE,    AT(max_bytes),              0,     0                },
     {"schedule",   "kind",          KIND_SHAPE,   AT(schedule.kind),          0,     0                },
@@ -127,6 +133,8 @@ void trainconf_free(struct trainconf *conf) {
     free(conf->metrics);
     free(conf->tokenizer);
     free(conf->ckpt_dir);
+    free(conf->record);
+    sourceconf_free(&conf->sources);
 }
 
 struct reader {
@@ -246,6 +254,11 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         if (k_backend_parse(text, &conf->backend, NULL) < 0)
             return bad_value(x, key, v, "ref or cpu");
         return 0;
+    case KIND_WITHIN:
+        if (!hai_streq(text, "within") && !hai_streq(text, "across"))
+            return bad_value(x, key, v, "within or across");
+        conf->within = hai_streq(text, "within");
+        return 0;
     default:
         if (!hai_streq(text, "required") && !hai_streq(text, "preferred"))
             return bad_value(x, key, v, "preferred or required");
@@ -276,6 +289,8 @@ static int read_value(const struct reader *x, const struct key *key, const struc
         return read_size(x, key, v, at);
     case KIND_TEXTS:
         return read_files(x, key, v);
+    case KIND_SOURCES:
+        return sourceconf_read(v, x->path, at, x->err);
     case KIND_PARTS:
         return read_parts(x, key, v, at);
     default:
@@ -361,6 +376,7 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
         hai_strset(&conf->out, out);
     if (!n_files)
         return;
+    sourceconf_free(&conf->sources);
     files_free(conf);
     conf->files = hai_new_array(char *, n_files);
     for (; conf->n_files < n_files; conf->n_files++)
@@ -370,27 +386,32 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err) {
     if (!conf->model)
         return hai_fail(err, -EINVAL, "'model' is missing; expected a config.json or its folder");
-    if (!conf->n_files)
+    if (!conf->n_files == !conf->sources.n)
         return hai_fail(err, -EINVAL,
-                        "'data.files' is missing; expected files, folders or "
-                        "patterns of text");
+                        "%s; expected files, folders or patterns of text in 'data.files', or "
+                        "folders of shards in 'data.sources'",
+                        conf->n_files ? "'data.files' and 'data.sources' are both there"
+                                      : "'data.files' is missing");
     if (conf->backend == K_BACKEND_CUDA)
         return hai_fail(err, -ENOSYS, "backend cuda: not built");
-    if (conf->batch % world)
-        return hai_fail(err, -EINVAL, "batch is %" PRId64 "; expected a multiple of the %d ranks",
+    int64_t share = sampler_share(conf->batch, 0, world).n; // the first rank's is the largest
+    if (conf->batch < world)
+        return hai_fail(err, -EINVAL,
+                        "batch is %" PRId64 "; expected one sample or more for each "
+                        "of the %d ranks",
                         conf->batch, world);
     if (MAX(conf->micro_batch, INT64_C(1)) * conf->seq > TOKENS_MAX ||
-        (!conf->micro_batch && conf->batch / world * conf->seq > TOKENS_MAX))
+        (!conf->micro_batch && share * conf->seq > TOKENS_MAX))
         return hai_fail(err, -EINVAL, "more than %d tokens at once; expected a smaller micro_batch",
                         TOKENS_MAX);
-    if (conf->batch / world * conf->seq > SHARE_MAX)
+    if (share * conf->seq > SHARE_MAX)
         return hai_fail(err, -EINVAL,
                         "batch and seq make %" PRId64 " tokens a step on each of %d ranks; "
                         "expected at most %d",
-                        conf->batch / world * conf->seq, world, SHARE_MAX);
+                        share * conf->seq, world, SHARE_MAX);
     struct schedule schedule;
     trainconf_schedule(conf, &schedule);
-    return schedule_check(&schedule, world, err);
+    return schedule_check(&schedule, err);
 }
 
 void trainconf_schedule(const struct trainconf *conf, struct schedule *ret) {

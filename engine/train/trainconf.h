@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "engine/train/schedule.h"
+#include "engine/train/sourceconf.h"
 #include "engine/train/spikes.h"
 #include "kernels/kernels.h"
 
@@ -17,10 +18,13 @@ struct trainconf {
     char *tokenizer; // "bytes" or a folder
     char **files;    // files, folders and patterns of text
     size_t n_files;
-    int64_t max_bytes; // of text; 0: no limit
+    int64_t max_bytes;         // of text; 0: no limit
+    struct sourceconf sources; // folders of shards instead of files
+    bool within;               // a sequence a document of theirs; else one a sample
+    char *record;              // which samples each rank took, PATH.RANK; NULL: nowhere
     int64_t steps;
-    int64_t batch;       // sequences of a step, over all ranks
-    int64_t micro_batch; // sequences a rank works on at once; 0: its whole share
+    int64_t batch;       // samples of a step, over all ranks
+    int64_t micro_batch; // samples a rank works on at once; 0: its whole share
     int64_t seq;         // tokens
     int64_t seed;
     int64_t threads;

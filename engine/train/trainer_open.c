@@ -1,7 +1,10 @@
+#include "engine/data/sampler.h"
 #include "engine/model/folder.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/digest.h"
+#include "lib/fileio.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -19,11 +22,8 @@ void trainer_free(struct trainer *t) {
     free(t->exp_avg);
     free(t->exp_avg_sq);
     free(t->parts);
-    free(t->ids);
-    free(t->labels);
-    free(t->seq_start);
-    free(t->n_seqs);
-    free(t->starts);
+    share_free(t->share);
+    closep(&t->record);
     free(t);
 }
 
@@ -141,31 +141,34 @@ static int make_extras(struct trainer *t, struct hai_err *err) {
     return 0;
 }
 
-static int make_model(struct trainer *t, struct hai_err *err) {
+/* What must hold between the model and the training file. */
+static int check_model_config(const struct trainer *t, const struct model_config *config,
+                              struct hai_err *err) {
     const struct trainconf *c = t->conf;
-    struct model_config config;
-    int r = read_model_config(t, &config, err);
 
-    if (r < 0)
-        return r;
-    if (tokenizer_n_vocab(t->tokenizer) > config.n_vocab)
+    if (tokenizer_n_vocab(t->tokenizer) > config->n_vocab)
         return hai_fail(err, -EINVAL,
                         "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens", c->model,
-                        config.n_vocab, c->tokenizer, tokenizer_n_vocab(t->tokenizer));
-    if (c->seq > config.n_position)
+                        config->n_vocab, c->tokenizer, tokenizer_n_vocab(t->tokenizer));
+    if (c->seq > config->n_position)
         return hai_fail(err, -EINVAL,
                         "seq is %" PRId64 "; expected at most max_position_embeddings, %" PRId64,
-                        c->seq, config.n_position);
+                        c->seq, config->n_position);
+    return 0;
+}
+
+static int make_model(struct trainer *t, const struct model_config *config, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
     const struct model_options options = {.backend = c->backend,
                                           .n_threads = (int)c->threads,
                                           .n_tokens_max = t->micro * c->seq,
-                                          .n_seqs_max = t->micro,
+                                          .n_seqs_max = share_n_seqs_max(t->feed, t->micro),
                                           .training = true};
-    r = model_new(&config, &options, &t->model, err);
+    int r = model_new(config, &options, &t->model, err);
     if (r < 0)
         return r;
     t->rules = (struct model_rules){c->mtp_weight, c->balance_alpha >= 0 ? c->balance_alpha
-                                                                         : config.balance_alpha};
+                                                                         : config->balance_alpha};
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->config_digest = digest_config(t);
@@ -271,48 +274,71 @@ static int agree_on_data(struct trainer *t, struct hai_err *err) {
     return r;
 }
 
-static int make_data(struct trainer *t, struct hai_err *err) {
+/* Samples of text that is tokenised here, or of shards that are read from disk as they are needed:
+ * n_ahead tokens behind the inputs are labels, n_share samples are a rank's of a step. */
+static int open_feed(struct trainer *t, int n_ahead, int64_t n_share, struct hai_err *err) {
     const struct trainconf *c = t->conf;
     const struct corpus_source source = {c->files, c->n_files, c->max_bytes};
+    const struct feed_shards_spec spec = {.sources = c->sources.items,
+                                          .n_sources = c->sources.n,
+                                          .within = c->within,
+                                          .seq = c->seq,
+                                          .n_ahead = n_ahead,
+                                          .n_read_ahead = n_share,
+                                          .seed = (uint64_t)c->seed};
     _cleanup_free_ char *dir =
         c->out ? hai_asprintf("%s/data", c->out) : hai_asprintf("%s/data", t->place.ckpt_dir);
-    int r = feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
 
-    return r < 0 ? r : agree_on_data(t, err);
+    if (c->sources.n)
+        return feed_shards_open(&spec, t->tokenizer, &t->feed, err);
+    return feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
 }
 
-/* Room for this rank's share of a batch. */
-static void make_batch(struct trainer *t) {
-    size_t share = (size_t)t->share, seq = (size_t)t->conf->seq;
+static int open_record(struct trainer *t, struct hai_err *err) {
+    if (!t->conf->record)
+        return 0;
+    _cleanup_free_ char *path = hai_asprintf("%s.%d", t->conf->record, coll_rank(t->place.coll));
+    t->record = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return t->record < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+}
 
-    t->ids = hai_new_array(int32_t, share * seq);
-    t->labels = hai_new_array(int32_t, share * seq);
-    t->seq_start = hai_new_array(int32_t, share * (seq + 1));
-    t->n_seqs = hai_new_array(int32_t, share);
-    t->starts = hai_new_array(int32_t, (size_t)t->micro * seq + 1);
+static int make_data(struct trainer *t, const struct model_config *config, struct hai_err *err) {
+    int64_t n_share =
+        sampler_share(t->conf->batch, coll_rank(t->place.coll), coll_world(t->place.coll)).n;
+
+    t->micro = t->conf->micro_batch ? MIN(t->conf->micro_batch, n_share) : n_share;
+    int r = open_feed(t, config->n_mtp ? 2 : 1, n_share, err);
+    if (r == 0)
+        r = agree_on_data(t, err);
+    if (r == 0)
+        t->share = share_new(t->feed, n_share, t->micro);
+    return r < 0 ? r : open_record(t, err);
 }
 
 int trainer_open(const struct trainconf *conf, const struct trainer_place *place,
                  struct trainer **ret, struct hai_err *err) {
     _cleanup_(trainer_freep) struct trainer *t = hai_new(struct trainer);
+    struct model_config config;
 
     t->conf = conf;
     t->place = *place;
+    t->record = -1;
     trainconf_schedule(conf, &t->schedule);
     schedule_prepare(&t->schedule);
     if (!conf->out && !place->ckpt_dir)
         return hai_fail(err, -EINVAL, "'out' is missing; expected a folder for the trained model");
     t->batch = conf->batch;
-    t->share = conf->batch / coll_world(place->coll);
-    t->micro = conf->micro_batch ? MIN(conf->micro_batch, t->share) : t->share;
     int r = tokenizer_read(conf->tokenizer, &t->tokenizer, err);
     if (r == 0)
-        r = make_model(t, err);
+        r = read_model_config(t, &config, err);
     if (r == 0)
-        r = make_data(t, err);
+        r = check_model_config(t, &config, err);
+    if (r == 0)
+        r = make_data(t, &config, err);
+    if (r == 0)
+        r = make_model(t, &config, err);
     if (r < 0)
         return r;
-    make_batch(t);
     t->adamw = (struct adamw_rule){.beta1 = conf->beta1,
                                    .beta2 = conf->beta2,
                                    .eps = conf->eps,
