@@ -613,7 +613,7 @@ int model_expert_choice(struct model *m, int i, const int32_t **ret_experts,
 void model_bias_update(struct model *m, double gamma) {
     int64_t n = m->config.n_experts;
 
-    for (int i = 0; i < m->n_expert_layers; i++) {
+    for (int i = 0; m->config.router_bias && i < m->n_expert_layers; i++) {
         const int64_t *counts = m->expert_counts + i * n;
         float *bias = moe_bias(expert_layer(m, i));
         int64_t sum = 0;

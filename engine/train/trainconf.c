@@ -1,6 +1,7 @@
 #include "engine/train/trainconf.h"
 #include "engine/data/sampler.h"
 #include "engine/model/model.h"
+#include "engine/train/initial.h"
 #include "lib/fileio.h"
 #include "lib/size.h"
 #include "lib/yaml.h"
@@ -40,6 +41,7 @@ static const struct key {
     double low, high;
 } keys[] = {
     {"",           "model",         KIND_TEXT,    AT(model),                  0,     0                },
+    {"",           "init",          KIND_TEXT,    AT(init),                   0,     0                },
     {"",           "out",           KIND_TEXT,    AT(out),                    0,     0                },
     {"",           "log",           KIND_TEXT,    AT(log),                    0,     0                },
     {"",           "metrics",       KIND_TEXT,    AT(metrics),                0,     0                },
@@ -92,7 +94,6 @@ static const struct key {
 
 void trainconf_init(struct trainconf *conf) {
     *conf = (struct trainconf){
-        .tokenizer = hai_strdup("bytes"),
         .steps = 1000,
         .batch = 8,
         .seq = 256,
@@ -128,6 +129,7 @@ static void files_free(struct trainconf *conf) {
 void trainconf_free(struct trainconf *conf) {
     files_free(conf);
     free(conf->model);
+    free(conf->init);
     free(conf->out);
     free(conf->log);
     free(conf->metrics);
@@ -383,8 +385,20 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
         conf->files[conf->n_files] = hai_strdup(files[conf->n_files]);
 }
 
+const char *trainconf_model(const struct trainconf *conf) {
+    return conf->model                                    ? conf->model
+           : conf->init && initial_has_config(conf->init) ? conf->init
+                                                          : NULL;
+}
+
+const char *trainconf_tokenizer(const struct trainconf *conf) {
+    return conf->tokenizer                                   ? conf->tokenizer
+           : conf->init && initial_has_tokenizer(conf->init) ? conf->init
+                                                             : "bytes";
+}
+
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err) {
-    if (!conf->model)
+    if (!trainconf_model(conf))
         return hai_fail(err, -EINVAL, "'model' is missing; expected a config.json or its folder");
     if (!conf->n_files == !conf->sources.n)
         return hai_fail(err, -EINVAL,

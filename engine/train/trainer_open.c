@@ -1,5 +1,6 @@
 #include "engine/data/sampler.h"
 #include "engine/model/folder.h"
+#include "engine/train/initial.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/digest.h"
 #include "lib/fileio.h"
@@ -77,13 +78,18 @@ static uint64_t digest_config(const struct trainer *t) {
     return digest_xxh3(b.data, b.n_bytes);
 }
 
+/* The model, and the config.json of what comes out of it: all values are kept and written as
+ * float32, whatever the file says that it was made from. */
 static int read_model_config(struct trainer *t, struct model_config *ret, struct hai_err *err) {
+    static const char *const drop[] = {"torch_dtype", "dtype", "quantization_config", NULL};
+    const char *from = trainconf_model(t->conf);
     _cleanup_free_ char *path = NULL;
-    int r = folder_read_config(t->conf->model, &path, &t->config_text, err);
+    _cleanup_(buf_free) struct buf text = {0};
+    int r = folder_read_config(from, &path, &text, err);
 
-    return r < 0 ? r
-                 : config_parse((const char *)t->config_text.data, t->config_text.n_bytes, path,
-                                ret, err);
+    if (r == 0)
+        r = config_parse((const char *)text.data, text.n_bytes, path, ret, err);
+    return r < 0 ? r : folder_config(from, drop, folder_dtype_field(K_F32), &t->config_text, err);
 }
 
 /* Weights of every tensor that owns its values, moments and averages of those that are trained; the
@@ -148,8 +154,9 @@ static int check_model_config(const struct trainer *t, const struct model_config
 
     if (tokenizer_n_vocab(t->tokenizer) > config->n_vocab)
         return hai_fail(err, -EINVAL,
-                        "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens", c->model,
-                        config->n_vocab, c->tokenizer, tokenizer_n_vocab(t->tokenizer));
+                        "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens",
+                        trainconf_model(c), config->n_vocab, trainconf_tokenizer(c),
+                        tokenizer_n_vocab(t->tokenizer));
     if (c->seq > config->n_position)
         return hai_fail(err, -EINVAL,
                         "seq is %" PRId64 "; expected at most max_position_embeddings, %" PRId64,
@@ -315,6 +322,21 @@ static int make_data(struct trainer *t, const struct model_config *config, struc
     return r < 0 ? r : open_record(t, err);
 }
 
+/* The weights of a run that has no checkpoint. */
+static int begin(struct trainer *t, struct hai_err *err) {
+    const char *init = t->conf->init;
+
+    model_init(t->model, (uint64_t)t->conf->seed);
+    int r = init ? initial_load(t->model, init, err) : 0;
+    if (r < 0)
+        return r;
+    if (init)
+        note(t, "weights of %s", init);
+    if (t->ema)
+        ema_restart(t->ema);
+    return 0;
+}
+
 int trainer_open(const struct trainconf *conf, const struct trainer_place *place,
                  struct trainer **ret, struct hai_err *err) {
     _cleanup_(trainer_freep) struct trainer *t = hai_new(struct trainer);
@@ -328,7 +350,7 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
     if (!conf->out && !place->ckpt_dir)
         return hai_fail(err, -EINVAL, "'out' is missing; expected a folder for the trained model");
     t->batch = conf->batch;
-    int r = tokenizer_read(conf->tokenizer, &t->tokenizer, err);
+    int r = tokenizer_read(trainconf_tokenizer(conf), &t->tokenizer, err);
     if (r == 0)
         r = read_model_config(t, &config, err);
     if (r == 0)
@@ -344,12 +366,13 @@ int trainer_open(const struct trainconf *conf, const struct trainer_place *place
                                    .eps = conf->eps,
                                    .decay = conf->weight_decay,
                                    .clip_norm = conf->clip};
-    model_init(t->model, (uint64_t)conf->seed);
     r = make_extras(t, err);
     if (r < 0)
         return r;
     list_parts(t);
     r = find_checkpoint(t, err);
+    if (r == 0 && !t->step)
+        r = begin(t, err);
     if (r < 0)
         return r;
     if (place->ckpt_dir && coll_rank(place->coll) == 0)
