@@ -16,7 +16,8 @@ struct feed;
 struct feed_sample {
     int32_t *ids;    // [window]
     int32_t *labels; // [window], as model_batch.labels: negative where nothing is to be predicted
-    int32_t *seq_start; // [window + 1], of which the n_seqs + 1 first are set: from 0 up to window
+    int32_t *seq_start; // [window + 1], of which the n_seqs + 1 first are set: from 0 up to the
+                        // tokens that there are: window, or less
     int32_t *n_seqs;    // one, 1 or more
 };
 
@@ -65,6 +66,22 @@ struct feed_shards_spec {
 /* Errors as of packing_open. -EMEDIUMTYPE: shards of another tokenizer. */
 int feed_shards_open(const struct feed_shards_spec *spec, const struct tokenizer *tokenizer,
                      struct feed **ret, struct hai_err *err);
+
+/* Conversations, a line of JSON each (conversation.h), as many of them in a sample as fit: a
+ * sequence each, answers are labels. An epoch has every conversation once, in an order of its own.
+ * Tokens are made at the start and kept in memory, 5 bytes each. */
+struct feed_chat_spec {
+    struct corpus_source source; // n_bytes_max is not looked at
+    const char *model, *form;    // as chat_open wants them
+    int64_t seq;
+    bool cut; // longer ones: keep the first seq tokens, or nothing where no label is among them
+    uint64_t seed;
+};
+
+/* -E2BIG: one is longer than seq, and they are not to be cut; -ENODATA: there are none; errors of
+ * chat_open, and of conversation_read with file and line. */
+int feed_chat_open(const struct feed_chat_spec *spec, struct tokenizer *tokenizer,
+                   struct feed **ret, struct hai_err *err);
 
 int feed_read(struct feed *feed, int64_t index, const struct feed_sample *ret, struct hai_err *err);
 

@@ -30,6 +30,8 @@ enum kind {
     KIND_BACKEND, // "ref" or "cpu"
     KIND_EXACT,   // "preferred" or "required"
     KIND_WITHIN,  // "within" or "across"
+    KIND_METHOD,  // "pretrain" or "sft"
+    KIND_LONG,    // "refuse" or "cut"
 };
 
 /* Every key: block ("" for the top), name, how it is read and where it goes, bounds. */
@@ -41,6 +43,7 @@ static const struct key {
     double low, high;
 } keys[] = {
     {"",           "model",         KIND_TEXT,    AT(model),                  0,     0                },
+    {"",           "method",        KIND_METHOD,  AT(sft),                    0,     0                },
     {"",           "init",          KIND_TEXT,    AT(init),                   0,     0                },
     {"",           "out",           KIND_TEXT,    AT(out),                    0,     0                },
     {"",           "log",           KIND_TEXT,    AT(log),                    0,     0                },
@@ -55,6 +58,8 @@ static const struct key {
     {"",           "exact",         KIND_EXACT,   AT(exact),                  0,     0                },
     {"data",       "files",         KIND_TEXTS,   AT(files),                  0,     0                },
     {"data",       "sources",       KIND_SOURCES, AT(sources),                0,     0                },
+    {"data",       "form",          KIND_TEXT,    AT(chat_form),              0,     0                },
+    {"data",       "long",          KIND_LONG,    AT(cut),                    0,     0                },
     {"data",       "record",        KIND_TEXT,    AT(record),                 0,     0                },
     {"data",       "documents",     KIND_WITHIN,  AT(within),                 0,     0                },
     {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),              0,     0                },
@@ -136,6 +141,7 @@ void trainconf_free(struct trainconf *conf) {
     free(conf->tokenizer);
     free(conf->ckpt_dir);
     free(conf->record);
+    free(conf->chat_form);
     sourceconf_free(&conf->sources);
 }
 
@@ -233,6 +239,31 @@ static int read_size(const struct reader *x, const struct key *key, const struct
     return 0;
 }
 
+/* One of two words: which, as a bool. */
+static int read_choice(const struct reader *x, const struct key *key, const struct json *v,
+                       const char *text) {
+    static const struct {
+        enum kind kind;
+        const char *no, *yes;
+    } choices[] = {
+        {KIND_EXACT,  "preferred", "required"},
+        {KIND_WITHIN, "across",    "within"  },
+        {KIND_METHOD, "pretrain",  "sft"     },
+        {KIND_LONG,   "refuse",    "cut"     },
+    };
+    char expected[40];
+    size_t i = 0;
+
+    while (choices[i].kind != key->kind)
+        i++;
+    bool yes = hai_streq(text, choices[i].yes);
+    snprintf(expected, sizeof expected, "%s or %s", choices[i].no, choices[i].yes);
+    if (!yes && !hai_streq(text, choices[i].no))
+        return bad_value(x, key, v, expected);
+    *(bool *)((uint8_t *)x->conf + key->at) = yes;
+    return 0;
+}
+
 /* One of a few words. */
 static int read_word(const struct reader *x, const struct key *key, const struct json *v) {
     const char *text = json_kind(v) == JSON_KIND_STRING ? json_as_string(v) : "";
@@ -256,16 +287,8 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         if (k_backend_parse(text, &conf->backend, NULL) < 0)
             return bad_value(x, key, v, "ref or cpu");
         return 0;
-    case KIND_WITHIN:
-        if (!hai_streq(text, "within") && !hai_streq(text, "across"))
-            return bad_value(x, key, v, "within or across");
-        conf->within = hai_streq(text, "within");
-        return 0;
     default:
-        if (!hai_streq(text, "required") && !hai_streq(text, "preferred"))
-            return bad_value(x, key, v, "preferred or required");
-        conf->exact = hai_streq(text, "required");
-        return 0;
+        return read_choice(x, key, v, text);
     }
 }
 
@@ -406,6 +429,10 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
                         "folders of shards in 'data.sources'",
                         conf->n_files ? "'data.files' and 'data.sources' are both there"
                                       : "'data.files' is missing");
+    if (conf->sft && conf->sources.n)
+        return hai_fail(err, -EINVAL,
+                        "'data.sources' with 'method: sft'; expected files of conversations in "
+                        "'data.files'");
     if (conf->backend == K_BACKEND_CUDA)
         return hai_fail(err, -ENOSYS, "backend cuda: not built");
     int64_t share = sampler_share(conf->batch, 0, world).n; // the first rank's is the largest

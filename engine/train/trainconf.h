@@ -22,6 +22,9 @@ struct trainconf {
     int64_t max_bytes;         // of text; 0: no limit
     struct sourceconf sources; // folders of shards instead of files
     bool within;               // a sequence a document of theirs; else one a sample
+    bool sft;                  // files have conversations, whose answers are learnt
+    char *chat_form;           // of theirs, one of ours (chat_form.h); NULL: the tokenizer's
+    bool cut;                  // longer ones than seq; else they are refused
     char *record;              // which samples each rank took, PATH.RANK; NULL: nowhere
     int64_t steps;
     int64_t batch;       // samples of a step, over all ranks

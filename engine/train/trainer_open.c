@@ -296,6 +296,11 @@ static int open_feed(struct trainer *t, int n_ahead, int64_t n_share, struct hai
     _cleanup_free_ char *dir =
         c->out ? hai_asprintf("%s/data", c->out) : hai_asprintf("%s/data", t->place.ckpt_dir);
 
+    const struct feed_chat_spec chat = {source, trainconf_tokenizer(c), c->chat_form, c->seq,
+                                        c->cut, (uint64_t)c->seed};
+
+    if (c->sft)
+        return feed_chat_open(&chat, t->tokenizer, &t->feed, err);
     if (c->sources.n)
         return feed_shards_open(&spec, t->tokenizer, &t->feed, err);
     return feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
