@@ -10,8 +10,8 @@ void feed_expect(struct feed *f, int64_t index) {
         f->type->expect(f, index);
 }
 
-uint64_t feed_digest(const struct feed *f) {
-    return f->type->digest(f);
+uint64_t feed_digest(const struct feed *f, int64_t n_samples) {
+    return f->type->digest(f, n_samples);
 }
 
 struct feed_size feed_size(const struct feed *f) {

@@ -7,7 +7,7 @@
  */
 #pragma once
 #include "engine/data/corpus.h"
-#include "engine/data/packing.h"
+#include "engine/train/sourceconf.h"
 
 struct feed;
 
@@ -29,7 +29,7 @@ struct feed_type {
     const char *name;
     int (*read)(struct feed *feed, int64_t index, const struct feed_sample *ret,
                 struct hai_err *err);
-    uint64_t (*digest)(const struct feed *feed);
+    uint64_t (*digest)(const struct feed *feed, int64_t n_samples);
     struct feed_size (*size)(const struct feed *feed);
     void (*close)(struct feed *feed);
     // NULL: nothing can be done ahead, there is one source.
@@ -52,14 +52,14 @@ int feed_corpus_open(const struct corpus_source *source, struct tokenizer *token
                      const char *dir, int64_t seq, uint64_t seed, struct feed **ret,
                      struct hai_err *err);
 
-/* Folders of shards with weights (packing.h), packed, every token a label. */
+/* Folders of shards with weights (packing.h), packed, every token a label. What the specification
+ * points to is borrowed. */
 struct feed_shards_spec {
-    const struct packing_source *sources;
-    int n_sources;
-    bool within;          // a sequence a document; else one a sample
-    int64_t seq;          // inputs
-    int64_t n_ahead;      // tokens behind them, for labels: 1, or 2 for a multi-token module
-    int64_t n_read_ahead; // samples
+    struct sourceconf sources; // one stage after the other, the last without end
+    bool within;               // a sequence a document; else one a sample
+    int64_t seq;               // inputs
+    int64_t n_ahead;           // tokens behind them, for labels: 1, or 2 for a multi-token module
+    int64_t n_read_ahead;      // samples
     uint64_t seed;
 };
 
@@ -88,7 +88,8 @@ int feed_read(struct feed *feed, int64_t index, const struct feed_sample *ret, s
 /* That sample will be read, after those named before: it may be fetched meanwhile. */
 void feed_expect(struct feed *feed, int64_t index);
 
-uint64_t feed_digest(const struct feed *feed); // tells data apart, for checkpoints
+/* Tells data apart, for checkpoints: what the first n_samples are of. INT64_MAX: all. */
+uint64_t feed_digest(const struct feed *feed, int64_t n_samples);
 struct feed_size feed_size(const struct feed *feed);
 
 /* Append how many of the samples from `from` up to `to` came from which source: "web 70.1 % (701),

@@ -156,7 +156,8 @@ static int chat_read(struct feed *f, int64_t index, const struct feed_sample *re
     return 0;
 }
 
-static uint64_t digest(const struct feed *f) {
+static uint64_t digest(const struct feed *f, int64_t n_samples) {
+    (void)n_samples; // all of them are
     const struct feed_chat *c = (const struct feed_chat *)f;
     _cleanup_(buf_free) struct buf b = {0};
 

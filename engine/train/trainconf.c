@@ -23,7 +23,8 @@ enum kind {
     KIND_NUMBER,  // double
     KIND_SIZE,    // int64_t
     KIND_TEXTS,   // files
-    KIND_SOURCES, // struct sourceconf
+    KIND_SOURCES, // struct sourceconf, of one stage
+    KIND_STAGES,  // struct sourceconf
     KIND_PARTS,   // struct schedule_parts
     KIND_SHAPE,   // schedule kind
     KIND_CURVE,   // "linear" or "cosine"
@@ -61,6 +62,7 @@ static const struct key {
     {"data",       "form",          KIND_TEXT,    AT(chat_form),              0,     0                },
     {"data",       "long",          KIND_LONG,    AT(cut),                    0,     0                },
     {"data",       "record",        KIND_TEXT,    AT(record),                 0,     0                },
+    {"data",       "stages",        KIND_STAGES,  AT(sources),                0,     0                },
     {"data",       "documents",     KIND_WITHIN,  AT(within),                 0,     0                },
     {"data",       "tokenizer",     KIND_TEXT,    AT(tokenizer),              0,     0                },
     {"data",       "max",           KIND_SIZE,    AT(max_bytes),              0,     0                },
@@ -315,7 +317,9 @@ static int read_value(const struct reader *x, const struct key *key, const struc
     case KIND_TEXTS:
         return read_files(x, key, v);
     case KIND_SOURCES:
-        return sourceconf_read(v, x->path, at, x->err);
+        return sourceconf_read_sources(v, x->path, at, x->err);
+    case KIND_STAGES:
+        return sourceconf_read_stages(v, x->path, at, x->err);
     case KIND_PARTS:
         return read_parts(x, key, v, at);
     default:
@@ -426,12 +430,12 @@ int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err
     if (!conf->n_files == !conf->sources.n)
         return hai_fail(err, -EINVAL,
                         "%s; expected files, folders or patterns of text in 'data.files', or "
-                        "folders of shards in 'data.sources'",
-                        conf->n_files ? "'data.files' and 'data.sources' are both there"
+                        "folders of shards in 'data.sources' or 'data.stages'",
+                        conf->n_files ? "'data.files' and folders of shards are both there"
                                       : "'data.files' is missing");
     if (conf->sft && conf->sources.n)
         return hai_fail(err, -EINVAL,
-                        "'data.sources' with 'method: sft'; expected files of conversations in "
+                        "folders of shards with 'method: sft'; expected files of conversations in "
                         "'data.files'");
     if (conf->backend == K_BACKEND_CUDA)
         return hai_fail(err, -ENOSYS, "backend cuda: not built");

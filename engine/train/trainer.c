@@ -196,7 +196,7 @@ int trainer_save(struct trainer *t, struct hai_err *err) {
                              .epoch = t->place.epoch,
                              .seed = (uint64_t)t->conf->seed,
                              .next_sample = t->next_sample,
-                             .data_digest = feed_digest(t->feed),
+                             .data_digest = feed_digest(t->feed, t->next_sample),
                              .config_digest = t->config_digest,
                              .world = coll_world(t->place.coll),
                              .group_ranks = coll_group_ranks(t->place.coll)};

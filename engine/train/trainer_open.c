@@ -207,11 +207,12 @@ static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *er
     const struct ckpt_meta *m = ckpt_meta_of(ckpt);
     _cleanup_(buf_free) struct buf why = {0};
 
-    if (m->data_digest != feed_digest(t->feed))
+    uint64_t data = feed_digest(t->feed, m->next_sample);
+    if (m->data_digest != data)
         return hai_fail(err, -ESTALE,
                         "%s: trained on other data (tokens %016" PRIx64 ", here %016" PRIx64
                         "); expected the same files and tokenizer, or an empty checkpoint folder",
-                        ckpt_path(ckpt), m->data_digest, feed_digest(t->feed));
+                        ckpt_path(ckpt), m->data_digest, data);
     if (!same_identity(t, m, &why) && t->conf->exact)
         return hai_fail(err, -ESTALE, "%s: saved with %s; 'exact: required' refuses to go on",
                         ckpt_path(ckpt), buf_cstr(&why) + 2);
@@ -271,13 +272,14 @@ static int find_checkpoint(struct trainer *t, struct hai_err *err) {
 
 /* All ranks must have the same tokens; a file that one node lacks would train them apart. */
 static int agree_on_data(struct trainer *t, struct hai_err *err) {
-    uint64_t digest = feed_digest(t->feed);
+    const uint64_t own = feed_digest(t->feed, INT64_MAX);
+    uint64_t digest = own;
     int r = coll_broadcast(t->place.coll, &digest, sizeof digest, 0, err);
 
-    if (r == 0 && digest != feed_digest(t->feed))
+    if (r == 0 && digest != own)
         r = hai_fail(err, -ESTALE,
                      "data differs from rank 0's (tokens %016" PRIx64 ", there %016" PRIx64 ")",
-                     feed_digest(t->feed), digest);
+                     own, digest);
     return r;
 }
 
@@ -286,8 +288,7 @@ static int agree_on_data(struct trainer *t, struct hai_err *err) {
 static int open_feed(struct trainer *t, int n_ahead, int64_t n_share, struct hai_err *err) {
     const struct trainconf *c = t->conf;
     const struct corpus_source source = {c->files, c->n_files, c->max_bytes};
-    const struct feed_shards_spec spec = {.sources = c->sources.items,
-                                          .n_sources = c->sources.n,
+    const struct feed_shards_spec spec = {.sources = c->sources,
                                           .within = c->within,
                                           .seq = c->seq,
                                           .n_ahead = n_ahead,

@@ -104,7 +104,7 @@ def check_refusals(program, scratch, talks):
     with open(config, "w") as f:
         f.write(re.sub(r"#.*\n", "}\n", text))
     code, err = train(program, config)
-    check(code == 2 and "'data.sources' with 'method: sft'" in err, err)
+    check(code == 2 and "folders of shards with 'method: sft'" in err, err)
 
 
 def main():

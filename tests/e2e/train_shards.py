@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hai-train on shards of hai-prep: one, two, three and four ranks, killed and stopped in between, take
-every sample once and in order; what the sources' shares were is said; other data is refused.
+every sample once and in order; stages follow each other, over restarts; what the sources' shares were
+is said; other data is refused.
 
 usage: train_shards.py HAI_TRAIN HAI_PREP
 """
@@ -124,6 +125,60 @@ def check_consumed(program, scratch, worlds, documents):
     return out, config
 
 
+STAGES = """stages:
+  - {{tokens: 1280, sources: [{{path: {scratch}/a, weight: 3}}, {{path: {scratch}/b}}]}}
+  - {{sources: [{{path: {scratch}/a, middle: {scratch}/b}}], fim: {fim}}}
+"""
+
+
+def check_stages(program, scratch):
+    """A stage of 80 samples, which ends within step 12, and another: the same losses where a run goes on
+    before, across and behind the end; a stage may be changed until it has begun."""
+    config = scratch + "/stages.yaml"
+
+    def configure(out, fim=0.25):
+        text = CONFIG.format(model=MODEL, out=out, scratch=scratch, documents="within", steps=18)
+        with open(config, "w") as f:
+            f.write(re.sub(r"sources: .*\n", STAGES.format(scratch=scratch, fim=fim), text))
+
+    def losses(out):
+        return [line.split() for line in open(out + "/steps.log")]
+
+    whole, cut = scratch + "/whole", scratch + "/cut"
+    for out in (whole, cut):
+        os.mkdir(out)
+    configure(whole)
+    codes, err = finish(start(program, config, 1))
+    check(codes == [0], err)
+    said = re.search(r"samples up to step 18: \S+/a ([0-9.]+) % \(\d+\), \S+/b", err)
+    check(said and 60 < float(said.group(1)) < 90, err)
+    configure(cut, 1)
+    for step in (4, 9, 15):
+        ranks = start(program, config, 1)
+        wait_step(cut, ranks, step)
+        ranks[0].send_signal(signal.SIGTERM)
+        codes, err = finish(ranks)
+        check(codes == [143], err)
+        if step == 4:    # what comes later is another mixture now
+            configure(cut)
+    codes, err = finish(start(program, config, 1))
+    check(codes == [0] and losses(cut) == losses(whole), "%s: %s" % (codes, err))
+    configure(cut, 0.5)
+    codes, err = finish(start(program, config, 1))
+    check(codes[0] in (1, 2) and "trained on other data" in err, err)
+    with open(config) as f:
+        text = f.read()
+    for old, new, says in (("tokens: 1280, ", "", "tokens in every stage but the last"),
+                           ("fim: 0.5", "fim: 1.5", "fim from 0 to 1"),
+                           (", middle: %s/b" % scratch, "", "a middle in one of its sources"),
+                           ("stages:", "sources: [{path: a}]\n  stages:", "either sources or stages"),
+                           ("path: %s/b}" % scratch, "path: %s/a}" % scratch, "a source twice")):
+        with open(config, "w") as f:
+            f.write(text.replace(old, new, 1))
+        codes, err = finish(start(program, config, 1))
+        check(codes == [2] and says in err, "%s: %s %s" % (new, codes, err))
+
+
 def check_refusals(program, scratch, out, config):
     """Another weight is other data; shards of another tokenizer, a batch below the ranks."""
     text = open(config).read()
@@ -133,7 +188,7 @@ def check_refusals(program, scratch, out, config):
             ("tokenizer: tests/fixtures/tokenizer/tiny", "tokenizer: bytes", "vocabulary"),
             ("sources:", "files: [README.md]\n  sources:", "both there"),
             ("weight: 1}", "weight: 0}", "train.yaml:5:"),
-            ("weight: 1}", "wieght: 1}", "path and weight only"),
+            ("weight: 1}", "wieght: 1}", "path, weight and middle only"),
             ("weight: 1}", "weight: 1e-9}", "at least one of 65536 samples")):
         check(old in text, old)
         with open(config, "w") as f:
@@ -168,6 +223,7 @@ def main():
         out, config = check_consumed(program, scratch, [1, 3, 2, 4], "within")
         meta = json.load(open("%s/ckpt/step-%d.E0/manifest.json" % (out, STEPS)))
         check(meta["next_sample"] == STEPS * BATCH, str(meta["next_sample"]))
+        check_stages(program, scratch)
         check_refusals(program, scratch, out, config)
     return closing()
 

@@ -1,4 +1,5 @@
 /* Samples of a run: of shards, and as micro-batches of a rank. */
+#include "engine/data/shardset.h"
 #include "engine/train/share.h"
 #include "lib/fileio.h"
 #include "tests/unit/test.h"
@@ -32,7 +33,8 @@ enum { SEQ = 16 };
 struct world {
     char dir[32];
     char *dirs[2];
-    struct packing_source sources[2];
+    struct sourceconf_source sources[2], later[1];
+    struct sourceconf_stage stages[2];
     struct tokenizer *tokenizer;
     struct feed_shards_spec spec;
 };
@@ -42,15 +44,16 @@ static void world_new(struct world *w) {
     CHECK(mkdtemp(w->dir));
     for (int i = 0; i < 2; i++) {
         w->dirs[i] = hai_asprintf("%s/%d", w->dir, i);
-        w->sources[i] = (struct packing_source){w->dirs[i], 1 + 2 * i};
+        w->sources[i] = (struct sourceconf_source){w->dirs[i], NULL, 1 + 2 * i};
         write_source(w->dirs[i], w->tokenizer, 100 * i, 2000);
     }
-    w->spec = (struct feed_shards_spec){.sources = w->sources,
-                                        .n_sources = 2,
-                                        .seq = SEQ,
-                                        .n_ahead = 2,
-                                        .n_read_ahead = 3,
-                                        .seed = 5};
+    w->stages[0] = (struct sourceconf_stage){0, 0, w->sources, 2};
+    w->later[0] = (struct sourceconf_source){w->dirs[1], w->dirs[0], 1};
+    w->stages[1] = (struct sourceconf_stage){0, 0.25, w->later, 1};
+    w->spec = (struct feed_shards_spec){
+        .sources = {w->stages, 1},
+          .seq = SEQ, .n_ahead = 2, .n_read_ahead = 3, .seed = 5
+    };
 }
 
 static void world_free(struct world *w) {
@@ -108,6 +111,75 @@ TEST(samples_of_shards)
         from[0] = from[1] = 0;
     }
     CHECK(cuts > 10, "%d", cuts);
+    world_free(&w);
+}
+
+/* The windows of a source, in order of samples from `from` up to `to`. */
+static int list_windows(struct feed *feed, int64_t from, int64_t to, int source, int *ret) {
+    int32_t ids[SEQ + 2], labels[SEQ + 2], starts[SEQ + 3], n_seqs;
+    const struct feed_sample sample = {ids, labels, starts, &n_seqs};
+    struct hai_err err = {0};
+    int n = 0;
+
+    for (int64_t i = from; i < to; i++) {
+        CHECK_EQ(feed_read(feed, i, &sample, &err), 0, "%s", err.text);
+        if (ids[0] / 100 == source)
+            ret[n++] = ids[0] * 1000 + ids[SEQ];
+    }
+    return n;
+}
+
+/* A stage ends with its tokens; the next has other weights, with a part of a source rewritten, and
+ * goes on with each folder where it was left. Only what has begun tells data apart. */
+TEST(stages)
+{
+    enum { ENDS = 120, ALL = 400 };
+    struct world w;
+    int whole[ALL], first[ALL], second[ALL];
+
+    world_new(&w);
+    struct feed *one = open_feed(&w);
+    w.stages[0].tokens = ENDS * SEQ - 3;
+    w.spec.sources.n = 2;
+    struct feed *two = open_feed(&w);
+    w.stages[1].fim = 0.5;
+    struct feed *other = open_feed(&w);
+    int n_first = list_windows(two, 0, ENDS, 1, first);
+    CHECK_EQ(list_windows(one, 0, ENDS, 1, whole), n_first);
+    CHECK(!memcmp(first, whole, (size_t)n_first * sizeof *whole));
+    int n_second = list_windows(two, ENDS, ALL, 1, second);
+    CHECK(n_second > 180 && n_second < 240, "a quarter of 280 is the other folder's: %d", n_second);
+    CHECK(n_first > 70 && n_first < 110, "%d", n_first);
+    for (int64_t i = 0; i < ENDS; i++)
+        CHECK_EQ(list_windows(two, i, i + 1, 0, second), list_windows(one, i, i + 1, 0, whole));
+    CHECK(feed_digest(one, 0) == feed_digest(two, 0));
+    CHECK(feed_digest(one, ENDS) == feed_digest(two, ENDS));
+    CHECK(feed_digest(one, ENDS + 1) != feed_digest(two, ENDS + 1));
+    CHECK(feed_digest(two, ENDS) == feed_digest(other, ENDS));
+    CHECK(feed_digest(two, ENDS + 1) != feed_digest(other, ENDS + 1));
+    CHECK_EQ(feed_size(two).n_tokens, 4000);
+    _cleanup_(buf_free) struct buf text = {0};
+    _cleanup_free_ char *part =
+        hai_asprintf("%s %.1f %% (%d)", w.dirs[1], (n_first + n_second) / 4.0, n_first + n_second);
+    feed_tell_shares(two, 0, ALL, &text);
+    CHECK(strstr(buf_cstr(&text), part), "%s: %s", buf_cstr(&text), part);
+    feed_close(one);
+    feed_close(two);
+    feed_close(other);
+    world_free(&w);
+}
+
+TEST(a_folder_twice)
+{
+    struct feed *feed = NULL;
+    struct hai_err err = {0};
+    struct world w;
+
+    world_new(&w);
+    w.sources[0].middle = w.dirs[1];
+    w.stages[0].fim = 0.1;
+    CHECK_EQ(feed_shards_open(&w.spec, w.tokenizer, &feed, &err), -EINVAL);
+    CHECK(strstr(err.text, "/1: a source twice; expected each folder once"), "%s", err.text);
     world_free(&w);
 }
 

@@ -48,7 +48,7 @@ static void world_new(struct world *w) {
     for (int i = 0; i < 3; i++) {
         w->dirs[i] = hai_asprintf("%s/%d", w->dir, i);
         write_source(w->dirs[i], i * 10000, sizes[i]);
-        w->sources[i] = (struct packing_source){w->dirs[i], weights[i]};
+        w->sources[i] = (struct packing_source){w->dirs[i], weights[i], 0, 0};
     }
     w->spec = (struct packing_spec){
         .sources = w->sources, .n_sources = 3, .seed = 4, .stride = 16, .n_window = 17};
@@ -170,6 +170,52 @@ TEST(samples_hold_what_was_written)
         }
         packing_close(p);
     }
+    world_free(&w);
+}
+
+/* A packing that goes on where another ended draws nothing again, and leaves out less than a
+ * cycle's draws; the order of the source is the same. */
+TEST(another_packing_goes_on)
+{
+    enum { SAMPLES = 1000 };
+    _cleanup_free_ uint8_t *seen = hai_new_array(uint8_t, 2 * PACKING_CYCLE);
+    struct world w;
+
+    world_new(&w);
+    struct packing *p = open_packing(&w.spec);
+    w.spec.n_sources = 1;
+    w.sources[0] = w.sources[1];
+    w.sources[0].number = 2;
+    w.sources[0].first_draw = packing_next_draw(p, 1, SAMPLES);
+    struct packing *next = open_packing(&w.spec);
+    int64_t bound = packing_next_draw(p, 1, 1), n = 0;
+    CHECK_EQ(packing_next_draw(p, 1, 0), 0);
+    CHECK_EQ(packing_next_draw(p, 1, PACKING_CYCLE), bound);
+    CHECK_EQ(packing_next_draw(p, 1, PACKING_CYCLE + 1), 2 * bound);
+    for (int64_t i = 0; i < 2 * SAMPLES; i++) {
+        struct packing_place at = packing_find(i < SAMPLES ? p : next, i % SAMPLES);
+        if (i < SAMPLES && at.source != 1)
+            continue;
+        CHECK(i < SAMPLES ? at.draw < bound : at.draw >= bound);
+        CHECK_EQ(seen[at.draw]++, 0, "draw %d", (int)at.draw);
+        n++;
+    }
+    CHECK(n > SAMPLES + SAMPLES / 4);
+    // The same draw is the same window in both.
+    for (int64_t i = 0; i < 2 * PACKING_CYCLE; i++) {
+        struct packing_place a = packing_find(p, i), b;
+        if (a.source != 1 || a.draw < bound)
+            continue;
+        for (int64_t k = 0; k < PACKING_CYCLE; k += 997) {
+            b = packing_find(next, k);
+            if (b.draw == a.draw)
+                CHECK_EQ(a.first, b.first);
+        }
+        if (i > PACKING_CYCLE + 2000)
+            break;
+    }
+    packing_close(p);
+    packing_close(next);
     world_free(&w);
 }
 
