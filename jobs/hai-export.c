@@ -93,9 +93,9 @@ static int parse(int argc, char **argv, struct args *ret) {
     ret->ckpt = argv[optind];
     ret->out = argv[optind + 1];
     if (!ret->options.model)
-        ret->options.model = ret->conf.model;
+        ret->options.model = trainconf_model(&ret->conf);
     if (!ret->options.tokenizer && ret->has_config)
-        ret->options.tokenizer = ret->conf.tokenizer;
+        ret->options.tokenizer = trainconf_tokenizer(&ret->conf);
     return ret->options.model
                ? 0
                : jobexit_usage(NAME, "--model or --config must say what model it is");

@@ -36,7 +36,7 @@ static const char usage[] =
     "                 [--keep N]\n"
     "Train a model; the file's keys are described in etc/examples/train.yaml.\n"
     "  --model PATH  config.json or its folder, instead of 'model'\n"
-    "  --data PATH   text, instead of 'data.files'; may be repeated\n"
+    "  --data PATH   text, instead of the file's data; may be repeated\n"
     "  --out DIR     where the trained model goes, instead of 'out'\n"
     "  --every N     steps between checkpoints, instead of 'checkpoint.every'\n"
     "  --keep N      complete checkpoints kept, instead of 'checkpoint.keep'\n"
@@ -231,9 +231,20 @@ static void record(struct run *run, bool wait) {
     free(done.path);
 }
 
+/* What the data was made of so far, where it has several sources. */
+static void tell_shares(const struct run *run) {
+    _cleanup_(buf_free) struct buf shares = {0};
+
+    trainer_tell_shares(run->trainer, &shares);
+    if (shares.n_bytes && is_first(run))
+        fprintf(stderr, NAME ": samples up to step %" PRId64 ": %s\n",
+                trainer_step_number(run->trainer), buf_cstr(&shares));
+}
+
 /* All ranks say that they may stand still: they wait for rank 0 in the next sum. */
 static int save(struct run *run, struct hai_err *err) {
     rank_phase(run->rank, "save", SAVE_S);
+    tell_shares(run);
     record(run, true);
     int r = trainer_save(run->trainer, err);
     rank_phase(run->rank, "train", 0);

@@ -3,95 +3,100 @@
 #include <pthread.h>
 #include <signal.h>
 
-struct packahead_plan packahead_plan_of(int64_t first, int64_t batch, int rank, int world) {
-    int64_t each = batch / world, more = batch % world;
-
-    assert(rank >= 0);
-    assert(rank < world);
-    return (struct packahead_plan){.first = first,
-                                   .batch = batch,
-                                   .offset = rank * each + MIN((int64_t)rank, more),
-                                   .share = each + (rank < more)};
-}
-
-int64_t packahead_index(const struct packahead_plan *plan, int64_t n) {
-    assert(plan->share >= 1);
-    return plan->first + n / plan->share * plan->batch + plan->offset + n % plan->share;
-}
-
 struct slot {
+    int packing;
+    int64_t index;
     int32_t *ids, *seq_start;
     int n_seqs;
     int r; // of reading it
     struct hai_err err;
 };
 
+/* Samples are counted as they are expected; number n lies in slot n % n_slots. Below n_taken the
+ * caller had them (and holds the last), below n_read they are ready or failed. */
 struct packahead {
-    const struct packing *packing;
-    struct packahead_plan plan;
-    int n_slots;        // one more than are read ahead: the caller holds one
-    struct slot *slots; // sample n lies in n % n_slots
+    struct packing *const *packings;
+    int n_packings;
+    int n_slots; // one more than are read ahead: the caller holds one
+    struct slot *slots;
     void *room;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int64_t n_read;  // samples that are ready, or failed
-    int64_t n_taken; // samples given to the caller, who holds the last
+    int64_t n_expected, n_read, n_taken;
     int64_t n_waits;
+    bool reading; // slot n_read is being written, without the lock
     bool stop, started;
 };
+
+static struct slot *slot_of(struct packahead *a, int64_t number) {
+    return &a->slots[number % a->n_slots];
+}
+
+/* The last one read and not taken failed: the caller decides, what follows is not read. */
+static bool has_failed(struct packahead *a) {
+    return a->n_read > a->n_taken && slot_of(a, a->n_read - 1)->r < 0;
+}
 
 static void *read_all(void *arg) {
     struct packahead *a = arg;
 
     pthread_mutex_lock(&a->lock);
     while (!a->stop) {
-        // The slot of the sample that the caller holds is not written.
-        if (a->n_read - MAX(a->n_taken - 1, INT64_C(0)) >= a->n_slots) {
+        if (a->n_read == a->n_expected || has_failed(a)) {
             pthread_cond_wait(&a->changed, &a->lock);
             continue;
         }
-        struct slot *slot = &a->slots[a->n_read % a->n_slots];
-        int64_t index = packahead_index(&a->plan, a->n_read);
+        struct slot *slot = slot_of(a, a->n_read);
+        a->reading = true;
         pthread_mutex_unlock(&a->lock);
         slot->err = (struct hai_err){0};
-        slot->r = packing_read(a->packing, index, a->room, slot->ids, slot->seq_start,
-                               &slot->n_seqs, &slot->err);
+        slot->r = packing_read(a->packings[slot->packing], slot->index, a->room, slot->ids,
+                               slot->seq_start, &slot->n_seqs, &slot->err);
         pthread_mutex_lock(&a->lock);
+        a->reading = false;
         a->n_read++;
         pthread_cond_broadcast(&a->changed);
-        // After a failure the caller decides: what follows is not read.
-        while (slot->r < 0 && !a->stop && a->n_read > a->n_taken)
-            pthread_cond_wait(&a->changed, &a->lock);
     }
     pthread_mutex_unlock(&a->lock);
     return NULL;
 }
 
-int packahead_new(const struct packing *p, const struct packahead_plan *plan, int n_ahead,
-                  struct packahead **ret, struct hai_err *err) {
-    _cleanup_(packahead_freep) struct packahead *a = hai_new(struct packahead);
-    size_t n_window = (size_t)packing_n_window(p);
-    sigset_t all, before;
+/* Slots for the longest samples of all packings, and room to read them. */
+static int make_slots(struct packahead *a, struct hai_err *err) {
+    size_t n_window = 0, n_room = 0;
 
-    assert(n_ahead >= 1);
-    assert(plan->share >= 1);
-    a->packing = p;
-    a->plan = *plan;
-    a->n_slots = n_ahead + 1;
+    for (int i = 0; i < a->n_packings; i++) {
+        n_window = MAX(n_window, (size_t)packing_n_window(a->packings[i]));
+        n_room = MAX(n_room, packing_room(a->packings[i]));
+    }
     a->slots = hai_new_array(struct slot, (size_t)a->n_slots);
     for (int i = 0; i < a->n_slots; i++) {
         a->slots[i].ids = hai_new_array(int32_t, n_window);
         a->slots[i].seq_start = hai_new_array(int32_t, n_window + 1);
     }
-    a->room = aligned_alloc(SHARDS_ALIGN, packing_room(p));
-    if (!a->room)
-        return hai_fail(err, -ENOMEM, "no memory for %zu bytes of samples", packing_room(p));
+    a->room = aligned_alloc(SHARDS_ALIGN, n_room);
+    return a->room ? 0 : hai_fail(err, -ENOMEM, "no memory for %zu bytes of samples", n_room);
+}
+
+int packahead_new(struct packing *const *packings, int n_packings, int n_ahead,
+                  struct packahead **ret, struct hai_err *err) {
+    _cleanup_(packahead_freep) struct packahead *a = hai_new(struct packahead);
+    sigset_t all, before;
+
+    assert(n_packings >= 1);
+    assert(n_ahead >= 1);
+    a->packings = packings;
+    a->n_packings = n_packings;
+    a->n_slots = n_ahead + 1;
+    int r = make_slots(a, err);
+    if (r < 0)
+        return r;
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->changed, NULL);
     sigfillset(&all); // signals are for the program's own threads
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(&a->thread, NULL, read_all, a);
+    r = pthread_create(&a->thread, NULL, read_all, a);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (r)
         return hai_fail(err, -r, "a thread to read samples: %s", strerrordesc_np(r));
@@ -100,20 +105,54 @@ int packahead_new(const struct packing *p, const struct packahead_plan *plan, in
     return 0;
 }
 
-int packahead_next(struct packahead *a, struct packahead_sample *ret, struct hai_err *err) {
+/* Under the lock. The slot of the sample that the caller holds is not written. */
+static bool expect(struct packahead *a, int packing, int64_t index) {
+    assert(packing >= 0);
+    assert(packing < a->n_packings);
+    if (a->n_expected - MAX(a->n_taken - 1, INT64_C(0)) >= a->n_slots)
+        return false;
+    struct slot *slot = slot_of(a, a->n_expected++);
+    slot->packing = packing;
+    slot->index = index;
+    pthread_cond_broadcast(&a->changed);
+    return true;
+}
+
+bool packahead_expect(struct packahead *a, int packing, int64_t index) {
     pthread_mutex_lock(&a->lock);
+    bool taken = expect(a, packing, index);
+    pthread_mutex_unlock(&a->lock);
+    return taken;
+}
+
+/* Under the lock: make that sample the next one to be taken. */
+static void find(struct packahead *a, int packing, int64_t index) {
+    struct slot *next = slot_of(a, a->n_taken);
+
+    if (a->n_expected > a->n_taken && next->packing == packing && next->index == index)
+        return;
+    while (a->reading)
+        pthread_cond_wait(&a->changed, &a->lock);
+    a->n_expected = a->n_read = a->n_taken;
+    bool taken = expect(a, packing, index);
+    assert(taken);
+}
+
+int packahead_take(struct packahead *a, int packing, int64_t index, struct packahead_sample *ret,
+                   struct hai_err *err) {
+    pthread_mutex_lock(&a->lock);
+    find(a, packing, index);
     a->n_waits += a->n_read == a->n_taken;
     while (a->n_read == a->n_taken)
         pthread_cond_wait(&a->changed, &a->lock);
-    struct slot *slot = &a->slots[a->n_taken % a->n_slots];
+    struct slot *slot = slot_of(a, a->n_taken);
     int r = slot->r;
     if (r < 0) {
         if (err)
             *err = slot->err;
-        a->n_read--; // the thread waits, and tries it again
+        a->n_read = a->n_expected = a->n_taken; // forgotten: asked for again, it is read again
     } else {
-        *ret = (struct packahead_sample){packahead_index(&a->plan, a->n_taken), slot->ids,
-                                         slot->seq_start, slot->n_seqs};
+        *ret = (struct packahead_sample){slot->ids, slot->seq_start, slot->n_seqs};
         a->n_taken++;
     }
     pthread_cond_broadcast(&a->changed);

@@ -10,6 +10,7 @@ struct source {
     uint64_t key;      // of its orders
     int64_t first, n;  // its slots of a cycle, before they are put in order
     int64_t n_windows; // of an epoch
+    int64_t first_draw;
     double weight;
 };
 
@@ -82,7 +83,9 @@ static int open_source(struct packing *p, const struct packing_spec *spec, struc
     if (r < 0)
         return r;
     s->weight = from->weight;
-    s->key = key_of(spec->seed, 1 + (uint32_t)p->n_sources++);
+    p->n_sources++;
+    s->key = key_of(spec->seed, (uint32_t)(from->number ? from->number : p->n_sources));
+    s->first_draw = from->first_draw;
     const struct shards_vocabulary *have = shardset_vocabulary(s->set);
     const struct shards_vocabulary *want =
         spec->vocabulary ? spec->vocabulary : shardset_vocabulary(p->sources[0].set);
@@ -141,6 +144,8 @@ uint64_t packing_digest(const struct packing *p) {
     for (int i = 0; i < p->n_sources; i++) {
         buf_add_u64(&b, shardset_digest(p->sources[i].set));
         buf_add_u64(&b, (uint64_t)p->sources[i].n);
+        buf_add_u64(&b, p->sources[i].key);
+        buf_add_u64(&b, (uint64_t)p->sources[i].first_draw);
     }
     return digest_xxh3(b.data, b.n_bytes);
 }
@@ -168,7 +173,7 @@ struct packing_place packing_find(const struct packing *p, int64_t index) {
     int64_t slot = slot_of(p, index);
     struct packing_place place = {.source = source_of(p, slot)};
     const struct source *s = &p->sources[place.source];
-    place.draw = index / PACKING_CYCLE * s->n + (slot - s->first);
+    place.draw = s->first_draw + index / PACKING_CYCLE * s->n + (slot - s->first);
     place.epoch = place.draw / s->n_windows;
     int64_t window = sampler_permute(s->key, place.epoch, place.draw % s->n_windows, s->n_windows);
     int64_t shift = sampler_shift(s->key, place.epoch, p->stride);
@@ -202,6 +207,13 @@ void packing_count(const struct packing *p, int64_t from, int64_t to, int64_t *r
         }
         ret[source_of(p, slot_of(p, i))]++;
     }
+}
+
+int64_t packing_next_draw(const struct packing *p, int source, int64_t n_samples) {
+    assert(source >= 0);
+    assert(source < p->n_sources);
+    const struct source *s = &p->sources[source];
+    return s->first_draw + (n_samples + PACKING_CYCLE - 1) / PACKING_CYCLE * s->n;
 }
 
 size_t packing_room(const struct packing *p) {

@@ -20,6 +20,8 @@ enum { PACKING_CYCLE = 65536, PACKING_SOURCES_MAX = 1024 };
 struct packing_source {
     const char *dir;
     double weight; // above 0; shares are weights over their sum
+    int number;    // keys its order: the same in another packing goes the same way. 0: its place
+    int64_t first_draw; // draws are counted from here (packing_next_draw of another packing)
 };
 
 struct packing_spec {
@@ -64,6 +66,11 @@ double packing_share(const struct packing *p, int source);
 
 /* How many of the samples from `from` up to `to` are of each source; ret: [n_sources]. */
 void packing_count(const struct packing *p, int64_t from, int64_t to, int64_t *ret);
+
+/* The first draw of a source that none of the first n samples is, and none of that number or later:
+ * where another packing goes on with it. Draws of a cycle are dealt out in its order, so up to a
+ * cycle's of them are left out. */
+int64_t packing_next_draw(const struct packing *p, int source, int64_t n_samples);
 
 /* Room that packing_read needs, aligned to SHARDS_ALIGN. */
 size_t packing_room(const struct packing *p);

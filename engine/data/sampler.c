@@ -50,3 +50,11 @@ int64_t sampler_start(uint64_t seed, int64_t index, int64_t n_tokens, int64_t n_
     int64_t room = MIN(n_window, n_tokens - n * n_window + 1);
     return sampler_permute(seed, epoch, index % n, n) * n_window + sampler_shift(seed, epoch, room);
 }
+
+struct sampler_share sampler_share(int64_t n_batch, int rank, int world) {
+    int64_t each = n_batch / world, more = n_batch % world;
+
+    assert(rank >= 0);
+    assert(rank < world);
+    return (struct sampler_share){rank * each + MIN((int64_t)rank, more), each + (rank < more)};
+}

@@ -19,3 +19,11 @@ int64_t sampler_epoch(int64_t n_tokens, int64_t n_window);
  * order of a round, and a number below n drawn for it. */
 int64_t sampler_permute(uint64_t seed, int64_t round, int64_t value, int64_t n);
 int64_t sampler_shift(uint64_t seed, int64_t round, int64_t n);
+
+/* The samples of a batch that a rank takes: `n` from number `first` of the batch on. Cut evenly,
+ * the first ranks have one more where it does not divide; n is 0 where there are more ranks than
+ * samples. */
+struct sampler_share {
+    int64_t first, n;
+};
+struct sampler_share sampler_share(int64_t n_batch, int rank, int world);

@@ -41,9 +41,14 @@ struct model_options {
 };
 
 /* Packed token sequences. ids [n_tokens]; seq_start [n_seqs + 1] from 0 to n_tokens.
- * labels [n_tokens] as in Hugging Face: the token at that place, negative where it is not to be
- * predicted; row t is scored against labels[t + 1] of the same sequence (the multi-token module's
- * against labels[t + 2]). NULL without training.
+ *
+ * To learn from, one of two forms, negative where nothing is to be predicted:
+ *   labels [n_tokens] as in Hugging Face: the token at that place; row t is scored against
+ *   labels[t + 1] of the same sequence (the multi-token module's against labels[t + 2]), so the
+ *   last row of a sequence has none;
+ *   targets [n_tokens]: what row t is scored against, mtp_targets [n_tokens]: the module's (NULL:
+ *   the module is not trained). For sequences that are cut, whose labels go on where inputs end;
+ *   the module's inputs go on there too, so it wants next_ids.
  *
  * With a cache: pages [n_seqs, n_pages] are the numbers of each sequence's pages, kv_length
  * [n_seqs] the tokens that it will have with these, which are its last; the rest is there from
@@ -58,6 +63,7 @@ struct model_batch {
     const int32_t *ids;
     const int32_t *seq_start;
     const int32_t *labels;
+    const int32_t *targets, *mtp_targets;
     const int32_t *pages;
     int64_t n_pages;
     const int32_t *kv_length;

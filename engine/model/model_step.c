@@ -8,12 +8,35 @@ static void shift(const struct model_batch *batch, const int32_t *tokens, int ah
             ret[t] = t + ahead < batch->seq_start[s + 1] ? tokens[t + ahead] : -1;
 }
 
+/* What rows are scored against, `ahead` places on. */
+static void list_targets(const struct model_batch *batch, int ahead, int32_t *ret) {
+    const int32_t *targets = ahead == 1 ? batch->targets : batch->mtp_targets;
+
+    if (!batch->targets)
+        shift(batch, batch->labels, ahead, ret);
+    else if (targets)
+        memcpy(ret, targets, (size_t)batch->n_tokens * sizeof *ret);
+    else
+        memset(ret, 0xff, (size_t)batch->n_tokens * sizeof *ret);
+}
+
+static int64_t count_not_negative(const int32_t *values, int64_t from, int64_t to) {
+    int64_t n = 0;
+
+    for (int64_t i = from; values && i < to; i++)
+        n += values[i] >= 0;
+    return n;
+}
+
 static int64_t count_labels(const struct model_batch *batch, int ahead) {
     int64_t n = 0;
 
+    if (batch->targets)
+        return count_not_negative(ahead == 1 ? batch->targets : batch->mtp_targets, 0,
+                                  batch->n_tokens);
     for (int64_t s = 0; s < batch->n_seqs; s++)
-        for (int64_t t = batch->seq_start[s] + ahead; t < batch->seq_start[s + 1]; t++)
-            n += batch->labels[t] >= 0;
+        n +=
+            count_not_negative(batch->labels, batch->seq_start[s] + ahead, batch->seq_start[s + 1]);
     return n;
 }
 
@@ -169,7 +192,7 @@ static int score(struct model *m, const struct model_batch *batch, int ahead, fl
     int64_t n = batch->n_tokens;
 
     LAYER_TRY(model_head(m, normed, n));
-    shift(batch, batch->labels, ahead, m->targets);
+    list_targets(batch, ahead, m->targets);
     struct k_cross_entropy a = {
         .loss = k_tensor_1d(loss_sum, K_F64, 1),
         .logits = k_tensor_2d(m->logits, K_F32, n, m->config.n_vocab),
@@ -276,20 +299,32 @@ static void set_routing(struct model *m, const struct model_batch *batch,
         m->layers[i].routing = r;
 }
 
+static int check_labels(const struct model *m, const struct model_batch *batch,
+                        const int32_t *labels, struct hai_err *err) {
+    for (int64_t t = 0; labels && t < batch->n_tokens; t++)
+        if (labels[t] >= m->config.n_vocab)
+            return hai_fail(err, -EINVAL, "label %d; the vocabulary has %lld", labels[t],
+                            (long long)m->config.n_vocab);
+    return 0;
+}
+
 static int run_step(struct model *m, const struct model_batch *batch,
                     const struct model_counts *total, const struct model_rules *rules,
                     bool backward, struct model_losses *ret, struct hai_err *err) {
     struct layer_batch lb;
 
-    if (!batch->labels || batch->pages || batch->logit_rows)
-        return hai_fail(err, -EINVAL, "a batch to learn from has labels, no cache, and all rows");
-    for (int64_t t = 0; t < batch->n_tokens && t < m->options.n_tokens_max; t++)
-        if (batch->labels[t] >= m->config.n_vocab)
-            return hai_fail(err, -EINVAL, "label %d; the vocabulary has %lld", batch->labels[t],
-                            (long long)m->config.n_vocab);
+    if (!batch->labels == !batch->targets || batch->pages || batch->logit_rows)
+        return hai_fail(err, -EINVAL,
+                        "a batch to learn from has labels or targets, no cache, and all rows");
     int r = model_rules_check(&m->config, rules, err);
     if (r == 0)
         r = model_batch_begin(m, batch, &lb, err);
+    if (r == 0)
+        r = check_labels(m, batch, batch->labels, err);
+    if (r == 0)
+        r = check_labels(m, batch, batch->targets, err);
+    if (r == 0)
+        r = check_labels(m, batch, batch->mtp_targets, err);
     if (r < 0)
         return r;
     memset(m->loss_sums, 0, sizeof m->loss_sums);

@@ -19,7 +19,8 @@ static int corpus_read(struct feed *f, int64_t index, const struct feed_sample *
     return 0;
 }
 
-static uint64_t digest(const struct feed *f) {
+static uint64_t digest(const struct feed *f, int64_t n_samples) {
+    (void)n_samples; // all of them are
     return corpus_digest(((const struct feed_corpus *)f)->corpus);
 }
 
@@ -34,7 +35,8 @@ static void corpus_close(struct feed *f) {
     free(f);
 }
 
-static const struct feed_type corpus_feed = {"corpus", corpus_read, digest, size, corpus_close};
+static const struct feed_type corpus_feed = {
+    .name = "corpus", .read = corpus_read, .digest = digest, .size = size, .close = corpus_close};
 
 int feed_corpus_open(const struct corpus_source *source, struct tokenizer *tokenizer,
                      const char *dir, int64_t seq, uint64_t seed, struct feed **ret,
@@ -49,7 +51,8 @@ int feed_corpus_open(const struct corpus_source *source, struct tokenizer *token
                         "data has %" PRId64 " tokens; expected at least seq, %" PRId64,
                         corpus_n_tokens(corpus), seq);
     struct feed_corpus *c = hai_new(struct feed_corpus);
-    c->base = (struct feed){.type = &corpus_feed, .seq = seq, .seed = seed};
+    c->base = (struct feed){
+        .type = &corpus_feed, .seq = seq, .window = seq, .n_seqs_max = 1, .seed = seed};
     c->corpus = TAKE_PTR(corpus);
     *ret = &c->base;
     return 0;

@@ -66,7 +66,7 @@ void schedule_prepare(struct schedule *s) {
     s->warm_length = length_of(s, s->warmup);
 }
 
-static int check_ramp(const struct schedule *s, int world, struct hai_err *err) {
+static int check_ramp(const struct schedule *s, struct hai_err *err) {
     const struct schedule_ramp *ramp = &s->ramp;
 
     if (!ramp->from)
@@ -87,9 +87,6 @@ static int check_ramp(const struct schedule *s, int world, struct hai_err *err) 
                         "%s is %" PRId64 "; expected a divisor of ramp.from, %" PRId64
                         ", and of batch, %" PRId64,
                         name, multiple, ramp->from, s->batch);
-    if (multiple % world)
-        return hai_fail(err, -EINVAL, "%s is %" PRId64 "; expected a multiple of the %d ranks",
-                        name, multiple, world);
     return 0;
 }
 
@@ -115,7 +112,7 @@ static int check_tail(const struct schedule *s, struct hai_err *err) {
     return 0;
 }
 
-int schedule_check(const struct schedule *s, int world, struct hai_err *err) {
+int schedule_check(const struct schedule *s, struct hai_err *err) {
     if (s->warmup > s->steps)
         return hai_fail(err, -EINVAL,
                         "schedule.warmup is %" PRId64 "; expected at most steps, %" PRId64,
@@ -124,7 +121,7 @@ int schedule_check(const struct schedule *s, int world, struct hai_err *err) {
         return hai_fail(err, -EINVAL, "schedule.curve is for wsd; schedule.kind is %s",
                         kinds[s->kind]);
     int r = check_tail(s, err);
-    return r < 0 ? r : check_ramp(s, world, err);
+    return r < 0 ? r : check_ramp(s, err);
 }
 
 /* From 1 to final along half a cosine. */

@@ -67,7 +67,7 @@ struct schedule {
 void schedule_prepare(struct schedule *s);
 
 /* What must hold between the fields; err names those of the training file. -EINVAL. */
-int schedule_check(const struct schedule *s, int world, struct hai_err *err);
+int schedule_check(const struct schedule *s, struct hai_err *err);
 
 /* Sequences of the step that follows the first n_done sequences of the run. */
 int64_t schedule_batch(const struct schedule *s, int64_t n_done);

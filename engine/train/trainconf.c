@@ -1,5 +1,7 @@
 #include "engine/train/trainconf.h"
+#include "engine/data/sampler.h"
 #include "engine/model/model.h"
+#include "engine/train/initial.h"
 #include "lib/fileio.h"
 #include "lib/size.h"
 #include "lib/yaml.h"
@@ -21,6 +23,8 @@ enum kind {
     KIND_NUMBER,  // double
     KIND_SIZE,    // int64_t
     KIND_TEXTS,   // files
+    KIND_SOURCES, // struct sourceconf, of one stage
+    KIND_STAGES,  // struct sourceconf
     KIND_PARTS,   // struct schedule_parts
     KIND_SHAPE,   // schedule kind
     KIND_CURVE,   // "linear" or "cosine"
@@ -30,6 +34,9 @@ enum kind {
     KIND_PRECISION,
     KIND_FORMAT,
     KIND_SUM,
+    KIND_WITHIN, // "within" or "across"
+    KIND_METHOD, // "pretrain" or "sft"
+    KIND_LONG,   // "refuse" or "cut"
 };
 
 /* Every key: block ("" for the top), name, how it is read and where it goes, bounds. */
@@ -41,6 +48,8 @@ static const struct key {
     double low, high;
 } keys[] = {
     {"",           "model",               KIND_TEXT,      AT(model),                  0,     0                },
+    {"",           "method",              KIND_METHOD,    AT(sft),                    0,     0                },
+    {"",           "init",                KIND_TEXT,      AT(init),                   0,     0                },
     {"",           "out",                 KIND_TEXT,      AT(out),                    0,     0                },
     {"",           "log",                 KIND_TEXT,      AT(log),                    0,     0                },
     {"",           "metrics",             KIND_TEXT,      AT(metrics),                0,     0                },
@@ -56,6 +65,12 @@ static const struct key {
     {"",           "fp8",                 KIND_FORMAT,    AT(precision.format),       0,     0                },
     {"",           "accumulate",          KIND_SUM,       AT(precision.sum),          0,     0                },
     {"data",       "files",               KIND_TEXTS,     AT(files),                  0,     0                },
+    {"data",       "sources",             KIND_SOURCES,   AT(sources),                0,     0                },
+    {"data",       "form",                KIND_TEXT,      AT(chat_form),              0,     0                },
+    {"data",       "long",                KIND_LONG,      AT(cut),                    0,     0                },
+    {"data",       "record",              KIND_TEXT,      AT(record),                 0,     0                },
+    {"data",       "stages",              KIND_STAGES,    AT(sources),                0,     0                },
+    {"data",       "documents",           KIND_WITHIN,    AT(within),                 0,     0                },
     {"data",       "tokenizer",           KIND_TEXT,      AT(tokenizer),              0,     0                },
     {"data",       "max",                 KIND_SIZE,      AT(max_bytes),              0,     0                },
     {"schedule",   "kind",                KIND_SHAPE,     AT(schedule.kind),          0,     0                },
@@ -101,7 +116,6 @@ static const struct key {
 
 void trainconf_init(struct trainconf *conf) {
     *conf = (struct trainconf){
-        .tokenizer = hai_strdup("bytes"),
         .steps = 1000,
         .batch = 8,
         .seq = 256,
@@ -141,11 +155,15 @@ static void files_free(struct trainconf *conf) {
 void trainconf_free(struct trainconf *conf) {
     files_free(conf);
     free(conf->model);
+    free(conf->init);
     free(conf->out);
     free(conf->log);
     free(conf->metrics);
     free(conf->tokenizer);
     free(conf->ckpt_dir);
+    free(conf->record);
+    free(conf->chat_form);
+    sourceconf_free(&conf->sources);
 }
 
 struct reader {
@@ -242,6 +260,31 @@ static int read_size(const struct reader *x, const struct key *key, const struct
     return 0;
 }
 
+/* One of two words: which, as a bool. */
+static int read_choice(const struct reader *x, const struct key *key, const struct json *v,
+                       const char *text) {
+    static const struct {
+        enum kind kind;
+        const char *no, *yes;
+    } choices[] = {
+        {KIND_EXACT,  "preferred", "required"},
+        {KIND_WITHIN, "across",    "within"  },
+        {KIND_METHOD, "pretrain",  "sft"     },
+        {KIND_LONG,   "refuse",    "cut"     },
+    };
+    char expected[40];
+    size_t i = 0;
+
+    while (choices[i].kind != key->kind)
+        i++;
+    bool yes = hai_streq(text, choices[i].yes);
+    snprintf(expected, sizeof expected, "%s or %s", choices[i].no, choices[i].yes);
+    if (!yes && !hai_streq(text, choices[i].no))
+        return bad_value(x, key, v, expected);
+    *(bool *)((uint8_t *)x->conf + key->at) = yes;
+    return 0;
+}
+
 /* One of a few words. */
 static int read_word(const struct reader *x, const struct key *key, const struct json *v) {
     const char *text = json_kind(v) == JSON_KIND_STRING ? json_as_string(v) : "";
@@ -289,10 +332,7 @@ static int read_word(const struct reader *x, const struct key *key, const struct
         conf->precision.sum = (enum k_sum)r;
         return 0;
     default:
-        if (!hai_streq(text, "required") && !hai_streq(text, "preferred"))
-            return bad_value(x, key, v, "preferred or required");
-        conf->exact = hai_streq(text, "required");
-        return 0;
+        return read_choice(x, key, v, text);
     }
 }
 
@@ -318,6 +358,10 @@ static int read_value(const struct reader *x, const struct key *key, const struc
         return read_size(x, key, v, at);
     case KIND_TEXTS:
         return read_files(x, key, v);
+    case KIND_SOURCES:
+        return sourceconf_read_sources(v, x->path, at, x->err);
+    case KIND_STAGES:
+        return sourceconf_read_stages(v, x->path, at, x->err);
     case KIND_PARTS:
         return read_parts(x, key, v, at);
     default:
@@ -403,6 +447,7 @@ void trainconf_set(struct trainconf *conf, const char *model, const char *out,
         hai_strset(&conf->out, out);
     if (!n_files)
         return;
+    sourceconf_free(&conf->sources);
     files_free(conf);
     conf->files = hai_new_array(char *, n_files);
     for (; conf->n_files < n_files; conf->n_files++)
@@ -449,33 +494,54 @@ static int check_balance(const struct trainconf *conf, int world, struct hai_err
     return 0;
 }
 
+const char *trainconf_model(const struct trainconf *conf) {
+    return conf->model                                    ? conf->model
+           : conf->init && initial_has_config(conf->init) ? conf->init
+                                                          : NULL;
+}
+
+const char *trainconf_tokenizer(const struct trainconf *conf) {
+    return conf->tokenizer                                   ? conf->tokenizer
+           : conf->init && initial_has_tokenizer(conf->init) ? conf->init
+                                                             : "bytes";
+}
+
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err) {
-    if (!conf->model)
+    if (!trainconf_model(conf))
         return hai_fail(err, -EINVAL, "'model' is missing; expected a config.json or its folder");
-    if (!conf->n_files)
+    if (!conf->n_files == !conf->sources.n)
         return hai_fail(err, -EINVAL,
-                        "'data.files' is missing; expected files, folders or "
-                        "patterns of text");
+                        "%s; expected files, folders or patterns of text in 'data.files', or "
+                        "folders of shards in 'data.sources' or 'data.stages'",
+                        conf->n_files ? "'data.files' and folders of shards are both there"
+                                      : "'data.files' is missing");
+    if (conf->sft && conf->sources.n)
+        return hai_fail(err, -EINVAL,
+                        "folders of shards with 'method: sft'; expected files of conversations in "
+                        "'data.files'");
     if (conf->backend == K_BACKEND_CUDA)
         return hai_fail(err, -ENOSYS, "backend cuda: not built");
-    if (conf->batch % world)
-        return hai_fail(err, -EINVAL, "batch is %" PRId64 "; expected a multiple of the %d ranks",
+    int64_t share = sampler_share(conf->batch, 0, world).n; // the first rank's is the largest
+    if (conf->batch < world)
+        return hai_fail(err, -EINVAL,
+                        "batch is %" PRId64 "; expected one sample or more for each "
+                        "of the %d ranks",
                         conf->batch, world);
     if (MAX(conf->micro_batch, INT64_C(1)) * conf->seq > TOKENS_MAX ||
-        (!conf->micro_batch && conf->batch / world * conf->seq > TOKENS_MAX))
+        (!conf->micro_batch && share * conf->seq > TOKENS_MAX))
         return hai_fail(err, -EINVAL, "more than %d tokens at once; expected a smaller micro_batch",
                         TOKENS_MAX);
-    if (conf->batch / world * conf->seq > SHARE_MAX)
+    if (share * conf->seq > SHARE_MAX)
         return hai_fail(err, -EINVAL,
                         "batch and seq make %" PRId64 " tokens a step on each of %d ranks; "
                         "expected at most %d",
-                        conf->batch / world * conf->seq, world, SHARE_MAX);
+                        share * conf->seq, world, SHARE_MAX);
     int r = check_balance(conf, world, err);
     if (r < 0)
         return r;
     struct schedule schedule;
     trainconf_schedule(conf, &schedule);
-    return schedule_check(&schedule, world, err);
+    return schedule_check(&schedule, err);
 }
 
 void trainconf_schedule(const struct trainconf *conf, struct schedule *ret) {

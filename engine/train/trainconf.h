@@ -7,20 +7,28 @@
 #pragma once
 #include "engine/nn/precision.h"
 #include "engine/train/schedule.h"
+#include "engine/train/sourceconf.h"
 #include "engine/train/spikes.h"
 
 struct trainconf {
     char *model;     // config.json, or a folder with one
+    char *init;      // folder of the weights to begin with; NULL: drawn by seed
     char *out;       // folder for the trained model; NULL: none is written
     char *log;       // per-step losses with all their bits; NULL: OUT/steps.log, or none
     char *metrics;   // a line of JSON a step; NULL: OUT/metrics.jsonl, or none
-    char *tokenizer; // "bytes" or a folder
+    char *tokenizer; // "bytes" or a folder; NULL: init's if it has one, else bytes
     char **files;    // files, folders and patterns of text
     size_t n_files;
-    int64_t max_bytes; // of text; 0: no limit
+    int64_t max_bytes;         // of text; 0: no limit
+    struct sourceconf sources; // folders of shards instead of files
+    bool within;               // a sequence a document of theirs; else one a sample
+    bool sft;                  // files have conversations, whose answers are learnt
+    char *chat_form;           // of theirs, one of ours (chat_form.h); NULL: the tokenizer's
+    bool cut;                  // longer ones than seq; else they are refused
+    char *record;              // which samples each rank took, PATH.RANK; NULL: nowhere
     int64_t steps;
-    int64_t batch;       // sequences of a step, over all ranks
-    int64_t micro_batch; // sequences a rank works on at once; 0: its whole share
+    int64_t batch;       // samples of a step, over all ranks
+    int64_t micro_batch; // samples a rank works on at once; 0: its whole share
     int64_t seq;         // tokens
     int64_t seed;
     int64_t threads;
@@ -54,6 +62,10 @@ int trainconf_read(const char *path, struct trainconf *conf, struct hai_err *err
 /* Put command-line options over what was read: NULL and 0 leave it. Texts are copied. */
 void trainconf_set(struct trainconf *conf, const char *model, const char *out,
                    const char *const *files, size_t n_files);
+
+/* Of keys that were left out: model and tokenizer may be those of init. */
+const char *trainconf_model(const struct trainconf *conf); // NULL: there is none
+const char *trainconf_tokenizer(const struct trainconf *conf);
 
 /* What must hold between the fields once command-line options have had their say. */
 int trainconf_check(const struct trainconf *conf, int world, struct hai_err *err);

@@ -1,4 +1,4 @@
-#include "engine/train/dropping.h"
+#include "engine/data/sampler.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/fileio.h"
 #include "storage/safetensors.h"
@@ -29,37 +29,28 @@ const struct expertload *trainer_load(const struct trainer *t) {
     return t->load;
 }
 
-/* Micro-batch i of this rank's share. */
-static struct model_batch micro_batch(struct trainer *t, int64_t i) {
-    int64_t seq = t->conf->seq, first = i * t->micro, n = MIN(t->micro, t->share - first);
-    int64_t n_seqs = 0, sample = t->next_sample + coll_rank(t->place.coll) * t->share;
+/* One line: step, its first sample that is this rank's, how many there are. Before the step is
+ * made: a rank that has added to a step has said so. */
+static int record(const struct trainer *t, const struct sampler_share *share, struct hai_err *err) {
+    char line[80];
+    int n = snprintf(line, sizeof line, "%" PRId64 " %" PRId64 " %" PRId64 "\n", t->step + 1,
+                     t->next_sample + share->first, share->n);
 
-    for (int64_t s = first; s < first + n; s++) {
-        bool whole = dropping_spares((uint64_t)t->conf->seed, sample + s, t->conf->drop_whole);
-        for (int32_t k = 0; k < t->n_seqs[s]; k++) {
-            t->whole[n_seqs] = whole;
-            t->starts[n_seqs++] = (int32_t)((s - first) * seq) + t->seq_start[s * (seq + 1) + k];
-        }
-    }
-    t->starts[n_seqs] = (int32_t)(n * seq);
-    return (struct model_batch){.n_tokens = n * seq,
-                                .n_seqs = n_seqs,
-                                .ids = t->ids + first * seq,
-                                .seq_start = t->starts,
-                                .labels = t->labels + first * seq,
-                                .whole = t->whole};
+    return t->record < 0 ? 0 : fileio_write_full(t->record, line, (size_t)n, FILEIO_HERE, err);
 }
 
-/* Read this rank's share of the step's batch, which begins with that sample. */
-static int read_share(struct trainer *t, int64_t first, struct hai_err *err) {
-    int64_t seq = t->conf->seq;
-    int r = 0;
+/* Read this rank's share of the step's batch; the next step's may be fetched meanwhile. */
+static int read_share(struct trainer *t, struct hai_err *err) {
+    int rank = coll_rank(t->place.coll), world = coll_world(t->place.coll);
+    struct sampler_share now = sampler_share(t->batch, rank, world);
+    int r = share_read(t->share, t->feed, t->next_sample + now.first, now.n, err);
+    if (r == 0)
+        r = record(t, &now, err);
+    int64_t after = t->next_sample + t->batch;
+    struct sampler_share next = sampler_share(schedule_batch(&t->schedule, after), rank, world);
 
-    for (int64_t i = 0; r == 0 && i < t->share; i++)
-        r = feed_read(t->feed, first + i,
-                      &(struct feed_sample){t->ids + i * seq, t->labels + i * seq,
-                                            t->seq_start + i * (seq + 1), &t->n_seqs[i]},
-                      err);
+    for (int64_t i = 0; r == 0 && i < next.n; i++)
+        feed_expect(t->feed, after + next.first + i);
     return r;
 }
 
@@ -68,14 +59,13 @@ static int read_share(struct trainer *t, int64_t first, struct hai_err *err) {
 static int gather_batch(struct trainer *t, struct model_counts *ret, bool *stop,
                         struct hai_err *err) {
     t->batch = schedule_batch(&t->schedule, t->next_sample);
-    t->share = t->batch / coll_world(t->place.coll);
     int64_t sums[4] = {0, 0, 0, *stop};
-    int r = read_share(t, t->next_sample + coll_rank(t->place.coll) * t->share, err);
+    int r = read_share(t, err);
 
     if (r < 0)
         return r;
-    for (int64_t i = 0; i * t->micro < t->share; i++) {
-        struct model_batch batch = micro_batch(t, i);
+    for (int64_t i = 0; i < share_n_batches(t->share); i++) {
+        struct model_batch batch = share_batch(t->share, i);
         struct model_counts counts;
         model_count(t->model, &batch, &counts);
         sums[0] += counts.labels;
@@ -126,8 +116,8 @@ static int add_up(struct trainer *t, const struct model_counts *total,
 
     model_gradients_clear(t->model);
     model_expert_counts_clear(t->model);
-    for (int64_t i = 0; r == 0 && i * t->micro < t->share; i++) {
-        struct model_batch batch = micro_batch(t, i);
+    for (int64_t i = 0; r == 0 && i < share_n_batches(t->share); i++) {
+        struct model_batch batch = share_batch(t->share, i);
         struct model_losses losses;
         r = model_train(t->model, &batch, total, &t->rules, &losses, err);
         if (r == 0)
@@ -222,12 +212,16 @@ double trainer_token_flops(const struct trainer *t) {
     return 3 * (config_flops_per_token(c) + scores);
 }
 
+void trainer_tell_shares(const struct trainer *t, struct buf *ret) {
+    feed_tell_shares(t->feed, 0, t->next_sample, ret);
+}
+
 int trainer_save(struct trainer *t, struct hai_err *err) {
     struct ckpt_meta meta = {.step = t->step,
                              .epoch = t->place.epoch,
                              .seed = (uint64_t)t->conf->seed,
                              .next_sample = t->next_sample,
-                             .data_digest = feed_digest(t->feed),
+                             .data_digest = feed_digest(t->feed, t->next_sample),
                              .config_digest = t->config_digest,
                              .world = coll_world(t->place.coll),
                              .group_ranks = coll_group_ranks(t->place.coll)};

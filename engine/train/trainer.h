@@ -76,6 +76,9 @@ int trainer_back(struct trainer *trainer, struct hai_err *err);
 /* Floating point operations of a step's training for one token, attention included. */
 double trainer_token_flops(const struct trainer *trainer);
 
+/* Append how many samples of the run so far came from which source (feed.h). */
+void trainer_tell_shares(const struct trainer *trainer, struct buf *ret);
+
 /* Begin to save the state as it is now: rank 0 copies it and writes beside training, the others
  * have nothing to do. trainer_saved must have found no save under way, or waited for it. */
 int trainer_save(struct trainer *trainer, struct hai_err *err);

@@ -6,7 +6,7 @@
 #include "engine/model/adamw.h"
 #include "engine/model/model.h"
 #include "engine/train/ema.h"
-#include "engine/train/feed.h"
+#include "engine/train/share.h"
 #include "engine/train/trainer.h"
 
 struct trainer {
@@ -30,13 +30,8 @@ struct trainer {
     int64_t step;        // done
     int64_t next_sample; // of the whole batch
     struct schedule schedule;
-    int64_t batch;      // sequences of the step that is made, or was last
-    int64_t share;      // of them, this rank's
-    int64_t micro;      // of one model_train
-    int32_t *ids;       // [share of a whole batch, seq]
-    int32_t *labels;    // the same, negative: not to be predicted
-    int32_t *seq_start; // [share, seq + 1], of each sample its n_seqs + 1 first are set
-    int32_t *n_seqs;    // [share]
-    int32_t *starts;    // of a micro-batch: [micro * seq + 1]
-    int32_t *whole;     // [micro * seq], of its sequences: spared by token dropping
+    int64_t batch;       // sequences of the step that is made, or was last
+    int64_t micro;       // of one model_train
+    struct share *share; // of the batch, this rank's
+    int record;          // file that says which samples these were; -1: none
 };

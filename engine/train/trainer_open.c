@@ -1,7 +1,11 @@
+#include "engine/data/sampler.h"
 #include "engine/model/folder.h"
+#include "engine/train/initial.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/digest.h"
+#include "lib/fileio.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,12 +25,8 @@ void trainer_free(struct trainer *t) {
     free(t->exp_avg);
     free(t->exp_avg_sq);
     free(t->parts);
-    free(t->ids);
-    free(t->labels);
-    free(t->seq_start);
-    free(t->n_seqs);
-    free(t->starts);
-    free(t->whole);
+    share_free(t->share);
+    closep(&t->record);
     expertload_free(t->load);
     free(t);
 }
@@ -90,13 +90,18 @@ static uint64_t digest_config(const struct trainer *t) {
     return digest_xxh3(b.data, b.n_bytes);
 }
 
+/* The model, and the config.json of what comes out of it: all values are kept and written as
+ * float32, whatever the file says that it was made from. */
 static int read_model_config(struct trainer *t, struct model_config *ret, struct hai_err *err) {
+    static const char *const drop[] = {"torch_dtype", "dtype", "quantization_config", NULL};
+    const char *from = trainconf_model(t->conf);
     _cleanup_free_ char *path = NULL;
-    int r = folder_read_config(t->conf->model, &path, &t->config_text, err);
+    _cleanup_(buf_free) struct buf text = {0};
+    int r = folder_read_config(from, &path, &text, err);
 
-    return r < 0 ? r
-                 : config_parse((const char *)t->config_text.data, t->config_text.n_bytes, path,
-                                ret, err);
+    if (r == 0)
+        r = config_parse((const char *)text.data, text.n_bytes, path, ret, err);
+    return r < 0 ? r : folder_config(from, drop, folder_dtype_field(K_F32), &t->config_text, err);
 }
 
 /* Weights of every tensor that owns its values, moments and averages of those that are trained; the
@@ -172,35 +177,39 @@ static int make_rules(struct trainer *t, const struct model_config *config, stru
     return model_rules_check(config, &t->rules, err);
 }
 
-static int make_model(struct trainer *t, struct hai_err *err) {
+/* What must hold between the model and the training file. */
+static int check_model_config(const struct trainer *t, const struct model_config *config,
+                              struct hai_err *err) {
     const struct trainconf *c = t->conf;
-    struct model_config config;
-    int r = read_model_config(t, &config, err);
 
-    if (r < 0)
-        return r;
-    if (tokenizer_n_vocab(t->tokenizer) > config.n_vocab)
+    if (tokenizer_n_vocab(t->tokenizer) > config->n_vocab)
         return hai_fail(err, -EINVAL,
-                        "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens", c->model,
-                        config.n_vocab, c->tokenizer, tokenizer_n_vocab(t->tokenizer));
-    if (c->seq > config.n_position)
+                        "%s: vocab_size is %" PRId64 "; the tokenizer '%s' has %d tokens",
+                        trainconf_model(c), config->n_vocab, trainconf_tokenizer(c),
+                        tokenizer_n_vocab(t->tokenizer));
+    if (c->seq > config->n_position)
         return hai_fail(err, -EINVAL,
                         "seq is %" PRId64 "; expected at most max_position_embeddings, %" PRId64,
-                        c->seq, config.n_position);
+                        c->seq, config->n_position);
+    return 0;
+}
+
+static int make_model(struct trainer *t, const struct model_config *config, struct hai_err *err) {
+    const struct trainconf *c = t->conf;
     const struct model_options options = {.backend = c->backend,
                                           .n_threads = (int)c->threads,
                                           .n_tokens_max = t->micro * c->seq,
-                                          .n_seqs_max = t->micro,
+                                          .n_seqs_max = share_n_seqs_max(t->feed, t->micro),
                                           .training = true,
                                           .precision = c->precision};
-    r = make_rules(t, &config, err);
+    int r = make_rules(t, config, err);
     if (r == 0)
-        r = model_new(&config, &options, &t->model, err);
+        r = model_new(config, &options, &t->model, err);
     if (r < 0)
         return r;
-    if (config.n_experts)
-        t->load = expertload_new((int)(config.n_layers - config.n_dense_layers),
-                                 (int)config.n_dense_layers, (int)config.n_experts, LOAD_STEPS);
+    if (config->n_experts)
+        t->load = expertload_new((int)(config->n_layers - config->n_dense_layers),
+                                 (int)config->n_dense_layers, (int)config->n_experts, LOAD_STEPS);
     precision_name(&c->precision, t->recipe);
     t->exp_avg = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
     t->exp_avg_sq = hai_new_array(float, (size_t)model_params(t->model)->n_trained);
@@ -233,11 +242,12 @@ static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *er
     const struct ckpt_meta *m = ckpt_meta_of(ckpt);
     _cleanup_(buf_free) struct buf why = {0};
 
-    if (m->data_digest != feed_digest(t->feed))
+    uint64_t data = feed_digest(t->feed, m->next_sample);
+    if (m->data_digest != data)
         return hai_fail(err, -ESTALE,
                         "%s: trained on other data (tokens %016" PRIx64 ", here %016" PRIx64
                         "); expected the same files and tokenizer, or an empty checkpoint folder",
-                        ckpt_path(ckpt), m->data_digest, feed_digest(t->feed));
+                        ckpt_path(ckpt), m->data_digest, data);
     if (!same_identity(t, m, &why) && t->conf->exact)
         return hai_fail(err, -ESTALE, "%s: saved with %s; 'exact: required' refuses to go on",
                         ckpt_path(ckpt), buf_cstr(&why) + 2);
@@ -300,70 +310,118 @@ static int find_checkpoint(struct trainer *t, struct hai_err *err) {
 
 /* All ranks must have the same tokens; a file that one node lacks would train them apart. */
 static int agree_on_data(struct trainer *t, struct hai_err *err) {
-    uint64_t digest = feed_digest(t->feed);
+    const uint64_t own = feed_digest(t->feed, INT64_MAX);
+    uint64_t digest = own;
     int r = coll_broadcast(t->place.coll, &digest, sizeof digest, 0, err);
 
-    if (r == 0 && digest != feed_digest(t->feed))
+    if (r == 0 && digest != own)
         r = hai_fail(err, -ESTALE,
                      "data differs from rank 0's (tokens %016" PRIx64 ", there %016" PRIx64 ")",
-                     feed_digest(t->feed), digest);
+                     own, digest);
     return r;
 }
 
-static int make_data(struct trainer *t, struct hai_err *err) {
+/* Samples of text that is tokenised here, or of shards that are read from disk as they are needed:
+ * n_ahead tokens behind the inputs are labels, n_share samples are a rank's of a step. */
+static int open_feed(struct trainer *t, int n_ahead, int64_t n_share, struct hai_err *err) {
     const struct trainconf *c = t->conf;
     const struct corpus_source source = {c->files, c->n_files, c->max_bytes};
+    const struct feed_shards_spec spec = {.sources = c->sources,
+                                          .within = c->within,
+                                          .seq = c->seq,
+                                          .n_ahead = n_ahead,
+                                          .n_read_ahead = n_share,
+                                          .seed = (uint64_t)c->seed};
     _cleanup_free_ char *dir =
         c->out ? hai_asprintf("%s/data", c->out) : hai_asprintf("%s/data", t->place.ckpt_dir);
-    int r = feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
 
-    return r < 0 ? r : agree_on_data(t, err);
+    const struct feed_chat_spec chat = {source, trainconf_tokenizer(c), c->chat_form, c->seq,
+                                        c->cut, (uint64_t)c->seed};
+
+    if (c->sft)
+        return feed_chat_open(&chat, t->tokenizer, &t->feed, err);
+    if (c->sources.n)
+        return feed_shards_open(&spec, t->tokenizer, &t->feed, err);
+    return feed_corpus_open(&source, t->tokenizer, dir, c->seq, (uint64_t)c->seed, &t->feed, err);
 }
 
-/* Room for this rank's share of a batch. */
-static void make_batch(struct trainer *t) {
-    size_t share = (size_t)t->share, seq = (size_t)t->conf->seq;
+static int open_record(struct trainer *t, struct hai_err *err) {
+    if (!t->conf->record)
+        return 0;
+    _cleanup_free_ char *path = hai_asprintf("%s.%d", t->conf->record, coll_rank(t->place.coll));
+    t->record = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return t->record < 0 ? hai_fail(err, -errno, "%s: %m", path) : 0;
+}
 
-    t->ids = hai_new_array(int32_t, share * seq);
-    t->labels = hai_new_array(int32_t, share * seq);
-    t->seq_start = hai_new_array(int32_t, share * (seq + 1));
-    t->n_seqs = hai_new_array(int32_t, share);
-    t->starts = hai_new_array(int32_t, (size_t)t->micro * seq + 1);
-    t->whole = hai_new_array(int32_t, (size_t)t->micro * seq);
+static int make_data(struct trainer *t, const struct model_config *config, struct hai_err *err) {
+    int64_t n_share =
+        sampler_share(t->conf->batch, coll_rank(t->place.coll), coll_world(t->place.coll)).n;
+
+    t->micro = t->conf->micro_batch ? MIN(t->conf->micro_batch, n_share) : n_share;
+    int r = open_feed(t, config->n_mtp ? 2 : 1, n_share, err);
+    if (r == 0)
+        r = agree_on_data(t, err);
+    if (r == 0)
+        t->share = share_new(t->feed, n_share, t->micro);
+    if (r == 0)
+        share_spare(t->share, (uint64_t)t->conf->seed, t->conf->drop_whole);
+    return r < 0 ? r : open_record(t, err);
+}
+
+/* The weights of a run that has no checkpoint. */
+static int begin(struct trainer *t, struct hai_err *err) {
+    const char *init = t->conf->init;
+
+    model_init(t->model, (uint64_t)t->conf->seed);
+    int r = init ? initial_load(t->model, init, err) : 0;
+    if (r < 0)
+        return r;
+    r = model_weights_changed(t->model);
+    if (r < 0)
+        return hai_fail(err, r, "%s: weights cannot be rounded", init ? init : "seed");
+    if (init)
+        note(t, "weights of %s", init);
+    if (t->ema)
+        ema_restart(t->ema);
+    return 0;
 }
 
 int trainer_open(const struct trainconf *conf, const struct trainer_place *place,
                  struct trainer **ret, struct hai_err *err) {
     _cleanup_(trainer_freep) struct trainer *t = hai_new(struct trainer);
+    struct model_config config;
 
     t->conf = conf;
     t->place = *place;
+    t->record = -1;
     trainconf_schedule(conf, &t->schedule);
     schedule_prepare(&t->schedule);
     if (!conf->out && !place->ckpt_dir)
         return hai_fail(err, -EINVAL, "'out' is missing; expected a folder for the trained model");
     t->batch = conf->batch;
-    t->share = conf->batch / coll_world(place->coll);
-    t->micro = conf->micro_batch ? MIN(conf->micro_batch, t->share) : t->share;
-    int r = tokenizer_read(conf->tokenizer, &t->tokenizer, err);
+    int r = tokenizer_read(trainconf_tokenizer(conf), &t->tokenizer, err);
     if (r == 0)
-        r = make_model(t, err);
+        r = read_model_config(t, &config, err);
     if (r == 0)
-        r = make_data(t, err);
+        r = check_model_config(t, &config, err);
+    if (r == 0)
+        r = make_data(t, &config, err);
+    if (r == 0)
+        r = make_model(t, &config, err);
     if (r < 0)
         return r;
-    make_batch(t);
     t->adamw = (struct adamw_rule){.beta1 = conf->beta1,
                                    .beta2 = conf->beta2,
                                    .eps = conf->eps,
                                    .decay = conf->weight_decay,
                                    .clip_norm = conf->clip};
-    model_init(t->model, (uint64_t)conf->seed);
     r = make_extras(t, err);
     if (r < 0)
         return r;
     list_parts(t);
     r = find_checkpoint(t, err);
+    if (r == 0 && !t->step)
+        r = begin(t, err);
     if (r < 0)
         return r;
     if (place->ckpt_dir && coll_rank(place->coll) == 0)

@@ -187,6 +187,102 @@ TEST(split_batch_llama)
 TEST(split_batch_v3)
 { check_split(v3_dir); }
 
+/* Targets of rows are labels by another name; a row more of them at a cut sequence counts. */
+TEST(targets_are_labels_moved)
+{
+    struct model *m = new_model(v3_dir, true, 1);
+    size_t n_bytes = (size_t)model_params(m)->n_trained * sizeof(float);
+    _cleanup_free_ float *wanted = hai_alloc(n_bytes);
+    int32_t ids[TOKENS + 2], starts[3] = {0, 15, TOKENS}, all[2][TOKENS], next[TOKENS];
+    const struct model_rules rules = {.mtp_weight = 0.3, .balance_alpha = 0.01};
+    struct model_losses losses[2];
+    struct model_counts total;
+    struct hai_err err = {0};
+
+    CHECK_EQ(load_model(m, v3_dir, &err), 0, "%s", err.text);
+    make_ids(ids, TOKENS + 2);
+    for (int t = 0; t < TOKENS; t++) {
+        int end = t < 15 ? 15 : TOKENS;
+        next[t] = t + 1 < end ? ids[t + 1] : -1;
+        all[0][t] = next[t];
+        all[1][t] = t + 2 < end ? ids[t + 2] : -1;
+    }
+    const struct model_batch labelled = {
+        .n_tokens = TOKENS, .n_seqs = 2, .ids = ids, .labels = ids, .seq_start = starts};
+    struct model_batch aimed = {.n_tokens = TOKENS,
+                                .n_seqs = 2,
+                                .ids = ids,
+                                .seq_start = starts,
+                                .targets = all[0],
+                                .mtp_targets = all[1],
+                                .next_ids = next};
+    const struct model_batch *batches[] = {&labelled, &aimed};
+    for (int i = 0; i < 2; i++) {
+        model_gradients_clear(m);
+        model_count(m, batches[i], &total);
+        CHECK_EQ(total.labels, TOKENS - 2);
+        CHECK_EQ(total.mtp_labels, TOKENS - 4);
+        CHECK_EQ(model_train(m, batches[i], &total, &rules, &losses[i], &err), 0, "%s", err.text);
+        if (!i)
+            memcpy(wanted, model_gradients(m), n_bytes);
+    }
+    CHECK(losses[0].total == losses[1].total);
+    CHECK(memcmp(wanted, model_gradients(m), n_bytes) == 0);
+    all[0][TOKENS - 1] = next[TOKENS - 1] = ids[TOKENS];
+    all[1][TOKENS - 1] = ids[TOKENS + 1];
+    model_count(m, &aimed, &total);
+    CHECK_EQ(total.labels, TOKENS - 1);
+    CHECK_EQ(total.mtp_labels, TOKENS - 3);
+    CHECK_EQ(model_evaluate(m, &aimed, &total, &rules, &losses[1], &err), 0, "%s", err.text);
+    CHECK(losses[0].ce != losses[1].ce && losses[0].mtp != losses[1].mtp);
+    all[0][2] = 512;
+    CHECK_EQ(model_evaluate(m, &aimed, &total, &rules, &losses[1], &err), -EINVAL);
+    all[0][2] = -1;
+    aimed.labels = ids;
+    CHECK_EQ(model_evaluate(m, &aimed, &total, &rules, &losses[1], &err), -EINVAL);
+    model_free(m);
+}
+
+/* Where nothing is to be predicted there is no gradient: rows behind the last target, and all if
+ * there is none. */
+TEST(masked_labels_give_no_gradient)
+{
+    struct model *m = new_model(llama_dir, true, 1);
+    size_t n = (size_t)model_params(m)->n_trained;
+    _cleanup_free_ float *wanted = hai_alloc(n * sizeof(float));
+    int32_t ids[TOKENS], targets[TOKENS], starts[2] = {0, TOKENS};
+    const struct model_rules rules = {0};
+    struct model_losses losses;
+    struct model_counts total;
+    struct hai_err err = {0};
+
+    CHECK_EQ(load_model(m, llama_dir, &err), 0, "%s", err.text);
+    make_ids(ids, TOKENS);
+    memset(targets, 0xff, sizeof targets);
+    const struct model_batch batch = {
+        .n_tokens = TOKENS, .n_seqs = 1, .ids = ids, .seq_start = starts, .targets = targets};
+    for (int i = 0; i < 3; i++) {
+        double sum = 0;
+        if (i == 1)
+            targets[10] = 7;
+        if (i == 2)
+            ids[11] = ids[30] = 3; // behind the only target: nothing sees it
+        model_gradients_clear(m);
+        model_count(m, &batch, &total);
+        CHECK_EQ(total.labels, i > 0);
+        CHECK_EQ(model_train(m, &batch, &total, &rules, &losses, &err), 0, "%s", err.text);
+        for (size_t k = 0; k < n; k++)
+            sum += fabs((double)model_gradients(m)[k]);
+        CHECK(i ? sum > 0 : sum == 0, "%d: %g", i, sum);
+        CHECK(i ? losses.total > 0 : losses.total == 0, "%g", losses.total);
+        if (i == 1)
+            memcpy(wanted, model_gradients(m), n * sizeof(float));
+    }
+    for (size_t k = 0; k < n; k++)
+        CHECK(wanted[k] == model_gradients(m)[k], "element %zu", k);
+    model_free(m);
+}
+
 TEST(bits_do_not_depend_on_threads)
 {
     struct model *m[2] = {new_model(v3_dir, true, 1), new_model(v3_dir, true, 3)};

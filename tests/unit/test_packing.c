@@ -1,4 +1,5 @@
 #include "engine/data/packahead.h"
+#include "engine/data/sampler.h"
 #include "lib/fileio.h"
 #include "tests/unit/test.h"
 
@@ -47,7 +48,7 @@ static void world_new(struct world *w) {
     for (int i = 0; i < 3; i++) {
         w->dirs[i] = hai_asprintf("%s/%d", w->dir, i);
         write_source(w->dirs[i], i * 10000, sizes[i]);
-        w->sources[i] = (struct packing_source){w->dirs[i], weights[i]};
+        w->sources[i] = (struct packing_source){w->dirs[i], weights[i], 0, 0};
     }
     w->spec = (struct packing_spec){
         .sources = w->sources, .n_sources = 3, .seed = 4, .stride = 16, .n_window = 17};
@@ -172,63 +173,120 @@ TEST(samples_hold_what_was_written)
     world_free(&w);
 }
 
-/* Any world size, and any change of it on the way, gives each sample once, in the batch it belongs
- * to. */
+/* A packing that goes on where another ended draws nothing again, and leaves out less than a
+ * cycle's draws; the order of the source is the same. */
+TEST(another_packing_goes_on)
+{
+    enum { SAMPLES = 1000 };
+    _cleanup_free_ uint8_t *seen = hai_new_array(uint8_t, 2 * PACKING_CYCLE);
+    struct world w;
+
+    world_new(&w);
+    struct packing *p = open_packing(&w.spec);
+    w.spec.n_sources = 1;
+    w.sources[0] = w.sources[1];
+    w.sources[0].number = 2;
+    w.sources[0].first_draw = packing_next_draw(p, 1, SAMPLES);
+    struct packing *next = open_packing(&w.spec);
+    int64_t bound = packing_next_draw(p, 1, 1), n = 0;
+    CHECK_EQ(packing_next_draw(p, 1, 0), 0);
+    CHECK_EQ(packing_next_draw(p, 1, PACKING_CYCLE), bound);
+    CHECK_EQ(packing_next_draw(p, 1, PACKING_CYCLE + 1), 2 * bound);
+    for (int64_t i = 0; i < 2 * SAMPLES; i++) {
+        struct packing_place at = packing_find(i < SAMPLES ? p : next, i % SAMPLES);
+        if (i < SAMPLES && at.source != 1)
+            continue;
+        CHECK(i < SAMPLES ? at.draw < bound : at.draw >= bound);
+        CHECK_EQ(seen[at.draw]++, 0, "draw %d", (int)at.draw);
+        n++;
+    }
+    CHECK(n > SAMPLES + SAMPLES / 4);
+    // The same draw is the same window in both.
+    for (int64_t i = 0; i < 2 * PACKING_CYCLE; i++) {
+        struct packing_place a = packing_find(p, i), b;
+        if (a.source != 1 || a.draw < bound)
+            continue;
+        for (int64_t k = 0; k < PACKING_CYCLE; k += 997) {
+            b = packing_find(next, k);
+            if (b.draw == a.draw)
+                CHECK_EQ(a.first, b.first);
+        }
+        if (i > PACKING_CYCLE + 2000)
+            break;
+    }
+    packing_close(p);
+    packing_close(next);
+    world_free(&w);
+}
+
+/* Any world size cuts a batch so that each sample comes once, shares differing by one at most. */
 TEST(every_rank_has_its_own)
 {
     static const int worlds[] = {1, 2, 3, 5, 8, 13};
-    enum { BATCH = 12, STEPS = 6 };
 
-    for (size_t a = 0; a < ARRAY_SIZE(worlds); a++)
-        for (size_t b = 0; b < ARRAY_SIZE(worlds); b++) {
-            int seen[2 * STEPS * BATCH] = {0}, bad = 0;
-            for (int part = 0; part < 2; part++) {
-                int world = worlds[part ? b : a];
-                for (int rank = 0; rank < world; rank++) {
-                    struct packahead_plan plan =
-                        packahead_plan_of(part * STEPS * BATCH, BATCH, rank, world);
-                    for (int64_t n = 0; n < STEPS * plan.share; n++) {
-                        int64_t index = packahead_index(&plan, n);
-                        bad += index / BATCH != part * STEPS + n / plan.share;
-                        seen[index]++;
-                    }
-                }
+    for (size_t w = 0; w < ARRAY_SIZE(worlds); w++)
+        for (int64_t batch = 1; batch < 30; batch++) {
+            int64_t next = 0;
+            for (int rank = 0; rank < worlds[w]; rank++) {
+                struct sampler_share share = sampler_share(batch, rank, worlds[w]);
+                CHECK_EQ(share.first, next, "%d of %d", rank, worlds[w]);
+                CHECK(share.n == batch / worlds[w] ||
+                      (share.n == batch / worlds[w] + 1 && rank < batch % worlds[w]));
+                next += share.n;
             }
-            for (int i = 0; i < 2 * STEPS * BATCH; i++)
-                bad += seen[i] != 1;
-            CHECK_EQ(bad, 0, "%d then %d ranks", worlds[a], worlds[b]);
+            CHECK_EQ(next, batch, "%d ranks", worlds[w]);
         }
 }
 
-/* What comes through the thread is what is read without it. */
+static void check_taken(struct packahead *a, struct packing *const *packings, int which,
+                        int64_t index) {
+    _cleanup_free_ void *room = aligned_alloc(SHARDS_ALIGN, packing_room(packings[which]));
+    int64_t n_window = packing_n_window(packings[which]);
+    int32_t ids[33], starts[34];
+    struct hai_err err = {0};
+    struct packahead_sample sample;
+    int n;
+
+    CHECK_EQ(packahead_take(a, which, index, &sample, &err), 0, "%s", err.text);
+    CHECK_EQ(packing_read(packings[which], index, room, ids, starts, &n, &err), 0);
+    CHECK_EQ(sample.n_seqs, n);
+    CHECK(!memcmp(sample.ids, ids, (size_t)n_window * sizeof *ids));
+    CHECK(!memcmp(sample.seq_start, starts, (size_t)(n + 1) * sizeof *starts));
+}
+
+/* What comes through the thread is what is read without it: expected in order, not expected at all,
+ * expected and left out, from two packings in turn. */
 TEST(reading_ahead_changes_nothing)
 {
     struct world w;
-    int32_t ids[17], starts[18];
     struct hai_err err = {0};
-    int n;
 
     world_new(&w);
     w.spec.direct = true;
-    struct packing *p = open_packing(&w.spec);
-    _cleanup_free_ void *room = aligned_alloc(SHARDS_ALIGN, packing_room(p));
+    struct packing *packings[2] = {open_packing(&w.spec)};
+    w.spec.stride = 32;
+    w.spec.n_window = 33;
+    packings[1] = open_packing(&w.spec);
     for (int n_ahead = 1; n_ahead < 40; n_ahead += 13) {
-        struct packahead_plan plan = packahead_plan_of(70, 10, 1, 3);
         struct packahead *a = NULL;
-        struct packahead_sample sample;
-        CHECK_EQ(packahead_new(p, &plan, n_ahead, &a, &err), 0, "%s", err.text);
+        CHECK_EQ(packahead_new(packings, 2, n_ahead, &a, &err), 0, "%s", err.text);
+        int64_t next = 0; // to be expected
         for (int64_t i = 0; i < 200; i++) {
-            CHECK_EQ(packahead_next(a, &sample, &err), 0, "%s", err.text);
-            CHECK_EQ(sample.index, packahead_index(&plan, i));
-            CHECK_EQ(packing_read(p, sample.index, room, ids, starts, &n, &err), 0);
-            CHECK_EQ(sample.n_seqs, n);
-            CHECK(!memcmp(sample.ids, ids, sizeof ids));
-            CHECK(!memcmp(sample.seq_start, starts, (size_t)(n + 1) * 4));
+            int which = (int)(i / 50 % 2);
+            next = MAX(next, i);
+            while (i % 50 < 40 && next / 50 == i / 50 && packahead_expect(a, which, next))
+                next++;
+            check_taken(a, packings, which, i);
+            if (i % 7)
+                continue;
+            check_taken(a, packings, 1, 1000 + i); // what was expected does not come
+            next = i + 1;
         }
-        CHECK(packahead_n_waits(a) <= 200);
+        CHECK(packahead_n_waits(a) <= 400);
         packahead_free(a);
     }
-    packing_close(p);
+    packing_close(packings[0]);
+    packing_close(packings[1]);
     world_free(&w);
 }
 
@@ -250,21 +308,18 @@ TEST(reading_ahead_reports_damage)
     CHECK_EQ(pread(fd, &byte, 1, SHARDS_ALIGN + 8), 1);
     flipped = byte ^ 1;
     CHECK_EQ(pwrite(fd, &flipped, 1, SHARDS_ALIGN + 8), 1);
-    struct packahead_plan plan = packahead_plan_of(0, 1, 0, 1);
-    CHECK_EQ(packahead_new(p, &plan, 4, &a, &err), 0);
-    int64_t i = 0;
-    while (packahead_next(a, &sample, &err) == 0 && i < 70)
-        CHECK_EQ(sample.index, i++);
+    CHECK_EQ(packahead_new(&p, 1, 4, &a, &err), 0);
+    int64_t i = 0, expected = 0;
+    for (int r = 0; r == 0 && i < 70; i += r == 0) {
+        while (packahead_expect(a, 0, expected))
+            expected++;
+        r = packahead_take(a, 0, i, &sample, &err);
+    }
     CHECK(i < 70);
     CHECK(strstr(err.text, "shard-00001.hai: checksum of the block 0 is"), "%s", err.text);
-    CHECK_EQ(packahead_next(a, &sample, &err), -EBADMSG);
+    CHECK_EQ(packahead_take(a, 0, i, &sample, &err), -EBADMSG);
     CHECK_EQ(pwrite(fd, &byte, 1, SHARDS_ALIGN + 8), 1);
-    // The thread may have tried it once more before it was mended.
-    int r = packahead_next(a, &sample, &err);
-    if (r < 0)
-        r = packahead_next(a, &sample, &err);
-    CHECK_EQ(r, 0);
-    CHECK_EQ(sample.index, i);
+    check_taken(a, &p, 0, i);
     packahead_free(a);
     packing_close(p);
     world_free(&w);

@@ -14,8 +14,9 @@ TEST(the_example_states_the_defaults)
     CHECK_EQ(trainconf_read("etc/examples/train.yaml", &read, &err), 0, "%s: %s", err.where,
              err.text);
     CHECK_EQ(trainconf_check(&read, 4, &err), 0, "%s", err.text);
-    CHECK_EQ(trainconf_check(&read, 3, &err), -EINVAL);
-    CHECK_STR(read.tokenizer, fresh.tokenizer);
+    CHECK_EQ(trainconf_check(&read, 3, &err), 0, "%s", err.text);
+    CHECK_EQ(trainconf_check(&read, 9, &err), -EINVAL);
+    CHECK_STR(trainconf_tokenizer(&read), trainconf_tokenizer(&fresh));
     CHECK(read.steps == fresh.steps && read.batch == fresh.batch && read.seq == fresh.seq);
     CHECK(read.seed == fresh.seed && read.threads == fresh.threads && read.exact == fresh.exact);
     CHECK(read.precision.kind == fresh.precision.kind && read.precision.sum == fresh.precision.sum);
