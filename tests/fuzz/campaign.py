@@ -24,6 +24,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.join(ROOT, "build-tests", "fuzz")
 CORPORA = os.path.join(ROOT, "tests", "fuzz", "corpora")
 CORPUS_BYTES_MAX = 256 << 10
+HANGS_S = 600  # by the clock: sanitized, at low priority on a loaded machine, 0.1 s become a minute
 # By default: what a model's folder or file, and a request's schema, bring from outside.
 TARGETS = ("safetensors", "tokenizer", "config", "gguf", "grammar")
 
@@ -78,7 +79,7 @@ def run(name, program, seed_file, seconds, seed):
         if os.path.exists(corpus):
             unpack(corpus, old)
         done = subprocess.run([program, f"-max_total_time={seconds}", f"-seed={seed}",
-                               "-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1",
+                               f"-timeout={HANGS_S}", "-rss_limit_mb=2048", "-print_final_stats=1",
                                f"-artifact_prefix={left}", new, old],
                               cwd=ROOT, text=True, capture_output=True, check=False,
                               errors="replace", stdin=subprocess.DEVNULL)
