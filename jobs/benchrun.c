@@ -55,9 +55,9 @@ static void fill_cache(struct bench *b) {
             for (size_t k = 0; k + 4 <= n_bytes; k += 4) {
                 state = state * UINT64_C(6364136223846793005) + 1442695040888963407;
                 uint32_t draw = (uint32_t)(state >> 32), bits;
-                if (b->o->engine.cache_dtype == K_F32)
+                if (b->o->engine.place.cache_dtype == K_F32)
                     bits = 0x3f000000 ^ (draw & 0x80ffffff);
-                else if (b->o->engine.cache_dtype == K_BF16)
+                else if (b->o->engine.place.cache_dtype == K_BF16)
                     bits = 0x3f003f00 ^ (draw & 0x80ff80ff);
                 else
                     bits = 0x38003800 ^ (draw & 0x87ff87ff);
@@ -90,7 +90,7 @@ static int load(struct bench *b, struct benchrun_result *ret, struct hai_err *er
                                           .n_cache_pages = b->n_pages,
                                           .n_seq_pages = b->n_pages,
                                           .page_tokens = PAGE_TOKENS,
-                                          .cache_dtype = o->engine.cache_dtype,
+                                          .cache_dtype = o->engine.place.cache_dtype,
                                           .fast_prefill = o->engine.place.fast_prefill};
     if (o->engine.place.dtype == GENERATE_BF16) {
         r = model_new(&ret->config, &options, &b->model, err);

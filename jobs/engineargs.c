@@ -10,24 +10,6 @@ struct engine_options engineargs_defaults(void) {
     return o;
 }
 
-static int set_cache_dtype(const char *program, const char *text, struct engine_options *o) {
-    static const struct {
-        const char *name;
-        enum k_dtype dtype;
-    } known[] = {
-        {"f32",  K_F32 },
-        {"f16",  K_F16 },
-        {"bf16", K_BF16}
-    };
-
-    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
-        if (hai_streq(text, known[i].name)) {
-            o->cache_dtype = known[i].dtype;
-            return 0;
-        }
-    return jobexit_usage(program, "--cache-dtype is '%s'; expected f32, f16 or bf16", text);
-}
-
 int engineargs_set(const char *program, int code, const char *text, struct engine_options *o) {
     double x = 0;
     int status;
@@ -55,7 +37,7 @@ int engineargs_set(const char *program, int code, const char *text, struct engin
         o->n_seq_tokens_max = (int32_t)x;
         return status;
     case ENGINEARGS_CACHE_DTYPE:
-        return set_cache_dtype(program, text, o);
+        return modelargs_cache_dtype(program, text, &o->place.cache_dtype);
     case ENGINEARGS_DRAFTS:
         status = schema_enum_parse(&engine_drafts_enum, text);
         if (status >= 0) {

@@ -51,6 +51,8 @@ static int set_option(int c, struct args *ret) {
     case 'f':
         ret->place.fast_prefill = true;
         return 0;
+    case 'c':
+        return modelargs_cache_dtype(NAME, optarg, &ret->place.cache_dtype);
     case 'q': // kl shows no progress
         return 0;
     case 'h':
@@ -76,7 +78,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"quiet",              no_argument, NULL, 'q'},
         {"help",               no_argument, NULL, 'h'},
         {"fast-prefill",           no_argument, NULL, 'f'},
-        {0             },
+        {"cache-dtype",              required_argument, NULL, 'c'},
+        {0                 },
     };
     int c;
 

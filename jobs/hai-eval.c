@@ -41,6 +41,8 @@ static const char usage[] =
     "  --fast-prefill compute long texts in the form with the least work, of kl in the other "
     "model\n"
     "                 alone: with one folder as both, kl says what the option costs\n"
+    "  --cache-dtype T of keys and values: f32 (default), f16 or bf16; of kl in the other model "
+    "alone\n"
     "  -q, --quiet    no progress on stderr\n";
 
 struct args {
@@ -148,7 +150,8 @@ static int parse(int argc, char **argv, struct args *ret) {
         {"dtype",                  required_argument, NULL, 'd'},
         {"help",              no_argument, NULL, 'h'},
         {"fast-prefill",               no_argument, NULL, 'f'},
-        {0            },
+        {"cache-dtype",             required_argument, NULL, 'c'},
+        {0             },
     };
     int c, status = 0;
 
@@ -180,6 +183,9 @@ static int parse(int argc, char **argv, struct args *ret) {
             break;
         case 'f':
             ret->place.fast_prefill = true;
+            break;
+        case 'c':
+            status = modelargs_cache_dtype(NAME, optarg, &ret->place.cache_dtype);
             break;
         case 'h':
             fputs(usage, stdout);

@@ -250,8 +250,7 @@ static int parse(int argc, char **argv, struct args *ret) {
         return jobexit_usage(NAME, "expected one of --prompt and --token-ids, or --input");
     if (!ret->input && (ret->output || ret->serves || ret->prefix_cache))
         return jobexit_usage(
-            NAME, "--output, --prefix-cache, --slots, --cache-dtype, --cache-tokens and --drafts "
-                  "are for --input");
+            NAME, "--output, --prefix-cache, --slots, --cache-tokens and --drafts are for --input");
     if (ret->input && ret->print_ids)
         return jobexit_usage(NAME, "--print-ids is not for --input; its answers have the ids");
     if (ret->json_object && ret->json_schema)

@@ -23,6 +23,24 @@ int modelargs_dtype(const char *program, const char *text, enum generate_dtype *
     return 0;
 }
 
+int modelargs_cache_dtype(const char *program, const char *text, enum k_dtype *ret) {
+    static const struct {
+        const char *name;
+        enum k_dtype dtype;
+    } known[] = {
+        {"f32",  K_F32 },
+        {"f16",  K_F16 },
+        {"bf16", K_BF16}
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+        if (hai_streq(text, known[i].name)) {
+            *ret = known[i].dtype;
+            return 0;
+        }
+    return jobexit_usage(program, "--cache-dtype is '%s'; expected f32, f16 or bf16", text);
+}
+
 int modelargs_threads(void) {
     cpu_set_t mine;
 

@@ -10,6 +10,9 @@ int modelargs_backend(const char *program, const char *text, enum k_backend *ret
 /* "f32" or "bf16"; 0 or the exit status after a message. */
 int modelargs_dtype(const char *program, const char *text, enum generate_dtype *ret);
 
+/* "f32", "f16" or "bf16", of keys and values; 0 or the exit status after a message. */
+int modelargs_cache_dtype(const char *program, const char *text, enum k_dtype *ret);
+
 /* Threads to compute with: the processors this process may run on, as far as a model takes them. */
 int modelargs_threads(void);
 

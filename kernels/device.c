@@ -1,5 +1,9 @@
 #include "kernels/device.h"
 
+#include <sys/mman.h>
+
+enum { HUGE_BYTES = 2 << 20 }; // a large page of x86-64; elsewhere the advice may do nothing
+
 struct k_event {
     const struct k_device *device; // NULL: the host, where everything before has happened
     void *event;
@@ -11,9 +15,14 @@ int k_memory_new(struct k_ctx *ctx, size_t n_bytes, void **ret, struct hai_err *
     assert(n_bytes > 0);
     if (device)
         return device->memory_new(ctx, n_bytes, ret, err);
-    void *memory = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
+    size_t unit = n_bytes < HUGE_BYTES ? 64 : HUGE_BYTES;
+    void *memory = aligned_alloc(unit, (n_bytes + unit - 1) / unit * unit);
     if (!memory)
         return hai_fail(err, -ENOMEM, "%zu bytes: %m", n_bytes);
+    /* A cached key of one head is in another small page than the next one's: each would be a miss
+     * of the translation buffer. All of the block is written here, so this costs no memory. */
+    if (unit == HUGE_BYTES)
+        (void)madvise(memory, n_bytes / HUGE_BYTES * HUGE_BYTES, MADV_HUGEPAGE);
     memset(memory, 0, n_bytes);
     *ret = memory;
     return 0;

@@ -50,7 +50,6 @@ struct engine {
 struct engine_options engine_defaults(void) {
     return (struct engine_options){
         .place = {.backend = K_BACKEND_CPU, .n_threads = 1},
-        .cache_dtype = K_F32,
         .n_cache_tokens = 8192,
         .n_seq_tokens_max = 4096,
         .page_tokens = 64,
@@ -138,7 +137,7 @@ static int load(struct engine *e, const char *dir, struct hai_err *err) {
         .n_cache_pages = pages_count(e->pages),
         .page_tokens = o->page_tokens,
         .n_seq_pages = n_table,
-        .cache_dtype = o->cache_dtype,
+        .cache_dtype = o->place.cache_dtype,
         .fast_prefill = o->place.fast_prefill,
     };
 
@@ -192,7 +191,7 @@ static double page_us(const struct engine *e) {
     if (c->latent_attention)
         columns = c->kv_lora + c->d_rope;
     int64_t n = columns * (c->n_layers + c->n_mtp) * e->options.page_tokens;
-    return 1 + (double)k_dtype_n_bytes(e->options.cache_dtype, n) / 4000;
+    return 1 + (double)k_dtype_n_bytes(e->options.place.cache_dtype, n) / 4000;
 }
 
 static int make_batcher(struct engine *e, struct hai_err *err) {
@@ -385,7 +384,7 @@ static int cache_owner(struct engine *e, struct prefix_file_owner *ret, struct h
     if (!e->prefix || !e->options.prefix_file)
         return hai_fail(err, -ENOTSUP, "the engine has no prefix cache that may lie in a file");
     memcpy(what.weights, e->weights_hash, sizeof what.weights);
-    *ret = (struct prefix_file_owner){.cache_dtype = e->options.cache_dtype,
+    *ret = (struct prefix_file_owner){.cache_dtype = e->options.place.cache_dtype,
                                       .page_bytes = (int64_t)e->page_bytes};
     digest_sha256(&what, sizeof what, ret->weights_hash);
     bool fast = e->options.place.fast_prefill && model_has_fast_prefill(&e->config);

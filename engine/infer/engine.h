@@ -28,7 +28,6 @@ DECLARE_ENUM(engine_drafts, ENGINE_DRAFTS, ENGINE_DRAFTS_ALL);
 struct engine_options {
     struct generate_place place;
     const char *path;          // of the kernels; NULL: the best here, see k_ctx_init
-    enum k_dtype cache_dtype;  // K_F32, K_F16 or K_BF16
     int64_t n_cache_tokens;    // of all requests together; rounded up to pages
     int64_t n_seq_tokens_max;  // prompt and output of one request
     int32_t page_tokens;       // a power of two

@@ -50,6 +50,7 @@ int generate_open(const char *dir, const struct generate_place *place, int64_t n
                                           .n_cache_pages = g->n_pages,
                                           .n_seq_pages = g->n_pages,
                                           .page_tokens = PAGE_TOKENS,
+                                          .cache_dtype = place->cache_dtype,
                                           .fast_prefill = place->fast_prefill};
     if (place->dtype == GENERATE_BF16) {
         r = model_new(&g->config, &options, &g->model, err);

@@ -16,6 +16,7 @@ enum generate_dtype {
 struct generate_place {
     enum k_backend backend;
     enum generate_dtype dtype;
+    enum k_dtype cache_dtype; // of keys and values: K_F32, K_F16 or K_BF16
     int n_threads;
     bool fast_prefill; // see model.h; then bits do depend on how a prompt was cut
 };

@@ -86,6 +86,7 @@ int textruns_compare(const char *dir, const char *other, const struct generate_p
 
     assert(skip < window);
     plain.fast_prefill = false;
+    plain.cache_dtype = K_F32;
     int r = check_window(n, window, err);
     if (r == 0)
         r = generate_open(dir, &plain, window, &a, err);

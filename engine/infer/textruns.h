@@ -16,9 +16,9 @@ struct textruns_compared {
                            // the last position of each window
 };
 
-/* place->fast_prefill is for `other` alone: with one folder as both it is what is compared.
- * Positions before `skip` of each window are read and not counted: they have little context.
- * -EINVAL: another vocabulary, or not a window of ids. Memory: one window of logits. */
+/* place->fast_prefill and cache_dtype are for `other` alone: with one folder as both they are what
+ * is compared. Positions before `skip` of each window are read and not counted: they have little
+ * context. -EINVAL: another vocabulary, or not a window of ids. Memory: one window of logits. */
 int textruns_compare(const char *dir, const char *other, const struct generate_place *place,
                      const int32_t *ids, int64_t n, int64_t window, int64_t skip,
                      struct textruns_compared *ret, struct hai_err *err);

@@ -148,13 +148,12 @@ ALWAYS_INLINE void fetch_rows(const struct k_tensor *t, const int64_t *row, int6
             _mm_prefetch(head_at(t, row[from], j) + b, _MM_HINT_T0);
 }
 
-ALWAYS_INLINE __m256 widen_8(const void *row, int64_t at, enum k_dtype dtype) {
+ALWAYS_INLINE vf widen(const char *p, enum k_dtype dtype) {
     if (dtype == K_F32)
-        return _mm256_loadu_ps((const float *)row + at);
-    const __m128i *half = (const __m128i *)(const void *)((const uint16_t *)row + at);
+        return v_load((const float *)(const void *)p);
     if (dtype == K_F16)
-        return _mm256_cvtph_ps(_mm_loadu_si128(half));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(half)), 16));
+        return v_from_f16(p);
+    return v_from_bf16(p);
 }
 
 ALWAYS_INLINE float widen_1(const void *row, int64_t at, enum k_dtype dtype) {
@@ -169,30 +168,90 @@ ALWAYS_INLINE float widen_1(const void *row, int64_t at, enum k_dtype dtype) {
     return f;
 }
 
+/* Dimension by dimension, k to k + 8, of VEC keys: ret[i] is dimension k + i of all of them. Memory
+ * puts the rows into the parts of a register that no shuffle crosses. */
+ALWAYS_INLINE void eight_columns(const char *const rows[VEC], int64_t k, enum k_dtype dtype,
+                                 vf ret[8]) {
+    const int size = dtype == K_F32 ? 4 : 2;
+
+    if (dtype != K_F32) {
+        vh r[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            r[i] = v_load_half_parts(rows + i, k * size);
+        v_transpose_words(r);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            ret[i] = dtype == K_F16 ? v_widen_f16(r[i]) : v_widen_bf16(r[i]);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int64_t half = 0; half < 8; half += 4) {
+        vi r[4], u[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            r[i] = v_load_parts(rows + i, (k + half) * size);
+        v_transpose_four(r, u);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            ret[half + i] = v_as_floats(u[i]);
+    }
+}
+
+/* Where VEC keys from c on begin; the last is there again behind n, where nothing is read of it. */
+ALWAYS_INLINE void begin_of_rows(const struct k_attention *a, int64_t j, const int64_t *row,
+                                 int64_t c, int64_t n, const char *ret[VEC]) {
+    for (int64_t i = 0; i < VEC; i++)
+        ret[i] = head_at(&a->k, row[MIN(c + i, n - 1)], j);
+}
+
 /* Panels of TILE_COLUMNS keys, dimension by dimension. */
 ALWAYS_INLINE void pack_keys_as(const struct k_attention *a, int64_t j, const int64_t *row,
                                 int64_t n, float *dst, enum k_dtype dtype) {
     int64_t d = a->k.shape[2];
+    const char *rows[VEC];
 
-    for (int64_t c = 0; c < n; c += TILE_COLUMNS, dst += d * TILE_COLUMNS)
-        for (int64_t i = 0; i < TILE_COLUMNS; i += 8) {
-            const void *rows[8];
-            int64_t n_rows = MIN(MAX(n - c - i, (int64_t)0), (int64_t)8), k = 0;
-            for (int64_t q = 0; q < n_rows; q++)
-                rows[q] = head_at(&a->k, row[c + i + q], j);
-            fetch_rows(&a->k, row, j, c + i + AHEAD, c + i + 8 + AHEAD, n);
-            for (; k + 8 <= d; k += 8) {
-                __m256 v[8];
-                for (int q = 0; q < 8; q++)
-                    v[q] = q < n_rows ? widen_8(rows[q], k, dtype) : _mm256_setzero_ps();
-                transpose_8(v);
-                for (int q = 0; q < 8; q++)
-                    _mm256_storeu_ps(dst + (k + q) * TILE_COLUMNS + i, v[q]);
-            }
-            for (; k < d; k++)
-                for (int64_t q = 0; q < 8; q++)
-                    dst[k * TILE_COLUMNS + i + q] = q < n_rows ? widen_1(rows[q], k, dtype) : 0;
+    for (int64_t c = 0; c < n; c += VEC) {
+        float *to = dst + c / TILE_COLUMNS * d * TILE_COLUMNS + c % TILE_COLUMNS;
+        int64_t k = 0;
+        begin_of_rows(a, j, row, c, n, rows);
+        fetch_rows(&a->k, row, j, c + AHEAD, c + VEC + AHEAD, n);
+        for (; k + 8 <= d; k += 8) {
+            vf v[8];
+            eight_columns(rows, k, dtype, v);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++)
+                v_store(to + (k + i) * TILE_COLUMNS, v[i]);
         }
+        for (; k < d; k++)
+            for (int64_t i = 0; i < VEC; i++)
+                to[k * TILE_COLUMNS + i] = widen_1(rows[i], k, dtype);
+    }
+}
+
+/* Scores of one query with n keys, of a multiple of 8 dimensions: multiply's chains, the keys
+ * straight from their rows. Two chains at a time hide each other's latency. */
+ALWAYS_INLINE void score_row_as(const struct k_attention *a, int64_t j, const int64_t *row,
+                                int64_t n, const float *q, float *scores, enum k_dtype dtype) {
+    const char *rows[2][VEC];
+
+    for (int64_t c = 0; c < n; c += 2 * VEC) {
+        vf sum[2] = {v_zero(), v_zero()};
+        begin_of_rows(a, j, row, c, n, rows[0]);
+        begin_of_rows(a, j, row, c + VEC, n, rows[1]);
+        fetch_rows(&a->k, row, j, c + AHEAD, c + 2 * VEC + AHEAD, n);
+        for (int64_t k = 0; k < a->k.shape[2]; k += 8)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++) {
+                vf x[8];
+                eight_columns(rows[v], k, dtype, x);
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; i++)
+                    sum[v] = v_fma(v_set(q[(k + i) * PANEL_ROWS]), x[i], sum[v]);
+            }
+        v_store(scores + c, sum[0]);
+        v_store(scores + c + VEC, sum[1]);
+    }
 }
 
 static int64_t round_up(int64_t n, int64_t to) {
@@ -202,14 +261,14 @@ static int64_t round_up(int64_t n, int64_t to) {
 /* Panels of TILE_COLUMNS dimensions, value by value. */
 ALWAYS_INLINE void pack_values_as(const struct k_attention *a, int64_t j, const int64_t *rows,
                                   int64_t n, float *dst, enum k_dtype dtype) {
-    int64_t d = a->v.shape[2];
+    int64_t d = a->v.shape[2], size = dtype == K_F32 ? 4 : 2;
 
     for (int64_t i = 0; i < n; i++) {
-        const void *row = head_at(&a->v, rows[i], j);
+        const char *row = head_at(&a->v, rows[i], j);
         int64_t c = 0;
-        for (; c + 8 <= d; c += 8)
-            _mm256_storeu_ps(dst + (c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS,
-                             widen_8(row, c, dtype));
+        for (; c + VEC <= d; c += VEC)
+            v_store(dst + (c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS,
+                    widen(row + c * size, dtype));
         for (; c < round_up(d, TILE_COLUMNS); c++)
             dst[(c / TILE_COLUMNS * n + i) * TILE_COLUMNS + c % TILE_COLUMNS] =
                 c < d ? widen_1(row, c, dtype) : 0;
@@ -224,6 +283,16 @@ static void pack_keys(const struct k_attention *a, int64_t j, const int64_t *row
         pack_keys_as(a, j, row, n, dst, K_F16);
     else
         pack_keys_as(a, j, row, n, dst, K_BF16);
+}
+
+static void score_row(const struct k_attention *a, int64_t j, const int64_t *row, int64_t n,
+                      const float *q, float *scores) {
+    if (a->k.dtype == K_F32)
+        score_row_as(a, j, row, n, q, scores, K_F32);
+    else if (a->k.dtype == K_F16)
+        score_row_as(a, j, row, n, q, scores, K_F16);
+    else
+        score_row_as(a, j, row, n, q, scores, K_BF16);
 }
 
 static void pack_values(const struct k_attention *a, int64_t j, const int64_t *row, int64_t n,
@@ -302,14 +371,6 @@ static void add_values(const struct attention_work *w, int64_t row, int64_t m, i
     multiply(m, d, n, w->p, w->values, out + row * d, d, true, NULL);
 }
 
-ALWAYS_INLINE vf widen(const char *p, enum k_dtype dtype) {
-    if (dtype == K_F32)
-        return v_load((const float *)(const void *)p);
-    if (dtype == K_F16)
-        return v_from_f16(p);
-    return v_from_bf16(p);
-}
-
 /* out += p times values, for one row and whole vectors: multiply's chains without its packing. */
 ALWAYS_INLINE void add_row_as(const struct k_attention *a, int64_t j, const int64_t *rows,
                               int64_t n, const float *p, float *out, enum k_dtype dtype) {
@@ -357,9 +418,13 @@ static void attend_block(const struct k_attention *a, const struct attention_row
     int64_t m = r->n_q * r->n_h, d = a->v.shape[2];
     int64_t own = MIN(MAX(r->position + 1 - first, (int64_t)0), n); // keys of the first query
 
-    pack_keys(a, r->j, w->row, n, w->keys);
+    if (m == 1 && a->k.shape[2] % 8 == 0) {
+        score_row(a, r->j, w->row, n, w->q, w->scores);
+    } else {
+        pack_keys(a, r->j, w->row, n, w->keys);
+        multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false, NULL);
+    }
     fetch_rows(&a->v, w->row, r->j, 0, AHEAD, n);
-    multiply(m, n, a->k.shape[2], w->q, w->keys, w->scores, KEYS, false, NULL);
     for (int64_t i = 0; i < m; i++)
         soften(w->scores + i * KEYS, MIN(r->position + i / r->n_h + 1 - first, n), n, a->scale,
                &run[i], out + i * d, d);

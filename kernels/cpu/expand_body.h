@@ -137,8 +137,8 @@ static void expand_widen(const struct expand_job *j, int64_t s, int64_t first, i
         int64_t page = int_at(&a->pages, s * a->pages.stride[0] + (first + i) / a->page_tokens);
         int64_t row = page * a->page_tokens + (first + i) % a->page_tokens, c = 0;
         const char *from = (const char *)a->cache.data + row * a->cache.stride[0] * size;
-        for (; c + 8 <= width; c += 8)
-            _mm256_storeu_ps(to + c, widen_8(from, c, a->cache.dtype));
+        for (; c + VEC <= width; c += VEC)
+            v_store(to + c, widen(from + c * size, a->cache.dtype));
         for (; c < width; c++)
             to[c] = widen_1(from, c, a->cache.dtype);
     }

@@ -182,6 +182,46 @@ ALWAYS_INLINE int v_half_at(int column, int half) {
 ALWAYS_INLINE void v_store_bits(void *p, vi a) {
     _mm512_storeu_si512(p, a);
 }
+/* Words: a register of half the width, made wide as float16 or bfloat16. */
+typedef __m256i vh;
+
+ALWAYS_INLINE vf v_widen_f16(vh a) {
+    return _mm512_cvtph_ps(a);
+}
+ALWAYS_INLINE vf v_widen_bf16(vh a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16));
+}
+/* Rows 0, 8: 16 bytes from `at` on in its halves; rows 0, 4, 8, 12 in its quarters. */
+ALWAYS_INLINE vh v_load_half_parts(const char *const *rows, int64_t at) {
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[0] + at)));
+
+    return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(rows[8] + at)), 1);
+}
+ALWAYS_INLINE vi v_load_parts(const char *const *rows, int64_t at) {
+    vi r = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(rows[0] + at)));
+
+    r = _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(rows[4] + at)), 1);
+    r = _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(rows[8] + at)), 2);
+    return _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(rows[12] + at)), 3);
+}
+/* Eight words of eight rows, transposed, in each part of 16 bytes by itself. */
+ALWAYS_INLINE void v_transpose_words(vh r[8]) {
+    vh t[8], u[8];
+
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        t[4 + i] = _mm256_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int h = 0; h < 2; h++) {
+            u[i + h] = _mm256_unpacklo_epi32(t[i + 2 * h], t[i + 2 * h + 1]);
+            u[i + 2 + h] = _mm256_unpackhi_epi32(t[i + 2 * h], t[i + 2 * h + 1]);
+        }
+    for (int i = 0; i < 8; i += 2) {
+        r[i] = _mm256_unpacklo_epi64(u[i], u[i + 1]);
+        r[i + 1] = _mm256_unpackhi_epi64(u[i], u[i + 1]);
+    }
+}
 #else
 typedef __m256 vf;
 enum { VEC = 8 };
@@ -331,6 +371,39 @@ ALWAYS_INLINE int v_half_at(int column, int half) {
 }
 ALWAYS_INLINE void v_store_bits(void *p, vi a) {
     _mm256_storeu_si256((__m256i *)p, a);
+}
+typedef __m128i vh;
+
+ALWAYS_INLINE vf v_widen_f16(vh a) {
+    return _mm256_cvtph_ps(a);
+}
+ALWAYS_INLINE vf v_widen_bf16(vh a) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
+}
+ALWAYS_INLINE vh v_load_half_parts(const char *const *rows, int64_t at) {
+    return _mm_loadu_si128((const __m128i *)(rows[0] + at));
+}
+ALWAYS_INLINE vi v_load_parts(const char *const *rows, int64_t at) {
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[0] + at)));
+
+    return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)(rows[4] + at)), 1);
+}
+ALWAYS_INLINE void v_transpose_words(vh r[8]) {
+    vh t[8], u[8];
+
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        t[4 + i] = _mm_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int h = 0; h < 2; h++) {
+            u[i + h] = _mm_unpacklo_epi32(t[i + 2 * h], t[i + 2 * h + 1]);
+            u[i + 2 + h] = _mm_unpackhi_epi32(t[i + 2 * h], t[i + 2 * h + 1]);
+        }
+    for (int i = 0; i < 8; i += 2) {
+        r[i] = _mm_unpacklo_epi64(u[i], u[i + 1]);
+        r[i + 1] = _mm_unpackhi_epi64(u[i], u[i + 1]);
+    }
 }
 #endif
 

@@ -95,6 +95,9 @@ def check_commands(chat, scratch):
     check(code == 2 and "there is room for 64" in err and len(out.splitlines()) == 1, err)
     code, _, err = run(chat, MODEL, "--stats", "--max-tokens", 3, stdin="x\n")
     check(code == 0 and "from the cache" in err, err)
+    code, out, err = run(chat, MODEL, "--cache-dtype", "bf16", "--max-tokens", 3, "--json",
+                         stdin="x\n")
+    check(code == 0 and len(out.splitlines()) == 1, err)
 
 
 def check_options(hai, chat):
@@ -110,6 +113,7 @@ def check_options(hai, chat):
                           ([MODEL, "--think", "maybe"], "--think is 'maybe'"),
                           ([MODEL, "--form", "x"], "llm, coder, v3, r1 or v31"),
                           (["/no/where"], "/no/where"), ([MODEL, "--drafts", "mtp"], "multi-token"),
+                          ([MODEL, "--cache-dtype", "f8"], "--cache-dtype is 'f8'"),
                           ([MODEL, "--temperature", "hot"], "--temperature is 'hot'")]:
         code, out, err = run(hai, "chat", *options, env=env)
         check(code == 2 and says in err and not out, "%s: exit %d: %s" % (options, code, err))

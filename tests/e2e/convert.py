@@ -7,12 +7,12 @@ import array
 import json
 import os
 import signal
-import struct
 import sys
 import tempfile
 
 from checks import check, closing, run
 import ggufwrite
+from ggufwrite import decode, encode, tensors_of
 import hollow
 
 MODELS = "tests/fixtures/models/"
@@ -22,16 +22,6 @@ def logits(evaluate, model, scratch):
     code, _, err = run(evaluate, "logits", "--model", model, "--token-ids", IDS, "--out", out)
     check(code == 0, "%s: %s" % (model, err))
     return open(out, "rb").read() if code == 0 else b""
-
-
-def tensors_of(folder):
-    data = open(folder + "/model.safetensors", "rb").read()
-    n = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8:8 + n])
-    header.pop("__metadata__")
-    return {k: (t["dtype"], t["shape"], data[8 + n + t["data_offsets"][0]:
-                                             8 + n + t["data_offsets"][1]])
-            for k, t in header.items()}
 
 
 def check_counts(text, folder):
@@ -46,21 +36,6 @@ def check_counts(text, folder):
     wanted = " GB, %d matrices" % len(quantized | plain)
     wanted += ", %d of them quantised, " % len(quantized) if quantized else ", "
     check(wanted in text, "%s, not %s" % (text, wanted))
-
-
-def decoded(values, n_row, kind):
-    """What the blocks of values say."""
-    blocks, ret = ggufwrite.encode(values, n_row, kind), []
-    n = 34 if kind == "Q8_0" else 18
-    for at in range(0, len(blocks), n):
-        scale = struct.unpack("<e", blocks[at:at + 2])[0]
-        codes = blocks[at + 2:at + n]
-        if kind == "Q8_0":
-            codes = struct.unpack("32b", codes)
-        else:
-            codes = [(c & 15) - 8 for c in codes] + [(c >> 4) - 8 for c in codes]
-        ret += [scale * c for c in codes]
-    return ret
 
 
 def check_plain(convert, evaluate, scratch):
@@ -106,7 +81,7 @@ def check_quantized(convert, evaluate, quantize, scratch):
             if name + end not in names:
                 continue
             wrong = sum(abs(x - y) > abs(y) * 2 ** -8
-                        for x, y in zip(got[name][1], decoded(values, shape[1], kind)))
+                        for x, y in zip(got[name][1], decode(encode(values, shape[1], kind), kind)))
             check(wrong == 0, "%s %s %s: %d values" % (model, kind, name, wrong))
         logits(evaluate, out, scratch)
 
@@ -127,7 +102,8 @@ def check_halves(convert, evaluate, scratch, quantize):
         for name in (n for n in plain if whole and n.endswith("kv_b_proj.weight")):
             shape, values = plain[name]
             dtype, _, data = tensors.get(name, ("none", [], b""))
-            check(dtype == "F32" and list(array.array("f", data)) == decoded(values, shape[1], kind),
+            check(dtype == "F32" and
+                  list(array.array("f", data)) == decode(encode(values, shape[1], kind), kind),
                   "%s %s as %s" % (kind, name, dtype))
         a, b = (array.array("f", logits(evaluate, m, scratch)[128:]) for m in (out, source))
         rows = sorted((sum((x - y) ** 2 for x, y in zip(a[i:i + 512], b[i:i + 512])) /

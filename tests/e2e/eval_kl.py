@@ -73,6 +73,18 @@ def check_kl(evaluate, quantize, tokenize, text, scratch):
           "%s and %s" % (rounded, plain))
 
 
+def check_cache_dtype(evaluate, text):
+    """Keys and values in 16 bits cost something, float16 less than bfloat16; more where a router that
+    stands between two experts takes the other one."""
+    for model, most in ((MODEL, 1e-3), (LATENT, 0.1)):
+        costs = [kl(evaluate, text, model, "--tokens", 256, "--window", 64, "--cache-dtype", dtype,
+                    model=model)["kl"] for dtype in ("f32", "f16", "bf16")]
+        check(costs[0] == 0 < costs[1] < costs[2] < most, "%s: %s" % (model, costs))
+    code, _, err = run(evaluate, "kl", "--model", MODEL, "--other", MODEL, "--text", text,
+                       "--cache-dtype", "f8")
+    check(code == 2 and "--cache-dtype is 'f8'; expected f32, f16 or bf16" in err, err)
+
+
 def check_fast(evaluate, quantize, text, scratch):
     """--fast-prefill is another form of the same: its error is far below that of rounding to int8,
     which it is beside. Where there is no other form it changes nothing."""
@@ -156,6 +168,7 @@ def main():
         open(text, "w").write(TEXT)
         open(text + ".long", "w").write(TEXT * 10)
         check_kl(evaluate, quantize, tokenize, text, scratch)
+        check_cache_dtype(evaluate, text)
         check_fast(evaluate, quantize, text, scratch)
         check_importance(quantize, text, scratch)
         check_refusals(evaluate, text)

@@ -64,6 +64,10 @@ def check_text(generate):
         ids = " ".join(map(str, case["input_ids"]))
         code, again, err = run(generate, "--token-ids", ids, "--print-ids", *common)
         check(again == out, label + ": --token-ids gives " + again + err)
+        code, halves, err = run(generate, "--token-ids", ids, "--print-ids", "--cache-dtype", "f16",
+                                *common)
+        check(code == 0 and json.loads(halves)[:safe] == case["output_ids"][:safe],
+              label + ": --cache-dtype f16 gives " + halves + err)
         code, text, err = run(generate, "--prompt", case["rendered"], *common)
         if safe == len(case["output_ids"]):
             check(text == case["text"] + "\n", "%s: text %r" % (label, text))

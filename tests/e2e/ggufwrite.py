@@ -41,26 +41,49 @@ def f16(x):
     return struct.pack("<e", x)
 
 
+def f32(x):
+    """Rounded to float32: of one operation on float32 in double, what float32 would have given."""
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
 def nearest(x):
     return math.floor(x + 0.5) if x >= 0 else -math.floor(-x + 0.5)
 
 
 def q8_0(row):
+    """As llama.cpp rounds, operation by operation (quantize_row_q8_0_ref)."""
     out = bytearray()
     for i in range(0, len(row), 32):
-        scale = max(abs(x) for x in row[i:i + 32]) / 127
-        out += f16(scale) + struct.pack("32b", *(nearest(x / scale) if scale else 0
-                                                 for x in row[i:i + 32]))
+        scale = f32(max(abs(x) for x in row[i:i + 32]) / 127)
+        by = f32(1 / scale) if scale else 0
+        out += f16(scale) + struct.pack("32b", *(nearest(f32(x * by)) for x in row[i:i + 32]))
     return bytes(out)
 
 
 def q4_0(row):
+    """The same (quantize_row_q4_0_ref)."""
     out = bytearray()
     for i in range(0, len(row), 32):
         scale = max(row[i:i + 32], key=abs) / -8
-        codes = [min(15, int(x / scale + 8.5)) if scale else 8 for x in row[i:i + 32]]
+        by = f32(1 / scale) if scale else 0
+        codes = [min(15, int(f32(f32(x * by) + 8.5))) for x in row[i:i + 32]]
         out += f16(scale) + bytes(codes[k] | codes[16 + k] << 4 for k in range(16))
     return bytes(out)
+
+
+def decode(blocks, kind):
+    """The numbers that blocks of q8_0 or q4_0 stand for, exact."""
+    ret = []
+    n = 34 if kind == "Q8_0" else 18
+    for at in range(0, len(blocks), n):
+        scale = struct.unpack("<e", blocks[at:at + 2])[0]
+        codes = blocks[at + 2:at + n]
+        if kind == "Q8_0":
+            codes = struct.unpack("32b", codes)
+        else:
+            codes = [(c & 15) - 8 for c in codes] + [(c >> 4) - 8 for c in codes]
+        ret += [scale * c for c in codes]
+    return ret
 
 
 def encode(values, n_row, kind):
@@ -75,6 +98,17 @@ def encode(values, n_row, kind):
     if kind == "F32":
         return a.tobytes()
     return array.array("H", [x >> 16 for x in array.array("I", a.tobytes())]).tobytes()  # exact ones
+
+
+def tensors_of(folder):
+    """{name: (type, shape, bytes)} of model.safetensors."""
+    data = open(folder + "/model.safetensors", "rb").read()
+    n = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + n])
+    header.pop("__metadata__", None)
+    return {k: (t["dtype"], t["shape"], data[8 + n + t["data_offsets"][0]:
+                                             8 + n + t["data_offsets"][1]])
+            for k, t in header.items()}
 
 
 def read_folder(folder):

@@ -40,20 +40,24 @@ static size_t mutate(uint8_t *data, size_t n_bytes, uint64_t *state) {
     return n_bytes;
 }
 
-/* A file NAME.corpus: inputs that a fuzzer found worth keeping, with a zero byte between them. */
+/* A file NAME.corpus: inputs that a fuzzer found worth keeping (campaign.py), each with its length
+ * before it in 4 bytes, low first. */
 static bool run_corpus(const char *path, const uint8_t *data, size_t n_bytes) {
     const char *end = strrchr(path, '.');
 
     if (!end || strcmp(end, ".corpus") != 0)
         return false;
     for (size_t from = 0; from < n_bytes;) {
-        const uint8_t *zero = memchr(data + from, 0, n_bytes - from);
-        size_t length = zero ? (size_t)(zero - data) - from : n_bytes - from;
-        uint8_t *one = hai_alloc(MAX(length, (size_t)1));
+        uint32_t length;
+        assert(n_bytes - from >= sizeof length);
+        memcpy(&length, data + from, sizeof length); // little-endian, as every machine of ours
+        from += sizeof length;
+        assert(length <= n_bytes - from);
+        uint8_t *one = hai_alloc(MAX(length, 1u));
         memcpy(one, data + from, length);
         LLVMFuzzerTestOneInput(one, length);
         free(one);
-        from += length + 1;
+        from += length;
     }
     return true;
 }

@@ -111,6 +111,7 @@ struct engine *client_engine(const char *dir, const struct client_way *way) {
     options.prefix_file = way->prefix_cache;
     options.place.n_threads = way->n_threads;
     options.place.fast_prefill = way->fast_prefill;
+    options.place.cache_dtype = way->cache_dtype;
     options.latency_us = INT64_C(3600000000); // who runs with whom does not depend on the machine
     CHECK_EQ(engine_open(dir, &options, &e, &err), 0, "%s", err.text);
     return e;

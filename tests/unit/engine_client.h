@@ -34,6 +34,7 @@ struct client_way {
     int n_threads;
     const char *path;
     bool fast_prefill;
+    enum k_dtype cache_dtype;
 };
 
 /* Prompts of every length, half of them beginning like another. */

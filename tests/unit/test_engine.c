@@ -141,7 +141,7 @@ static void check_loaded(const char *name) {
     options.prefix_file = true;
     for (int k = 0; k < 3; k++) {
         options.page_tokens = k == 0 ? 32 : 16;
-        options.cache_dtype = k == 1 ? K_F16 : K_F32;
+        options.place.cache_dtype = k == 1 ? K_F16 : K_F32;
         options.place.dtype = k == 2 ? GENERATE_BF16 : GENERATE_F32;
         CHECK_EQ(engine_open(dir, &options, &e, &err), 0, "%s", err.text);
         CHECK_EQ(engine_cache_load(e, path, &err), -EMEDIUMTYPE, "%d: %s", k, err.text);
@@ -193,6 +193,55 @@ TEST(fast_prefill)
               want[i].logprobs[0]);
     }
     CHECK(n_long > 2 && n_long < REQUESTS - 2 && n_other > 0, "%d long, %d other", n_long, n_other);
+}
+
+/* Keys and values in 16 bits: other last digits than in float32, the same ones in every way. bound:
+ * of the difference; 0: none, a router that stands between two experts takes the other one. */
+static void check_cache_dtype(const char *dir, enum k_dtype dtype, double bound) {
+    const struct client_way alone = {.name = "alone",
+                                     .n_slots = 1,
+                                     .n_chunk = 512,
+                                     .n_step = 512,
+                                     .n_cache_tokens = 128,
+                                     .n_threads = 1,
+                                     .cache_dtype = dtype};
+    _cleanup_free_ struct client *plain = hai_new_array(struct client, REQUESTS);
+    _cleanup_free_ struct client *want = hai_new_array(struct client, REQUESTS);
+    _cleanup_free_ struct client *got = hai_new_array(struct client, REQUESTS);
+    struct client_way way = alone;
+    double largest = 0;
+
+    for (int wide = 0; wide < 2; wide++) {
+        way.cache_dtype = wide ? K_F32 : dtype;
+        struct engine *e = client_engine(dir, &way);
+        client_prompts(wide ? plain : want, REQUESTS);
+        for (int i = 0; i < REQUESTS; i++)
+            client_run(e, wide ? plain : want, i, i + 1);
+        engine_free(e);
+    }
+    for (int i = 0; i < REQUESTS; i++) {
+        double off = want[i].logprobs[0] - plain[i].logprobs[0];
+        largest = MAX(largest, off < 0 ? -off : off);
+    }
+    CHECK(largest > 0 && (bound == 0 || largest < bound), "%s: %g", dir, largest);
+    way = (struct client_way){"in 16 bits", 16,   7, 64,   256,   32,   ENGINE_DRAFTS_TEXT,
+                              true,         true, 2, NULL, false, dtype};
+    struct engine *e = client_engine(dir, &way);
+    for (int round = 0; round < 2; round++) {
+        client_prompts(got, REQUESTS);
+        client_run(e, got, 0, REQUESTS);
+        for (int i = 0; i < REQUESTS; i++)
+            client_compare(&got[i], &want[i], dir, way.name, i);
+    }
+    engine_free(e);
+}
+
+TEST(caches_of_16_bits)
+{
+    check_cache_dtype("tests/fixtures/models/llama_gqa", K_F16, 0.01);
+    check_cache_dtype("tests/fixtures/models/llama_gqa", K_BF16, 0.08);
+    check_cache_dtype("tests/fixtures/models/dsv3", K_F16, 0);
+    check_cache_dtype("tests/fixtures/models/dsv3", K_BF16, 0);
 }
 
 /* What was cached with fast_prefill is not taken without, nor the other way round; where the model
