@@ -391,7 +391,3 @@ static int adamw(struct k_ctx *ctx, const struct k_adamw *a) {
     }
     return 0;
 }
-
-#undef FOR_VECTORS
-#undef LOAD
-#undef STORE
