@@ -204,3 +204,7 @@ const struct ckpt_part *net_parts(const struct net *net, size_t *ret_n) {
 const char *net_kernel_path(const struct net *net) {
     return net->ctx.path;
 }
+
+int64_t net_n_items_max(const struct net *net) {
+    return net->options.n_items_max;
+}

@@ -144,3 +144,4 @@ int net_step(struct net *net, const struct adamw_rule *rule, int64_t step, doubl
 const struct ckpt_part *net_parts(const struct net *net, size_t *ret_n);
 
 const char *net_kernel_path(const struct net *net);
+int64_t net_n_items_max(const struct net *net);
