@@ -3,6 +3,7 @@
  * What the run is stands in engine/train; here are the command line, signals, the node's agent, the
  * progress line and the log of losses.
  */
+#include "engine/train/joining.h"
 #include "engine/train/stepmetrics.h"
 #include "jobs/jobexit.h"
 #include "lib/fileio.h"
@@ -24,11 +25,10 @@
 enum {
     EXIT_TERMINATED = 128 + SIGTERM,
     EXIT_INTERRUPTED = 128 + SIGINT,
-    AGENT_WAIT_US = 30 * 1000000, // for the agent to answer
-    LOAD_S = 3600,                // before the first step: data is made, weights are read
-    SAVE_S = 1800,                // for a checkpoint
-    PEER_LOST_S = 900,            // to be ended by the agent once another rank is gone
-    LINE_MS = 100,                // between progress lines
+    LOAD_S = 3600,     // before the first step: data is made, weights are read
+    SAVE_S = 1800,     // for a checkpoint
+    PEER_LOST_S = 900, // to be ended by the agent once another rank is gone
+    LINE_MS = 100,     // between progress lines
 };
 
 static const char usage[] =
@@ -66,47 +66,6 @@ static bool is_first(const struct run *run) {
 
 static void say(void *userdata, const char *text) {
     fprintf(stderr, NAME ": %s\n", text);
-}
-
-struct gathering {
-    struct rank *rank;
-    int world;
-    int64_t timeout_s;
-};
-
-/* The rank contract's all-gather, as rendezvous wants it. */
-static int gather(void *userdata, const char *value, char (*ret)[RENDEZVOUS_VALUE_BYTES],
-                  struct hai_err *err) {
-    const struct gathering *g = userdata;
-    struct rank_value *values = hai_new_array(struct rank_value, (size_t)g->world);
-    int r = rank_gather(g->rank, "coll", value, strlen(value), g->timeout_s * 1000000, g->world,
-                        values, err);
-
-    if (r >= 0) {
-        for (int i = 0; i < g->world; i++)
-            memcpy(ret[i], values[i].data,
-                   MIN(values[i].n_bytes, (size_t)RENDEZVOUS_VALUE_BYTES - 1));
-        rank_values_free(values, g->world);
-    }
-    free(values);
-    return MIN(r, 0);
-}
-
-static int join(struct run *run, struct hai_err *err) {
-    struct rendezvous meet;
-    int r = rank_open(AGENT_WAIT_US, &run->rank, err);
-
-    if (r >= 0)
-        r = rendezvous_from_env(&meet, err);
-    if (r < 0)
-        return r;
-    struct gathering gathering = {run->rank, meet.world, meet.timeout_s};
-    if (run->rank) {
-        meet.secret = (struct peerlink_secret){rank_secret(run->rank), RANK_SECRET_BYTES};
-        meet.allgather = gather;
-        meet.userdata = &gathering;
-    }
-    return coll_open(&meet, &run->coll, err);
 }
 
 /* SIGTERM and SIGINT come as something to read, between steps: a step is never cut. */
@@ -349,7 +308,7 @@ static int run_all(struct run *run, const char *config, struct hai_err *err) {
     int r = catch_signals(run, err);
 
     if (r == 0)
-        r = join(run, err);
+        r = joining_open(&run->rank, &run->coll, err);
     if (r == 0)
         r = trainconf_check(&run->conf, coll_world(run->coll), err);
     if (r == -EINVAL && !err->where[0])

@@ -123,6 +123,8 @@ static int check(enum k_op op, const void *a) {
     return 0;
 }
 
+_Static_assert(K_OP_COUNT <= 64, "k_ctx.fallback_told has a bit for each");
+
 static void tell_fallback(struct k_ctx *ctx, enum k_op op) {
     uint64_t bit = 1ull << op;
 

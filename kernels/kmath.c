@@ -120,6 +120,45 @@ double kmath_pow(double x, double y) {
     return kmath_exp(y * kmath_log(x));
 }
 
+double kmath_tanh(double x) {
+    double size = x < 0 ? -x : x;
+
+    if (size > 20)
+        return x < 0 ? -1 : 1;
+    if (size > 0.6) {
+        double e = kmath_exp(2 * size);
+        return x < 0 ? 2 / (e + 1) - 1 : 1 - 2 / (e + 1);
+    }
+    /* Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))); NaN comes here. */
+    double bottom = 21;
+    for (int odd = 19; odd > 0; odd -= 2)
+        bottom = odd + x * x / bottom;
+    return x / bottom;
+}
+
+/* Below 3 the series 2 / sqrt(pi) exp(-x^2) sum of 2^n x^(2n+1) / (1 3 5 ... (2n+1)), whose terms
+ * have one sign; above, Laplace's continued fraction of its rest (Abramowitz and Stegun, 7.1.6 and
+ * 7.1.14). */
+double kmath_erf(double x) {
+    double size = x < 0 ? -x : x, square = x * x;
+
+    if (size > 6)
+        return x < 0 ? -1 : 1;
+    if (size > 3) {
+        double bottom = size;
+        for (int n = 60; n > 0; n--)
+            bottom = size + n / 2.0 / bottom;
+        double rest = kmath_exp(-square) / (1.7724538509055160 * bottom);
+        return x < 0 ? rest - 1 : 1 - rest;
+    }
+    double term = x, sum = x;
+    for (int n = 1; n < 70; n++) {
+        term *= 2 * square / (2 * n + 1);
+        sum += term;
+    }
+    return 1.1283791670955126 * kmath_exp(-square) * sum;
+}
+
 double kmath_sqrt(double x) {
     return __builtin_sqrt(x); /* one instruction under -fno-math-errno, no call */
 }

@@ -16,6 +16,7 @@ enum philox_purpose {
     PHILOX_MIDDLE,   // of documents, to be filled in: (upper, lower half of the number)
     PHILOX_PACKING,  // keys of the sources of samples: (number)
     PHILOX_WHOLE,    // samples that token dropping spares: (upper, lower half of the number)
+    PHILOX_DROPOUT,  // (step, layer, element / 4)
 };
 
 struct philox_counter {

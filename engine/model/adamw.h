@@ -14,6 +14,18 @@ struct adamw_rule {
     double clip_norm;    // 0: no clipping; g * min(1, clip_norm / (norm + 1e-6))
 };
 
+/* Flat buffers of n elements, of which the first n_decayed have weight decay. */
+struct adamw_range {
+    struct k_ctx *ctx;
+    float *weights, *gradients, *exp_avg, *exp_avg_sq;
+    int64_t n_decayed, n;
+};
+
+/* As below, for whoever has no model. */
+int adamw_range_norm(const struct adamw_range *range, double *ret);
+int adamw_range_step(const struct adamw_range *range, const struct adamw_rule *rule, int64_t step,
+                     double norm);
+
 /* Norm of all gradients (after the all-reduce). One fixed order: bits depend on the model alone. */
 int adamw_norm(struct model *model, double *ret);
 

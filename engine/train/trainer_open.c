@@ -1,6 +1,7 @@
 #include "engine/data/sampler.h"
 #include "engine/model/folder.h"
 #include "engine/train/initial.h"
+#include "engine/train/joining.h"
 #include "engine/train/trainer_impl.h"
 #include "lib/digest.h"
 #include "lib/fileio.h"
@@ -269,43 +270,14 @@ static int resume(struct trainer *t, const struct ckpt *ckpt, struct hai_err *er
     return 0;
 }
 
-/* What rank 0 found, told to all. */
-struct choice {
-    int64_t step, epoch; // step -1: nothing to resume from
-    char digest[CKPT_DIGEST_BYTES];
-};
-
 /* Rank 0 looks, all load the same. */
 static int find_checkpoint(struct trainer *t, struct hai_err *err) {
     _cleanup_(ckpt_freep) struct ckpt *ckpt = NULL;
-    struct choice choice = {.step = -1};
-    int r;
 
     if (!t->place.ckpt_dir)
         return 0;
-    if (coll_rank(t->place.coll) == 0) {
-        r = ckpt_newest(t->place.ckpt_dir, skipped, t, &ckpt, err);
-        if (r < 0 && r != -ENOENT)
-            return r;
-        if (r == 0) {
-            choice.step = ckpt_meta_of(ckpt)->step;
-            choice.epoch = ckpt_meta_of(ckpt)->epoch;
-            strcpy(choice.digest, ckpt_digest(ckpt));
-        }
-    }
-    r = coll_broadcast(t->place.coll, &choice, sizeof choice, 0, err);
-    if (r < 0 || choice.step < 0)
-        return r;
-    if (!ckpt) {
-        _cleanup_free_ char *path = hai_asprintf("%s/step-%" PRId64 ".E%" PRId64, t->place.ckpt_dir,
-                                                 choice.step, choice.epoch);
-        r = ckpt_open(path, &ckpt, err);
-        if (r < 0)
-            return r;
-        if (!hai_streq(ckpt_digest(ckpt), choice.digest))
-            return hai_fail(err, -ESTALE, "%s: not the checkpoint that rank 0 sees there", path);
-    }
-    return resume(t, ckpt, err);
+    int r = joining_checkpoint(t->place.coll, t->place.ckpt_dir, skipped, t, &ckpt, err);
+    return r == -ENOENT ? 0 : r < 0 ? r : resume(t, ckpt, err);
 }
 
 /* All ranks must have the same tokens; a file that one node lacks would train them apart. */

@@ -322,7 +322,3 @@ static int adamw(struct k_ctx *ctx, const struct k_adamw *a) {
     }
     return 0;
 }
-
-#undef FOR_VECTORS
-#undef LOAD
-#undef STORE

@@ -415,11 +415,14 @@ static const struct kernel_case cases[] = {
 };
 
 int kernel_cases_count(void) {
-    return kernel_products_count + (int)ARRAY_SIZE(cases);
+    return kernel_products_count + (int)ARRAY_SIZE(cases) + kernel_plain_count;
 }
 
 static const struct kernel_case *find(int i) {
-    return i < kernel_products_count ? &kernel_products[i] : &cases[i - kernel_products_count];
+    if (i < kernel_products_count)
+        return &kernel_products[i];
+    i -= kernel_products_count;
+    return i < (int)ARRAY_SIZE(cases) ? &cases[i] : &kernel_plain[i - (int)ARRAY_SIZE(cases)];
 }
 
 const char *kernel_cases_name(int i) {

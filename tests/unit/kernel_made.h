@@ -1,4 +1,5 @@
-/* kernel_made.h - how operands of a case are generated; for kernel_cases.c and kernel_products.c.
+/* kernel_made.h - how operands of a case are generated; for kernel_cases.c, kernel_products.c and
+ * kernel_plain.c.
  */
 #pragma once
 #include "kernels/formats.h"
@@ -29,9 +30,11 @@ struct kernel_case {
     int (*prepare)(struct k_ctx *ctx, struct kernel_made *s, int size);
 };
 
-/* Products and attention; the rest is in kernel_cases.c. */
+/* Products and attention; what plain networks need; the rest is in kernel_cases.c. */
 extern const struct kernel_case kernel_products[];
 extern const int kernel_products_count;
+extern const struct kernel_case kernel_plain[];
+extern const int kernel_plain_count;
 
 static inline void *take(struct kernel_made *s, size_t n_bytes) {
     void *p = s->memory + s->n_bytes;

@@ -639,7 +639,13 @@ TEST(kmath_against_libm)
         CHECK(fabs(c - cos(x * 40)) < 4e-16, "cos %g", x * 40);
         if (i > 0)
             CHECK(fabs(kmath_log(x) - log(x)) <= 4e-16 * fmax(1, fabs(log(x))), "log %g", x);
+        CHECK(fabs(kmath_tanh(x / 100) - tanh(x / 100)) <= 5e-16 * fabs(tanh(x / 100)), "tanh %g",
+              x / 100);
+        CHECK(fabs(kmath_erf(x / 100) - erf(x / 100)) <= 2e-15 * fabs(erf(x / 100)), "erf %g",
+              x / 100);
     }
+    CHECK(isnan(kmath_tanh(NAN)) && isnan(kmath_erf(NAN)), "");
+    CHECK(kmath_tanh(1e300) == 1 && kmath_erf(-1e300) == -1, "");
     CHECK(kmath_exp(-1000) == 0, "");
     CHECK(isinf(kmath_exp(710)), "");
     CHECK(isnan(kmath_exp(NAN)), "");
