@@ -53,7 +53,7 @@ int adamw_range_step(const struct adamw_range *range, const struct adamw_rule *r
         if (r < 0)
             return r;
     }
-    return model_weights_changed(model);
+    return 0;
 }
 
 int adamw_norm(struct model *model, double *ret) {
@@ -66,5 +66,7 @@ int adamw_step(struct model *model, const struct adamw_rule *rule, int64_t step,
                float *exp_avg, float *exp_avg_sq) {
     struct adamw_range range = range_of(model, exp_avg, exp_avg_sq);
 
-    return adamw_range_step(&range, rule, step, norm);
+    int r = adamw_range_step(&range, rule, step, norm);
+
+    return r < 0 ? r : model_weights_changed(model);
 }
