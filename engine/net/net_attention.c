@@ -74,11 +74,11 @@ static int forward(struct net_pass *p, struct net_node *node, struct layer *l) {
     struct k_tensor x = net_rows(p, node->inputs[0]), from = net_rows(p, keys_input(node));
     struct k_attention_masked a = attend(p, node, l);
 
-    LAYER_TRY(layer_linear_bias(p->ctx, l, W_Q, B_Q, x, layer_rows(l, Q, x.shape[0])));
-    LAYER_TRY(layer_linear_bias(p->ctx, l, W_KV, B_KV, from, layer_rows(l, KV, from.shape[0])));
+    LAYER_TRY(net_product(p->ctx, l, W_Q, B_Q, x, layer_rows(l, Q, x.shape[0]), false));
+    LAYER_TRY(net_product(p->ctx, l, W_KV, B_KV, from, layer_rows(l, KV, from.shape[0]), false));
     LAYER_TRY(k_attention_masked(p->ctx, &a));
-    return layer_linear_bias(p->ctx, l, W_OUT, B_OUT, layer_rows(l, HEADS, x.shape[0]),
-                             net_rows(p, node->output));
+    return net_product(p->ctx, l, W_OUT, B_OUT, layer_rows(l, HEADS, x.shape[0]),
+                       net_rows(p, node->output), false);
 }
 
 static int backward_input(struct net_pass *p, struct net_node *node, struct layer *l) {
@@ -95,20 +95,20 @@ static int backward_input(struct net_pass *p, struct net_node *node, struct laye
         .of = a,
     };
 
-    LAYER_TRY(layer_linear_dx(p->ctx, l, W_OUT, dy, layer_rows(l, DHEADS, queries), false));
+    LAYER_TRY(net_product_dx(p->ctx, l, W_OUT, dy, layer_rows(l, DHEADS, queries), false));
     LAYER_TRY(k_attention_masked_dx(p->ctx, &dx));
     if (node->dx[0])
         LAYER_TRY(
-            layer_linear_dx(p->ctx, l, W_Q, layer_rows(l, DQ, queries), net_dx(p, node, 0), false));
+            net_product_dx(p->ctx, l, W_Q, layer_rows(l, DQ, queries), net_dx(p, node, 0), false));
     if (!keys_dx)
         return 0;
-    return layer_linear_dx(p->ctx, l, W_KV, layer_rows(l, DKV, keys),
-                           net_dx(p, node, node->n_inputs - 1), self);
+    return net_product_dx(p->ctx, l, W_KV, layer_rows(l, DKV, keys),
+                          net_dx(p, node, node->n_inputs - 1), self);
 }
 
 static int part_dw(struct net_pass *p, struct layer *l, int weight, int bias, struct k_tensor x,
                    struct k_tensor dy) {
-    LAYER_TRY(layer_linear_dw(p->ctx, l, weight, x, dy));
+    LAYER_TRY(net_product_dw(p->ctx, l, weight, x, dy));
     return k_sum_rows(p->ctx, &(struct k_sum_rows){.y = l->params[bias].dw, .x = dy});
 }
 

@@ -125,3 +125,11 @@ struct net_node *net_add_node(struct net *net, const struct net_type *type, cons
 /* Keep a mistake; -1. */
 int net_mistake(struct net *net, const char *name, const char *format, ...) _printf_(3, 4);
 const struct net_data *net_known(struct net *net, int value); // NULL after a mistake
+
+/* Products with parameter number `param` in float32; bias: number of a vector, -1: none. */
+int net_product(struct k_ctx *ctx, const struct layer *l, int param, int bias, struct k_tensor x,
+                struct k_tensor y, bool accumulate);
+int net_product_dx(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor dy,
+                   struct k_tensor dx, bool accumulate);
+int net_product_dw(struct k_ctx *ctx, const struct layer *l, int param, struct k_tensor x,
+                   struct k_tensor dy);

@@ -15,19 +15,19 @@ static void linear_declare(struct net *net, struct net_node *node, struct layer 
 }
 
 static int linear_forward(struct net_pass *p, struct net_node *node, struct layer *l) {
-    return layer_linear_bias(p->ctx, l, 0, node->bias ? 1 : -1, net_rows(p, node->inputs[0]),
-                             net_rows(p, node->output));
+    return net_product(p->ctx, l, 0, node->bias ? 1 : -1, net_rows(p, node->inputs[0]),
+                       net_rows(p, node->output), false);
 }
 
 static int linear_backward_input(struct net_pass *p, struct net_node *node, struct layer *l) {
-    return node->dx[0] ? layer_linear_dx(p->ctx, l, 0, net_dy(p, node), net_dx(p, node, 0), false)
+    return node->dx[0] ? net_product_dx(p->ctx, l, 0, net_dy(p, node), net_dx(p, node, 0), false)
                        : 0;
 }
 
 static int linear_backward_weight(struct net_pass *p, struct net_node *node, struct layer *l) {
     struct k_tensor dy = net_dy(p, node);
 
-    LAYER_TRY(layer_linear_dw(p->ctx, l, 0, net_rows(p, node->inputs[0]), dy));
+    LAYER_TRY(net_product_dw(p->ctx, l, 0, net_rows(p, node->inputs[0]), dy));
     return node->bias ? k_sum_rows(p->ctx, &(struct k_sum_rows){.y = l->params[1].dw, .x = dy}) : 0;
 }
 

@@ -38,8 +38,8 @@ static int keep_before(struct net_pass *p, struct k_tensor h, struct k_tensor be
 /* Gradients of all four parameters. */
 static int gates_dw(struct net_pass *p, const struct net_node *node, struct layer *l,
                     struct k_tensor dinput, struct k_tensor dstate, struct k_tensor before) {
-    LAYER_TRY(layer_linear_dw(p->ctx, l, W_INPUT, net_rows(p, node->inputs[0]), dinput));
-    LAYER_TRY(layer_linear_dw(p->ctx, l, W_STATE, before, dstate));
+    LAYER_TRY(net_product_dw(p->ctx, l, W_INPUT, net_rows(p, node->inputs[0]), dinput));
+    LAYER_TRY(net_product_dw(p->ctx, l, W_STATE, before, dstate));
     LAYER_TRY(k_sum_rows(p->ctx, &(struct k_sum_rows){.y = l->params[B_INPUT].dw, .x = dinput}));
     return k_sum_rows(p->ctx, &(struct k_sum_rows){.y = l->params[B_STATE].dw, .x = dstate});
 }
@@ -68,14 +68,14 @@ static int lstm_forward(struct net_pass *p, struct net_node *node, struct layer 
     struct k_tensor c = layer_rows(l, LSTM_C, h.shape[0]);
     int64_t n = steps_of(p, node);
 
-    LAYER_TRY(layer_linear_bias(p->ctx, l, W_INPUT, B_INPUT, x, gates));
+    LAYER_TRY(net_product(p->ctx, l, W_INPUT, B_INPUT, x, gates, false));
     LAYER_TRY(add_vector(p->ctx, l->params[B_STATE].vector, gates, true));
     for (int64_t t = 0; t < n; t++) {
         struct k_lstm_cell cell = {
             .h = net_at(h, n, t), .c = net_at(c, n, t), .gates = net_at(gates, n, t)};
         if (t > 0) {
             cell.c_before = net_at(c, n, t - 1);
-            LAYER_TRY(layer_linear(p->ctx, l, W_STATE, net_at(h, n, t - 1), cell.gates, true));
+            LAYER_TRY(net_product(p->ctx, l, W_STATE, -1, net_at(h, n, t - 1), cell.gates, true));
         }
         LAYER_TRY(k_lstm_cell(p->ctx, &cell));
     }
@@ -102,10 +102,10 @@ static int lstm_backward_input(struct net_pass *p, struct net_node *node, struct
             cell.c_before = net_at(c, n, t - 1);
         LAYER_TRY(net_copy(p->ctx, net_at(dy, n, t), dh, false));
         if (t < n - 1)
-            LAYER_TRY(layer_linear_dx(p->ctx, l, W_STATE, net_at(dgates, n, t + 1), dh, true));
+            LAYER_TRY(net_product_dx(p->ctx, l, W_STATE, net_at(dgates, n, t + 1), dh, true));
         LAYER_TRY(k_lstm_cell_dx(p->ctx, &cell));
     }
-    return node->dx[0] ? layer_linear_dx(p->ctx, l, W_INPUT, dgates, net_dx(p, node, 0), false) : 0;
+    return node->dx[0] ? net_product_dx(p->ctx, l, W_INPUT, dgates, net_dx(p, node, 0), false) : 0;
 }
 
 static int lstm_backward_weight(struct net_pass *p, struct net_node *node, struct layer *l) {
@@ -138,14 +138,14 @@ static int gru_forward(struct net_pass *p, struct net_node *node, struct layer *
     struct k_tensor state = layer_rows(l, GRU_STATE, h.shape[0]);
     int64_t n = steps_of(p, node);
 
-    LAYER_TRY(layer_linear_bias(p->ctx, l, W_INPUT, B_INPUT, x, input));
+    LAYER_TRY(net_product(p->ctx, l, W_INPUT, B_INPUT, x, input, false));
     LAYER_TRY(add_vector(p->ctx, l->params[B_STATE].vector, state, false));
     for (int64_t t = 0; t < n; t++) {
         struct k_gru_cell cell = {
             .h = net_at(h, n, t), .input = net_at(input, n, t), .state = net_at(state, n, t)};
         if (t > 0) {
             cell.h_before = net_at(h, n, t - 1);
-            LAYER_TRY(layer_linear(p->ctx, l, W_STATE, cell.h_before, cell.state, true));
+            LAYER_TRY(net_product(p->ctx, l, W_STATE, -1, cell.h_before, cell.state, true));
         }
         LAYER_TRY(k_gru_cell(p->ctx, &cell));
     }
@@ -173,9 +173,9 @@ static int gru_backward_input(struct net_pass *p, struct net_node *node, struct 
             cell.h_before = net_at(h, n, t - 1);
         LAYER_TRY(net_copy(p->ctx, net_at(dy, n, t), dh, true));
         LAYER_TRY(k_gru_cell_dx(p->ctx, &cell));
-        LAYER_TRY(layer_linear_dx(p->ctx, l, W_STATE, cell.dstate, dh, true));
+        LAYER_TRY(net_product_dx(p->ctx, l, W_STATE, cell.dstate, dh, true));
     }
-    return node->dx[0] ? layer_linear_dx(p->ctx, l, W_INPUT, dinput, net_dx(p, node, 0), false) : 0;
+    return node->dx[0] ? net_product_dx(p->ctx, l, W_INPUT, dinput, net_dx(p, node, 0), false) : 0;
 }
 
 static int gru_backward_weight(struct net_pass *p, struct net_node *node, struct layer *l) {

@@ -48,7 +48,7 @@ static int conv_forward(struct net_pass *p, struct net_node *node, struct layer 
     struct k_tensor windows = layer_rows(l, WINDOWS, y.shape[0]);
 
     LAYER_TRY(unfold(p, node, windows));
-    return layer_linear_bias(p->ctx, l, 0, node->bias ? 1 : -1, windows, y);
+    return net_product(p->ctx, l, 0, node->bias ? 1 : -1, windows, y, false);
 }
 
 static int conv_backward_input(struct net_pass *p, struct net_node *node, struct layer *l) {
@@ -57,7 +57,7 @@ static int conv_backward_input(struct net_pass *p, struct net_node *node, struct
 
     if (!node->dx[0])
         return 0;
-    LAYER_TRY(layer_linear_dx(p->ctx, l, 0, dy, windows, false));
+    LAYER_TRY(net_product_dx(p->ctx, l, 0, dy, windows, false));
     return k_fold(p->ctx, &(struct k_fold){.x = pictures(p, node->inputs[0], net_dx(p, node, 0)),
                                            .y = windows,
                                            .window = node->window});
@@ -68,7 +68,7 @@ static int conv_backward_weight(struct net_pass *p, struct net_node *node, struc
     struct k_tensor windows = layer_rows(l, WINDOWS, dy.shape[0]);
 
     LAYER_TRY(unfold(p, node, windows));
-    LAYER_TRY(layer_linear_dw(p->ctx, l, 0, windows, dy));
+    LAYER_TRY(net_product_dw(p->ctx, l, 0, windows, dy));
     return node->bias ? k_sum_rows(p->ctx, &(struct k_sum_rows){.y = l->params[1].dw, .x = dy}) : 0;
 }
 
