@@ -14,95 +14,19 @@
  * never by thread count. In `linear` that order is the same at any number of rows, so a token's
  * result does not depend on the rows computed beside it.
  *
+ * Tensors and weights: tensor.h; operators of networks other than language models: netops.h.
  * Operands, their types and dimensions stand in operands.def, which the dispatcher checks and the
  * tests read. Memory: tensors are borrowed, the last stride is 1, rows are padded by no one.
  */
 #pragma once
-#include "lib/base.h"
+#include "kernels/netops.h"
+#include "kernels/tensor.h"
 
 enum k_backend {
     K_BACKEND_REF,
     K_BACKEND_CPU,
     K_BACKEND_CUDA, // where it was built: meson option `cuda`
     K_BACKEND_COUNT,
-};
-
-/* Name and bits of an element. E4M3, E5M2 and E5M6: formats.h. Q8 and Q4: weights alone, in groups
- * of 32 with a float16 scale each, laid out as quant.h says. */
-#define K_DTYPES(X)                                                                                \
-    X(F32, 32)                                                                                     \
-    X(BF16, 16)                                                                                    \
-    X(F64, 64)                                                                                     \
-    X(I32, 32)                                                                                     \
-    X(F16, 16)                                                                                     \
-    X(E4M3, 8)                                                                                     \
-    X(E5M2, 8)                                                                                     \
-    X(E5M6, 12)                                                                                    \
-    X(Q8, 8)                                                                                       \
-    X(Q4, 4)
-
-enum k_dtype {
-#define X(name, bits) K_##name,
-    K_DTYPES(X)
-#undef X
-        K_DTYPE_COUNT,
-};
-
-/* Which elements of a tensor [n_rows, n_dim] share a scale, and how scales (float32) are laid out;
- * only E4M3, E5M2 and E5M6 have any. Rows of K_SCALE_TOKENS are counted from the first of their
- * group (row_start of the operator; without, there is one): row r of group g, which begins at row
- * s, has those of row s / 128 + g + (r - s) / 128. */
-enum k_scale {
-    K_SCALE_NONE,
-    K_SCALE_TILES,  // [ceil(n_dim / 128), n_rows]: 128 elements of a row
-    K_SCALE_TOKENS, // [n_rows / 128 + n_groups, n_dim]: 128 rows of a column
-    K_SCALE_BLOCKS, // [ceil(n_rows / 128), ceil(n_dim / 128)]: 128 rows of 128 columns
-    K_SCALE_COUNT,
-};
-
-/* How products of two tensors in 8-bit floats are added up. Hopper's tensor cores take products 32
- * at a time, shift them and the running sum to the largest exponent among them, cut each to 14 bits
- * towards zero, and add those exactly. Promoted, the running sum begins anew wherever a scale
- * changes, at the latest after 128, and goes times the scales into a float32 total; else the scales
- * are multiplied into the products and one sum runs through. Source: DeepSeek-V3, section 3.5.2. */
-enum k_sum {
-    K_SUM_F32, // as the operator says
-    K_SUM_HOPPER14,
-    K_SUM_HOPPER14_PROMOTED,
-    K_SUM_COUNT,
-};
-
-enum {
-    K_DIMS_MAX = 4,
-    K_BLOCK =
-        128, // elements that share a scale in E4M3 and E5M2: a tile of a row, a side of a block
-};
-
-/* A view of memory that someone else owns. Strides count elements; the last one is 1. A stride of 0
- * in another dimension repeats the data (inputs only). */
-struct k_tensor {
-    void *data;
-    enum k_dtype dtype;
-    int n_dims;
-    int64_t shape[K_DIMS_MAX];
-    int64_t stride[K_DIMS_MAX];
-    const void *scale;
-    enum k_scale scale_kind;
-};
-
-/* The weights of a linear product: n_groups (experts, heads, or one) matrices [n_out, n_in], made
- * from what lies in mapped files or in the trainer's memory, which must stay there. The CPU reads
- * it in place; a backend with memory of its own keeps a copy. Opaque: kernels/weight.h. */
-struct k_weight;
-
-/* Some rows of a group. A group is its parts stacked along n_out (q, k, v; gate, up), each where it
- * lies. */
-struct k_weight_part {
-    const void *data;  // [n_out, n_in], rows packed; Q8, Q4: panels
-    const void *scale; // E4M3, E5M2: float32 [ceil(rows / 128), ceil(n_in / 128)] of the whole
-                       // tensor that the rows are cut from; Q8, Q4: of the panels; else NULL
-    int64_t n_out;     // Q8, Q4: rows behind it up to a multiple of 16 are there and zero
-    int64_t first_row; // E4M3, E5M2: of that tensor
 };
 
 /* Every operator, in the order of the table. */
@@ -252,8 +176,9 @@ struct k_rmsnorm_dw {
  * remainders in the order 0 2 1 3, total = fma(scale, chain, total). Q8, Q4: x is rounded to 8 bits
  * in groups of 32 (k_quant_row), the products of a group are whole numbers, and total =
  * fma(float(sum), x_scale * w_scale, total) over ascending groups. Totals begin with y or zero. The
- * bias comes last. x in E4M3 or E5M2 has tiles of scales, meets weights of these types only, and then
- * scale is the weight's times the tile's; x in BF16 meets F32 and BF16. A NaN or infinity in x makes its group of Q8 and Q4 NaN. */
+ * bias comes last. x in E4M3 or E5M2 has tiles of scales, meets weights of these types only, and
+ * then scale is the weight's times the tile's; x in BF16 meets F32 and BF16. A NaN or infinity in x
+ * makes its group of Q8 and Q4 NaN. */
 struct k_linear {
     struct k_tensor y;         // [n_rows, n_out]
     struct k_tensor x;         // [n_rows, n_in]
@@ -602,243 +527,6 @@ struct k_adamw {
     float grad_scale;  // 1, or what clipping asks for
     float lr, beta1, beta2, eps, decay;
     int64_t step; // from 1
-};
-
-/* Layer norm over the last axis: y = (x - mean) * scale * weight + bias, scale = 1 /
- * sqrt(mean((x - mean)^2) + eps). y may be x. Source: Ba, Kiros and Hinton, 2016. */
-struct k_layernorm {
-    struct k_tensor y;      // [n_rows, n_dim]
-    struct k_tensor x;      // [n_rows, n_dim]
-    struct k_tensor weight; // [n_dim]
-    struct k_tensor bias;   // [n_dim], may be absent
-    struct k_tensor mean;   // [n_rows]; the backward pass reads it
-    struct k_tensor scale;  // [n_rows], likewise
-    float eps;              // e.g. 1e-5
-};
-
-/* Gradient of layernorm by its input: with g = dy * weight and n = (x - mean) * scale,
- * dx = scale * (g - mean(g) - n * mean(g * n)). dx may be dy. */
-struct k_layernorm_dx {
-    struct k_tensor dx;     // [n_rows, n_dim]
-    struct k_tensor dy;     // [n_rows, n_dim]
-    struct k_tensor x;      // [n_rows, n_dim]
-    struct k_tensor weight; // [n_dim]
-    struct k_tensor mean;   // [n_rows], as layernorm left it
-    struct k_tensor scale;  // [n_rows], as layernorm left it
-};
-
-/* Gradient of layernorm by its weight: dw += sum over rows of dy * (x - mean) * scale. That by its
- * bias is sum_rows of dy. */
-struct k_layernorm_dw {
-    struct k_tensor dw;    // [n_dim]
-    struct k_tensor dy;    // [n_rows, n_dim]
-    struct k_tensor x;     // [n_rows, n_dim]
-    struct k_tensor mean;  // [n_rows]
-    struct k_tensor scale; // [n_rows]
-};
-
-/* Curves of activations, of a number x. GELU: x * normal distribution(x) = x / 2 * (1 + erf(x /
- * sqrt 2)); GELU_TANH: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), both Hendrycks and
- * Gimpel, 2016. SILU: x * sigmoid(x). RELU: x above 0, else 0, with slope 0 at 0. */
-#define K_CURVES(X)                                                                                \
-    X(RELU, "relu")                                                                                \
-    X(TANH, "tanh")                                                                                \
-    X(SIGMOID, "sigmoid")                                                                          \
-    X(SILU, "silu")                                                                                \
-    X(GELU, "gelu")                                                                                \
-    X(GELU_TANH, "gelu_tanh")
-
-enum k_curve {
-#define X(name, text) K_CURVE_##name,
-    K_CURVES(X)
-#undef X
-        K_CURVE_COUNT,
-};
-
-/* y = curve(x). y may be x. */
-struct k_activate {
-    struct k_tensor y; // [n]
-    struct k_tensor x; // [n]
-    enum k_curve curve;
-};
-
-/* dx = dy * the curve's slope at x. dx may be dy or x. */
-struct k_activate_dx {
-    struct k_tensor dx; // [n]
-    struct k_tensor dy; // [n]
-    struct k_tensor x;  // [n]
-    enum k_curve curve;
-};
-
-/* Dropout, and its gradient with dy for x: y = x / (1 - rate) where an element is kept, else 0.
- * Element i is number first + i of its layer's output over the whole batch; it is kept if word
- * (number % 4) of Philox(key; PHILOX_DROPOUT, step, layer, number / 4) is rate * 2^32 or more: the
- * same ones in every layout, at any number of threads and after a restart. -EINVAL: rate is not in
- * [0, 1), or a number is not below 2^34. y may be x. Source: Srivastava et al., 2014. */
-struct k_dropout {
-    struct k_tensor y; // [n]
-    struct k_tensor x; // [n]
-    uint64_t key;      // seed of the run
-    uint32_t step;
-    uint32_t layer;
-    int64_t first;
-    float rate;
-};
-
-/* y = exp(x) / sum of exp(x) over the last axis. y may be x. */
-struct k_softmax {
-    struct k_tensor y; // [n_rows, n_dim]
-    struct k_tensor x; // [n_rows, n_dim]
-};
-
-/* dx = y * (dy - sum of dy * y). dx may be dy. */
-struct k_softmax_dx {
-    struct k_tensor dx; // [n_rows, n_dim]
-    struct k_tensor dy; // [n_rows, n_dim]
-    struct k_tensor y;  // [n_rows, n_dim], as softmax left it
-};
-
-/* Attention over n_seqs sequences of equal length with masks: y = softmax(q k^T * scale + mask) v,
- * every head by itself. Of a sequence, query i and key j: hidden if causal and j > i, if j is not
- * below kv_length of the sequence (padding), or if an I32 mask is not 0 there; an F32 mask is added
- * to the score and may be -infinity. Mask: one for all, one a sequence or one a sequence and head.
- * A query that sees no key gives zeros, and passes no gradient on. What is hidden must be finite all
- * the same. Source: Vaswani et al., 2017. */
-struct k_attention_masked {
-    struct k_tensor y;         // [n_seqs * n_queries, n_heads, d_value]
-    struct k_tensor q;         // [n_seqs * n_queries, n_heads, d_key]
-    struct k_tensor k;         // [n_seqs * n_keys, n_heads, d_key]
-    struct k_tensor v;         // [n_seqs * n_keys, n_heads, d_value]
-    struct k_tensor lse;       // [n_seqs * n_queries, n_heads]: log of the sum of exp(score)
-    struct k_tensor mask;      // [1, n_seqs or n_seqs * n_heads; n_queries; n_keys], may be absent
-    struct k_tensor kv_length; // [n_seqs], may be absent
-    int64_t n_seqs;
-    float scale;
-    bool causal;
-};
-
-/* Gradients of attention_masked by q, k and v: written, not added to. */
-struct k_attention_masked_dx {
-    struct k_tensor dq; // [n_seqs * n_queries, n_heads, d_key]
-    struct k_tensor dk; // [n_seqs * n_keys, n_heads, d_key]
-    struct k_tensor dv; // [n_seqs * n_keys, n_heads, d_value]
-    struct k_tensor dy; // [n_seqs * n_queries, n_heads, d_value]
-    struct k_attention_masked of;
-};
-
-/* A window that moves over rows (y) and columns (x) of pictures; sizes above 0, pads 0 or more. A
- * sequence is a picture of height 1. How often it fits: kernels/window.h. */
-struct k_window {
-    int64_t height, width;
-    int64_t step_y, step_x;
-    int64_t pad_y, pad_x;       // places beyond each edge
-    int64_t spread_y, spread_x; // places from one of its elements to the next; 1: side by side
-};
-
-/* The windows of pictures as rows, for a convolution as a product with weights [n_out, n_channels,
- * height, width]: y[(picture, place), (channel, window row, window column)] = x there, 0 beyond the
- * edges. */
-struct k_unfold {
-    struct k_tensor y; // [n_pictures * places down * places across, n_channels * window]
-    struct k_tensor x; // [n_pictures, height, width, n_channels]
-    struct k_window window;
-};
-
-/* The adjoint of unfold: x = the sum of all elements of y that came from it, in ascending order. */
-struct k_fold {
-    struct k_tensor x; // [n_pictures, height, width, n_channels]
-    struct k_tensor y; // [n_pictures * places down * places across, n_channels * window]
-    struct k_window window;
-};
-
-/* Maximum or mean of every window and channel. The mean counts zeros beyond the edges; the maximum
- * does not see them (pads are at most half a window), takes the first of equals, and a NaN. */
-struct k_pooling {
-    struct k_tensor y;    // [n_pictures, places down, places across, n_channels]
-    struct k_tensor x;    // [n_pictures, height, width, n_channels]
-    struct k_tensor from; // as y: row * width + column of the maximum; absent for means
-    struct k_window window;
-    bool mean;
-};
-
-struct k_pooling_dx {
-    struct k_tensor dx;   // [n_pictures, height, width, n_channels]
-    struct k_tensor dy;   // [n_pictures, places down, places across, n_channels]
-    struct k_tensor from; // as pooling left it; absent for means
-    struct k_window window;
-    bool mean;
-};
-
-/* One step of a long short-term memory, gates in the order i f g o:
- *   c = sigmoid(f) c_before + sigmoid(i) tanh(g),  h = sigmoid(o) tanh(c)
- * gates comes in as W x + U h_before + biases and leaves with the curves applied, as the backward
- * pass reads it. Source: Hochreiter and Schmidhuber, 1997; forget gate: Gers et al., 2000. */
-struct k_lstm_cell {
-    struct k_tensor h;        // [n_rows, n_dim]
-    struct k_tensor c;        // [n_rows, n_dim]
-    struct k_tensor gates;    // [n_rows, 4 n_dim]
-    struct k_tensor c_before; // [n_rows, n_dim], may be absent: zeros
-};
-
-/* dc comes in as the gradient by c from the next step (zeros at the last one) and leaves as that by
- * c_before. */
-struct k_lstm_cell_dx {
-    struct k_tensor dgates;   // [n_rows, 4 n_dim], by what came in
-    struct k_tensor dc;       // [n_rows, n_dim]
-    struct k_tensor dh;       // [n_rows, n_dim]
-    struct k_tensor gates;    // [n_rows, 4 n_dim], as lstm_cell left it
-    struct k_tensor c;        // [n_rows, n_dim]
-    struct k_tensor c_before; // [n_rows, n_dim], may be absent: zeros
-};
-
-/* One step of a gated recurrent unit, gates in the order r z n, of input (W x + bias) and state
- * (U h_before + bias):
- *   r = sigmoid(input_r + state_r),  z = sigmoid(input_z + state_z)
- *   n = tanh(input_n + r state_n),  h = (1 - z) n + z h_before
- * input leaves as (r, z, n), as the backward pass reads it. Source: Cho et al., 2014, with the
- * reset gate behind the product. */
-struct k_gru_cell {
-    struct k_tensor h;        // [n_rows, n_dim]
-    struct k_tensor input;    // [n_rows, 3 n_dim]
-    struct k_tensor state;    // [n_rows, 3 n_dim]
-    struct k_tensor h_before; // [n_rows, n_dim], may be absent: zeros
-};
-
-/* dh_before is the part that does not go through state. */
-struct k_gru_cell_dx {
-    struct k_tensor dinput;    // [n_rows, 3 n_dim]
-    struct k_tensor dstate;    // [n_rows, 3 n_dim]
-    struct k_tensor dh_before; // [n_rows, n_dim]; may be dh
-    struct k_tensor dh;        // [n_rows, n_dim]
-    struct k_tensor gates;     // [n_rows, 3 n_dim], as gru_cell left input
-    struct k_tensor state;     // [n_rows, 3 n_dim]
-    struct k_tensor h_before;  // [n_rows, n_dim], may be absent: zeros
-};
-
-/* Losses of a number x and its target t. SQUARE: (x - t)^2. BINARY: -t log x - (1 - t) log(1 - x),
- * logs at least -100, x in [0, 1]; its slope is (x - t) / max(x (1 - x), 1e-12). BINARY_LOGIT: the
- * same of sigmoid(x), = max(x, 0) - x t + log(1 + exp(-|x|)), with the slope sigmoid(x) - t. */
-#define K_LOSSES(X)                                                                                \
-    X(SQUARE, "square")                                                                            \
-    X(BINARY, "binary")                                                                            \
-    X(BINARY_LOGIT, "binary_logit")
-
-enum k_loss_kind {
-#define X(name, text) K_LOSS_##name,
-    K_LOSSES(X)
-#undef X
-        K_LOSS_COUNT,
-};
-
-/* loss += loss_scale * sum of losses, in double, one fixed order; dx = grad_scale * slope. */
-struct k_loss {
-    struct k_tensor loss;   // [1] f64, added to
-    struct k_tensor dx;     // [n], may be absent or x
-    struct k_tensor x;      // [n]
-    struct k_tensor target; // [n]
-    enum k_loss_kind kind;
-    float loss_scale; // 1 / elements of the whole batch: a mean
-    float grad_scale; // the same times the weight of this loss
 };
 
 /* A backend: one function per operator, NULL where it has none. */

@@ -8,7 +8,7 @@
 
 enum agenda_kind {
     /* of a node */
-    AGENDA_MESSAGE, // something arrives; data: struct net_message, owned by the event
+    AGENDA_MESSAGE, // something arrives; data: struct network_message, owned by the event
     AGENDA_AGENT,   // its agent is started; what: life of the machine
     AGENDA_POLL,    // its agent polls again; what: instance
     AGENDA_REPORT,  // and reports again; what: instance

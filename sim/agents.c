@@ -135,8 +135,8 @@ static void take_news(struct agents *agents, struct shim *shim) {
 
 /* ---- what the core wants ---- */
 
-static const struct net_part *desired_of(const struct agents_node *node,
-                                         const struct reconcile_key *key) {
+static const struct network_part *desired_of(const struct agents_node *node,
+                                             const struct reconcile_key *key) {
     for (size_t i = 0; node->desired && i < node->desired->n_parts; i++)
         if (!memcmp(&node->desired->parts[i].key, key, sizeof *key))
             return &node->desired->parts[i];
@@ -145,7 +145,7 @@ static const struct net_part *desired_of(const struct agents_node *node,
 
 static void start(struct agents *agents, int number, const struct reconcile_key *key) {
     struct agents_node *node = &agents->nodes[number];
-    const struct net_part *part = desired_of(node, key);
+    const struct network_part *part = desired_of(node, key);
     enum exit_cause cause;
 
     if (!part) // another set has come meanwhile, and the core has dealt with it
@@ -249,28 +249,28 @@ static void act_all(struct agents *agents, int number) {
 
 /* ---- polls ---- */
 
-static int64_t call(struct agents *agents, int number, struct net_message *message,
+static int64_t call(struct agents *agents, int number, struct network_message *message,
                     int64_t timeout_us) {
     const struct agents_node *node = &agents->nodes[number];
 
     message->call = ++agents->n_calls;
     message->instance = node->instance;
     message->boot = node->boot;
-    net_send(agents->net, message);
+    network_send(agents->net, message);
     after(agents, timeout_us, AGENDA_CALL, number, agents->n_calls);
     return agents->n_calls;
 }
 
 static void poll_now(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
-    struct net_message *poll = net_message_new(NET_POLL, number);
+    struct network_message *poll = network_message_new(NETWORK_POLL, number);
 
     poll->started_us = node->started_us;
     poll->revision = node->revision;
     poll->synced = reconcile_synced(node->core);
     for (const struct reconcile_hold *hold = NULL; (hold = reconcile_walk(node->core, hold));)
         if (!hold->has_gone && (hold->found || hold->starting || hold->gone))
-            net_message_add(poll, &hold->key);
+            network_message_add(poll, &hold->key);
     node->polled_us = boot_us(agents, number);
     node->poll = call(agents, number, poll, POLL_TIMEOUT_US);
 }
@@ -295,23 +295,23 @@ static void send_leases(struct agents *agents, int number, int64_t lease_us) {
     }
 }
 
-static void take_set(struct agents *agents, int number, const struct net_message *answer) {
+static void take_set(struct agents *agents, int number, const struct network_message *answer) {
     struct agents_node *node = &agents->nodes[number];
-    struct net_message *set = net_message_new(NET_ANSWER, number);
+    struct network_message *set = network_message_new(NETWORK_ANSWER, number);
     struct reconcile_want *old_wants = node->wants;
     int64_t *old_ranks = node->ranks, n_ranks = 0;
 
     for (size_t i = 0; i < answer->n_parts; i++) {
-        *net_message_add(set, &answer->parts[i].key) = answer->parts[i];
+        *network_message_add(set, &answer->parts[i].key) = answer->parts[i];
         n_ranks += answer->parts[i].n_ranks;
     }
-    net_message_free(node->desired);
+    network_message_free(node->desired);
     node->desired = set;
     node->wants = hai_new_array(struct reconcile_want, set->n_parts + 1);
     node->ranks = hai_new_array(int64_t, (size_t)n_ranks + 1);
     n_ranks = 0;
     for (size_t i = 0; i < set->n_parts; i++) {
-        const struct net_part *part = &set->parts[i];
+        const struct network_part *part = &set->parts[i];
         node->wants[i] = (struct reconcile_want){part->key, part->phase, part->kill_at_us,
                                                  node->ranks + n_ranks, (size_t)part->n_ranks};
         for (int64_t k = 0; k < part->n_ranks; k++)
@@ -322,7 +322,7 @@ static void take_set(struct agents *agents, int number, const struct net_message
     free(old_ranks);
 }
 
-static void take_answer(struct agents *agents, int number, const struct net_message *answer) {
+static void take_answer(struct agents *agents, int number, const struct network_message *answer) {
     struct agents_node *node = &agents->nodes[number];
 
     node->poll_again_us = AGAIN_MIN_US;
@@ -342,13 +342,13 @@ static void take_answer(struct agents *agents, int number, const struct net_mess
 
 /* ---- reports ---- */
 
-static void add_attempt(const struct reconcile_hold *hold, struct net_message *report) {
+static void add_attempt(const struct reconcile_hold *hold, struct network_message *report) {
     bool started = hold->sent_started && !hold->has_started;
     bool gone = hold->sent_gone && !hold->has_gone;
 
     if (!started && !gone && hold->n_exits_sent <= hold->n_exits_had)
         return;
-    struct net_part *part = net_message_add(report, &hold->key);
+    struct network_part *part = network_message_add(report, &hold->key);
     part->started = started;
     part->gone = gone;
     if (hold->n_exits_sent <= hold->n_exits_had)
@@ -367,12 +367,12 @@ static void report_if_due(struct agents *agents, int number) {
         (!reconcile_unreported(node->core) && !node->n_saved) ||
         is_struck(agents, number, AGENTS_REPORTING))
         return;
-    struct net_message *report = net_message_new(NET_REPORT, number);
+    struct network_message *report = network_message_new(NETWORK_REPORT, number);
     reconcile_report(node->core);
     for (const struct reconcile_hold *hold = NULL; (hold = reconcile_walk(node->core, hold));)
         add_attempt(hold, report);
     for (int i = 0; i < node->n_saved; i++)
-        net_message_add(report, &node->saved[i].key)->saved = node->saved[i].saved;
+        network_message_add(report, &node->saved[i].key)->saved = node->saved[i].saved;
     node->n_saved_sent = node->n_saved;
     node->report = call(agents, number, report, REPORT_TIMEOUT_US);
 }
@@ -401,7 +401,7 @@ void agents_saved(struct agents *agents, const struct shim *shim, int64_t step) 
     struct agents_node *node = &agents->nodes[shim->node];
 
     if (node->runs && node->n_saved < AGENTS_SAVED_MAX)
-        node->saved[node->n_saved++] = (struct net_part){.key = shim->key, .saved = step};
+        node->saved[node->n_saved++] = (struct network_part){.key = shim->key, .saved = step};
 }
 
 /* ---- the process ---- */
@@ -452,7 +452,7 @@ static void forget(struct agents *agents, int number) {
     struct agents_node *node = &agents->nodes[number];
 
     reconcile_free(node->core);
-    net_message_free(node->desired);
+    network_message_free(node->desired);
     free(node->wants);
     free(node->ranks);
     free(node->stalled);
@@ -543,7 +543,7 @@ static void on_failed(struct agents *agents, int number, int64_t call_number) {
         on_report(agents, number, false);
 }
 
-void agents_message(struct agents *agents, struct net_message *message) {
+void agents_message(struct agents *agents, struct network_message *message) {
     int number = message->node;
     struct agents_node *node = &agents->nodes[number];
 
@@ -552,15 +552,15 @@ void agents_message(struct agents *agents, struct net_message *message) {
         agenda_add(agents->agenda, node->stalled_until_us, AGENDA_MESSAGE, number, 0, message);
         return;
     }
-    bool old = message->kind == NET_ANSWER && message->changed && HAI_PLANT(PLANT_OLD_REVISION);
+    bool old = message->kind == NETWORK_ANSWER && message->changed && HAI_PLANT(PLANT_OLD_REVISION);
 
     if (!node->runs || message->boot != node->boot || message->instance != node->instance ||
         (message->call != node->poll && message->call != node->report && !old))
         return;
     if (!is_struck(agents, number, AGENTS_MESSAGE)) {
-        if (message->kind == NET_REFUSED) {
+        if (message->kind == NETWORK_REFUSED) {
             on_failed(agents, number, message->call);
-        } else if (message->kind == NET_REPLY) {
+        } else if (message->kind == NETWORK_REPLY) {
             on_report(agents, number, true);
         } else if (message->call != node->poll) { // planted
             take_set(agents, number, message);
@@ -630,7 +630,7 @@ void agents_event(struct agents *agents, const struct agenda_event *event) {
     }
 }
 
-void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct net *net,
+void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct network *net,
                  struct rng *rng) {
     assert(n_nodes <= SHIMS_NODES_MAX);
     *agents = (struct agents){

@@ -4,11 +4,11 @@
  * A poll and a report are under way at a time, each a call with a number: an answer to another call
  * than that is dropped, and so no desired set is followed that is older than the last. A start is
  * marked durably first. An agent that is killed forgets all but its marks and the shims; the next
- * one reads and adopts them. What is about the network is in net.h, about ranks in shims.h.
+ * one reads and adopts them. What is about the network is in network.h, about ranks in shims.h.
  */
 #pragma once
 #include "sim/journal.h"
-#include "sim/net.h"
+#include "sim/network.h"
 #include "sim/shims.h"
 
 /* Where an agent may be struck: at each message that reaches it, and around all that it makes
@@ -46,7 +46,7 @@ struct agents_node {
     enum agents_blow blow; // it was struck, and does nothing more
     int64_t instance, started_us;
     struct reconcile *core;
-    struct net_message *desired; // the newest answer with a set
+    struct network_message *desired; // the newest answer with a set
     struct reconcile_want *wants;
     int64_t *ranks; // of wants
     int64_t revision, lease_until_us, log_offset_us;
@@ -57,15 +57,15 @@ struct agents_node {
     int64_t stalled_until_us;      // its disk stands still, and it with it; 0: no
     struct reconcile_key *stalled; // marked, not yet started
     size_t n_stalled;
-    bool poll_waits;                         // it polls after that
-    struct net_part saved[AGENTS_SAVED_MAX]; // for the next report
+    bool poll_waits;                             // it polls after that
+    struct network_part saved[AGENTS_SAVED_MAX]; // for the next report
     int n_saved, n_saved_sent;
 };
 
 struct agents {
     struct agenda *agenda;
     struct rng *rng;
-    struct net *net;
+    struct network *net;
     struct shims shims;
     struct agents_node *nodes;
     int n_nodes;
@@ -79,7 +79,7 @@ struct agents {
     void *userdata;
 };
 
-void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct net *net,
+void agents_init(struct agents *agents, int n_nodes, struct agenda *agenda, struct network *net,
                  struct rng *rng);
 void agents_free(struct agents *agents);
 
@@ -87,7 +87,7 @@ void agents_free(struct agents *agents);
 void agents_event(struct agents *agents, const struct agenda_event *event);
 
 /* A message reaches the node. */
-void agents_message(struct agents *agents, struct net_message *message);
+void agents_message(struct agents *agents, struct network_message *message);
 
 /* A rank of a running attempt says that a checkpoint is durable. */
 void agents_saved(struct agents *agents, const struct shim *shim, int64_t step);

@@ -76,7 +76,7 @@ static int any_lost(const struct tempest *t) {
 void faults_mend(struct tempest *t, int node) {
     struct entry_node_undrain undrain = {t->world.state->nodes[node]->r.name};
 
-    t->net.links[node] = (struct net_link){0};
+    t->net.links[node] = (struct network_link){0};
     if (t->agents.nodes[node].down)
         agents_boot(&t->agents, node);
     if (t->world.state->nodes[node]->r.drained)
@@ -84,7 +84,7 @@ void faults_mend(struct tempest *t, int node) {
 }
 
 static const char *break_link(struct tempest *t, int node) {
-    struct net_link *link = &t->net.links[node];
+    struct network_link *link = &t->net.links[node];
 
     mend_later(t, node);
     switch (below(t, 5)) {
@@ -184,11 +184,11 @@ void faults_break(struct tempest *t) {
     end(t, &saved, what, node);
 }
 
-bool faults_mishap(void *tempest, int node, enum net_mishap mishap) {
+bool faults_mishap(void *tempest, int node, enum network_mishap mishap) {
     static const char *const texts[] = {
-        [NET_LOST] = "a message is lost",
-        [NET_TWICE] = "a message comes twice",
-        [NET_LATE] = "a message is late",
+        [NETWORK_LOST] = "a message is lost",
+        [NETWORK_TWICE] = "a message comes twice",
+        [NETWORK_LATE] = "a message is late",
     };
     struct tempest *t = tempest;
     struct rng saved;

@@ -21,8 +21,8 @@ bool faults_kill(struct tempest *t, int64_t once_in, size_t n_committed);
 /* It starts again. */
 void faults_start(struct tempest *t);
 
-/* For net.h and agents.h. */
-bool faults_mishap(void *tempest, int node, enum net_mishap mishap);
+/* For network.h and agents.h. */
+bool faults_mishap(void *tempest, int node, enum network_mishap mishap);
 enum agents_blow faults_strike(void *tempest, int node, enum agents_point point);
 int64_t faults_stall(void *tempest, int node);
 bool faults_start_fails(void *tempest, int node, enum exit_cause *ret_cause);

@@ -8,7 +8,8 @@ enum {
     CALLER_GONE = 8, // of those who wait for a commit, one in so many
 };
 
-void gateway_init(struct gateway *g, struct world *world, struct net *net, struct agenda *agenda) {
+void gateway_init(struct gateway *g, struct world *world, struct network *net,
+                  struct agenda *agenda) {
     *g = (struct gateway){
         .world = world,
         .net = net,
@@ -28,7 +29,8 @@ static struct node *node_of(const struct gateway *g, int number) {
     return g->world->state->nodes[number];
 }
 
-static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net_message *message) {
+static void put(struct network_message ***list, size_t *n, size_t *n_max,
+                struct network_message *message) {
     if (*n == *n_max) {
         *n_max = MAX(2 * *n_max, (size_t)16);
         *list = hai_realloc_array(*list, *n_max, sizeof **list);
@@ -37,18 +39,18 @@ static void put(struct net_message ***list, size_t *n, size_t *n_max, struct net
 }
 
 /* Of who waited for an answer most see the connection break. */
-static void drop(struct gateway *g, struct net_message *message) {
+static void drop(struct gateway *g, struct network_message *message) {
     if (!rng_once_in(g->net->rng, 8))
-        net_refuse(g->net, message);
-    net_message_free(message);
+        network_refuse(g->net, message);
+    network_message_free(message);
 }
 
 /* ---- answers ---- */
 
 static void send_answer(struct gateway *g, int number) {
     struct gateway_agent *agent = &g->agents[number];
-    struct net_message *poll = TAKE_PTR(agent->poll);
-    struct net_message *answer = net_message_new(NET_ANSWER, number);
+    struct network_message *poll = TAKE_PTR(agent->poll);
+    struct network_message *answer = network_message_new(NETWORK_ANSWER, number);
     struct desired_part *parts = NULL;
 
     answer->call = poll->call;
@@ -62,7 +64,7 @@ static void send_answer(struct gateway *g, int number) {
     for (size_t i = 0; i < n; i++) {
         const struct state_job *job = &parts[i].job->r;
         struct reconcile_key key = {job->id, job->attempt, job->epoch};
-        struct net_part *part = net_message_add(answer, &key);
+        struct network_part *part = network_message_add(answer, &key);
         part->phase = parts[i].phase;
         part->kill_at_us = parts[i].kill_at_us;
         part->first_rank = parts[i].first_rank;
@@ -72,8 +74,8 @@ static void send_answer(struct gateway *g, int number) {
     free(parts);
     agent->grant_us = agent->heard_us;
     agent->fresh = false;
-    net_message_free(poll);
-    net_send(g->net, answer);
+    network_message_free(poll);
+    network_send(g->net, answer);
 }
 
 static bool worth_answering(const struct gateway *g, int number) {
@@ -98,7 +100,7 @@ static void principal_of(const struct gateway *g, int number, char ret[static PR
 }
 
 static bool holds_part(const void *holdings, int64_t job, int64_t epoch) {
-    const struct net_message *poll = holdings;
+    const struct network_message *poll = holdings;
 
     for (size_t i = 0; i < poll->n_parts; i++)
         if (poll->parts[i].key.job == job && poll->parts[i].key.epoch == epoch)
@@ -112,7 +114,7 @@ struct spoken {
     struct witness_account account;
 };
 
-static const struct witness_account *account_of(const struct net_message *poll,
+static const struct witness_account *account_of(const struct network_message *poll,
                                                 struct spoken *spoken) {
     agents_number(poll->instance, spoken->instance);
     agents_boot_id(poll->node, poll->boot, spoken->boot_id);
@@ -159,7 +161,7 @@ static bool waits_for_commit(const struct gateway *g, int number) {
 }
 
 /* By the state as it is committed: one announces although another is about to be. */
-static bool announce(struct gateway *g, const struct net_message *poll) {
+static bool announce(struct gateway *g, const struct network_message *poll) {
     struct state_node *node = &node_of(g, poll->node)->r;
     char principal[PRINCIPAL_MAX + 1], boot_id[32];
 
@@ -173,12 +175,12 @@ static bool announce(struct gateway *g, const struct net_message *poll) {
     return true;
 }
 
-static void refuse(struct gateway *g, struct net_message *poll) {
-    net_refuse(g->net, poll);
-    net_message_free(poll);
+static void refuse(struct gateway *g, struct network_message *poll) {
+    network_refuse(g->net, poll);
+    network_message_free(poll);
 }
 
-static void take_poll(struct gateway *g, struct net_message *poll) {
+static void take_poll(struct gateway *g, struct network_message *poll) {
     struct gateway_agent *agent = &g->agents[poll->node];
     struct spoken spoken;
     const struct witness_account *account = account_of(poll, &spoken);
@@ -198,7 +200,7 @@ static void take_poll(struct gateway *g, struct net_message *poll) {
                agent->poll_seq, NULL);
 }
 
-static void hear_poll(struct gateway *g, struct net_message *poll) {
+static void hear_poll(struct gateway *g, struct network_message *poll) {
     struct gateway_agent *agent = &g->agents[poll->node];
     struct spoken spoken;
 
@@ -217,14 +219,14 @@ static void hear_poll(struct gateway *g, struct net_message *poll) {
 
 /* ---- reports ---- */
 
-static bool exit_is_new(const struct state *state, const struct net_part *part, int64_t rank) {
+static bool exit_is_new(const struct state *state, const struct network_part *part, int64_t rank) {
     const struct job *job = state_job_find(state, part->key.job);
 
     return job && job->r.epoch == part->key.epoch && (size_t)rank < job->r.ranks.n &&
            job->r.ranks.items[rank].state != RANK_STATE_EXITED;
 }
 
-static void add_exit(struct gateway *g, const char *principal, const struct net_part *part,
+static void add_exit(struct gateway *g, const char *principal, const struct network_part *part,
                      const struct reconcile_exit *exit) {
     struct entry_rank_exited entry = {
         .job = part->key.job,
@@ -238,7 +240,7 @@ static void add_exit(struct gateway *g, const char *principal, const struct net_
     g->append(g->userdata, principal, ENTRY_RANK_EXITED, &entry);
 }
 
-static void add_saved(struct gateway *g, const char *principal, const struct net_part *part) {
+static void add_saved(struct gateway *g, const char *principal, const struct network_part *part) {
     uint8_t digest[DIGEST_BYTES] = {(uint8_t)part->key.epoch};
     struct entry_ckpt_committed commit = {
         .job = part->key.job,
@@ -252,14 +254,14 @@ static void add_saved(struct gateway *g, const char *principal, const struct net
     g->append(g->userdata, principal, ENTRY_CKPT_COMMITTED, &commit);
 }
 
-static void take_report(struct gateway *g, const struct net_message *report) {
+static void take_report(struct gateway *g, const struct network_message *report) {
     char principal[PRINCIPAL_MAX + 1];
     char *name = node_of(g, report->node)->r.name;
 
     g->agents[report->node].heard_us = g->world->now_us;
     principal_of(g, report->node, principal);
     for (size_t i = 0; i < report->n_parts; i++) {
-        const struct net_part *part = &report->parts[i];
+        const struct network_part *part = &report->parts[i];
         struct entry_ranks_started started = {part->key.job, part->key.epoch, name};
         struct entry_ranks_gone gone = {part->key.job, part->key.epoch, name, NULL};
         if (part->started)
@@ -276,10 +278,10 @@ static void take_report(struct gateway *g, const struct net_message *report) {
 
 /* ---- turns ---- */
 
-void gateway_receive(struct gateway *g, struct net_message *message) {
+void gateway_receive(struct gateway *g, struct network_message *message) {
     /* By the state as it is committed: what else is in the batch is not applied yet. */
     for (size_t i = 0; i < message->n_parts; i++) {
-        struct net_part *part = &message->parts[i];
+        struct network_part *part = &message->parts[i];
         part->news = 0;
         for (size_t k = 0; k < part->n_exits; k++)
             if (exit_is_new(g->world->state, part, part->exits[k].rank))
@@ -291,8 +293,8 @@ void gateway_receive(struct gateway *g, struct net_message *message) {
 void gateway_turn(struct gateway *g) {
     append_gone(g);
     for (size_t i = 0; i < g->n_inbox; i++) {
-        struct net_message *message = g->inbox[i];
-        if (message->kind == NET_POLL) {
+        struct network_message *message = g->inbox[i];
+        if (message->kind == NETWORK_POLL) {
             hear_poll(g, message);
             continue;
         }
@@ -304,13 +306,13 @@ void gateway_turn(struct gateway *g) {
 
 void gateway_commit(struct gateway *g) {
     for (size_t i = 0; i < g->n_outbox; i++) {
-        struct net_message *report = g->outbox[i];
-        struct net_message *reply = net_message_new(NET_REPLY, report->node);
+        struct network_message *report = g->outbox[i];
+        struct network_message *reply = network_message_new(NETWORK_REPLY, report->node);
         reply->call = report->call;
         reply->instance = report->instance;
         reply->boot = report->boot;
-        net_message_free(report);
-        net_send(g->net, reply);
+        network_message_free(report);
+        network_send(g->net, reply);
     }
     g->n_outbox = 0;
     for (size_t i = 0; i < g->n_announced; i++)
@@ -363,13 +365,13 @@ void gateway_killed(struct gateway *g) {
 
 void gateway_free(struct gateway *g) {
     for (size_t i = 0; i < g->n_inbox; i++)
-        net_message_free(g->inbox[i]);
+        network_message_free(g->inbox[i]);
     for (size_t i = 0; i < g->n_outbox; i++)
-        net_message_free(g->outbox[i]);
+        network_message_free(g->outbox[i]);
     for (size_t i = 0; i < g->n_announced; i++)
-        net_message_free(g->announced[i]);
+        network_message_free(g->announced[i]);
     for (int i = 0; g->agents && i < g->world->state->n_nodes; i++)
-        net_message_free(g->agents[i].poll);
+        network_message_free(g->agents[i].poll);
     free(g->inbox);
     free(g->outbox);
     free(g->announced);

@@ -6,16 +6,16 @@
  */
 #pragma once
 #include "scheduler/core/witness.h"
-#include "sim/net.h"
+#include "sim/network.h"
 #include "sim/world.h"
 
 struct gateway_agent {
-    struct witness witness;   // whose poll was taken last
-    int64_t heard_us;         // log time
-    int64_t grant_us;         // of the newest lease; S_ABSENT: none since the start
-    struct net_message *poll; // held
-    int64_t poll_seq;         // of the held one, of all polls
-    bool fresh;               // it is this instance's first
+    struct witness witness;       // whose poll was taken last
+    int64_t heard_us;             // log time
+    int64_t grant_us;             // of the newest lease; S_ABSENT: none since the start
+    struct network_message *poll; // held
+    int64_t poll_seq;             // of the held one, of all polls
+    bool fresh;                   // it is this instance's first
 };
 
 struct gateway_gone {
@@ -25,28 +25,29 @@ struct gateway_gone {
 
 struct gateway {
     struct world *world;
-    struct net *net;
+    struct network *net;
     struct agenda *agenda;
     struct gateway_agent *agents; // by node
     int64_t silence_us;
-    struct net_message **inbox; // came in since the last turn
+    struct network_message **inbox; // came in since the last turn
     size_t n_inbox, n_inbox_max;
-    struct net_message **announced; // polls that wait for the commit of their node's life
+    struct network_message **announced; // polls that wait for the commit of their node's life
     size_t n_announced, n_announced_max;
     struct gateway_gone *gone; // entries of the next turn
     size_t n_gone;
-    struct net_message **outbox; // replies that wait for the commit
+    struct network_message **outbox; // replies that wait for the commit
     size_t n_outbox, n_outbox_max;
     int64_t n_polls;
     int (*append)(void *userdata, const char *principal, enum entry_kind kind, const void *payload);
     void *userdata;
 };
 
-void gateway_init(struct gateway *g, struct world *world, struct net *net, struct agenda *agenda);
+void gateway_init(struct gateway *g, struct world *world, struct network *net,
+                  struct agenda *agenda);
 void gateway_free(struct gateway *g);
 
 /* A request came in; a copy of it belongs to the gateway until it is answered. */
-void gateway_receive(struct gateway *g, struct net_message *message);
+void gateway_receive(struct gateway *g, struct network_message *message);
 
 /* A turn: requests that came in become entries. */
 void gateway_turn(struct gateway *g);

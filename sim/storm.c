@@ -56,7 +56,7 @@ static void check_whole(struct tempest *t) {
 static void note_trouble(struct tempest *t) {
     for (int i = 0; i < t->agents.n_nodes; i++) {
         const struct agents_node *node = &t->agents.nodes[i];
-        const struct net_link *link = &t->net.links[i];
+        const struct network_link *link = &t->net.links[i];
         if (link->deaf || link->mute || link->bad || node->down || !node->runs || node->blow ||
             node->stalled_until_us || node->n_adopting)
             starve_trouble(&t->starve, i, t->world.now_us);
@@ -181,19 +181,19 @@ static void turn(struct tempest *t, const struct agenda_event *event) {
 
 /* ---- the run ---- */
 
-static void arrive(struct tempest *t, struct net_message *message) {
-    bool request = message->kind == NET_POLL || message->kind == NET_REPORT;
+static void arrive(struct tempest *t, struct network_message *message) {
+    bool request = message->kind == NETWORK_POLL || message->kind == NETWORK_REPORT;
     bool stale = message->boot != t->agents.nodes[message->node].boot ||
                  (request && message->server != t->net.server);
 
-    if (stale || !net_arrives(&t->net, message)) {
-        net_message_free(message);
+    if (stale || !network_arrives(&t->net, message)) {
+        network_message_free(message);
     } else if (!request) {
         agents_message(&t->agents, message);
-        net_message_free(message);
+        network_message_free(message);
     } else if (t->down) {
-        net_refuse(&t->net, message);
-        net_message_free(message);
+        network_refuse(&t->net, message);
+        network_message_free(message);
     } else {
         gateway_receive(&t->gateway, message);
         want_turn(t);
@@ -383,9 +383,9 @@ static void set_clocks(struct tempest *t) {
 static void connect(struct tempest *t) {
     t->world.appended = tempest_look;
     t->world.userdata = t;
-    t->net = (struct net){
+    t->net = (struct network){
         .agenda = &t->agenda, .rng = &t->rng, .server = 1, .mishap = faults_mishap, .userdata = t};
-    t->net.links = hai_new_array(struct net_link, (size_t)t->world.state->n_nodes);
+    t->net.links = hai_new_array(struct network_link, (size_t)t->world.state->n_nodes);
     agents_init(&t->agents, t->world.state->n_nodes, &t->agenda, &t->net, &t->rng);
     t->agents.strike = faults_strike;
     t->agents.stall = faults_stall;
@@ -442,7 +442,7 @@ static void finish(struct tempest *t) {
     while (t->agenda.n) {
         event = agenda_take(&t->agenda);
         if (event.kind == AGENDA_MESSAGE)
-            net_message_free(event.data);
+            network_message_free(event.data);
     }
     quota_rules_forget(&t->quotas);
     starve_free(&t->starve);

@@ -2,7 +2,7 @@
  * to 40 nodes, callers, and everything that can go wrong between and in them.
  *
  * Events by true time (agenda.h); nobody in it knows that. Messages are late, lost, repeated and
- * overtaken one by one (net.h); the clocks of nodes and scheduler are wrong up to the cluster's
+ * overtaken one by one (network.h); the clocks of nodes and scheduler are wrong up to the cluster's
  * bound, and the scheduler's is set by an hour now and then (drift.h); agents lose what they had
  * not synced (journal.h); nodes, agents, shims, ranks and the scheduler break at all moments that
  * matter (faults.h). What must hold is checked as touched.h, shims.h, clients.h, invariants.h and

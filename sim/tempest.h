@@ -18,7 +18,7 @@ struct tempest {
     struct world world;
     struct rng rng;
     struct agenda agenda;
-    struct net net;
+    struct network net;
     struct agents agents;
     struct gateway gateway;
     struct clients clients;

@@ -1,8 +1,8 @@
 /* table_body.h - the table of one CPU path; what is missing falls back to ref by name.
  *
- * Left to ref: embed, gather, route_sort, route_drop, unfold, fold and cache_put only move memory or
- * count; router, router_dx, balance, sum_rows and pooling touch a few hundred numbers a token; loss,
- * a few numbers an item.
+ * Left to ref: embed, gather, route_sort, route_drop, unfold, fold and cache_put only move memory
+ * or count; router, router_dx, balance, sum_rows and pooling touch a few hundred numbers a token;
+ * loss, a few numbers an item.
  */
 #pragma once
 #include "kernels/cpu/attention_dx_body.h"

@@ -16,7 +16,7 @@ static void add_picks(const struct k_balance *a, int64_t t, const double *scores
     bool best[REF_EXPERTS_MAX] = {false};
 
     if (a->plain)
-        ref_mark_best(scores, 0, n_experts, n_slots, best);
+        moe_ref_mark_best(scores, 0, n_experts, n_slots, best);
     for (int64_t s = 0; !a->plain && s < n_slots; s++)
         best[experts_of(&a->experts, t)[s]] = true;
     for (int64_t e = 0; e < n_experts; e++)

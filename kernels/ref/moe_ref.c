@@ -1,7 +1,7 @@
 #include "kernels/kmath.h"
 #include "kernels/ref/ref.h"
 
-void ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark) {
+void moe_ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark) {
     for (int64_t round = 0; round < n; round++) {
         int64_t best = -1;
         for (int64_t i = first; i < first + count; i++)
@@ -20,12 +20,12 @@ static void mask_groups(double *choice, int64_t n_experts, int n_groups, int gro
 
     for (int g = 0; g < n_groups; g++) {
         bool counts[REF_EXPERTS_MAX] = {false};
-        ref_mark_best(choice, g * size, size, MIN(size, (int64_t)group_best), counts);
+        moe_ref_mark_best(choice, g * size, size, MIN(size, (int64_t)group_best), counts);
         group_value[g] = 0;
         for (int64_t e = g * size; e < (g + 1) * size; e++)
             group_value[g] += counts[e] ? choice[e] : 0;
     }
-    ref_mark_best(group_value, 0, n_groups, group_top, kept);
+    moe_ref_mark_best(group_value, 0, n_groups, group_top, kept);
     for (int64_t e = 0; e < n_experts; e++)
         if (!kept[e / size])
             choice[e] = -__builtin_inf();
@@ -61,7 +61,7 @@ int k_ref_router(struct k_ctx *ctx, const struct k_router *a) {
             choice[e] = (double)scores[e] + (bias ? bias[e] : 0);
         if (a->n_groups > 1)
             mask_groups(choice, n_experts, a->n_groups, a->group_best, a->group_top);
-        ref_mark_best(choice, 0, n_experts, n_slots, chosen);
+        moe_ref_mark_best(choice, 0, n_experts, n_slots, chosen);
         for (int64_t e = 0, s = 0; e < n_experts; e++)
             if (chosen[e]) {
                 experts[s++] = (int32_t)e;

@@ -26,7 +26,7 @@ enum { REF_EXPERTS_MAX = 1024 };
 #define REF_SUM_MIN 1e-20
 
 /* Mark the best n of value[first, first + count), ties to the lower number. */
-void ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark);
+void moe_ref_mark_best(const double *value, int64_t first, int64_t count, int64_t n, bool *mark);
 
 /* Row i of a float32 tensor; row (i, j) of one with three dimensions. */
 static inline float *ref_row(const struct k_tensor *t, int64_t i) {

@@ -1,4 +1,4 @@
-/* net.h - what agents and scheduler say to each other, and the network that brings it, or not.
+/* network.h - what agents and scheduler say to each other, and the network that brings it, or not.
  *
  * Pure. A message may be late, lost, repeated, and overtaken by later ones, each by itself; a link
  * may be cut in one direction or both. The four kinds are those of wire/messages.def as far as
@@ -14,16 +14,16 @@
 #include "sim/agenda.h"
 #include "sim/rng.h"
 
-enum net_kind {
-    NET_POLL,
-    NET_ANSWER,
-    NET_REPORT,
-    NET_REPLY,
-    NET_REFUSED, // the call has failed
+enum network_kind {
+    NETWORK_POLL,
+    NETWORK_ANSWER,
+    NETWORK_REPORT,
+    NETWORK_REPLY,
+    NETWORK_REFUSED, // the call has failed
 };
 
 /* What a node has or shall have of an attempt. */
-struct net_part {
+struct network_part {
     struct reconcile_key key;
     /* answer */
     enum desired_phase phase;
@@ -38,8 +38,8 @@ struct net_part {
     int64_t saved; // a checkpoint of this step is durable; 0: none
 };
 
-struct net_message {
-    enum net_kind kind;
+struct network_message {
+    enum network_kind kind;
     int node;
     int n_copies;   // on their way
     int boot;       // life of the machine
@@ -50,39 +50,40 @@ struct net_message {
     bool synced;  // poll
     bool changed; // answer
     int64_t lease_us, now_us;
-    struct net_part *parts;
+    struct network_part *parts;
     size_t n_parts, n_parts_max;
 };
 
 /* What goes wrong with one message in fair weather. */
-enum net_mishap { NET_LOST, NET_TWICE, NET_LATE };
+enum network_mishap { NETWORK_LOST, NETWORK_TWICE, NETWORK_LATE };
 
-struct net_link {
+struct network_link {
     bool deaf;   // nothing reaches the node
     bool mute;   // nothing that it says arrives
     int64_t bad; // one message in so many is lost, and about as many are late or come twice; 0: few
 };
 
-struct net {
+struct network {
     struct agenda *agenda;
     struct rng *rng;
-    struct net_link *links; // by node
-    int64_t server;         // life of the scheduler
+    struct network_link *links; // by node
+    int64_t server;             // life of the scheduler
     int64_t n_sent;
     /* Does it happen? Its time has come. */
-    bool (*mishap)(void *userdata, int node, enum net_mishap mishap);
+    bool (*mishap)(void *userdata, int node, enum network_mishap mishap);
     void *userdata;
 };
 
-struct net_message *net_message_new(enum net_kind kind, int node);
-struct net_part *net_message_add(struct net_message *message, const struct reconcile_key *key);
-void net_message_free(struct net_message *message); // one copy
+struct network_message *network_message_new(enum network_kind kind, int node);
+struct network_part *network_message_add(struct network_message *message,
+                                         const struct reconcile_key *key);
+void network_message_free(struct network_message *message); // one copy
 
 /* Send it; it belongs to the network then. */
-void net_send(struct net *net, struct net_message *message);
+void network_send(struct network *net, struct network_message *message);
 
 /* The call that a message was, or the answer to it, is over. */
-void net_refuse(struct net *net, const struct net_message *message);
+void network_refuse(struct network *net, const struct network_message *message);
 
 /* A copy has come to its end: does it get through? */
-bool net_arrives(const struct net *net, const struct net_message *message);
+bool network_arrives(const struct network *net, const struct network_message *message);

@@ -1,4 +1,4 @@
-#include "sim/net.h"
+#include "sim/network.h"
 
 enum {
     SOON_US = 5 * 1000,
@@ -10,25 +10,26 @@ enum {
     DELAYED = 100,
 };
 
-struct net_message *net_message_new(enum net_kind kind, int node) {
-    struct net_message *message = hai_new(struct net_message);
+struct network_message *network_message_new(enum network_kind kind, int node) {
+    struct network_message *message = hai_new(struct network_message);
 
     message->kind = kind;
     message->node = node;
     return message;
 }
 
-struct net_part *net_message_add(struct net_message *message, const struct reconcile_key *key) {
+struct network_part *network_message_add(struct network_message *message,
+                                         const struct reconcile_key *key) {
     if (message->n_parts == message->n_parts_max) {
         message->n_parts_max = MAX(2 * message->n_parts_max, (size_t)4);
         message->parts =
             hai_realloc_array(message->parts, message->n_parts_max, sizeof *message->parts);
     }
-    message->parts[message->n_parts] = (struct net_part){.key = *key};
+    message->parts[message->n_parts] = (struct network_part){.key = *key};
     return &message->parts[message->n_parts++];
 }
 
-void net_message_free(struct net_message *message) {
+void network_message_free(struct network_message *message) {
     if (!message || --message->n_copies > 0)
         return;
     for (size_t i = 0; i < message->n_parts; i++)
@@ -37,36 +38,36 @@ void net_message_free(struct net_message *message) {
     free(message);
 }
 
-static bool is_request(const struct net_message *message) {
-    return message->kind == NET_POLL || message->kind == NET_REPORT;
+static bool is_request(const struct network_message *message) {
+    return message->kind == NETWORK_POLL || message->kind == NETWORK_REPORT;
 }
 
 /* In bad weather once in n times; in fair weather seldom, and then somebody else has a say. */
-static bool goes_wrong(struct net *net, int node, int64_t n, enum net_mishap mishap) {
+static bool goes_wrong(struct network *net, int node, int64_t n, enum network_mishap mishap) {
     if (net->links[node].bad)
         return rng_once_in(net->rng, n);
     return rng_once_in(net->rng, FEW) && net->mishap && net->mishap(net->userdata, node, mishap);
 }
 
 /* Mostly soon; now and then late, or so late that nobody waits any more. */
-static int64_t delay_us(struct net *net, int node) {
+static int64_t delay_us(struct network *net, int node) {
     int64_t bad = net->links[node].bad;
 
-    if (goes_wrong(net, node, 2 * bad, NET_LATE))
+    if (goes_wrong(net, node, 2 * bad, NETWORK_LATE))
         return rng_below(net->rng, LATE_US);
     if (bad || rng_once_in(net->rng, DELAYED))
         return rng_below(net->rng, DELAY_US);
     return 200 + rng_below(net->rng, SOON_US);
 }
 
-static void post(struct net *net, struct net_message *message) {
+static void post(struct network *net, struct network_message *message) {
     message->n_copies++;
     agenda_add(net->agenda, net->agenda->now_us + delay_us(net, message->node), AGENDA_MESSAGE,
                message->node, 0, message);
 }
 
-void net_refuse(struct net *net, const struct net_message *message) {
-    struct net_message *refused = net_message_new(NET_REFUSED, message->node);
+void network_refuse(struct network *net, const struct network_message *message) {
+    struct network_message *refused = network_message_new(NETWORK_REFUSED, message->node);
 
     refused->call = message->call;
     refused->instance = message->instance;
@@ -76,21 +77,21 @@ void net_refuse(struct net *net, const struct net_message *message) {
                AGENDA_MESSAGE, message->node, 0, refused);
 }
 
-void net_send(struct net *net, struct net_message *message) {
+void network_send(struct network *net, struct network_message *message) {
     int64_t bad = net->links[message->node].bad;
 
     net->n_sent++;
     if (is_request(message))
         message->server = net->server;
-    if (goes_wrong(net, message->node, bad, NET_LOST)) {
+    if (goes_wrong(net, message->node, bad, NETWORK_LOST)) {
         if (rng_once_in(net->rng, 2)) // the connection breaks, and the caller sees it
-            net_refuse(net, message);
+            network_refuse(net, message);
         message->n_copies = 1;
-        net_message_free(message);
+        network_message_free(message);
         return;
     }
     post(net, message);
-    if (goes_wrong(net, message->node, bad, NET_TWICE)) {
+    if (goes_wrong(net, message->node, bad, NETWORK_TWICE)) {
         int64_t us = rng_below(net->rng, rng_once_in(net->rng, 2) ? SOON_US : TWICE_US);
         message->n_copies++;
         agenda_add(net->agenda, net->agenda->now_us + us, AGENDA_MESSAGE, message->node, 0,
@@ -98,8 +99,8 @@ void net_send(struct net *net, struct net_message *message) {
     }
 }
 
-bool net_arrives(const struct net *net, const struct net_message *message) {
-    const struct net_link *link = &net->links[message->node];
+bool network_arrives(const struct network *net, const struct network_message *message) {
+    const struct network_link *link = &net->links[message->node];
 
     return is_request(message) ? !link->mute : !link->deaf;
 }
