@@ -44,7 +44,7 @@ void k_amx_product_run(struct k_ctx *ctx, struct product *p);
 /* Has path "amx" a form of its own for these weights? float16 does not fit into bf16, float32 would
  * take twice the products, and one row of E4M3 or E5M2 would be slower (docs/performance.md). */
 ALWAYS_INLINE bool product_in_tiles(const struct k_ctx *ctx, const struct k_weight *w) {
-    return ctx->table == &k_amx_table && w->dtype == K_BF16;
+    return ctx->table->path == k_amx_table.path && w->dtype == K_BF16;
 }
 
 /* Rows of a group; ret_first: how many rows of other groups lie before them when packed. */

@@ -21,8 +21,8 @@ static int64_t token_tile(const struct k_tensor *row_start, int64_t row) {
     return first / K_BLOCK + g + (row - first) / K_BLOCK;
 }
 
-const float *ref_scale(const struct k_tensor *t, const struct k_tensor *row_start, int64_t row,
-                       int64_t i) {
+const float *float8_ref_scale(const struct k_tensor *t, const struct k_tensor *row_start,
+                              int64_t row, int64_t i) {
     const float *scale = t->scale;
     int64_t n_blocks = (t->shape[1] + K_BLOCK - 1) / K_BLOCK;
 
@@ -55,7 +55,7 @@ static float largest_of(enum k_dtype dtype) {
 /* A number of x, its scale included. */
 static float wide(const struct k_tensor *x, const struct k_tensor *row_start, int64_t row,
                   int64_t i) {
-    const float *scale = ref_scale(x, row_start, row, i);
+    const float *scale = float8_ref_scale(x, row_start, row, i);
 
     return (float)ref_code(x, row, i) * (scale ? *scale : 1);
 }

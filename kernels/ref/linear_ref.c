@@ -61,7 +61,7 @@ struct scaled {
 
 static struct scaled of_tensor(const struct k_tensor *t, const struct k_tensor *row_start,
                                int64_t row, int64_t i) {
-    return (struct scaled){(float)ref_code(t, row, i), *ref_scale(t, row_start, row, i)};
+    return (struct scaled){(float)ref_code(t, row, i), *float8_ref_scale(t, row_start, row, i)};
 }
 
 static struct scaled of_weight(const struct k_weight *w, int64_t group, int64_t o, int64_t i) {
@@ -150,7 +150,7 @@ int k_ref_linear(struct k_ctx *ctx, const struct k_linear *a) {
 /* A number of an operand times its scale. */
 static double scaled(const struct k_tensor *t, const struct k_tensor *row_start, int64_t row,
                      int64_t i) {
-    const float *scale = ref_scale(t, row_start, row, i);
+    const float *scale = float8_ref_scale(t, row_start, row, i);
 
     return ref_code(t, row, i) * (scale ? (double)*scale : 1);
 }

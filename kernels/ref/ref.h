@@ -60,8 +60,8 @@ static inline double ref_number(enum k_dtype dtype, const void *row, int64_t i) 
 }
 
 /* Where the scale of [row, i] lies; rows in groups of row_start. NULL without scales. */
-const float *ref_scale(const struct k_tensor *t, const struct k_tensor *row_start, int64_t row,
-                       int64_t i);
+const float *float8_ref_scale(const struct k_tensor *t, const struct k_tensor *row_start,
+                              int64_t row, int64_t i);
 
 /* Number i of a tensor's row without its scale. */
 static inline double ref_code(const struct k_tensor *t, int64_t row, int64_t i) {
