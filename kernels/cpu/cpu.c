@@ -34,7 +34,7 @@ const struct k_table *k_cpu_table(const char *path) {
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 
-    if (avx512 && (!path || strcmp(path, k_amx_table.path) == 0) && have_tiles())
+    if (avx512 && path && strcmp(path, k_amx_table.path) == 0 && have_tiles())
         return &k_amx_table;
     if (avx512 && (!path || strcmp(path, k_avx512_table.path) == 0))
         return &k_avx512_table;

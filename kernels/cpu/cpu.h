@@ -8,7 +8,7 @@
 
 extern const struct k_table k_avx2_table, k_avx512_table, k_amx_table;
 
-/* The table of a kernel path ("avx2", "avx512", "amx"), or the best one for NULL. NULL if this
- * processor cannot run it, or there is none of that name. Whoever gets "amx" has asked the kernel
- * for the tile registers, for the whole process. */
+/* The table of a kernel path ("avx2", "avx512", "amx"), or the best one for NULL ("amx" only by its
+ * name). NULL if this processor cannot run it, or there is none of that name. Whoever gets "amx"
+ * has asked the kernel for the tile registers, for the whole process. */
 const struct k_table *k_cpu_table(const char *path);
