@@ -363,7 +363,7 @@ BAD_TRAINING = [
     (("tokenizer/tiny", "tokenizer/none"), "tokenizer/none/tokenizer.json"),
     (("README.md", "nothing.md"), "nothing.md"),
     (("models/llama_mha", "models/none"), "models/none"),
-    (("batch: 2", "batch: 3"), "batch is 3; expected a multiple of the 2 ranks"),
+    (("batch: 2", "batch: 1"), "batch is 1; expected one sample or more for each of the 2 ranks"),
     (("batch: 2\nseq: 32", "batch: 16777216\nmicro_batch: 1\nseq: 1024"), "tokens a step on each"),
     (("seq: 32", "seq: 100000"), "max_position_embeddings"),
     (("seq: 32", "threads: 257"), "threads is 257; expected a whole number from 1 to 256"),
