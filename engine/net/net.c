@@ -80,7 +80,11 @@ int net_input_ints(struct net *net, struct net_shape shape) {
 }
 
 void net_want_gradient(struct net *net, int input) {
-    if (net_known(net, input))
+    const struct net_data *v = net_known(net, input);
+
+    if (v && v->dtype != K_F32)
+        net_mistake(net, "input", "a gradient of ints is wanted; expected floats");
+    else if (v)
         net->values[input].wanted = true;
 }
 

@@ -219,6 +219,9 @@ int net_plan(struct net *net, const struct net_options *options, struct hai_err 
     }
     place_params(net);
     mark_wanted(net);
+    if (options->training && net->loss_value &&
+        !net->values[net->values[net->loss_value].root].wanted)
+        return hai_fail(err, -EINVAL, "loss: no parameter leads to it; expected one to train");
     r = k_ctx_init(&net->ctx, options->backend, options->path, err);
     if (r == 0 && options->n_threads > 1)
         r = pool_new(options->n_threads, &net->ctx.pool, err);

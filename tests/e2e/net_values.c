@@ -43,7 +43,7 @@ enum { NUMBERS_MAX = 1 << 14, INPUTS = 3 };
 
 static struct {
     float floats[INPUTS][NUMBERS_MAX], target[NUMBERS_MAX];
-    int32_t ints[NUMBERS_MAX];
+    int32_t ints[NUMBERS_MAX], lengths[NUMBERS_MAX];
 } data;
 
 /* A network under way. */
@@ -101,11 +101,12 @@ static void fill(struct values *v, struct net_batch *batch) {
             data.floats[i][e] = bell();
     for (int64_t e = 0; e < NUMBERS_MAX; e++) {
         data.ints[e] = (int32_t)whole(0, 2);
+        data.lengths[e] = data.ints[e] + 1; // torch has NaN where there are no keys
         data.target[e] = v->loss == K_LOSS_SQUARE ? bell() : (float)whole(0, 1);
     }
     *batch = (struct net_batch){
         .n_items = v->n_items,
-        .inputs = {v->ids ? (const void *)data.ints : data.floats[0], data.floats[1], data.ints},
+        .inputs = {v->ids ? (const void *)data.ints : data.floats[0], data.floats[1], data.lengths},
         .target = v->labels ? (const void *)data.ints : data.target,
         .n_items_all = v->n_items,
     };

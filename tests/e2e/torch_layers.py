@@ -60,15 +60,10 @@ def attention(line, x, params):
         mask = mask.repeat_interleave(heads, 0)
     else:
         kv = tensor(line["second"][:n * keys * channels], (n, keys, channels))
-        lengths = torch.tensor(line["ints"][:n])
+        lengths = torch.tensor(line["ints"][:n]) + 1
         padding = torch.arange(keys)[None, :] >= lengths[:, None]
-    y = functional(module, params, x, kv, kv, attn_mask=mask, key_padding_mask=padding,
-                   need_weights=False)[0]
-    if padding is None:
-        return y
-    # Without keys torch gives NaN, we what out_proj makes of zeros.
-    seen = (lengths > 0)[:, None, None]
-    return torch.where(seen, y, params["m.out_proj.bias"])
+    return functional(module, params, x, kv, kv, attn_mask=mask, key_padding_mask=padding,
+                      need_weights=False)[0]
 
 
 def windows(line, x, params):

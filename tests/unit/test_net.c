@@ -356,7 +356,7 @@ static void check_path(int kind, uint64_t seed, const char *path) {
 
 TEST(fast_paths_against_ref)
 {
-    static const char *const paths[] = {"avx2", "avx512"};
+    static const char *const paths[] = {"avx2", "avx512", "amx"};
 
     for (size_t p = 0; p < ARRAY_SIZE(paths); p++)
         for (int kind = 0; kind < (int)ARRAY_SIZE(kinds); kind++)
@@ -462,4 +462,15 @@ TEST(mistakes_are_reported)
         CHECK_EQ(net_plan(net, &options, &err), -EINVAL, "%zu", i);
         CHECK_STR(err.text, texts[i], "%zu", i);
     }
+}
+
+TEST(a_loss_without_parameters_is_refused)
+{
+    _cleanup_(net_freep) struct net *net = net_new();
+    struct hai_err err = {0};
+    const struct net_options options = {.n_items_max = 1, .training = true};
+
+    net_loss(net, net_softmax(net, net_input(net, NET_VECTOR(3))), K_LOSS_SQUARE);
+    CHECK_EQ(net_plan(net, &options, &err), -EINVAL, "");
+    CHECK_STR(err.text, "loss: no parameter leads to it; expected one to train", "");
 }
